@@ -1,0 +1,179 @@
+//! `taskloom bench step`: what one round costs on made-up data, stage by stage.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::cli::{BenchEncoder, BenchStep};
+use crate::device::memory::{Memory, peak_resident};
+use crate::model::Start;
+use crate::model::network::{Batch, Limits, Network, Part, Targets};
+use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+use crate::ops::activation::Activation;
+use crate::ops::adamw::Rule;
+use crate::ops::dropout::RowKey;
+use crate::ops::philox::{Keyed, Stream};
+use crate::surgery::registry;
+use crate::surgery::update::Rates;
+use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Stages};
+
+const HIDDEN: usize = 768;
+/// The bag: a BERT vocabulary and 2^19 buckets, and texts of this many n-grams, as the review tasks have after word dropout.
+const TABLE_ROWS: usize = 30_522 + (1 << 19);
+const GRAMS: usize = 100;
+const SEED: u64 = 1;
+
+pub fn step(options: &BenchStep) -> Result<()> {
+    if options.tasks == 0 || options.batch == 0 || options.runs == 0 {
+        bail!("--tasks, --batch and --runs must be at least 1");
+    }
+    let batches: Vec<Batch> = (0..3).map(|round| batch(options, round)).collect();
+    let mut engine = engine(options)?;
+    let tasks: Vec<usize> = (0..options.tasks).collect();
+    let mut times = Vec::new();
+    for run in 0..options.runs + 2 {
+        let rates = rates(run as u64);
+        let clock = Instant::now();
+        let outcome = engine.round(&batches[run % batches.len()], &tasks, run as u64, &rates);
+        let total = clock.elapsed();
+        let stages = outcome.map_err(|anomaly| anyhow::anyhow!("{anomaly:?}"))?.stages;
+        // The first two rounds touch memory for the first time.
+        if run >= 2 {
+            times.push((total, stages));
+        }
+    }
+    print(options, &report(options, times))
+}
+
+fn engine(options: &BenchStep) -> Result<Engine> {
+    let input = match options.encoder {
+        BenchEncoder::Linear => Input::Features(HIDDEN),
+        BenchEncoder::Bag => Input::Bag(BagSpec {
+            rows: TABLE_ROWS,
+            dim: HIDDEN,
+            init: 0.0,
+            word_dropout: 0.0,
+            vocabulary: Some(30_522),
+            buckets: 1 << 19,
+            ngrams: 2,
+        }),
+    };
+    // The linear encoder is PyTorch's nn.Linear(768, 768), so that both can be timed side by side.
+    let activation = if options.encoder == BenchEncoder::Bag { Activation::Gelu } else { Activation::None };
+    let encoder = EncoderSpec { input, hidden: HIDDEN, activation, residual: false, dropout: 0.0 };
+    let head = |task| HeadSpec { task: format!("task{task}"), kind: HeadKind::Classification, outputs: 2 };
+    let network = Network::new(ModelSpec { encoder, heads: (0..options.tasks).map(head).collect() });
+    let method = registry::build(&options.method, &registry::Options::default()).context("--method")?;
+    let rows = options.tasks * options.batch;
+    let bag_rows = if options.encoder == BenchEncoder::Bag { vec![options.batch * GRAMS; options.tasks] } else { Vec::new() };
+    let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
+    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows };
+    let clip = Clip { norm: 0.0, scope: ClipScope::Update };
+    let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0 };
+    let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_capacity };
+    Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits)
+}
+
+fn rates(round: u64) -> Rates {
+    let (beta1, beta2) = (0.9f32, 0.999f32);
+    let step = round as i32 + 1;
+    let rule = Rule::AdamW { beta1, beta2, eps: 1e-8, correction1: 1.0 - beta1.powi(step), correction2: 1.0 - beta2.powi(step) };
+    Rates { rule, lr: 1e-4, head_lr: 1e-4, embedding_lr: 1e-4, weight_decay: 0.01 }
+}
+
+/// Normal features or Zipf-like n-grams, and random labels.
+fn batch(options: &BenchStep, round: u32) -> Batch {
+    let mut batch = Batch { groups: vec![0..options.tasks], ..Batch::default() };
+    batch.bags.clear();
+    for task in 0..options.tasks {
+        let start = batch.keys.len();
+        let mut classes = Vec::new();
+        for example in 0..options.batch {
+            let random = Keyed::new(SEED, Stream::Synthetic, round, task as u32, example as u32);
+            batch.keys.push(RowKey { task: task as u32, example: example as u32 });
+            classes.push(random.word(0) % 2);
+            match options.encoder {
+                BenchEncoder::Linear => batch.features.extend((0..HIDDEN as u32).map(|i| random.normal(i) as f32)),
+                BenchEncoder::Bag => {
+                    // Log-uniform ranks: word frequencies fall like 1 / rank.
+                    let row = |i| ((TABLE_ROWS as f64).powf(random.uniform(i + 1)) as u32).min(TABLE_ROWS as u32 - 1);
+                    let mut rows: Vec<u32> = (0..GRAMS as u32).map(row).collect();
+                    rows.sort_unstable();
+                    rows.dedup();
+                    batch.bags.rows.extend(&rows);
+                    batch.bags.finish_example(1.0 / (rows.len() as f32).sqrt());
+                }
+            }
+        }
+        batch.parts.push(Part {
+            task,
+            present: task,
+            rows: start..start + options.batch,
+            targets: Targets::Class(classes),
+            scale: 1.0 / options.batch as f32,
+            first: true,
+        });
+    }
+    batch
+}
+
+fn report(options: &BenchStep, mut times: Vec<(Duration, Stages)>) -> Value {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let part = |stage: fn(&Stages) -> Duration| {
+        let mut values: Vec<f64> = times.iter().map(|(_, stages)| ms(stage(stages))).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let parts = [
+        part(|stages| stages.forward_backward),
+        part(|stages| stages.gram),
+        part(|stages| stages.solve),
+        part(|stages| stages.update),
+    ];
+    times.sort_by_key(|(total, _)| *total);
+    let quantile = |share: f64| ms(times[((times.len() - 1) as f64 * share).round() as usize].0);
+    let median = quantile(0.5);
+    let encoder = if options.encoder == BenchEncoder::Linear { "linear" } else { "bag" };
+    json!({
+        "name": "step",
+        "encoder": encoder,
+        "tasks": options.tasks,
+        "batch": options.batch,
+        "method": options.method,
+        "threads": rayon::current_num_threads(),
+        "ms": median,
+        "ms_p10": quantile(0.1),
+        "ms_p90": quantile(0.9),
+        "runs": times.len(),
+        "examples_per_second": (options.tasks * options.batch) as f64 / median * 1e3,
+        "peak_bytes": peak_resident(),
+        "parts": {
+            "forward_backward": parts[0],
+            "gram": parts[1],
+            "solve": parts[2],
+            "update": parts[3],
+            "other": (median - parts.iter().sum::<f64>()).max(0.0),
+        },
+    })
+}
+
+fn print(options: &BenchStep, report: &Value) -> Result<()> {
+    if options.json {
+        println!("{report}");
+        return Ok(());
+    }
+    println!(
+        "{} encoder, {} tasks x {} examples, {}: {:.2} ms a round ({:.0} examples/s)",
+        report["encoder"].as_str().unwrap_or_default(),
+        options.tasks,
+        options.batch,
+        options.method,
+        report["ms"].as_f64().unwrap_or_default(),
+        report["examples_per_second"].as_f64().unwrap_or_default()
+    );
+    for stage in ["forward_backward", "gram", "solve", "update", "other"] {
+        println!("  {stage:<17} {:8.2} ms", report["parts"][stage].as_f64().unwrap_or_default());
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! One file per subcommand, each a few calls long.
+
+pub mod bench;

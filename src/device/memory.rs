@@ -1,0 +1,92 @@
+//! Every buffer of a run, allocated once before round 0 and counted against the budget.
+
+use anyhow::{Result, bail};
+
+/// Allocator of a run's buffers: names them, adds them up, refuses what exceeds the budget.
+pub struct Memory {
+    budget: u64,
+    used: u64,
+    buffers: Vec<(String, u64)>,
+}
+
+impl Memory {
+    /// `budget` in bytes; 0 means no limit.
+    pub fn new(budget: u64) -> Self {
+        Self { budget, used: 0, buffers: Vec::new() }
+    }
+
+    pub fn unlimited() -> Self {
+        Self::new(0)
+    }
+
+    /// Zeros. The system hands out pages when they are first written, so a large buffer of which little is used costs little.
+    pub fn buffer(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.reserve(name, 4 * len as u64)?;
+        Ok(vec![0.0; len])
+    }
+
+    /// Counts bytes that the caller allocates itself.
+    pub fn reserve(&mut self, name: &str, bytes: u64) -> Result<()> {
+        if self.budget > 0 && self.used + bytes > self.budget {
+            bail!(
+                "memory.device allows {}, {} are in use and \"{name}\" needs {} more: lower train.micro_batch or \
+                 encoder.buckets, or raise the budget",
+                human_bytes(self.budget),
+                human_bytes(self.used),
+                human_bytes(bytes)
+            );
+        }
+        self.used += bytes;
+        if bytes > 0 {
+            self.buffers.push((name.to_owned(), bytes));
+        }
+        Ok(())
+    }
+
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// (name, bytes) in the order of allocation.
+    pub fn buffers(&self) -> &[(String, u64)] {
+        &self.buffers
+    }
+}
+
+/// `1.50 GiB`, `12.0 MiB`, `640 B`.
+pub fn human_bytes(bytes: u64) -> String {
+    let value = bytes as f64;
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", value / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", value / 1_048_576.0),
+        _ => format!("{:.2} GiB", value / 1_073_741_824.0),
+    }
+}
+
+/// Most memory this process has had resident, in bytes; 0 where the system does not say.
+pub fn peak_resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_hard() {
+        let mut memory = Memory::new(4096);
+        assert_eq!(memory.buffer("a", 1000).unwrap().len(), 1000);
+        let error = memory.buffer("b", 100).unwrap_err().to_string();
+        assert!(error.contains("\"b\" needs 400 B more") && error.contains("4.0 KiB"), "{error}");
+        assert_eq!(memory.used(), 4000);
+    }
+
+    #[test]
+    fn bytes_read_well() {
+        assert_eq!(human_bytes(640), "640 B");
+        assert_eq!(human_bytes(3 << 29), "1.50 GiB");
+    }
+}

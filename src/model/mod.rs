@@ -1,0 +1,50 @@
+//! The model: one list of every parameter, the shared encoders, the tasks' heads, and the network that runs a packed batch.
+
+pub mod network;
+pub mod params;
+pub mod rows;
+pub mod spec;
+
+use anyhow::Result;
+
+use crate::device::memory::Memory;
+use network::{Network, Weights};
+use params::DenseParams;
+use rows::RowTable;
+
+/// Every value that training changes: shared dense parameters, heads, and the embedding table.
+pub struct Parameters {
+    pub shared: DenseParams,
+    pub heads: DenseParams,
+    pub rows: Option<RowTable>,
+}
+
+/// How a model starts and what its optimizer keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    pub seed: u64,
+    /// All heads of one shape start equal; otherwise each has its own draw.
+    pub equal_heads: bool,
+    /// The optimizer keeps a second moment.
+    pub second_moment: bool,
+    /// Most embedding rows that training can touch.
+    pub row_capacity: usize,
+}
+
+impl Parameters {
+    pub fn new(memory: &mut Memory, network: &Network, start: &Start) -> Result<Self> {
+        let rows = match network.spec.encoder.bag() {
+            Some(bag) => Some(RowTable::new(memory, bag, start.row_capacity, start.second_moment, start.seed)?),
+            None => None,
+        };
+        Ok(Self {
+            shared: DenseParams::new(memory, "encoder", &network.table.shared, start)?,
+            heads: DenseParams::new(memory, "heads", &network.table.heads, start)?,
+            rows,
+        })
+    }
+
+    pub fn weights(&self) -> Weights<'_> {
+        Weights { shared: &self.shared.values, heads: &self.heads.values, rows: self.rows.as_ref().map(RowTable::view) }
+    }
+}

@@ -1,0 +1,355 @@
+//! Forward and backward over a packed batch: every task's rows lie end to end in one matrix.
+//!
+//! All rows of a fused group go through each layer at once. Three things are per segment, that is per task: weight and bias
+//! gradients (each into the task's own row of J), the heads, and the row-sparse embedding gradient.
+
+use std::ops::Range;
+
+use crate::device::memory::Memory;
+use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+use crate::ops::activation::{Activation, activation_backward, bias_activation_forward};
+use crate::ops::dropout::{RowKey, dropout};
+use crate::ops::embedding_bag::{Bags, Table, embedding_bag_forward};
+use crate::ops::gemm::Write;
+use crate::ops::heads::{self, heads_backward, heads_forward};
+use crate::ops::linear::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
+use crate::ops::loss::{binary_cross_entropy, cross_entropy, squared_error};
+use crate::ops::row_gradients::RowGradient;
+
+/// Rows of all tasks of a round (or of one evaluation batch), packed.
+#[derive(Default)]
+pub struct Batch {
+    pub parts: Vec<Part>,
+    /// Fused groups: consecutive parts, no task twice in one.
+    pub groups: Vec<Range<usize>>,
+    /// (rows) who each row is, for everything random.
+    pub keys: Vec<RowKey>,
+    /// (rows x inputs) for the `linear` encoder, else empty.
+    pub features: Vec<f32>,
+    /// One bag a row for the `bag` encoder, else empty.
+    pub bags: Bags,
+}
+
+/// One task's micro-batch.
+pub struct Part {
+    /// Run-wide index of the task.
+    pub task: usize,
+    /// Its row of J: its position among the tasks present this round.
+    pub present: usize,
+    pub rows: Range<usize>,
+    pub targets: Targets,
+    /// Factor on d(sum of losses): the task's weight over its observed targets of the round.
+    pub scale: f32,
+    /// The first micro-batch of its task in this round: its gradients replace those of the round before.
+    pub first: bool,
+}
+
+/// What the rows of a part should give.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// (rows) class index.
+    Class(Vec<u32>),
+    /// (rows x outputs), NaN where missing.
+    Values(Vec<f32>),
+}
+
+impl Targets {
+    /// Targets that are there.
+    pub fn observed(&self) -> usize {
+        match self {
+            Self::Class(classes) => classes.len(),
+            Self::Values(values) => values.iter().filter(|value| !value.is_nan()).count(),
+        }
+    }
+}
+
+/// Read access to every parameter.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    pub shared: &'a [f32],
+    pub heads: &'a [f32],
+    pub rows: Option<Table<'a>>,
+}
+
+/// Private gradients of one round.
+pub struct Gradients {
+    /// (J rows x P); row `present` belongs to that task, or row 0 to all when `stored` is false.
+    pub jacobian: Vec<f32>,
+    /// Whether each task has its own row of J.
+    pub stored: bool,
+    /// (H) gradients of all heads; each is its task's own.
+    pub heads: Vec<f32>,
+    /// Row-sparse gradients of the embedding table by present task; empty without one.
+    pub rows: Vec<RowGradient>,
+    /// (rows of a round x inputs) gradient of the encoder's input, from which `rows` is built.
+    dinput: Vec<f32>,
+}
+
+impl Gradients {
+    /// `rows` of J: one per task, or 1 when gradients are only added up. `capacities`: embedding rows per task.
+    pub fn new(memory: &mut Memory, network: &Network, rows: usize, stored: bool, limits: &Limits) -> anyhow::Result<Self> {
+        let encoder = &network.spec.encoder;
+        let dinput = if encoder.bag().is_some() { limits.round_rows * encoder.inputs() } else { 0 };
+        // Index `present` never serves a task before itself in task order, but may serve any after.
+        let mut rows_of_tasks = Vec::new();
+        for present in 0..limits.bag_rows.len() {
+            let capacity = limits.bag_rows[present..].iter().copied().max().unwrap_or(0);
+            memory.reserve(&format!("jacobian: embedding rows {present}"), RowGradient::bytes(encoder.inputs(), capacity))?;
+            rows_of_tasks.push(RowGradient::new(encoder.inputs(), capacity));
+        }
+        Ok(Self {
+            jacobian: memory.buffer("jacobian: dense", rows * network.table.shared_len())?,
+            stored,
+            heads: memory.buffer("heads: gradients", network.table.heads_len())?,
+            rows: rows_of_tasks,
+            dinput: memory.buffer("gradient of the encoder's input", dinput)?,
+        })
+    }
+
+    /// Row `index` of the dense part of J.
+    pub fn dense_row(&self, index: usize, width: usize) -> &[f32] {
+        &self.jacobian[index * width..(index + 1) * width]
+    }
+}
+
+/// Largest shapes of a run, known from the plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Rows of the largest fused group or evaluation batch.
+    pub group_rows: usize,
+    /// Rows of the largest round.
+    pub round_rows: usize,
+    /// Logits of the largest group.
+    pub group_logits: usize,
+    /// Embedding rows that one round of each task can touch; empty without a table.
+    pub bag_rows: Vec<usize>,
+}
+
+/// Activations of one group.
+pub struct Scratch {
+    input: Vec<f32>,
+    pre: Vec<f32>,
+    hidden: Vec<f32>,
+    dhidden: Vec<f32>,
+    logits: Vec<f32>,
+    dlogits: Vec<f32>,
+}
+
+impl Scratch {
+    pub fn new(memory: &mut Memory, encoder: &EncoderSpec, limits: &Limits) -> anyhow::Result<Self> {
+        let rows = limits.group_rows;
+        let input = if encoder.bag().is_some() { rows * encoder.inputs() } else { 0 };
+        let separate = if needs_hidden(encoder) { rows * encoder.hidden } else { 0 };
+        Ok(Self {
+            input: memory.buffer("scratch: encoder input", input)?,
+            pre: memory.buffer("scratch: pre-activations", rows * encoder.hidden)?,
+            hidden: memory.buffer("scratch: hidden states", separate)?,
+            dhidden: memory.buffer("scratch: gradient of hidden states", rows * encoder.hidden)?,
+            logits: memory.buffer("scratch: logits", limits.group_logits)?,
+            dlogits: memory.buffer("scratch: gradient of logits", limits.group_logits)?,
+        })
+    }
+
+    /// Logits of the last forward pass, part after part.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+}
+
+/// Whether the hidden states are something else than the pre-activations.
+fn needs_hidden(encoder: &EncoderSpec) -> bool {
+    encoder.activation != Activation::None
+}
+
+/// What a training pass draws its masks from; evaluation has none.
+#[derive(Clone, Copy, Debug)]
+pub struct Randomness {
+    pub seed: u64,
+    pub round: u32,
+}
+
+pub struct Network {
+    pub spec: ModelSpec,
+    pub table: ParamTable,
+}
+
+impl Network {
+    pub fn new(spec: ModelSpec) -> Self {
+        let table = ParamTable::new(&spec);
+        Self { spec, table }
+    }
+
+    /// Encoder and heads of one group; logits are left in `scratch`.
+    pub fn forward(&self, weights: Weights, batch: &Batch, group: &[Part], scratch: &mut Scratch, random: Option<Randomness>) {
+        let encoder = &self.spec.encoder;
+        let rows = group_rows(group);
+        let (inputs, width, count) = (encoder.inputs(), encoder.hidden, rows.len());
+        let [weight, bias] = self.dense(weights.shared);
+        if let (Input::Bag(_), Some(table)) = (&encoder.input, weights.rows) {
+            embedding_bag_forward(&mut scratch.input[..count * inputs], &batch.bags, rows.clone(), table);
+        }
+        let input: &[f32] = match encoder.input {
+            Input::Features(_) => &batch.features[rows.start * inputs..rows.end * inputs],
+            Input::Bag(_) => &scratch.input[..count * inputs],
+        };
+        let pre = &mut scratch.pre[..count * width];
+        linear_forward(pre, input, weight, inputs, width);
+        let hidden = if needs_hidden(encoder) { &mut scratch.hidden[..count * width] } else { &mut [][..] };
+        bias_activation_forward(hidden, pre, bias, encoder.activation);
+        let hidden = if needs_hidden(encoder) { hidden } else { pre };
+        if encoder.residual {
+            hidden.iter_mut().zip(input).for_each(|(h, x)| *h += x);
+        }
+        if let Some(random) = random {
+            dropout(hidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
+        }
+        heads_forward(&mut scratch.logits, hidden, width, &self.head_segments(weights.heads, group));
+    }
+
+    /// Sum of losses of each part (f64, over observed targets); leaves scaled logit gradients in `scratch`.
+    pub fn losses(&self, group: &[Part], scratch: &mut Scratch) -> Vec<f64> {
+        let mut offset = 0;
+        let mut losses = Vec::with_capacity(group.len());
+        for part in group {
+            let head = &self.spec.heads[part.task];
+            let range = offset..offset + part.rows.len() * head.outputs;
+            offset = range.end;
+            losses.push(part_loss(head, part, &mut scratch.dlogits[range.clone()], &scratch.logits[range]));
+        }
+        losses
+    }
+
+    /// Backward pass of a group after [`Network::forward`] and [`Network::losses`].
+    pub fn backward(
+        &self,
+        weights: Weights,
+        batch: &Batch,
+        group: &[Part],
+        scratch: &mut Scratch,
+        gradients: &mut Gradients,
+        random: Randomness,
+    ) {
+        let encoder = &self.spec.encoder;
+        let rows = group_rows(group);
+        let (inputs, width, count) = (encoder.inputs(), encoder.hidden, rows.len());
+        let dhidden = &mut scratch.dhidden[..count * width];
+        let hidden = if needs_hidden(encoder) { &scratch.hidden } else { &scratch.pre };
+        let segments = self.head_segments(weights.heads, group);
+        let mut head_gradients = self.head_gradients(&mut gradients.heads, group);
+        heads_backward(dhidden, &mut head_gradients, &scratch.dlogits, hidden, width, &segments);
+        dropout(dhidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
+
+        // The residual branch passes dhidden on unchanged; the dense branch changes it in place.
+        let dinput = &mut gradients.dinput[..];
+        let residual = (encoder.residual && !dinput.is_empty()).then(|| dhidden.to_vec());
+        activation_backward(dhidden, &scratch.pre[..count * width], width, encoder.activation);
+        let input: &[f32] = match encoder.input {
+            Input::Features(_) => &batch.features[rows.start * inputs..rows.end * inputs],
+            Input::Bag(_) => &scratch.input[..count * inputs],
+        };
+        let jacobian = &mut gradients.jacobian;
+        self.weight_gradients(jacobian, gradients.stored, group, dhidden, input);
+        if !dinput.is_empty() {
+            let [weight, _] = self.dense(weights.shared);
+            let dinput = &mut dinput[rows.start * inputs..rows.end * inputs];
+            linear_input_backward(dinput, dhidden, weight, inputs, width);
+            for (d, extra) in dinput.iter_mut().zip(residual.iter().flatten()) {
+                *d += extra;
+            }
+        }
+    }
+
+    /// Row-sparse embedding gradients of every present task, once all groups of the round are through.
+    pub fn row_gradients(&self, batch: &Batch, gradients: &mut Gradients, present: usize) {
+        if self.spec.encoder.bag().is_none() {
+            return;
+        }
+        let dinput = &gradients.dinput;
+        use rayon::prelude::*;
+        gradients.rows[..present].par_iter_mut().with_max_len(1).enumerate().for_each(|(index, gradient)| {
+            let own = batch.parts.iter().filter(|part| part.present == index);
+            gradient.backward(dinput, &batch.bags, own.flat_map(|part| part.rows.clone()));
+        });
+    }
+
+    fn weight_gradients(&self, jacobian: &mut [f32], stored: bool, group: &[Part], dpre: &[f32], input: &[f32]) {
+        let encoder = &self.spec.encoder;
+        let (inputs, width, base) = (encoder.inputs(), encoder.hidden, group_rows(group).start);
+        let mut jacobian_rows = jacobian.chunks_exact_mut(self.table.shared_len());
+        if !stored {
+            let row = jacobian_rows.next().expect("J has a row");
+            let (weight, bias) = row.split_at_mut(width * inputs);
+            for part in group {
+                let write = if part.first && part.present == 0 { Write::Replace } else { Write::Add };
+                let rows = part.rows.start - base..part.rows.end - base;
+                let segment = WeightGradient { rows, weight: &mut *weight, bias: &mut *bias, write };
+                linear_weight_backward(&mut [segment], dpre, input, inputs, width);
+            }
+            return;
+        }
+        let mut next = 0;
+        let mut segments = Vec::with_capacity(group.len());
+        for part in group {
+            let row = jacobian_rows.nth(part.present - next).expect("J has a row for each present task");
+            next = part.present + 1;
+            let (weight, bias) = row.split_at_mut(width * inputs);
+            let write = if part.first { Write::Replace } else { Write::Add };
+            segments.push(WeightGradient { rows: part.rows.start - base..part.rows.end - base, weight, bias, write });
+        }
+        linear_weight_backward(&mut segments, dpre, input, inputs, width);
+    }
+
+    /// Weight and bias of the dense layer in a slice laid out like the shared parameters.
+    fn dense<'a>(&self, shared: &'a [f32]) -> [&'a [f32]; 2] {
+        [&shared[self.table.shared[0].range()], &shared[self.table.shared[1].range()]]
+    }
+
+    fn head_segments<'a>(&self, values: &'a [f32], group: &[Part]) -> Vec<heads::Segment<'a>> {
+        let base = group_rows(group).start;
+        let segment = |part: &Part| {
+            let (weight, bias) = self.table.head(part.task);
+            heads::Segment {
+                rows: part.rows.start - base..part.rows.end - base,
+                outputs: self.spec.heads[part.task].outputs,
+                weight: &values[weight.range()],
+                bias: &values[bias.range()],
+            }
+        };
+        group.iter().map(segment).collect()
+    }
+
+    /// Slices of the head gradients of a group's tasks, zeroed where the round starts.
+    fn head_gradients<'a>(&self, values: &'a mut [f32], group: &[Part]) -> Vec<heads::Gradient<'a>> {
+        let mut rest = values;
+        let mut consumed = 0;
+        let mut slices = Vec::with_capacity(group.len());
+        for part in group {
+            let (weight, bias) = self.table.head(part.task);
+            let (own, tail) = rest.split_at_mut(bias.range().end - consumed);
+            let own = &mut own[weight.offset - consumed..];
+            consumed = bias.range().end;
+            rest = tail;
+            if part.first {
+                own.fill(0.0);
+            }
+            let (weight, bias) = own.split_at_mut(weight.len());
+            slices.push(heads::Gradient { weight, bias });
+        }
+        slices
+    }
+}
+
+fn group_rows(group: &[Part]) -> Range<usize> {
+    match (group.first(), group.last()) {
+        (Some(first), Some(last)) => first.rows.start..last.rows.end,
+        _ => 0..0,
+    }
+}
+
+fn part_loss(head: &HeadSpec, part: &Part, dlogits: &mut [f32], logits: &[f32]) -> f64 {
+    match (&part.targets, head.kind) {
+        (Targets::Class(classes), _) => cross_entropy(dlogits, logits, classes, head.outputs, part.scale),
+        (Targets::Values(values), HeadKind::Multilabel) => binary_cross_entropy(dlogits, logits, values, part.scale),
+        (Targets::Values(values), _) => squared_error(dlogits, logits, values, part.scale),
+    }
+}

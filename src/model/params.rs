@@ -1,0 +1,63 @@
+//! Values and moments of the dense parameters of one space (the shared encoder, or all heads).
+
+use crate::device::memory::Memory;
+use crate::model::Start;
+use crate::model::spec::{Init, Param};
+use crate::ops::philox::{Keyed, Stream};
+
+/// Parameters with their optimizer state, all of one length.
+pub struct DenseParams {
+    pub values: Vec<f32>,
+    pub first: Vec<f32>,
+    /// Empty under an optimizer without a second moment.
+    pub second: Vec<f32>,
+}
+
+impl DenseParams {
+    pub fn new(memory: &mut Memory, name: &str, params: &[Param], start: &Start) -> anyhow::Result<Self> {
+        let len = params.last().map_or(0, |param| param.range().end);
+        let mut values = memory.buffer(&format!("{name}: parameters"), len)?;
+        for param in params {
+            initialize(&mut values[param.range()], param, start);
+        }
+        let first = memory.buffer(&format!("{name}: first moment"), len)?;
+        let second = memory.buffer(&format!("{name}: second moment"), if start.second_moment { len } else { 0 })?;
+        Ok(Self { values, first, second })
+    }
+}
+
+/// Starts a parameter from the seed and its name. With equal heads the name does not count: what two tasks' gradients then
+/// say about each other is about the tasks alone, not about their heads.
+fn initialize(values: &mut [f32], param: &Param, start: &Start) {
+    let Init::Uniform(bound) = param.init else { return };
+    let role = if start.equal_heads && param.block.starts_with("heads.") { "heads" } else { &param.name };
+    let hash = blake3::hash(role.as_bytes());
+    let id = u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("four bytes of a hash"));
+    let random = Keyed::new(start.seed, Stream::Init, 0, 0, id);
+    for (position, value) in values.iter_mut().enumerate() {
+        *value = ((2.0 * random.uniform(position as u32) - 1.0) * bound) as f32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+    use crate::ops::activation::Activation;
+
+    #[test]
+    fn heads_start_equal_on_request_and_biases_at_zero() {
+        let head = |task: &str| HeadSpec { task: task.into(), kind: HeadKind::Regression, outputs: 1 };
+        let encoder =
+            EncoderSpec { input: Input::Features(8), hidden: 16, activation: Activation::None, residual: false, dropout: 0.0 };
+        let table = ParamTable::new(&ModelSpec { encoder, heads: vec![head("a"), head("b")] });
+        let mut start = Start { seed: 1, equal_heads: false, second_moment: true, row_capacity: 0 };
+        let new = |start: &Start| DenseParams::new(&mut Memory::unlimited(), "heads", &table.heads, start).unwrap();
+        assert_ne!(new(&start).values[..16], new(&start).values[17..33]);
+        start.equal_heads = true;
+        let heads = new(&start);
+        assert_eq!(heads.values[..17], heads.values[17..]);
+        assert_eq!(heads.values[16], 0.0);
+        assert!(heads.values[..16].iter().all(|x| x.abs() <= 0.25 && *x != 0.0));
+    }
+}

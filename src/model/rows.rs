@@ -1,0 +1,139 @@
+//! The embedding table, kept by touched row: a row gets a slot when training first moves it.
+//!
+//! The optimizer is LAZY per row, like PyTorch's SparseAdam: a row's moments and weight decay advance only in rounds that
+//! touch it, while bias correction follows the run's step count. A row that no example ever held costs one number.
+
+use crate::device::memory::Memory;
+use crate::model::spec::BagSpec;
+use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
+use crate::ops::row_gradients::RowState;
+use anyhow::{Result, ensure};
+
+pub struct RowTable {
+    dim: usize,
+    init: RowInit,
+    /// (rows) slot of each row, or [`UNTOUCHED`].
+    slots: Vec<u32>,
+    /// Row of each slot, in the order in which rows were first touched.
+    touched: Vec<u32>,
+    /// (capacity x dim); pages beyond the touched slots are never written.
+    values: Vec<f32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+impl RowTable {
+    /// `capacity`: most rows that training can touch.
+    pub fn new(memory: &mut Memory, spec: &BagSpec, capacity: usize, second: bool, seed: u64) -> Result<Self> {
+        memory.reserve("embeddings: row index", 4 * (spec.rows + capacity) as u64)?;
+        Ok(Self {
+            dim: spec.dim,
+            init: RowInit { seed, deviation: spec.init },
+            slots: vec![UNTOUCHED; spec.rows],
+            touched: Vec::with_capacity(capacity),
+            values: memory.buffer("embeddings: parameters", capacity * spec.dim)?,
+            first: memory.buffer("embeddings: first moment", capacity * spec.dim)?,
+            second: memory.buffer("embeddings: second moment", if second { capacity * spec.dim } else { 0 })?,
+        })
+    }
+
+    pub fn view(&self) -> Table<'_> {
+        Table { dim: self.dim, slots: &self.slots, values: &self.values, init: self.init }
+    }
+
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Slots of these rows, giving new ones to rows touched for the first time. `out` is as long as `rows`.
+    pub fn touch(&mut self, rows: &[u32], out: &mut Vec<u32>) {
+        out.clear();
+        for &row in rows {
+            let mut slot = self.slots[row as usize];
+            if slot == UNTOUCHED {
+                slot = self.touched.len() as u32;
+                let start = slot as usize * self.dim;
+                assert!(start < self.values.len(), "more rows touched than planned");
+                self.slots[row as usize] = slot;
+                self.touched.push(row);
+                if self.init.deviation != 0.0 {
+                    self.init.fill(row, &mut self.values[start..start + self.dim]);
+                }
+            }
+            out.push(slot);
+        }
+    }
+
+    pub fn state(&mut self) -> RowState<'_> {
+        RowState { values: &mut self.values, first: &mut self.first, second: &mut self.second }
+    }
+
+    /// Rows that have a slot, in slot order.
+    pub fn touched(&self) -> &[u32] {
+        &self.touched
+    }
+
+    /// Values and moments of the touched rows, (touched x dim) each, in slot order.
+    pub fn stored(&self) -> [&[f32]; 3] {
+        let used = self.touched.len() * self.dim;
+        [&self.values[..used], &self.first[..used], &self.second[..used.min(self.second.len())]]
+    }
+
+    /// Takes back what [`RowTable::touched`] and [`RowTable::stored`] gave. Without moments they stay as they are.
+    pub fn restore(&mut self, touched: &[u32], values: &[f32], moments: Option<[&[f32]; 2]>) -> Result<()> {
+        let used = touched.len() * self.dim;
+        ensure!(used <= self.values.len(), "the checkpoint holds {} embedding rows, more than fit this run", touched.len());
+        ensure!(values.len() == used, "the checkpoint holds {} embedding values for {} rows", values.len(), touched.len());
+        self.slots.fill(UNTOUCHED);
+        for (slot, &row) in touched.iter().enumerate() {
+            let place = self.slots.get_mut(row as usize);
+            ensure!(place.as_ref().is_some_and(|place| **place == UNTOUCHED), "embedding row {row} is out of range or doubled");
+            if let Some(place) = place {
+                *place = slot as u32;
+            }
+        }
+        self.touched.clear();
+        self.touched.extend_from_slice(touched);
+        self.values[..used].copy_from_slice(values);
+        if let Some([first, second]) = moments {
+            ensure!(first.len() == used && second.len() == used.min(self.second.len()), "embedding moments of another size");
+            self.first[..used].copy_from_slice(first);
+            self.second[..second.len()].copy_from_slice(second);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(init: f64) -> RowTable {
+        let spec = BagSpec { rows: 1 << 19, dim: 4, init, word_dropout: 0.0, vocabulary: None, buckets: 1 << 19, ngrams: 2 };
+        RowTable::new(&mut Memory::unlimited(), &spec, 1 << 19, true, 3).unwrap()
+    }
+
+    #[test]
+    fn only_touched_rows_get_slots() {
+        let mut table = table(0.0);
+        let mut slots = Vec::new();
+        table.touch(&[7, 500_000], &mut slots);
+        table.touch(&[7, 9], &mut slots);
+        assert_eq!(slots, [0, 2]);
+        assert_eq!(table.touched(), [7, 500_000, 9]);
+        assert_eq!(table.stored()[0].len(), 12);
+    }
+
+    #[test]
+    fn a_restored_table_is_the_same() {
+        let (mut a, mut b) = (table(0.5), table(0.5));
+        let mut slots = Vec::new();
+        a.touch(&[3, 1], &mut slots);
+        let [values, first, second] = a.stored();
+        b.restore(a.touched(), values, Some([first, second])).unwrap();
+        assert_eq!(a.stored(), b.stored());
+        b.touch(&[1], &mut slots);
+        assert_eq!(slots, [1]);
+        assert!(b.restore(&[3, 3], values, None).is_err());
+    }
+}

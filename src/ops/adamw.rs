@@ -1,0 +1,138 @@
+//! The optimizer step, and the fused pass that combines the rows of J, scales, and steps the parameters in one sweep.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// How a combined gradient moves a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// AdamW (Loshchilov & Hutter, ICLR 2019) with bias corrections 1 - beta^t of this step.
+    AdamW { beta1: f32, beta2: f32, eps: f32, correction1: f32, correction2: f32 },
+    /// SGD with heavy-ball momentum and coupled weight decay, as PyTorch's.
+    Sgd { momentum: f32 },
+}
+
+/// One step of one group of parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    pub rule: Rule,
+    pub lr: f32,
+    pub weight_decay: f32,
+}
+
+impl Step {
+    /// Moves `p` by gradient `d` (equal lengths); `m` and `v` are its moments, `v` is unused under SGD and may be empty.
+    pub fn run(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], d: &[f32]) {
+        step_slice(self, p, m, v, d);
+    }
+
+    #[inline(always)]
+    fn apply(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], d: &[f32]) {
+        match self.rule {
+            Rule::AdamW { beta1, beta2, eps, correction1, correction2 } => {
+                let keep = 1.0 - self.lr * self.weight_decay;
+                let rate = self.lr / correction1;
+                let inverse_root = 1.0 / correction2.sqrt();
+                for (((p, m), v), &d) in p.iter_mut().zip(m).zip(v).zip(d) {
+                    *m = beta1.mul_add(*m, (1.0 - beta1) * d);
+                    *v = beta2.mul_add(*v, (1.0 - beta2) * d * d);
+                    *p = keep.mul_add(*p, -rate * *m / v.sqrt().mul_add(inverse_root, eps));
+                }
+            }
+            Rule::Sgd { momentum } => {
+                for ((p, m), &d) in p.iter_mut().zip(m).zip(d) {
+                    *m = momentum.mul_add(*m, self.weight_decay.mul_add(*p, d));
+                    *p = (-self.lr).mul_add(*m, *p);
+                }
+            }
+        }
+    }
+}
+
+/// Parameters and moments that move together: slices of equal length (`second` may be empty under SGD).
+pub struct Group<'a> {
+    pub values: &'a mut [f32],
+    pub first: &'a mut [f32],
+    pub second: &'a mut [f32],
+}
+
+/// Columns combined at a time: two rows of this many values stay in the first-level cache with the moments.
+const COLUMNS: usize = 1024;
+
+/// One pass over J: d = sum_t weights[t] * J_t, then `step` on every parameter. `rows[t]` is row t of J restricted to the
+/// group (equal lengths); clipping is folded into the weights by the caller.
+pub fn combine_and_step(group: Group, rows: &[&[f32]], weights: &[f32], step: &Step) {
+    let len = group.values.len();
+    assert!(rows.iter().all(|row| row.len() == len), "every row of J covers the group");
+    let adam = matches!(step.rule, Rule::AdamW { .. });
+    assert!(!adam || group.second.len() == len, "AdamW needs a second moment for each parameter");
+    let values = group.values.par_chunks_mut(COLUMNS).zip(group.first.par_chunks_mut(COLUMNS)).enumerate();
+    let run = |index: usize, p: &mut [f32], m: &mut [f32], v: &mut [f32]| {
+        let start = index * COLUMNS;
+        let mut d = [0.0f32; COLUMNS];
+        let d = &mut d[..p.len()];
+        combine(d, rows, weights, start);
+        step.run(p, m, v, d);
+    };
+    if adam {
+        let seconds = group.second.par_chunks_mut(COLUMNS);
+        values.zip(seconds).with_min_len(8).for_each(|((index, (p, m)), v)| run(index, p, m, v));
+    } else {
+        values.with_min_len(8).for_each(|(index, (p, m))| run(index, p, m, &mut []));
+    }
+}
+
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn step_slice(step: &Step, p: &mut [f32], m: &mut [f32], v: &mut [f32], d: &[f32]) {
+    step.apply(p, m, v, d);
+}
+
+/// d = sum_t weights[t] * rows[t][start..], two rows at a time to halve the traffic on d.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn combine(d: &mut [f32], rows: &[&[f32]], weights: &[f32], start: usize) {
+    let end = start + d.len();
+    for (pair, weights) in rows.chunks(2).zip(weights.chunks(2)) {
+        if let ([a, b], [wa, wb]) = (pair, weights) {
+            for ((d, &a), &b) in d.iter_mut().zip(&a[start..end]).zip(&b[start..end]) {
+                *d = wb.mul_add(b, wa.mul_add(a, *d));
+            }
+        } else {
+            for (d, &a) in d.iter_mut().zip(&pair[0][start..end]) {
+                *d = weights[0].mul_add(a, *d);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADAM: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.1, correction2: 0.001 };
+
+    #[test]
+    fn the_first_adam_step_has_the_size_of_the_rate() {
+        let (mut p, mut m, mut v) = ([1.0], [0.0], [0.0]);
+        Step { rule: ADAM, lr: 0.1, weight_decay: 0.0 }.run(&mut p, &mut m, &mut v, &[5.0]);
+        assert!((p[0] - 0.9).abs() < 1e-6, "{p:?}");
+    }
+
+    #[test]
+    fn weight_decay_is_decoupled() {
+        let (mut p, mut m, mut v) = ([1.0], [0.0], [0.0]);
+        Step { rule: ADAM, lr: 0.1, weight_decay: 0.5 }.run(&mut p, &mut m, &mut v, &[0.0]);
+        assert!((p[0] - 0.95).abs() < 1e-7, "{p:?}");
+    }
+
+    #[test]
+    fn the_fused_pass_is_the_weighted_sum() {
+        let len = 3000;
+        let rows: Vec<Vec<f32>> = (0..3).map(|t| (0..len).map(|i| (i * (t + 1)) as f32).collect()).collect();
+        let views: Vec<&[f32]> = rows.iter().map(|row| &row[..]).collect();
+        let (mut p, mut m) = (vec![0.0; len], vec![0.0; len]);
+        let step = Step { rule: Rule::Sgd { momentum: 0.0 }, lr: 1.0, weight_decay: 0.0 };
+        let group = Group { values: &mut p, first: &mut m, second: &mut [] };
+        combine_and_step(group, &views, &[1.0, 0.5, 2.0], &step);
+        assert!(p.iter().enumerate().all(|(i, &x)| x == -8.0 * i as f32));
+    }
+}

@@ -1,0 +1,140 @@
+//! Embedding bag over a large table of which most rows are never touched.
+//!
+//! The table keeps only rows that training has touched: `slots[row]` is where a row lies in `values`, or [`UNTOUCHED`]. An
+//! untouched row has its initial value, which is zero or drawn from its number, so it needs no memory.
+
+use std::ops::Range;
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::philox::{Keyed, Stream};
+use super::simd::add_scaled;
+
+/// Marks a row that has no slot yet.
+pub const UNTOUCHED: u32 = u32::MAX;
+
+/// Read access to the table.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    pub dim: usize,
+    /// (rows)
+    pub slots: &'a [u32],
+    /// (touched rows x dim)
+    pub values: &'a [f32],
+    pub init: RowInit,
+}
+
+/// Initial value of a row: normal with this standard deviation, a pure function of the seed and the row's number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowInit {
+    pub seed: u64,
+    pub deviation: f64,
+}
+
+impl RowInit {
+    pub fn fill(&self, row: u32, out: &mut [f32]) {
+        if self.deviation == 0.0 {
+            out.fill(0.0);
+            return;
+        }
+        let random = Keyed::new(self.seed, Stream::Init, 0, u32::MAX, row);
+        for (position, value) in out.iter_mut().enumerate() {
+            *value = (random.normal(position as u32) * self.deviation) as f32;
+        }
+    }
+}
+
+/// The n-grams of n examples: example e has rows[offsets[e]..offsets[e + 1]], all scaled by scales[e].
+#[derive(Clone, Debug, Default)]
+pub struct Bags {
+    /// (n + 1)
+    pub offsets: Vec<u32>,
+    pub rows: Vec<u32>,
+    /// (n)
+    pub scales: Vec<f32>,
+}
+
+impl Bags {
+    pub fn clear(&mut self) {
+        self.offsets.clear();
+        self.offsets.push(0);
+        self.rows.clear();
+        self.scales.clear();
+    }
+
+    /// Closes an example whose rows have been pushed.
+    pub fn finish_example(&mut self, scale: f32) {
+        self.offsets.push(self.rows.len() as u32);
+        self.scales.push(scale);
+    }
+
+    pub fn len(&self) -> usize {
+        self.scales.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.scales.is_empty()
+    }
+
+    pub fn example(&self, index: usize) -> &[u32] {
+        &self.rows[self.offsets[index] as usize..self.offsets[index + 1] as usize]
+    }
+}
+
+/// out (n x dim): the scaled sum of rows of each of these examples; the rows are added in ascending order.
+pub fn embedding_bag_forward(out: &mut [f32], bags: &Bags, examples: Range<usize>, table: Table) {
+    let dim = table.dim;
+    out.par_chunks_mut(dim).zip(examples).for_each(|(out, example)| {
+        sum_rows(out, bags.example(example), bags.scales[example], table);
+    });
+}
+
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn sum_rows(out: &mut [f32], rows: &[u32], scale: f32, table: Table) {
+    out.fill(0.0);
+    let mut initial = Vec::new();
+    for &row in rows {
+        match table.slots[row as usize] {
+            UNTOUCHED if table.init.deviation == 0.0 => {}
+            UNTOUCHED => {
+                initial.resize(table.dim, 0.0);
+                table.init.fill(row, &mut initial);
+                add_scaled(out, 1.0, &initial);
+            }
+            slot => add_scaled(out, 1.0, &table.values[slot as usize * table.dim..][..table.dim]),
+        }
+    }
+    out.iter_mut().for_each(|value| *value *= scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_touched_rows_and_skips_untouched_zeros() {
+        let table = Table {
+            dim: 2,
+            slots: &[UNTOUCHED, 1, 0],
+            values: &[1.0, 2.0, 10.0, 20.0],
+            init: RowInit { seed: 0, deviation: 0.0 },
+        };
+        let bags = Bags { offsets: vec![0, 3, 3], rows: vec![0, 1, 2], scales: vec![0.5, 1.0] };
+        let mut out = [7.0; 4];
+        embedding_bag_forward(&mut out, &bags, 0..bags.len(), table);
+        assert_eq!(out, [5.5, 11.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn untouched_rows_have_their_initial_value() {
+        let init = RowInit { seed: 5, deviation: 0.1 };
+        let table = Table { dim: 8, slots: &[UNTOUCHED; 3], values: &[], init };
+        let bags = Bags { offsets: vec![0, 1], rows: vec![2], scales: vec![1.0] };
+        let (mut out, mut expected) = ([0.0; 8], [0.0; 8]);
+        embedding_bag_forward(&mut out, &bags, 0..bags.len(), table);
+        init.fill(2, &mut expected);
+        assert_eq!(out, expected);
+        assert!(expected.iter().all(|x| *x != 0.0));
+    }
+}

@@ -1,0 +1,7 @@
+//! Surgery: G = J J^T, weights w from it, and one fused pass that turns w^T J into new parameters.
+
+pub mod conflict;
+pub mod gram;
+pub mod methods;
+pub mod registry;
+pub mod update;

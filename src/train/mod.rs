@@ -1,0 +1,3 @@
+//! Training: the loop, its rounds, evaluation, and what survives a crash.
+
+pub mod round;
