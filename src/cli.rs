@@ -1,14 +1,21 @@
 //! What can be typed.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
+use crate::data::SplitName;
+use crate::observe;
 
+/// Version, and what was built in.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (cuda: ", env!("TASKLOOM_CUDA"), ")");
+
+/// Train one shared encoder on many tasks at once
 #[derive(Parser)]
-#[command(name = "taskloom", version)]
+#[command(name = "taskloom", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -16,9 +23,68 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Report every error of a configuration at once
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print the resolved configuration, each value with where it comes from
+        #[arg(long)]
+        print: bool,
+    },
+    /// Show bytes, rounds and groups of a run without starting it
+    Plan {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Train; SIGINT, SIGTERM or SIGUSR1 finish the round, write a checkpoint and exit with 130
+    Train {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Folder of the run [default: run.out/run.name, counted up]
+        #[arg(long)]
+        run_dir: Option<PathBuf>,
+    },
+    /// Continue a run from its newest whole checkpoint
+    Resume { run_dir: PathBuf },
+    /// Score a run (its best parameters) or one checkpoint
+    Eval {
+        /// Run folder or checkpoint folder
+        path: PathBuf,
+        #[arg(long, value_enum, default_value = "dev")]
+        split: EvalSplit,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Answer texts (or features as JSON lists), from --text or one a line from stdin
+    Predict {
+        /// Run folder or checkpoint folder
+        path: PathBuf,
+        #[arg(long)]
+        task: String,
+        /// The two texts of a pair are separated by a tab
+        #[arg(long)]
+        text: Option<String>,
+    },
     /// Measure a part of the program on made-up data
     #[command(subcommand)]
     Bench(Bench),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// Configuration file
+    config: PathBuf,
+    /// Set a key, e.g. --set train.epochs=2; wins over the file and its bases
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum EvalSplit {
+    Dev,
+    Test,
 }
 
 #[derive(Subcommand)]
@@ -53,7 +119,23 @@ pub enum BenchEncoder {
 }
 
 pub fn run() -> Result<ExitCode> {
-    match Cli::parse().command {
+    let cli = Cli::parse();
+    observe::init_logging();
+    match cli.command {
+        Command::Check { config, print } => commands::check::run(&config.config, &config.sets, print)?,
+        Command::Plan { config, json } => commands::plan::run(&config.config, &config.sets, json)?,
+        Command::Train { config, run_dir } => {
+            return commands::train::train(&config.config, &config.sets, run_dir.as_deref());
+        }
+        Command::Resume { run_dir } => return commands::train::resume(&run_dir),
+        Command::Eval { path, split, json } => {
+            let split = match split {
+                EvalSplit::Dev => SplitName::Dev,
+                EvalSplit::Test => SplitName::Test,
+            };
+            commands::eval::run(&path, split, json)?;
+        }
+        Command::Predict { path, task, text } => commands::predict::run(&path, &task, text.as_deref())?,
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,8 +1,17 @@
+//! Taskloom trains one shared encoder on many tasks at once and settles what they fight over: gradients, memory, time.
+//!
+//! Read [`train::run`] first, then [`train::round`]: the loop and one round of it. Rooms and who may import whom are
+//! checked by `tests/layers.rs`.
+
 pub mod cli;
 pub mod commands;
+pub mod config;
+pub mod data;
 pub mod device;
 pub mod failure;
 pub mod model;
+pub mod observe;
 pub mod ops;
+pub mod schedule;
 pub mod surgery;
 pub mod train;

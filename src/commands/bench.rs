@@ -71,7 +71,7 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows };
     let clip = Clip { norm: 0.0, scope: ClipScope::Update };
     let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0 };
-    let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_capacity };
+    let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits)
 }
 

@@ -123,6 +123,10 @@ pub struct Train {
     pub accumulate: usize,
     /// Most tasks packed into one fused group; 0 means all of a round.
     pub fuse: usize,
+    /// Share of the target probability spread evenly over all classes; classification only.
+    pub label_smoothing: f64,
+    /// Heads of one shape start from the same draw, so that gradients compare tasks and not heads.
+    pub equal_heads: bool,
     /// Rounds in a row that may fail on a non-finite loss or gradient before the run stops.
     pub max_bad_rounds: u32,
 }
@@ -149,7 +153,16 @@ pub struct Optimizer {
     pub eps: f64,
     /// SGD only.
     pub momentum: f64,
+    /// AdamW's second moment of an embedding row: one per `element`, or one per `row`.
+    pub row_moment: RowMoment,
     pub schedule: LrSchedule,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowMoment {
+    Element,
+    Row,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,8 @@ use anyhow::{Result, bail};
 
 /// Allocator of a run's buffers: names them, adds them up, refuses what exceeds the budget.
 pub struct Memory {
+    /// Only adds up: buffers stay empty.
+    dry: bool,
     budget: u64,
     used: u64,
     buffers: Vec<(String, u64)>,
@@ -12,7 +14,16 @@ pub struct Memory {
 impl Memory {
     /// `budget` in bytes; 0 means no limit.
     pub fn new(budget: u64) -> Self {
-        Self { budget, used: 0, buffers: Vec::new() }
+        Self { dry: false, budget, used: 0, buffers: Vec::new() }
+    }
+
+    /// Adds up what a run would allocate and allocates nothing.
+    pub fn plan() -> Self {
+        Self { dry: true, ..Self::new(0) }
+    }
+
+    pub fn is_dry(&self) -> bool {
+        self.dry
     }
 
     pub fn unlimited() -> Self {
@@ -22,7 +33,7 @@ impl Memory {
     /// Zeros. The system hands out pages when they are first written, so a large buffer of which little is used costs little.
     pub fn buffer(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         self.reserve(name, 4 * len as u64)?;
-        Ok(vec![0.0; len])
+        Ok(vec![0.0; if self.dry { 0 } else { len }])
     }
 
     /// Counts bytes that the caller allocates itself.

@@ -27,6 +27,8 @@ pub struct Start {
     pub equal_heads: bool,
     /// The optimizer keeps a second moment.
     pub second_moment: bool,
+    /// It is one number per embedding row instead of one per element.
+    pub row_moment: bool,
     /// Most embedding rows that training can touch.
     pub row_capacity: usize,
 }
@@ -34,7 +36,7 @@ pub struct Start {
 impl Parameters {
     pub fn new(memory: &mut Memory, network: &Network, start: &Start) -> Result<Self> {
         let rows = match network.spec.encoder.bag() {
-            Some(bag) => Some(RowTable::new(memory, bag, start.row_capacity, start.second_moment, start.seed)?),
+            Some(bag) => Some(RowTable::new(memory, bag, start)?),
             None => None,
         };
         Ok(Self {

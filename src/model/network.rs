@@ -95,7 +95,7 @@ impl Gradients {
         for present in 0..limits.bag_rows.len() {
             let capacity = limits.bag_rows[present..].iter().copied().max().unwrap_or(0);
             memory.reserve(&format!("jacobian: embedding rows {present}"), RowGradient::bytes(encoder.inputs(), capacity))?;
-            rows_of_tasks.push(RowGradient::new(encoder.inputs(), capacity));
+            rows_of_tasks.push(RowGradient::new(encoder.inputs(), if memory.is_dry() { 0 } else { capacity }));
         }
         Ok(Self {
             jacobian: memory.buffer("jacobian: dense", rows * network.table.shared_len())?,
@@ -170,13 +170,15 @@ pub struct Randomness {
 
 pub struct Network {
     pub spec: ModelSpec,
+    /// Label smoothing of classification losses while training.
+    pub label_smoothing: f64,
     pub table: ParamTable,
 }
 
 impl Network {
     pub fn new(spec: ModelSpec) -> Self {
         let table = ParamTable::new(&spec);
-        Self { spec, table }
+        Self { spec, label_smoothing: 0.0, table }
     }
 
     /// Encoder and heads of one group; logits are left in `scratch`.
@@ -214,9 +216,17 @@ impl Network {
             let head = &self.spec.heads[part.task];
             let range = offset..offset + part.rows.len() * head.outputs;
             offset = range.end;
-            losses.push(part_loss(head, part, &mut scratch.dlogits[range.clone()], &scratch.logits[range]));
+            let (dlogits, logits) = (&mut scratch.dlogits[range.clone()], &scratch.logits[range]);
+            losses.push(segment_loss(head, &part.targets, dlogits, logits, self.label_smoothing, part.scale));
         }
         losses
+    }
+
+    /// Sum of losses of row `row` of a group of one task's rows after [`Network::forward`], labels not smoothed.
+    pub fn row_loss(&self, task: usize, targets: &Targets, row: usize, scratch: &mut Scratch) -> f64 {
+        let head = &self.spec.heads[task];
+        let range = row * head.outputs..(row + 1) * head.outputs;
+        segment_loss(head, targets, &mut scratch.dlogits[range.clone()], &scratch.logits[range], 0.0, 0.0)
     }
 
     /// Backward pass of a group after [`Network::forward`] and [`Network::losses`].
@@ -346,10 +356,10 @@ fn group_rows(group: &[Part]) -> Range<usize> {
     }
 }
 
-fn part_loss(head: &HeadSpec, part: &Part, dlogits: &mut [f32], logits: &[f32]) -> f64 {
-    match (&part.targets, head.kind) {
-        (Targets::Class(classes), _) => cross_entropy(dlogits, logits, classes, head.outputs, part.scale),
-        (Targets::Values(values), HeadKind::Multilabel) => binary_cross_entropy(dlogits, logits, values, part.scale),
-        (Targets::Values(values), _) => squared_error(dlogits, logits, values, part.scale),
+fn segment_loss(head: &HeadSpec, targets: &Targets, dlogits: &mut [f32], logits: &[f32], smoothing: f64, scale: f32) -> f64 {
+    match (targets, head.kind) {
+        (Targets::Class(classes), _) => cross_entropy(dlogits, logits, classes, head.outputs, smoothing, scale),
+        (Targets::Values(values), HeadKind::Multilabel) => binary_cross_entropy(dlogits, logits, values, scale),
+        (Targets::Values(values), _) => squared_error(dlogits, logits, values, scale),
     }
 }

@@ -17,7 +17,7 @@ impl DenseParams {
     pub fn new(memory: &mut Memory, name: &str, params: &[Param], start: &Start) -> anyhow::Result<Self> {
         let len = params.last().map_or(0, |param| param.range().end);
         let mut values = memory.buffer(&format!("{name}: parameters"), len)?;
-        for param in params {
+        for param in params.iter().filter(|_| !memory.is_dry()) {
             initialize(&mut values[param.range()], param, start);
         }
         let first = memory.buffer(&format!("{name}: first moment"), len)?;
@@ -51,7 +51,7 @@ mod tests {
         let encoder =
             EncoderSpec { input: Input::Features(8), hidden: 16, activation: Activation::None, residual: false, dropout: 0.0 };
         let table = ParamTable::new(&ModelSpec { encoder, heads: vec![head("a"), head("b")] });
-        let mut start = Start { seed: 1, equal_heads: false, second_moment: true, row_capacity: 0 };
+        let mut start = Start { seed: 1, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
         let new = |start: &Start| DenseParams::new(&mut Memory::unlimited(), "heads", &table.heads, start).unwrap();
         assert_ne!(new(&start).values[..16], new(&start).values[17..33]);
         start.equal_heads = true;

@@ -4,6 +4,7 @@
 //! touch it, while bias correction follows the run's step count. A row that no example ever held costs one number.
 
 use crate::device::memory::Memory;
+use crate::model::Start;
 use crate::model::spec::BagSpec;
 use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
 use crate::ops::row_gradients::RowState;
@@ -11,6 +12,8 @@ use anyhow::{Result, ensure};
 
 pub struct RowTable {
     dim: usize,
+    /// Second moments per row: `dim`, 1 or none.
+    second_dim: usize,
     init: RowInit,
     /// (rows) slot of each row, or [`UNTOUCHED`].
     slots: Vec<u32>,
@@ -23,17 +26,23 @@ pub struct RowTable {
 }
 
 impl RowTable {
-    /// `capacity`: most rows that training can touch.
-    pub fn new(memory: &mut Memory, spec: &BagSpec, capacity: usize, second: bool, seed: u64) -> Result<Self> {
+    pub fn new(memory: &mut Memory, spec: &BagSpec, start: &Start) -> Result<Self> {
+        let capacity = start.row_capacity;
+        let second_dim = match (start.second_moment, start.row_moment) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => spec.dim,
+        };
         memory.reserve("embeddings: row index", 4 * (spec.rows + capacity) as u64)?;
         Ok(Self {
             dim: spec.dim,
-            init: RowInit { seed, deviation: spec.init },
-            slots: vec![UNTOUCHED; spec.rows],
-            touched: Vec::with_capacity(capacity),
+            second_dim,
+            init: RowInit { seed: start.seed, deviation: spec.init },
+            slots: vec![UNTOUCHED; if memory.is_dry() { 0 } else { spec.rows }],
+            touched: Vec::with_capacity(if memory.is_dry() { 0 } else { capacity }),
             values: memory.buffer("embeddings: parameters", capacity * spec.dim)?,
             first: memory.buffer("embeddings: first moment", capacity * spec.dim)?,
-            second: memory.buffer("embeddings: second moment", if second { capacity * spec.dim } else { 0 })?,
+            second: memory.buffer("embeddings: second moment", capacity * second_dim)?,
         })
     }
 
@@ -76,7 +85,7 @@ impl RowTable {
     /// Values and moments of the touched rows, (touched x dim) each, in slot order.
     pub fn stored(&self) -> [&[f32]; 3] {
         let used = self.touched.len() * self.dim;
-        [&self.values[..used], &self.first[..used], &self.second[..used.min(self.second.len())]]
+        [&self.values[..used], &self.first[..used], &self.second[..self.touched.len() * self.second_dim]]
     }
 
     /// Takes back what [`RowTable::touched`] and [`RowTable::stored`] gave. Without moments they stay as they are.
@@ -96,7 +105,8 @@ impl RowTable {
         self.touched.extend_from_slice(touched);
         self.values[..used].copy_from_slice(values);
         if let Some([first, second]) = moments {
-            ensure!(first.len() == used && second.len() == used.min(self.second.len()), "embedding moments of another size");
+            let expected = touched.len() * self.second_dim;
+            ensure!(first.len() == used && second.len() == expected, "embedding moments of another shape");
             self.first[..used].copy_from_slice(first);
             self.second[..second.len()].copy_from_slice(second);
         }
@@ -110,7 +120,8 @@ mod tests {
 
     fn table(init: f64) -> RowTable {
         let spec = BagSpec { rows: 1 << 19, dim: 4, init, word_dropout: 0.0, vocabulary: None, buckets: 1 << 19, ngrams: 2 };
-        RowTable::new(&mut Memory::unlimited(), &spec, 1 << 19, true, 3).unwrap()
+        let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 1 << 19 };
+        RowTable::new(&mut Memory::unlimited(), &spec, &start).unwrap()
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::simd::dot;
+
 /// How a combined gradient moves a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
@@ -21,6 +23,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Moves one embedding row whose second moment is a single number, the running mean square of its gradient.
+    pub fn run_row(&self, p: &mut [f32], m: &mut [f32], v: &mut f32, d: &[f32]) {
+        step_row(self, p, m, v, d);
+    }
+
     /// Moves `p` by gradient `d` (equal lengths); `m` and `v` are its moments, `v` is unused under SGD and may be empty.
     pub fn run(&self, p: &mut [f32], m: &mut [f32], v: &mut [f32], d: &[f32]) {
         step_slice(self, p, m, v, d);
@@ -87,6 +94,20 @@ fn step_slice(step: &Step, p: &mut [f32], m: &mut [f32], v: &mut [f32], d: &[f32
     step.apply(p, m, v, d);
 }
 
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn step_row(step: &Step, p: &mut [f32], m: &mut [f32], v: &mut f32, d: &[f32]) {
+    let Rule::AdamW { beta1, beta2, eps, correction1, correction2 } = step.rule else {
+        return step.apply(p, m, &mut [], d);
+    };
+    let keep = 1.0 - step.lr * step.weight_decay;
+    *v = beta2.mul_add(*v, (1.0 - beta2) * dot(d, d) / d.len() as f32);
+    let rate = step.lr / correction1 / ((*v / correction2).sqrt() + eps);
+    for ((p, m), &d) in p.iter_mut().zip(m).zip(d) {
+        *m = beta1.mul_add(*m, (1.0 - beta1) * d);
+        *p = keep.mul_add(*p, -rate * *m);
+    }
+}
+
 /// d = sum_t weights[t] * rows[t][start..], two rows at a time to halve the traffic on d.
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn combine(d: &mut [f32], rows: &[&[f32]], weights: &[f32], start: usize) {
@@ -115,6 +136,15 @@ mod tests {
         let (mut p, mut m, mut v) = ([1.0], [0.0], [0.0]);
         Step { rule: ADAM, lr: 0.1, weight_decay: 0.0 }.run(&mut p, &mut m, &mut v, &[5.0]);
         assert!((p[0] - 0.9).abs() < 1e-6, "{p:?}");
+    }
+
+    #[test]
+    fn a_rows_single_moment_is_its_mean_square() {
+        let (mut p, mut m, mut v) = ([1.0; 2], [0.0; 2], 0.0);
+        Step { rule: ADAM, lr: 0.1, weight_decay: 0.0 }.run_row(&mut p, &mut m, &mut v, &[3.0, 4.0]);
+        let root = 12.5f32.sqrt();
+        assert!((v - 0.0125).abs() < 1e-6, "{v}");
+        assert!((p[0] - (1.0 - 0.3 / root)).abs() < 1e-5 && (p[1] - (1.0 - 0.4 / root)).abs() < 1e-5, "{p:?}");
     }
 
     #[test]

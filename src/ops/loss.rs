@@ -3,16 +3,23 @@
 //! Each returns the SUM of the losses of the observed targets (f64, in row order) and writes dlogits = scale * d(sum)/dlogits.
 //! A missing target is NaN: it adds nothing and gets a zero gradient.
 
-/// dlogits (n x classes) of softmax cross-entropy against class indices (n).
-pub fn cross_entropy(dlogits: &mut [f32], logits: &[f32], targets: &[u32], classes: usize, scale: f32) -> f64 {
+/// dlogits (n x classes) of softmax cross-entropy against class indices (n), of whose probability `smoothing` is spread
+/// evenly over all classes (Szegedy et al., CVPR 2016).
+pub fn cross_entropy(dlogits: &mut [f32], logits: &[f32], targets: &[u32], classes: usize, smoothing: f64, scale: f32) -> f64 {
+    let even = smoothing / classes as f64;
     let mut total = 0.0;
     for ((dlogits, logits), &target) in dlogits.chunks_exact_mut(classes).zip(logits.chunks_exact(classes)).zip(targets) {
         let peak = logits.iter().fold(f64::NEG_INFINITY, |peak, &x| peak.max(f64::from(x)));
         let sum: f64 = logits.iter().map(|&x| (f64::from(x) - peak).exp()).sum();
-        total += peak + sum.ln() - f64::from(logits[target as usize]);
+        let log_sum = peak + sum.ln();
+        total += log_sum - (1.0 - smoothing) * f64::from(logits[target as usize]);
+        if smoothing > 0.0 {
+            total -= even * logits.iter().map(|&x| f64::from(x)).sum::<f64>();
+        }
         for (class, (d, &x)) in dlogits.iter_mut().zip(logits).enumerate() {
             let probability = (f64::from(x) - peak).exp() / sum;
-            *d = ((probability - f64::from(u8::from(class == target as usize))) as f32) * scale;
+            let wanted = if class == target as usize { 1.0 - smoothing + even } else { even };
+            *d = ((probability - wanted) as f32) * scale;
         }
     }
     total
@@ -69,7 +76,8 @@ mod tests {
     #[test]
     fn gradients_match_differences() {
         let logits = [0.3, -1.2, 2.0, 0.1, 0.0, -0.7];
-        check(&logits, |d, x| cross_entropy(d, x, &[2, 0], 3, 1.0));
+        check(&logits, |d, x| cross_entropy(d, x, &[2, 0], 3, 0.0, 1.0));
+        check(&logits, |d, x| cross_entropy(d, x, &[2, 0], 3, 0.2, 1.0));
         let targets = [1.0, 0.0, 1.0, f32::NAN, 0.0, 1.0];
         check(&logits, |d, x| binary_cross_entropy(d, x, &targets, 1.0));
         check(&logits, |d, x| squared_error(d, x, &targets, 1.0));
@@ -78,7 +86,7 @@ mod tests {
     #[test]
     fn huge_logits_stay_finite() {
         let mut d = [0.0; 2];
-        assert_eq!(cross_entropy(&mut d, &[1e30, -1e30], &[0], 2, 1.0), 0.0);
+        assert_eq!(cross_entropy(&mut d, &[1e30, -1e30], &[0], 2, 0.0, 1.0), 0.0);
         assert_eq!(d, [0.0, 0.0]);
         assert!(binary_cross_entropy(&mut d, &[1e30, -1e30], &[0.0, 1.0], 1.0).is_finite());
     }
@@ -86,7 +94,7 @@ mod tests {
     #[test]
     fn a_uniform_guess_costs_the_log_of_the_classes() {
         let mut d = [0.0; 4];
-        assert!((cross_entropy(&mut d, &[0.0; 4], &[3], 4, 0.5) - 4.0f64.ln()).abs() < 1e-12);
+        assert!((cross_entropy(&mut d, &[0.0; 4], &[3], 4, 0.0, 0.5) - 4.0f64.ln()).abs() < 1e-12);
         assert_eq!(d, [0.125, 0.125, 0.125, -0.375]);
     }
 }

@@ -161,7 +161,8 @@ fn member_products(sums: &mut [f64], members: &[(u32, u32)], gradients: &[RowGra
     }
 }
 
-/// Parameters and moments of the touched rows, (slots x dim) each; `second` is empty under SGD.
+/// Parameters and moments of the touched rows, (slots x dim) each; `second` is empty under SGD, and (slots) where a row has
+/// a single second moment.
 pub struct RowState<'a> {
     pub values: &'a mut [f32],
     pub first: &'a mut [f32],
@@ -176,17 +177,20 @@ pub fn row_update(state: RowState, slots: &[u32], union: &Union, gradients: &[Ro
     assert!(slots.iter().all(|&slot| (slot as usize) < room), "a slot lies outside the table");
     let values = Rows { start: state.values.as_mut_ptr(), dim };
     let first = Rows { start: state.first.as_mut_ptr(), dim };
-    let second = (!state.second.is_empty()).then_some(Rows { start: state.second.as_mut_ptr(), dim });
-    assert!(state.first.len() >= room * dim && (second.is_none() || state.second.len() >= room * dim));
+    let second_dim = state.second.len() / room.max(1);
+    let second = Rows { start: state.second.as_mut_ptr(), dim: second_dim };
+    assert!(state.first.len() == room * dim && [0, 1, dim].contains(&second_dim), "moments of another shape");
     slots.par_iter().with_min_len(64).enumerate().for_each_init(
         || vec![0.0f32; dim],
         |d, (index, &slot)| {
             // SAFETY: slots are distinct (one per union row) and inside the three arrays, checked above, so each job has
             // these rows to itself; the borrows of `state` outlive the loop.
-            let (p, m, v) =
-                unsafe { (values.row(slot), first.row(slot), second.as_ref().map_or(&mut [][..], |rows| rows.row(slot))) };
+            let (p, m, v) = unsafe { (values.row(slot), first.row(slot), second.row(slot)) };
             combine_members(d, union.members(index), gradients, weights);
-            step.run(p, m, v, d);
+            match v {
+                [v] => step.run_row(p, m, v, d),
+                v => step.run(p, m, v, d),
+            }
         },
     );
 }

@@ -1,3 +1,13 @@
 //! Training: the loop, its rounds, evaluation, and what survives a crash.
 
+pub mod batch;
+pub mod checkpoint;
+pub mod evaluate;
+pub mod guard;
+pub mod metrics;
+pub mod plan;
+pub mod rates;
 pub mod round;
+pub mod run;
+pub mod run_folder;
+pub mod session;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::device::memory::Memory;
-use crate::model::network::{Batch, Gradients, Limits, Network, Randomness, Scratch};
+use crate::model::network::{Batch, Gradients, Limits, Network, Randomness, Scratch, Targets};
 use crate::model::{Parameters, Start};
 use crate::ops::row_gradients::Union;
 use crate::surgery::conflict::Conflicts;
@@ -128,11 +128,9 @@ impl Engine {
         self.scratch.logits()
     }
 
-    /// Sum of losses of each part of a batch, with the logits of [`Engine::predict`].
-    pub fn evaluate(&mut self, batch: &Batch) -> (Vec<f64>, &[f32]) {
-        self.network.forward(self.parameters.weights(), batch, &batch.parts, &mut self.scratch, None);
-        let losses = self.network.losses(&batch.parts, &mut self.scratch);
-        (losses, self.scratch.logits())
+    /// Sum of losses of one row of the last predicted batch, which holds rows of `task` only.
+    pub fn row_loss(&mut self, task: usize, targets: &Targets, row: usize) -> f64 {
+        self.network.row_loss(task, targets, row, &mut self.scratch)
     }
 
     /// Runs round `round` on `batch` for the present `tasks` (ascending run-wide indices).

@@ -1,0 +1,40 @@
+//! `taskloom eval`: the scores of a run or a checkpoint on dev or test.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Result, ensure};
+
+use crate::config;
+use crate::data::SplitName;
+use crate::device::memory::Memory;
+use crate::observe::console::Console;
+use crate::train::checkpoint;
+use crate::train::evaluate::evaluate;
+use crate::train::plan::Plan;
+use crate::train::run_folder::Source;
+use crate::train::session::{load_corpus, set_threads, use_stored_tokenizer};
+
+pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
+    let console = Console::new();
+    let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
+    let mut config = config::load(&source.run.join("config.toml"), &[])?.config;
+    use_stored_tokenizer(&mut config, &source.run.join("tokenizer.json"));
+    set_threads(config.run.threads)?;
+    let corpus = load_corpus(&mut config, &console)?;
+    let plan = Plan::new(&config, &corpus)?;
+    let ours: Vec<(&str, usize)> = corpus.tasks.iter().map(|task| (task.name.as_str(), task.outputs)).collect();
+    let theirs: Vec<(&str, usize)> = source.state.tasks.iter().map(|task| (task.name.as_str(), task.outputs)).collect();
+    ensure!(ours == theirs, "the data now has the tasks {ours:?}, the checkpoint was trained on {theirs:?}");
+    let mut engine = plan.engine(&config, &mut Memory::unlimited())?;
+    checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
+    let scores = evaluate(&mut engine, &corpus, split, config.eval.batch, &AtomicBool::new(false));
+    let Some(scores) = scores else { return Ok(()) };
+    ensure!(!scores.tasks.is_empty(), "no task has a {} split", split.as_str());
+    if json {
+        println!("{}", scores.json());
+    } else {
+        print!("{}", scores.table());
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! `taskloom predict`: one task's answer to a text, or to each line on stdin. Needs no training data.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::config::schema::EncoderKind;
+use crate::config::{self, Config};
+use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
+use crate::device::memory::Memory;
+use crate::model::Start;
+use crate::model::network::{Limits, Network};
+use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
+use crate::observe::console::Console;
+use crate::surgery::registry;
+use crate::train::batch::evaluation_batch;
+use crate::train::checkpoint::{self, TaskState};
+use crate::train::metrics::argmax;
+use crate::train::plan::{bag_spec, encoder_spec};
+use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale};
+use crate::train::run_folder::Source;
+use crate::train::session::{set_threads, use_stored_tokenizer};
+
+pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
+    let console = Console::new();
+    let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
+    let number = source.state.tasks.iter().position(|known| known.name == task);
+    let names: Vec<&str> = source.state.tasks.iter().map(|known| known.name.as_str()).collect();
+    let number = number.with_context(|| format!("--task: there is no task \"{task}\"; there are {}", names.join(", ")))?;
+    // Data files may be gone by now, so only the tables a model needs are read from the run's configuration.
+    let mut config = config::load_stored(&source.run.join("config.toml"))?;
+    use_stored_tokenizer(&mut config, &source.run.join("tokenizer.json"));
+    set_threads(config.run.threads)?;
+    let mut predictor = Predictor::new(&config, &source, number)?;
+    let mut out = std::io::stdout().lock();
+    let mut answer = |line: &str| -> Result<()> {
+        let answer = predictor.answer(line)?;
+        writeln!(out, "{answer}").context("cannot write to stdout")
+    };
+    match text {
+        Some(text) => answer(text),
+        None => {
+            for (number, line) in std::io::stdin().lock().lines().enumerate() {
+                let line = line.with_context(|| format!("stdin, line {}", number + 1))?;
+                answer(&line).with_context(|| format!("stdin, line {}", number + 1))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+struct Predictor<'a> {
+    engine: Engine,
+    tokenizer: Option<Tokenizer>,
+    max_len: usize,
+    number: usize,
+    task: &'a TaskState,
+}
+
+impl<'a> Predictor<'a> {
+    fn new(config: &Config, source: &'a Source, number: usize) -> Result<Self> {
+        let tokenizer = match (&config.encoder.tokenizer, config.encoder.kind) {
+            (Some(spec), EncoderKind::Bag) => Some(Tokenizer::open(spec, config.encoder.lowercase)?),
+            _ => None,
+        };
+        let input = match config.encoder.kind {
+            EncoderKind::Bag => Input::Bag(bag_spec(config, tokenizer.as_ref())),
+            EncoderKind::Linear => Input::Features(checkpoint::input_columns(&source.checkpoint)?),
+        };
+        let heads = source.state.tasks.iter();
+        let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
+        let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
+        let task = &source.state.tasks[number];
+        let limits = Limits { group_rows: 1, round_rows: 1, group_logits: task.outputs, bag_rows: Vec::new() };
+        let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
+        let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
+        let rules = Rules {
+            seed: 0,
+            clip: Clip { norm: 0.0, scope: ClipScope::Update },
+            scale: Scale::Native,
+            weighted_heads: false,
+            conflict_every: 0,
+        };
+        let method = registry::build("sum", &registry::Options::default())?;
+        let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits)?;
+        checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
+        Ok(Self { engine, tokenizer, max_len: config.encoder.max_len, number, task })
+    }
+
+    /// A text (two texts of a pair are separated by a tab), or features as a JSON list.
+    fn answer(&mut self, line: &str) -> Result<Value> {
+        let inputs = match &self.tokenizer {
+            Some(tokenizer) => {
+                let texts: Vec<&str> = line.splitn(2, '\t').collect();
+                Inputs::Tokens(TokenStore::from_rows(&[encode_texts(tokenizer, &texts, self.max_len)?]))
+            }
+            None => Inputs::Features(self.features(line)?),
+        };
+        let targets = match self.task.kind {
+            HeadKind::Classification => Targets::Class(vec![0]),
+            _ => Targets::Values { dim: self.task.outputs, values: vec![f32::NAN; self.task.outputs] },
+        };
+        let split = Split { inputs, targets, slices: Default::default() };
+        let batch = evaluation_batch(&self.engine.network.spec.encoder, self.number, &split, 0..1);
+        let logits = self.engine.predict(&batch)[..self.task.outputs].to_vec();
+        Ok(describe(self.task, &logits))
+    }
+
+    fn features(&self, line: &str) -> Result<FeatureStore> {
+        let values: Vec<f32> = serde_json::from_str(line).context("expected the features as a JSON list of numbers")?;
+        let expected = self.engine.network.spec.encoder.inputs();
+        ensure!(values.len() == expected, "found {} features, the model takes {expected}", values.len());
+        if values.iter().any(|value| !value.is_finite()) {
+            bail!("a feature is not finite");
+        }
+        Ok(FeatureStore::from_values(expected, values))
+    }
+}
+
+/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`.
+fn describe(task: &TaskState, logits: &[f32]) -> Value {
+    let named = |probabilities: Vec<f64>| -> Map<String, Value> {
+        task.classes.iter().cloned().zip(probabilities.into_iter().map(|p| json!(p))).collect()
+    };
+    match task.kind {
+        HeadKind::Classification => {
+            let peak = f64::from(logits[argmax(logits)]);
+            let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - peak).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            let probabilities = weights.into_iter().map(|weight| weight / total).collect();
+            json!({ "label": task.classes.get(argmax(logits)), "probabilities": named(probabilities) })
+        }
+        HeadKind::Multilabel => {
+            let labels: Vec<&String> = task.classes.iter().zip(logits).filter(|(_, x)| **x > 0.0).map(|(name, _)| name).collect();
+            let probabilities = logits.iter().map(|&x| 1.0 / (1.0 + f64::from(-x).exp())).collect();
+            json!({ "labels": labels, "probabilities": named(probabilities) })
+        }
+        HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),
+        HeadKind::Regression => json!({ "values": logits }),
+    }
+}

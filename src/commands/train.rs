@@ -1,0 +1,102 @@
+//! `taskloom train` and `taskloom resume`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+
+use crate::config;
+use crate::data::{Corpus, SplitName};
+use crate::device::Device;
+use crate::failure::INTERRUPTED;
+use crate::observe::Observer;
+use crate::observe::console::Console;
+use crate::observe::metrics_file::MetricsFile;
+use crate::train::checkpoint;
+use crate::train::plan::Plan;
+use crate::train::run::{End, Run};
+use crate::train::run_folder::{RunFolder, newest_whole};
+use crate::train::session::{load_corpus, set_threads, use_stored_tokenizer};
+
+pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<ExitCode> {
+    let resolved = super::check::load(path, sets)?;
+    let text = resolved.to_toml();
+    let mut config = resolved.config;
+    Device::select(&config.run.device)?;
+    set_threads(config.run.threads)?;
+    let console = Console::new();
+    let corpus = load_corpus(&mut config, &console)?;
+    let plan = Plan::new(&config, &corpus)?;
+    let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
+    store_tokenizer(&corpus, &folder)?;
+    // Last: a folder with a configuration is a run that can be resumed.
+    write(&folder.config(), &text)?;
+    console.say(&format!("run folder {}", folder.path().display()));
+    let observer = Observer::new(console, MetricsFile::create(&folder.metrics())?);
+    let stop = stop_flag()?;
+    let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
+    finish(&mut run, config.eval.test)
+}
+
+pub fn resume(path: &Path) -> Result<ExitCode> {
+    let folder = RunFolder::open(path)?;
+    let mut config = config::load(&folder.config(), &[])?.config;
+    use_stored_tokenizer(&mut config, &folder.tokenizer());
+    set_threads(config.run.threads)?;
+    let console = Console::new();
+    let newest = newest_whole(&folder.checkpoints(), &mut |warning| console.say(&format!("warning: {warning}")))?;
+    let corpus = load_corpus(&mut config, &console)?;
+    let plan = Plan::new(&config, &corpus)?;
+    let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
+    console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));
+    let observer = Observer::new(console, MetricsFile::resume(&folder.metrics(), done, due)?);
+    checkpoint::prune(&folder.checkpoints(), usize::MAX)?;
+    let stop = stop_flag()?;
+    let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
+    if let Some((path, state)) = newest {
+        run.restore(&path, state)?;
+    }
+    finish(&mut run, config.eval.test)
+}
+
+/// Trains, then prints the final scores.
+fn finish(run: &mut Run, test: bool) -> Result<ExitCode> {
+    if run.run()? == End::Interrupted {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let splits = if test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
+    for &split in splits {
+        match run.final_scores(split)? {
+            Some(scores) if !scores.tasks.is_empty() => print!("{}\n{}", split.as_str(), scores.table()),
+            _ => {}
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Raised by SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at once.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), Arc::clone(&stop))
+        .context("cannot handle SIGINT")?;
+    for signal in [SIGINT, SIGTERM, SIGUSR1] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
+    }
+    Ok(stop)
+}
+
+/// Keeps the tokenizer with the run, so that it can be evaluated and asked without the original file.
+fn store_tokenizer(corpus: &Corpus, folder: &RunFolder) -> Result<()> {
+    let Some(tokenizer) = &corpus.tokenizer else { return Ok(()) };
+    match tokenizer.to_json()? {
+        Some(json) => write(&folder.tokenizer(), &json),
+        None => Ok(()),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

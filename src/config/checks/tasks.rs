@@ -1,0 +1,341 @@
+//! One task at a time: its rows, inputs, label, head and metrics.
+
+use super::super::defaults::ROWS;
+use super::super::metrics::{NAMED, fits, name as metric_name};
+use super::super::schema::{EncoderKind, HeadKind, Task};
+use super::super::suggest::nearest;
+use super::super::synthetic;
+use super::super::tree::{Node, Value};
+use super::{Checker, task_key};
+
+pub fn check(checker: &mut Checker) {
+    let config = checker.config;
+    if config.tasks_from.is_some() {
+        discovered(checker);
+    }
+    let made = config.synthetic.as_ref().map_or_else(Vec::new, synthetic::names);
+    for (name, task) in &config.tasks {
+        let key = task_key(name);
+        identity(checker, name, task, &made);
+        if task.synthetic.is_none() {
+            rows(checker, &key, task);
+            inputs(checker, &key, task);
+            label(checker, &key, task);
+        }
+        head(checker, &key, task);
+    }
+}
+
+/// The tasks that data will bring are settled by `task_defaults` alone.
+fn discovered(checker: &mut Checker) {
+    let task = &checker.config.task_defaults;
+    for (name, path) in [("train", &task.train), ("dev", &task.dev), ("test", &task.test), ("file", &task.file)] {
+        if path.is_some() {
+            let message = "does nothing beside [tasks_from], which names the file of all tasks";
+            checker.error(&[&format!("task_defaults.{name}"), "tasks_from"], message, "");
+        }
+    }
+    if task.split.is_none() {
+        checker.error(&["tasks_from.file", "task_defaults.split"], NO_SPLIT, "");
+    }
+    distinct_splits(checker, "task_defaults", task);
+    inputs(checker, "task_defaults", task);
+    label(checker, "task_defaults", task);
+    head(checker, "task_defaults", task);
+}
+
+const NO_SPLIT: &str = "needs `split`, the column that names the split of a row";
+
+/// Whether the entry describes a task of its own, or changes one that exists. `made` are the synthetic ones.
+fn identity(checker: &mut Checker, name: &str, task: &Task, made: &[String]) {
+    let key = task_key(name);
+    if task.synthetic.is_some() {
+        return no_rows(checker, &key);
+    }
+    if synthetic::has_own_rows(&checker.resolved.tree, name) {
+        if made.iter().any(|other| other == name) {
+            checker.error(&[&key, "synthetic"], "is also the name of a task that [synthetic] makes", "choose another name");
+        }
+        return;
+    }
+    match &checker.config.tasks_from {
+        Some(from) if !from.include.is_empty() && !from.include.iter().any(|other| other == name) => {
+            let message = "is not in `tasks_from.include`, and has no `train` or `file` of its own";
+            let help = did_you_mean(name, &from.include);
+            checker.error(&[&key, "tasks_from", "tasks_from.include"], message, &help);
+        }
+        None if task.train.is_none() && task.file.is_none() => {
+            let [train, file] = ["train", "file"].map(|name| format!("{key}.{name}"));
+            let mut message = "has no rows: set `train`, or `file` and `split`".to_owned();
+            if !made.is_empty() {
+                message.push_str("; it is no task of [synthetic] either");
+            }
+            checker.error(&[&key, &train, &file, "synthetic", "tasks_from"], message, &did_you_mean(name, made));
+        }
+        _ => {}
+    }
+}
+
+/// A synthetic task has no use for keys about rows. Empty lists are how a resolved configuration writes their absence.
+fn no_rows(checker: &mut Checker, key: &str) {
+    for row_key in ROWS.iter().map(|name| format!("{key}.{name}")) {
+        let empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
+        if checker.is_own(&row_key) && !checker.resolved.tree.get(&row_key).is_some_and(empty) {
+            checker.error(&[&row_key], "does nothing: [synthetic] makes the rows of this task", "");
+        }
+    }
+}
+
+fn did_you_mean(name: &str, others: &[String]) -> String {
+    nearest(name, others.iter().map(String::as_str)).map_or_else(String::new, |near| format!("did you mean `{near}`?"))
+}
+
+fn rows(checker: &mut Checker, key: &str, task: &Task) {
+    let [train, file, split] = ["train", "file", "split"].map(|name| format!("{key}.{name}"));
+    if task.file.is_some() {
+        for (name, path) in [("train", &task.train), ("dev", &task.dev), ("test", &task.test)] {
+            if path.is_some() {
+                let message = format!("`{name}` is set as well: a task has one file a split, or one file for all");
+                checker.error(&[&file, &format!("{key}.{name}")], message, "remove one of the two");
+            }
+        }
+        if task.split.is_none() {
+            checker.error(&[&file, &split], NO_SPLIT, "");
+        }
+        distinct_splits(checker, key, task);
+    } else if task.train.is_some() && task.split.is_some() {
+        checker.error(&[&split, &train, &file], "does nothing without `file`", "");
+    }
+}
+
+fn distinct_splits(checker: &mut Checker, key: &str, task: &Task) {
+    let lists = [("train_splits", &task.train_splits), ("dev_splits", &task.dev_splits), ("test_splits", &task.test_splits)];
+    if task.train_splits.is_empty() {
+        checker.error(&[&format!("{key}.train_splits")], "is empty, so the task has no training rows", "");
+    }
+    for (index, (name, values)) in lists.iter().enumerate() {
+        for (other, others) in &lists[..index] {
+            let Some(value) = values.iter().find(|value| others.contains(value)) else { continue };
+            // Blame the list that was written, if only one was.
+            let written = |name: &str| !checker.resolved.locate_exactly(&format!("{key}.{name}")).is_default();
+            let (blamed, other) = if written(name) { (name, other) } else { (other, name) };
+            let keys = [blamed, other].map(|name| format!("{key}.{name}"));
+            checker.error(&[&keys[0], &keys[1]], format!("\"{value}\" is in `{other}` as well"), "");
+        }
+    }
+}
+
+fn inputs(checker: &mut Checker, key: &str, task: &Task) {
+    let [text, features] = ["text", "features"].map(|name| format!("{key}.{name}"));
+    let keys = [text.as_str(), features.as_str(), "encoder.kind"];
+    match checker.config.encoder.kind {
+        _ if !task.text.is_empty() && !task.features.is_empty() => {
+            checker.error(&[&features, &text], "`text` is set as well: a task has one kind of input", "remove one of the two");
+        }
+        EncoderKind::Linear if !task.text.is_empty() => {
+            checker.error(&keys, "the linear encoder reads `features`, not text", "set encoder.kind = \"bag\"");
+        }
+        EncoderKind::Bag if !task.features.is_empty() => {
+            let keys = [features.as_str(), text.as_str(), "encoder.kind"];
+            checker.error(&keys, "the bag encoder reads `text`, not features", "set encoder.kind = \"linear\"");
+        }
+        EncoderKind::Linear if task.features.is_empty() => missing(checker, key, &keys, "features"),
+        EncoderKind::Bag if task.text.is_empty() => missing(checker, key, &keys, "text"),
+        _ => {}
+    }
+    if task.text.len() > 2 {
+        checker.error(&[&text], format!("a task reads one column, or two as a pair; these are {}", task.text.len()), "");
+    }
+}
+
+fn missing(checker: &mut Checker, key: &str, looked_at: &[&str], name: &str) {
+    let keys: Vec<_> = [key].iter().chain(looked_at).copied().collect();
+    checker.error(&keys, format!("needs `{name}`, the column or columns the encoder reads"), "");
+}
+
+fn label(checker: &mut Checker, key: &str, task: &Task) {
+    let [label, head, text, features] = ["label", "head", "text", "features"].map(|name| format!("{key}.{name}"));
+    if task.label.is_empty() {
+        checker.error(&[key, &label], "needs `label`, the column to predict", "");
+    }
+    if task.head == HeadKind::Classification && task.label.len() > 1 {
+        let message = format!("classification predicts one column; these are {}", task.label.len());
+        checker.error(&[&label, &head], message, "several columns are for head = \"multilabel\" or \"regression\"");
+    }
+    if let Some(column) = task.label.iter().find(|column| task.text.contains(column) || task.features.contains(column)) {
+        checker.error(&[&label, &text, &features], format!("\"{column}\" is an input of the task as well"), "");
+    }
+}
+
+fn head(checker: &mut Checker, key: &str, task: &Task) {
+    let [metrics, head, classes] = ["metrics", "head", "classes"].map(|name| format!("{key}.{name}"));
+    let head_name = match task.head {
+        HeadKind::Classification => "classification",
+        HeadKind::Regression => "regression",
+        HeadKind::Multilabel => "multilabel",
+    };
+    for metric in task.metrics.iter().filter(|metric| !fits(**metric, task.head)) {
+        let fitting = NAMED.iter().filter(|(_, other)| fits(*other, task.head));
+        let fitting: Vec<_> = fitting.map(|(name, _)| *name).collect();
+        let message = format!("\"{}\" does not measure a {head_name} head", metric_name(*metric));
+        checker.error(&[&metrics, &head], message, &format!("{head_name} has {}", fitting.join(", ")));
+    }
+    if task.head == HeadKind::Classification && task.classes.len() == 1 {
+        checker.error(&[&classes, &head], "names one class; there must be two at least", "");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{Folder, locations};
+    use super::super::super::{Errors, Resolved};
+
+    const LINEAR: &str = "[encoder]\nkind = \"linear\"\n[train]\nrounds = 1\n";
+    const BAG: &str = "[encoder]\nkind = \"bag\"\ntokenizer = \"words\"\n[train]\nrounds = 1\n";
+
+    fn load(head: &str, rest: &str) -> Result<Resolved, Errors> {
+        Folder::new(&[("main.toml", &format!("{head}{rest}")), ("a.csv", "")]).load(&[])
+    }
+
+    /// The only error, as `key: message`.
+    fn error(head: &str, rest: &str) -> String {
+        let errors = load(head, rest).unwrap_err();
+        assert_eq!(errors.diagnostics().len(), 1, "{errors}");
+        format!("{}: {}", errors.diagnostics()[0].key, errors.diagnostics()[0].message)
+    }
+
+    /// The only error of a sound task with one more line.
+    fn error_with(line: &str) -> String {
+        error(LINEAR, &format!("[tasks.a]\ntrain = \"a.csv\"\nfeatures = \"x\"\nlabel = \"y\"\n{line}\n"))
+    }
+
+    #[test]
+    fn a_task_has_rows() {
+        let message = error(LINEAR, "[tasks.a]\nfeatures = \"x\"\nlabel = \"y\"\n");
+        assert_eq!(message, "tasks.a: has no rows: set `train`, or `file` and `split`");
+    }
+
+    #[test]
+    fn a_task_has_one_file_a_split_or_one_for_all() {
+        assert!(error_with("file = \"a.csv\"\nsplit = \"s\"").starts_with("tasks.a.file: `train` is set as well"));
+        let task = "[tasks.a]\nfile = \"a.csv\"\ndev = \"a.csv\"\nsplit = \"s\"\nfeatures = \"x\"\nlabel = \"y\"\n";
+        assert!(error(LINEAR, task).starts_with("tasks.a.file: `dev` is set as well"));
+    }
+
+    #[test]
+    fn a_file_and_its_split_column_need_each_other() {
+        assert_eq!(error_with("split = \"s\""), "tasks.a.split: does nothing without `file`");
+        let task = "[tasks.a]\nfile = \"a.csv\"\nfeatures = \"x\"\nlabel = \"y\"\n";
+        assert!(error(LINEAR, task).starts_with("tasks.a.file: needs `split`"));
+    }
+
+    #[test]
+    fn a_shared_split_column_is_not_for_tasks_with_their_own_files() {
+        let task = "[task_defaults]\nsplit = \"s\"\nfeatures = \"x\"\nlabel = \"y\"\n[tasks.a]\ntrain = \"a.csv\"\n";
+        assert_eq!(load(LINEAR, task).unwrap().config.tasks["a"].split, None);
+    }
+
+    #[test]
+    fn splits_do_not_overlap() {
+        let task =
+            "[tasks.a]\nfile = \"a.csv\"\nsplit = \"s\"\nfeatures = \"x\"\nlabel = \"y\"\ntrain_splits = [\"train\", \"dev\"]\n";
+        assert_eq!(error(LINEAR, task), "tasks.a.train_splits: \"dev\" is in `dev_splits` as well");
+    }
+
+    #[test]
+    fn inputs_are_those_of_the_encoder() {
+        let task = |input: &str| format!("[tasks.a]\ntrain = \"a.csv\"\nlabel = \"y\"\n{input}\n");
+        assert!(error(LINEAR, &task("")).starts_with("tasks.a: needs `features`"));
+        assert!(error(BAG, &task("")).starts_with("tasks.a: needs `text`"));
+        assert!(error(LINEAR, &task("text = \"t\"")).starts_with("tasks.a.text: the linear encoder"));
+        assert!(error(BAG, &task("features = \"x\"")).starts_with("tasks.a.features: the bag encoder"));
+        assert!(error(BAG, &task("text = \"t\"\nfeatures = \"x\"")).starts_with("tasks.a.features: `text` is set as well"));
+    }
+
+    #[test]
+    fn text_is_one_column_or_a_pair() {
+        let task = "[tasks.a]\ntrain = \"a.csv\"\nlabel = \"y\"\ntext = [\"a\", \"b\", \"c\"]\n";
+        assert!(error(BAG, task).starts_with("tasks.a.text: a task reads one column, or two"));
+        assert!(load(BAG, &task.replace(", \"c\"", "")).is_ok());
+    }
+
+    #[test]
+    fn a_task_has_a_label_of_its_own() {
+        let task = "[tasks.a]\ntrain = \"a.csv\"\nfeatures = \"x\"\n";
+        assert_eq!(error(LINEAR, task), "tasks.a: needs `label`, the column to predict");
+        assert_eq!(error(LINEAR, &format!("{task}label = \"x\"\n")), "tasks.a.label: \"x\" is an input of the task as well");
+    }
+
+    #[test]
+    fn classification_has_one_label_column_and_other_heads_may_have_more() {
+        let task = "[tasks.a]\ntrain = \"a.csv\"\nfeatures = \"x\"\nlabel = [\"y\", \"z\"]\n";
+        assert!(error(LINEAR, task).starts_with("tasks.a.label: classification predicts one column"));
+        assert!(load(LINEAR, &format!("{task}head = \"regression\"\n")).is_ok());
+        assert!(load(LINEAR, &format!("{task}head = \"multilabel\"\n")).is_ok());
+    }
+
+    #[test]
+    fn metrics_fit_the_head() {
+        assert_eq!(error_with("metrics = \"mse\""), "tasks.a.metrics: \"mse\" does not measure a classification head");
+        assert!(error_with("head = \"regression\"\nmetrics = [\"pearson\", \"f1\"]").contains("\"f1\" does not"));
+        assert!(error_with("head = \"multilabel\"\nmetrics = \"matthews\"").contains("multilabel head"));
+    }
+
+    #[test]
+    fn one_class_is_no_choice() {
+        assert!(error_with("classes = \"a\"").starts_with("tasks.a.classes: names one class"));
+    }
+
+    #[test]
+    fn an_inherited_error_is_said_once_where_it_was_written() {
+        let tasks = "[task_defaults]\nlabel = \"y\"\nfeatures = \"x\"\nmetrics = \"mse\"\n\
+                     [tasks.a]\ntrain = \"a.csv\"\n[tasks.b]\ntrain = \"a.csv\"\n";
+        let errors = load(LINEAR, tasks).unwrap_err();
+        assert_eq!(locations(&errors), [(8, 11, "task_defaults.metrics")]);
+    }
+
+    const FROM: &str = "[task_defaults]\nfeatures = \"x\"\nlabel = \"y\"\n[tasks_from]\nfile = \"a.csv\"\nsplit = \"s\"\n";
+
+    #[test]
+    fn an_entry_beside_tasks_from_changes_a_discovered_task() {
+        let resolved = load(LINEAR, &format!("{FROM}[tasks.books]\nweight = 2\n")).unwrap();
+        let task = &resolved.config.tasks["books"];
+        assert_eq!(task.file, resolved.config.tasks_from.as_ref().map(|from| from.file.clone()));
+        assert_eq!((task.split.as_deref(), resolved.config.task_defaults.split.as_deref()), (Some("s"), Some("s")));
+        assert_eq!(resolved.locate("tasks.books.file"), resolved.locate("tasks_from.file"));
+    }
+
+    #[test]
+    fn discovered_tasks_need_what_every_task_needs() {
+        let errors = load(LINEAR, "[tasks_from]\nfile = \"a.csv\"\n").unwrap_err();
+        let keys: Vec<_> = locations(&errors).into_iter().map(|(_, _, key)| key).collect();
+        assert_eq!(keys, ["task_defaults", "task_defaults", "tasks_from.file"]);
+    }
+
+    #[test]
+    fn shared_files_are_not_for_discovered_tasks() {
+        assert!(
+            error(LINEAR, &FROM.replace("label", "train = \"a.csv\"\nlabel")).starts_with("task_defaults.train: does nothing")
+        );
+    }
+
+    #[test]
+    fn an_entry_must_be_among_the_included_tasks() {
+        let rest = format!("{FROM}include = [\"books\"]\n[tasks.boks]\nweight = 2\n");
+        assert!(error(LINEAR, &rest).starts_with("tasks.boks: is not in `tasks_from.include`"));
+    }
+
+    #[test]
+    fn an_entry_must_be_among_the_synthetic_tasks() {
+        let errors = load(LINEAR, "[synthetic]\n[tasks.agree_1]\nweight = 2\nlabel = \"y\"\nfeatures = \"x\"\n").unwrap_err();
+        assert!(errors.to_string().contains("it is no task of [synthetic] either\n  help: did you mean `agree_1a`?"), "{errors}");
+    }
+
+    #[test]
+    fn a_synthetic_task_has_no_other_rows() {
+        let own = "[synthetic]\n[tasks.alone_1]\ntrain = \"a.csv\"\nlabel = \"y\"\nfeatures = \"x\"\n";
+        assert_eq!(error(LINEAR, own), "tasks.alone_1: is also the name of a task that [synthetic] makes");
+        let label = "[synthetic]\n[tasks.alone_1]\nlabel = \"y\"\n";
+        assert!(error(LINEAR, label).starts_with("tasks.alone_1.label: does nothing"));
+    }
+}

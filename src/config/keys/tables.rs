@@ -1,0 +1,422 @@
+//! The tables of a run; those of a task are next door.
+
+use super::kind::{Bounds, Kind, PathFrom};
+use super::task::TASK;
+use super::{Section, key, optional, required};
+
+/// Add a method here when `surgery::methods` learns it, and take it out of the list of later ones below.
+pub const SURGERY_METHODS: &[&str] = &["mean", "sum", "pcgrad"];
+
+const SURGERY_METHODS_LATER: &[&str] = &[
+    "gradvac",
+    "mgda",
+    "upgrad",
+    "dualproj",
+    "cagrad",
+    "nash_mtl",
+    "fairgrad",
+    "imtl_g",
+    "aligned_mtl",
+    "config",
+    "krum",
+    "gradnorm",
+    "db_mtl",
+    "sdmgrad",
+    "modo",
+    "graddrop",
+    "trimmed_mean",
+    "moco",
+    "excess_mtl",
+];
+
+const BALANCE_METHODS_LATER: &[&str] = &["uw", "dwa", "rlw", "gls", "si", "stch", "famo", "imtl_l", "weights"];
+
+const COUNT: i64 = 1 << 40;
+const WIDTH: i64 = 1 << 16;
+
+pub static ROOT: Section = Section {
+    keys: &[
+        key("run", Kind::Section(&RUN), "{}", "The run as a whole."),
+        key("data", Kind::Section(&DATA), "{}", "Where data files are."),
+        key("encoder", Kind::Section(&ENCODER), "{}", "The trunk all tasks share."),
+        key("train", Kind::Section(&TRAIN), "{}", "How long, and how much at a time."),
+        key("optimizer", Kind::Section(&OPTIMIZER), "{}", "The step taken once a round."),
+        key("clip", Kind::Section(&CLIP), "{}", "Limits the norm of what reaches the optimizer."),
+        key("balance", Kind::Section(&BALANCE), "{}", "Scales losses before surgery."),
+        key("surgery", Kind::Section(&SURGERY), "{}", "Makes one update of the tasks' private gradients."),
+        key("schedule", Kind::Section(&SCHEDULE), "{}", "Which tasks run when."),
+        key("memory", Kind::Section(&MEMORY), "{}", "Budgets in bytes."),
+        key("sampler", Kind::Section(&SAMPLER), "{}", "How often each task is drawn."),
+        key("eval", Kind::Section(&EVAL), "{}", "Evaluation on the dev split."),
+        key("best", Kind::Section(&BEST), "{}", "Which evaluation counts as the best one."),
+        key("checkpoint", Kind::Section(&CHECKPOINT), "{}", "What `resume` starts from."),
+        key("observe", Kind::Section(&OBSERVE), "{}", "What metrics.jsonl receives."),
+        optional(
+            "synthetic",
+            Kind::Section(&SYNTHETIC),
+            "Built-in source: tasks that agree, oppose each other, or stand alone, on dense features. \
+            They are named `agree_1a`, `agree_1b`, ..., `oppose_1a`, `oppose_1b`, ..., `alone_1`, ...; \
+            a `[tasks.NAME]` of such a name changes its settings.",
+        ),
+        optional(
+            "tasks_from",
+            Kind::Section(&TASKS_FROM),
+            "One task per distinct value of a column, each with the settings of `[task_defaults]`. \
+            A `[tasks.NAME]` without `train` and `file` changes the settings of the task found under that name.",
+        ),
+        key("task_defaults", Kind::Section(&TASK), "{}", "Whatever most tasks share: takes every key of a task."),
+        key(
+            "tasks",
+            Kind::Sections(&TASK),
+            "{}",
+            "One table per task. What a task does not set comes from `[task_defaults]`, then from the defaults.",
+        ),
+    ],
+    later: &[],
+};
+
+static RUN: Section = Section {
+    keys: &[
+        key("name", Kind::Name, "\"run\"", "Names the run and the start of its folder."),
+        key("seed", Kind::Int(0, i64::MAX), "42", "Same configuration, seed and device: the same bytes."),
+        key("device", Kind::Device, "\"auto\"", "`auto` takes a usable CUDA device, else the CPU; `emulated` is for tests."),
+        key(
+            "out",
+            Kind::Path(PathFrom::CurrentDir),
+            "\"runs\"",
+            "Folder that receives one folder per run. Relative to the current directory.",
+        ),
+        key("threads", Kind::Int(0, 4096), "0", "Worker threads; 0 means one per core."),
+    ],
+    later: &[],
+};
+
+static DATA: Section = Section {
+    keys: &[
+        key(
+            "root",
+            Kind::Path(PathFrom::SettingFile),
+            "\".\"",
+            "Data files and the tokenizer are looked up here. Relative to the file that sets it \
+            (`--set`: to the current directory; the default: to the loaded file).",
+        ),
+        key("origin", Kind::Text, "\"\"", "Said when a data file is missing: where the set comes from."),
+        key(
+            "on_bad_row",
+            Kind::one_of(&["error", "skip"]),
+            "\"error\"",
+            "A wrong label, short line or invalid UTF-8 stops the run, or is skipped and counted.",
+        ),
+    ],
+    later: &[],
+};
+
+static ENCODER: Section = Section {
+    keys: &[
+        required(
+            "kind",
+            Kind::OneOf { values: &["linear", "bag"], later: &["transformer"] },
+            "`linear`: one layer over dense features. `bag`: the mean of hashed n-gram embeddings of a text.",
+        ),
+        key("hidden", Kind::Int(1, WIDTH), "768", "Width of what the heads see."),
+        key("activation", Kind::one_of(&["none", "relu", "gelu", "tanh"]), "\"gelu\"", "Applied to the encoder's layer."),
+        key("residual", Kind::Bool, "false", "Adds the layer's input to its output; needs equal widths."),
+        key(
+            "dropout",
+            Kind::Float(Bounds::UNIT_OPEN),
+            "0.0",
+            "Probability of zeroing an element of the encoder's output while training.",
+        ),
+        optional(
+            "tokenizer",
+            Kind::Tokenizer,
+            "`words`, or a `vocab.txt` (WordPiece) or `tokenizer.json` (Hugging Face), relative to `data.root`. Text needs one.",
+        )
+        .only("encoder.kind", BAG),
+        key(
+            "lowercase",
+            Kind::Bool,
+            "true",
+            "Fold case and strip accents, as BERT's uncased vocabularies want; a `tokenizer.json` says so itself.",
+        )
+        .only("encoder.kind", BAG),
+        key("max_len", Kind::Int(1, 1 << 20), "512", "Tokens kept of one example, special tokens not counted.")
+            .only("encoder.kind", BAG),
+        key("ngrams", Kind::Int(1, 3), "2", "Longest n-gram.").only("encoder.kind", BAG),
+        key("buckets", Kind::Int(1, 1 << 30), "524288", "Rows of the hashed part of the table.").only("encoder.kind", BAG),
+        key("embedding_dim", Kind::Int(0, WIDTH), "0", "Width of an embedding row; 0 means `hidden`.").only("encoder.kind", BAG),
+        key(
+            "embedding_init",
+            Kind::Float(Bounds::NON_NEGATIVE),
+            "0.0",
+            "Standard deviation of the initial rows; 0 starts at zero and leaves untouched rows out of memory.",
+        )
+        .only("encoder.kind", BAG),
+        key("word_dropout", Kind::Float(Bounds::UNIT_OPEN), "0.0", "Probability of dropping an n-gram while training.")
+            .only("encoder.kind", BAG),
+    ],
+    later: &[],
+};
+
+const BAG: &[&str] = &["bag"];
+
+static TRAIN: Section = Section {
+    keys: &[
+        optional(
+            "epochs",
+            Kind::Float(Bounds::POSITIVE),
+            "Length of the run in passes over the training rows. Exactly one of `epochs` and `rounds` is needed; \
+            a later layer's wins.",
+        ),
+        optional("rounds", Kind::Int(1, COUNT), "Length of the run in rounds."),
+        key("micro_batch", Kind::Int(1, 1 << 20), "32", "Examples of one task in one micro-batch."),
+        key(
+            "accumulate",
+            Kind::Int(1, 1 << 20),
+            "1",
+            "Micro-batches per slot and round; their private gradients add up before surgery.",
+        ),
+        key("fuse", Kind::Int(0, 1 << 20), "0", "Most tasks packed into one fused group; 0 means all of a round."),
+        key(
+            "label_smoothing",
+            Kind::Float(Bounds::UNIT_OPEN),
+            "0.0",
+            "Share of the target probability spread evenly over all classes; classification only.",
+        ),
+        key(
+            "equal_heads",
+            Kind::Bool,
+            "false",
+            "Heads of one shape start from the same draw, so that gradients compare tasks and not heads.",
+        ),
+        key(
+            "max_bad_rounds",
+            Kind::Int(1, u32::MAX as i64),
+            "3",
+            "Rounds in a row that may fail on a non-finite loss or gradient before the run stops.",
+        ),
+    ],
+    later: &["adaptive"],
+};
+
+const ADAMW: &[&str] = &["adamw"];
+
+static OPTIMIZER: Section = Section {
+    keys: &[
+        key("kind", Kind::one_of(&["adamw", "sgd"]), "\"adamw\"", "AdamW with decoupled weight decay, or SGD with momentum."),
+        key("lr", Kind::Float(Bounds::POSITIVE), "1e-3", "Learning rate at the end of the warmup."),
+        key("head_lr_scale", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Heads learn at `lr * head_lr_scale`."),
+        key("embedding_lr_scale", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Embedding rows learn at `lr * embedding_lr_scale`.")
+            .only("encoder.kind", BAG),
+        key("weight_decay", Kind::Float(Bounds::NON_NEGATIVE), "0.01", "Decoupled; biases and norms are left out."),
+        key("beta1", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Decay of the first moment.").only("optimizer.kind", ADAMW),
+        key("beta2", Kind::Float(Bounds::UNIT_OPEN), "0.999", "Decay of the second moment.").only("optimizer.kind", ADAMW),
+        key("eps", Kind::Float(Bounds::POSITIVE), "1e-8", "Added to the root of the second moment.")
+            .only("optimizer.kind", ADAMW),
+        key("momentum", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Decay of the velocity.").only("optimizer.kind", &["sgd"]),
+        key(
+            "row_moment",
+            Kind::OneOf { values: &["element", "row"], later: &[] },
+            "\"element\"",
+            "AdamW's second moment of an embedding row: one number per element, or one per row (a third less memory).",
+        )
+        .only("encoder.kind", BAG),
+        key("schedule", Kind::Section(&LR_SCHEDULE), "{}", "The learning rate over the run."),
+    ],
+    later: &[],
+};
+
+static LR_SCHEDULE: Section = Section {
+    keys: &[
+        key(
+            "kind",
+            Kind::one_of(&["constant", "linear", "cosine"]),
+            "\"linear\"",
+            "What the learning rate does after the warmup.",
+        ),
+        key("warmup", Kind::Float(Bounds::NON_NEGATIVE), "0.06", "Below 1: share of all rounds; 1 and above: rounds."),
+        key("end", Kind::Float(Bounds::UNIT), "0.0", "Share of `lr` left at the last round.")
+            .only("optimizer.schedule.kind", &["linear", "cosine"]),
+    ],
+    later: &[],
+};
+
+static CLIP: Section = Section {
+    keys: &[
+        key("norm", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Largest Euclidean norm; 0 switches clipping off."),
+        key(
+            "scope",
+            Kind::one_of(&["update", "task"]),
+            "\"update\"",
+            "Clips the update after surgery, or each task's private gradient before it.",
+        ),
+    ],
+    later: &[],
+};
+
+static BALANCE: Section = Section {
+    keys: &[key(
+        "method",
+        Kind::OneOf { values: &["equal"], later: BALANCE_METHODS_LATER },
+        "\"equal\"",
+        "`equal`: losses keep their own scale, times the task's `weight`.",
+    )],
+    later: &["tau", "mu", "warmup", "lr", "gamma", "weights"],
+};
+
+static SURGERY: Section = Section {
+    keys: &[
+        key(
+            "method",
+            Kind::OneOf { values: SURGERY_METHODS, later: SURGERY_METHODS_LATER },
+            "\"pcgrad\"",
+            "`taskloom methods` describes each.",
+        ),
+        key(
+            "granularity",
+            Kind::OneOf { values: &["model"], later: &["layer", "tensor"] },
+            "\"model\"",
+            "The part of the encoder that is settled at once.",
+        ),
+        key("scale", Kind::one_of(&["native", "sum", "mean"]), "\"native\"", "`native` is the scale of the method's reference."),
+        key("heads", Kind::one_of(&["own", "weighted"]), "\"own\"", "`own`: a head takes its own unweighted gradient."),
+        key(
+            "order",
+            Kind::one_of(&["random", "fixed"]),
+            "\"random\"",
+            "Projection order: random per row from the run's seed, or 0, 1, ..., T-1.",
+        )
+        .only("surgery.method", &["pcgrad"]),
+    ],
+    later: &[
+        "beta",
+        "epsilon",
+        "max_iters",
+        "norm_eps",
+        "reg_eps",
+        "c",
+        "rescale",
+        "max_norm",
+        "update_every",
+        "alpha",
+        "scale_mode",
+        "byzantine",
+        "selected",
+        "leak",
+        "trim",
+    ],
+};
+
+static SCHEDULE: Section = Section {
+    keys: &[key(
+        "mode",
+        Kind::OneOf { values: &["synchronous"], later: &["time_sliced"] },
+        "\"synchronous\"",
+        "All tasks present in a round commit together.",
+    )],
+    later: &["policy", "lanes", "server_share", "max_staleness", "max_retries", "retry_base", "retry_cap"],
+};
+
+static MEMORY: Section = Section {
+    keys: &[key("device", Kind::Bytes, "0", "What the run's arenas may take; 0 means no limit.")],
+    later: &["on_pressure"],
+};
+
+static SAMPLER: Section = Section {
+    keys: &[
+        key(
+            "kind",
+            Kind::one_of(&["proportional", "round_robin", "explicit"]),
+            "\"proportional\"",
+            "By size, p ~ min(n, cap)^(1/temperature); each in turn; or by the tasks' `share`.",
+        ),
+        key("temperature", Kind::Float(Bounds::POSITIVE), "1.0", "1 is by size; the larger, the more even.")
+            .only("sampler.kind", &["proportional"]),
+        key("cap", Kind::Int(0, COUNT), "0", "Examples counted per task at most; 0 means no cap.")
+            .only("sampler.kind", &["proportional"]),
+    ],
+    later: &[],
+};
+
+static EVAL: Section = Section {
+    keys: &[
+        key("every", Kind::Every, "\"epoch\"", "When the dev split is evaluated."),
+        key("batch", Kind::Int(1, 1 << 20), "256", "Examples in one evaluation batch."),
+        key("test", Kind::Bool, "false", "Also evaluate the test split when training ends."),
+        key("slices", Kind::Sections(&SLICE), "{}", "Parts of a split that are also reported on their own."),
+    ],
+    later: &[],
+};
+
+static SLICE: Section = Section {
+    keys: &[
+        required("column", Kind::Column, "Column that decides whether a row belongs to the slice."),
+        required("equals", Kind::Text, "The value it must have."),
+    ],
+    later: &[],
+};
+
+static BEST: Section = Section {
+    keys: &[
+        key(
+            "metric",
+            Kind::Text,
+            "\"mean(primary)\"",
+            "`mean(primary)`, `min(primary)`, `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)`, \
+            `TASK.METRIC` or `TASK.loss`.",
+        ),
+        key(
+            "patience",
+            Kind::Int(0, u32::MAX as i64),
+            "0",
+            "Evaluations without a better value before the run stops; 0 never stops early.",
+        ),
+        key("keep", Kind::Bool, "true", "Keep the best parameters in `best/`; needs a dev split."),
+    ],
+    later: &[],
+};
+
+static CHECKPOINT: Section = Section {
+    keys: &[
+        key("every", Kind::Every, "\"epoch\"", "When a checkpoint is written."),
+        key("keep", Kind::Int(1, 1 << 20), "2", "Newest checkpoints kept."),
+    ],
+    later: &[],
+};
+
+static OBSERVE: Section = Section {
+    keys: &[
+        key("log_every", Kind::Int(1, COUNT), "1", "Rounds between two `round` lines in metrics.jsonl."),
+        key(
+            "conflict_every",
+            Kind::Int(0, COUNT),
+            "10",
+            "Rounds between two `conflict` lines (cosine matrix, norms); 0 writes none.",
+        ),
+    ],
+    later: &[],
+};
+
+static SYNTHETIC: Section = Section {
+    keys: &[
+        key("agree", Kind::Int(0, 10_000), "1", "Pairs of tasks that agree."),
+        key("oppose", Kind::Int(0, 10_000), "1", "Pairs of tasks that oppose each other."),
+        key("alone", Kind::Int(0, 10_000), "1", "Tasks unrelated to all others."),
+        key("features", Kind::Int(1, WIDTH), "64", "Width of a feature vector."),
+        key("train", Kind::Int(1, COUNT), "2000", "Training examples of each task."),
+        key("dev", Kind::Int(0, COUNT), "500", "Dev examples of each task."),
+        key("test", Kind::Int(0, COUNT), "500", "Test examples of each task."),
+        key("noise", Kind::Float(Bounds::NON_NEGATIVE), "0.1", "Noise in the labels; 0 means none."),
+    ],
+    later: &[],
+};
+
+static TASKS_FROM: Section = Section {
+    keys: &[
+        required("file", Kind::Path(PathFrom::DataRoot), "The file that holds the rows of all tasks."),
+        key("task", Kind::Column, "\"task\"", "Column naming the task of a row."),
+        optional("split", Kind::Column, "Short for `task_defaults.split`."),
+        key("include", Kind::List(&Kind::Text), "[]", "Task names to use; empty means every value found."),
+    ],
+    later: &[],
+};

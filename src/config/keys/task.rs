@@ -1,0 +1,56 @@
+//! The table of a task, and of `task_defaults`.
+
+use super::kind::{Bounds, Kind, PathFrom};
+use super::{Section, key, optional};
+
+const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
+const COLUMNS: Kind = Kind::List(&Kind::Column);
+const TEXTS: Kind = Kind::List(&Kind::Text);
+
+const METRICS: Kind = Kind::one_of(&["accuracy", "f1", "matthews", "pearson", "spearman", "mse", "mae", "auroc"]);
+
+pub static TASK: Section = Section {
+    keys: &[
+        optional("train", DATA_FILE, "Training rows. A task has `train`, or `file`."),
+        optional("dev", DATA_FILE, "Rows evaluated while training."),
+        optional("test", DATA_FILE, "Rows evaluated at the end."),
+        optional("file", DATA_FILE, "One file with the rows of all splits."),
+        optional("split", Kind::Column, "Column of `file` that names the split of a row."),
+        key("train_splits", TEXTS, "[\"train\"]", "Values of the split column that mean training."),
+        key("dev_splits", TEXTS, "[\"dev\"]", "Values of the split column that mean dev."),
+        key("test_splits", TEXTS, "[\"test\"]", "Values of the split column that mean test."),
+        optional("format", Kind::one_of(&["jsonl", "tsv", "csv", "parquet"]), "From the file name when absent."),
+        key("columns", COLUMNS, "[]", "TSV and CSV: column names when the file has no header line; empty means it has one."),
+        optional("quoted", Kind::Bool, "TSV and CSV: fields may be quoted; when absent, only in CSV."),
+        key("text", COLUMNS, "[]", "One column, or two for text pairs."),
+        key("features", COLUMNS, "[]", "Dense features: one column holding a list, or one column per feature."),
+        key("label", COLUMNS, "[]", "One column; several for multilabel or regression with several outputs."),
+        key(
+            "head",
+            Kind::OneOf { values: &["classification", "regression", "multilabel"], later: &["mlm"] },
+            "\"classification\"",
+            "What the task predicts.",
+        ),
+        key("classes", TEXTS, "[]", "Class names in index order; empty means discovered from the training rows, sorted.")
+            .only(".head", &["classification", "multilabel"]),
+        key("weight", Kind::Float(Bounds::POSITIVE), "1.0", "Factor on the task's loss."),
+        key("period", Kind::Int(1, 1 << 40), "1", "The task is present every `period`-th round."),
+        optional("rounds", Kind::Int(1, 1 << 40), "Rounds after which the task is done; absent means it trains to the end."),
+        key("depends_on", TEXTS, "[]", "Tasks that must be done before this one starts; each needs `rounds`."),
+        key(
+            "metrics",
+            Kind::List(&METRICS),
+            "[]",
+            "The first is the task's primary metric; empty means the usual ones of its head.",
+        ),
+        key("share", Kind::Float(Bounds::POSITIVE), "1.0", "Share of the slots of a round, relative to the other tasks'.")
+            .only("sampler.kind", &["explicit"]),
+        key(
+            "memory",
+            Kind::Bytes,
+            "0",
+            "What the task may take for itself (its row of J, head, moments, data); 0 means no limit.",
+        ),
+    ],
+    later: &["deadline_ms", "priority"],
+};

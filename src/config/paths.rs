@@ -1,0 +1,112 @@
+//! Makes every path absolute, so that a resolved configuration means the same from any folder.
+
+use std::path::{Path, PathBuf};
+
+use super::keys::kind::PathFrom;
+use super::keys::{Kind, ROOT, Section};
+use super::tree::{Node, Origin, Value};
+
+/// The tokenizer that is no file.
+pub const WORDS: &str = "words";
+
+/// `loaded` is the file given to [`super::load`].
+pub fn resolve(root: &mut Node, loaded: &Path) {
+    if let Some(node) = root.get_mut("data.root") {
+        let folder = match &node.at {
+            Origin::File { source, .. } => folder_of(&source.path).to_owned(),
+            Origin::Set(_) => PathBuf::new(),
+            Origin::Default => folder_of(loaded).to_owned(),
+        };
+        make_absolute(node, &folder);
+    }
+    let data_root = root.get("data.root").and_then(Node::text).map(PathBuf::from).unwrap_or_default();
+    walk(root, &ROOT, &data_root);
+}
+
+fn walk(node: &mut Node, section: &'static Section, data_root: &Path) {
+    for key in section.keys {
+        let Some(child) = node.table_mut().and_then(|table| table.get_mut(key.name)) else { continue };
+        match key.kind {
+            Kind::Path(PathFrom::CurrentDir) => make_absolute(child, Path::new("")),
+            Kind::Path(PathFrom::DataRoot) => make_absolute(child, data_root),
+            Kind::Tokenizer if child.text() != Some(WORDS) => make_absolute(child, data_root),
+            Kind::Section(inner) => walk(child, inner, data_root),
+            Kind::Sections(inner) => {
+                child.table_mut().into_iter().flatten().for_each(|(_, entry)| walk(entry, inner, data_root));
+            }
+            // `data.root` is resolved first: the others need it.
+            _ => {}
+        }
+    }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+fn make_absolute(node: &mut Node, folder: &Path) {
+    let Value::Text(text) = &mut node.value else { return };
+    let joined = folder.join(&*text);
+    // Fails only for an empty path or a current directory that is gone; the path then stays relative to it.
+    let absolute = std::path::absolute(&joined).unwrap_or(joined);
+    *text = absolute.to_string_lossy().into_owned();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, load_text};
+    use super::*;
+
+    const RUN: &str = "[encoder]\nkind = \"linear\"\n[train]\nrounds = 1\n";
+    const TASK: &str = "[tasks.a]\ntrain = \"a.csv\"\nfeatures = \"x\"\nlabel = \"y\"\n";
+
+    #[test]
+    fn the_data_root_is_relative_to_the_file_that_sets_it() {
+        let folder = Folder::new(&[
+            ("main.toml", &format!("base = \"common/base.toml\"\n{RUN}{TASK}")),
+            ("common/base.toml", "[data]\nroot = \"../sets\"\n"),
+            ("sets/a.csv", ""),
+        ]);
+        let config = folder.load(&[]).unwrap().config;
+        assert_eq!(config.data.root, folder.path("common/../sets"));
+        assert_eq!(config.tasks["a"].train, Some(folder.path("common/../sets/a.csv")));
+    }
+
+    #[test]
+    fn without_a_data_root_files_are_beside_the_loaded_file() {
+        let folder = Folder::new(&[("main.toml", &format!("{RUN}{TASK}")), ("a.csv", "")]);
+        assert_eq!(folder.load(&[]).unwrap().config.tasks["a"].train, Some(folder.path("a.csv")));
+    }
+
+    #[test]
+    fn a_data_root_from_set_is_relative_to_the_current_directory() {
+        let text = format!("{RUN}[synthetic]\n");
+        let config = load_text(&text, &["data.root=some/where"]).unwrap().config;
+        assert_eq!(config.data.root, std::env::current_dir().unwrap().join("some/where"));
+    }
+
+    #[test]
+    fn the_run_folder_is_relative_to_the_current_directory() {
+        let config = load_text(&format!("{RUN}[synthetic]\n"), &[]).unwrap().config;
+        assert_eq!(config.run.out, std::env::current_dir().unwrap().join("runs"));
+    }
+
+    #[test]
+    fn absolute_paths_stay_as_they_are() {
+        let config = load_text(&format!("{RUN}[synthetic]\n[run]\nout = \"/x/./y\"\n"), &[]).unwrap().config;
+        assert_eq!(config.run.out, Path::new("/x/y"));
+    }
+
+    #[test]
+    fn a_tokenizer_is_a_path_unless_it_is_words() {
+        let bag = "[encoder]\nkind = \"bag\"\ntokenizer = \"TOKENIZER\"\n[train]\nrounds = 1\n\
+                   [tasks.a]\ntrain = \"a.csv\"\ntext = \"x\"\nlabel = \"y\"\n";
+        for (tokenizer, expected) in [("words", PathBuf::from("words")), ("vocab.txt", PathBuf::new())] {
+            let text = bag.replace("TOKENIZER", tokenizer);
+            let folder = Folder::new(&[("main.toml", &text), ("a.csv", ""), ("vocab.txt", "")]);
+            let expected = if expected.as_os_str().is_empty() { folder.path(tokenizer) } else { expected };
+            let found = folder.load(&[]).unwrap().config.encoder.tokenizer;
+            assert_eq!(found.map(PathBuf::from), Some(expected));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Did-you-mean: the nearest key of a table, the table a key belongs in, the name other trainers give it.
+
+use super::diagnostic::Diagnostic;
+use super::keys::{Section, sections};
+
+/// What other trainers call some keys.
+const ALIASES: &[(&str, &str)] = &[
+    ("batch_size", "train.micro_batch"),
+    ("early_stopping", "best.patience"),
+    ("grad_clip", "clip.norm"),
+    ("gradient_accumulation", "train.accumulate"),
+    ("gradient_accumulation_steps", "train.accumulate"),
+    ("hidden_size", "encoder.hidden"),
+    ("learning_rate", "optimizer.lr"),
+    ("max_grad_norm", "clip.norm"),
+    ("max_seq_len", "encoder.max_len"),
+    ("max_steps", "train.rounds"),
+    ("num_epochs", "train.epochs"),
+    ("output_dir", "run.out"),
+    ("steps", "train.rounds"),
+    ("warmup_steps", "optimizer.schedule.warmup"),
+];
+
+/// The candidate a slip of the keyboard or of memory away from `word`, if any is.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let near = |candidate: &str| {
+        let other = candidate.to_lowercase();
+        let distance = strsim::damerau_levenshtein(&word, &other);
+        let longer = word.chars().count().max(other.chars().count());
+        let part = word.len().min(other.len()) >= 4 && (word.contains(&other) || other.contains(&word));
+        (distance <= (longer / 3).max(1) && distance < longer || part).then_some(distance)
+    };
+    candidates.into_iter().filter_map(|candidate| Some((near(candidate)?, candidate))).min().map(|(_, candidate)| candidate)
+}
+
+/// Tells the writer of an unknown key what they may have meant.
+pub fn explain_unknown(name: &str, section: &'static Section, mut diagnostic: Diagnostic) -> Diagnostic {
+    let near = nearest(name, section.keys.iter().map(|key| key.name));
+    if let Some(near) = near {
+        diagnostic = diagnostic.help(format!("did you mean `{near}`?"));
+    }
+    if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
+        return diagnostic.help(format!("`{name}` is called `{key}` here"));
+    }
+    let homes = homes(name);
+    if !homes.is_empty() {
+        return diagnostic.help(format!("`{name}` belongs in {}", homes.join(" or ")));
+    }
+    if near.is_some() {
+        return diagnostic;
+    }
+    let keys: Vec<_> = section.keys.iter().map(|key| key.name).collect();
+    diagnostic.help(format!("this table takes {}", keys.join(", ")))
+}
+
+/// The headers of the tables that have a key of this name.
+fn homes(name: &str) -> Vec<String> {
+    let has = |section: &Section| section.find(name).is_some();
+    let label = |path: String| if path.is_empty() { "the top level".to_owned() } else { format!("[{path}]") };
+    sections().into_iter().filter(|(_, section)| has(section)).map(|(path, _)| label(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::ROOT;
+    use super::super::tree::Origin;
+    use super::*;
+
+    fn help(name: &str, section: &'static Section) -> Vec<String> {
+        explain_unknown(name, section, Diagnostic::new(Origin::Default, "", "")).help
+    }
+
+    fn section(path: &str) -> &'static Section {
+        sections().into_iter().find(|(name, _)| name == path).unwrap().1
+    }
+
+    #[test]
+    fn a_slip_finds_its_key_and_a_stranger_none() {
+        assert_eq!(nearest("epoch", ["epochs", "rounds"]), Some("epochs"));
+        assert_eq!(nearest("Wieght", ["weight", "period"]), Some("weight"));
+        assert_eq!(nearest("max_length", ["max_len", "ngrams"]), Some("max_len"));
+        assert_eq!(nearest("x", ["lr", "y"]), None);
+        assert_eq!(nearest("banana", ["epochs", "rounds"]), None);
+    }
+
+    #[test]
+    fn a_key_of_another_table_is_sent_home() {
+        assert_eq!(help("lr", section("train")), ["`lr` belongs in [optimizer]"]);
+        assert_eq!(help("momentum", &ROOT), ["`momentum` belongs in [optimizer]"]);
+        assert_eq!(help("label", section("run")), ["`label` belongs in [task_defaults] or [tasks.NAME]"]);
+    }
+
+    #[test]
+    fn names_of_other_trainers_are_translated() {
+        assert_eq!(help("learning_rate", section("train")), ["`learning_rate` is called `optimizer.lr` here"]);
+    }
+
+    #[test]
+    fn aliases_lead_to_keys() {
+        for (_, key) in ALIASES {
+            let (table, name) = key.rsplit_once('.').unwrap();
+            assert!(section(table).find(name).is_some(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_told_what_the_table_takes() {
+        assert_eq!(help("banana", section("clip")), ["this table takes norm, scope"]);
+    }
+}

@@ -1,0 +1,144 @@
+//! `taskloom check`: are the files there, and do they have the columns the tasks name? Reads headers only.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::load::{file_spec, files_of, task_column};
+use super::read::{FileSpec, columns, has_column};
+use super::split::SplitName;
+use super::suggest::missing;
+use super::tokenizer::Tokenizer;
+use crate::config::schema::{Config, Task};
+
+/// Every problem of the data sources, as (key, message); in key order, each once. Works before and after
+/// [`super::expand`].
+pub fn check_sources(config: &Config) -> Vec<(String, String)> {
+    let mut check = Check { config, seen: HashMap::new(), problems: BTreeSet::new() };
+    check.tasks_from();
+    for (name, task) in config.tasks.iter().filter(|(_, task)| task.synthetic.is_none()) {
+        check.task(name, task);
+    }
+    check.tokenizer();
+    check.problems.into_iter().collect()
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    /// Columns of the files opened so far, or what is wrong with them.
+    seen: HashMap<String, Result<Vec<String>, String>>,
+    problems: BTreeSet<(String, String)>,
+}
+
+impl Check<'_> {
+    fn tasks_from(&mut self) {
+        let Some(from) = &self.config.tasks_from else { return };
+        let defaults = &self.config.task_defaults;
+        let file = file_spec(defaults, &from.file);
+        let Some(there) = self.columns("tasks_from.file", &file) else { return };
+        self.need("tasks_from.task".to_owned(), &file, &there, &from.task);
+        self.task_columns("task_defaults", defaults, &file, &there, only_train(defaults));
+    }
+
+    fn task(&mut self, name: &str, task: &Task) {
+        // Settings without files belong to tasks of `tasks_from`, as do tasks already made from it.
+        let has_no_files = task.file.is_none() && task.train.is_none();
+        let from = self.config.tasks_from.as_ref().filter(|_| has_no_files || task_column(self.config, task).is_some());
+        if let Some(from) = from {
+            let file = file_spec(task, &from.file);
+            if let Some(there) = self.columns("tasks_from.file", &file) {
+                self.task_columns(&format!("tasks.{name}"), task, &file, &there, only_train(task));
+            }
+            return;
+        }
+        let files = match files_of(name, task) {
+            Ok(files) => files,
+            Err(error) => {
+                self.problems.insert((format!("tasks.{name}"), format!("{error:#}")));
+                return;
+            }
+        };
+        for (path, split) in files {
+            let key = match (&task.file, split) {
+                (None, Some(split)) => split.as_str(),
+                _ => "file",
+            };
+            let file = file_spec(task, path);
+            if let Some(there) = self.columns(&format!("tasks.{name}.{key}"), &file) {
+                self.task_columns(&format!("tasks.{name}"), task, &file, &there, split);
+            }
+        }
+    }
+
+    fn task_columns(&mut self, prefix: &str, task: &Task, file: &FileSpec, there: &[String], split: Option<SplitName>) {
+        let defaults = &self.config.task_defaults;
+        let from_defaults = self.config.tasks_from.as_ref().is_some_and(|from| from.file == file.path);
+        let fields = [
+            ("text", task.text.as_slice(), defaults.text.as_slice()),
+            ("features", &task.features, &defaults.features),
+            ("label", &task.label, &defaults.label),
+            ("split", task.split.as_slice(), defaults.split.as_slice()),
+        ];
+        for (field, names, default_names) in fields {
+            if field == "split" && task.file.is_none() && !from_defaults {
+                continue;
+            }
+            // What a task of `tasks_from` has from the defaults is one problem, not one per task.
+            let prefix = if from_defaults && names == default_names { "task_defaults" } else { prefix };
+            for name in names {
+                self.need(format!("{prefix}.{field}"), file, there, name);
+            }
+        }
+        if split != Some(SplitName::Train) {
+            for (slice, settings) in &self.config.eval.slices {
+                self.need(format!("eval.slices.{slice}.column"), file, there, &settings.column);
+            }
+        }
+    }
+
+    fn need(&mut self, key: String, file: &FileSpec, there: &[String], column: &str) {
+        if there.iter().any(|name| name == column) {
+            return;
+        }
+        match has_column(file, column) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.problems.insert((key, format!("{}: {}", file.path.display(), missing("column", column, there))));
+            }
+            Err(error) => {
+                self.problems.insert((key, format!("{error:#}")));
+            }
+        }
+    }
+
+    /// The columns of a file, opened once; a problem is noted under `key`.
+    fn columns(&mut self, key: &str, file: &FileSpec) -> Option<Vec<String>> {
+        let found = self.seen.entry(format!("{file:?}")).or_insert_with(|| columns(file).map_err(|error| format!("{error:#}")));
+        match found {
+            Ok(columns) => Some(columns.clone()),
+            Err(message) => {
+                let origin = self.config.data.origin.trim();
+                let hint = if origin.is_empty() { String::new() } else { format!(" (data.origin: {origin})") };
+                self.problems.insert((key.to_owned(), format!("{message}{hint}")));
+                None
+            }
+        }
+    }
+
+    fn tokenizer(&mut self) {
+        let tasks = self.config.tasks.values().filter(|task| task.synthetic.is_none());
+        let defaults = self.config.tasks_from.as_ref().map(|_| &self.config.task_defaults);
+        if !tasks.chain(defaults).any(|task| !task.text.is_empty()) {
+            return;
+        }
+        let key = "encoder.tokenizer".to_owned();
+        let problem = match &self.config.encoder.tokenizer {
+            None => Some("text tasks need one: words, a vocab.txt or a tokenizer.json".to_owned()),
+            Some(spec) => Tokenizer::open(spec, self.config.encoder.lowercase).err().map(|error| format!("{error:#}")),
+        };
+        self.problems.extend(problem.map(|message| (key, message)));
+    }
+}
+
+/// Without a split column, all rows of one file are training rows.
+fn only_train(task: &Task) -> Option<SplitName> {
+    task.split.is_none().then_some(SplitName::Train)
+}

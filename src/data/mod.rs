@@ -1,0 +1,28 @@
+//! Data: from files to examples that training can draw.
+//!
+//! [`expand`] makes the tasks of `tasks_from`, [`load`] reads every task's rows into compact stores, [`check_sources`]
+//! finds problems without reading whole files. [`Tokenizer`] turns text into ids and [`bag`] ids into table rows.
+
+mod check;
+pub mod cursor;
+mod expand;
+mod labels;
+mod load;
+mod ngrams;
+mod read;
+mod split;
+mod store;
+mod suggest;
+pub mod synthetic;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
+pub use self::check::check_sources;
+pub use self::expand::expand;
+pub use self::load::load;
+pub use self::ngrams::bag;
+pub use self::read::{BadCount, BadKind, BadRows, Cell, FileSpec, Item, Reader, Row, columns};
+pub use self::split::{Corpus, FileReport, Inputs, LoadReport, Progress, Split, SplitName, Targets, TaskData};
+pub use self::store::{FeatureStore, TokenStore};
+pub use self::tokenizer::{SpecialIds, Tokenizer, encode_texts};

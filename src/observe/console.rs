@@ -1,0 +1,117 @@
+//! What people see on stderr: bars on a terminal, a line now and then elsewhere.
+
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use super::event::{Event, RoundEvent};
+
+/// Tasks with a line of their own; more would push the bar off the screen.
+const MOST_TASK_LINES: usize = 20;
+
+pub struct Console {
+    bars: MultiProgress,
+    rounds: ProgressBar,
+    tasks: Vec<(String, ProgressBar)>,
+    /// Smoothed mean loss, for lines without a terminal.
+    loss: Option<f64>,
+    /// Rounds between two plain lines.
+    every: u64,
+}
+
+impl Console {
+    pub fn new() -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
+        Self { rounds: ProgressBar::hidden(), bars, tasks: Vec::new(), loss: None, every: 0 }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        !self.bars.is_hidden()
+    }
+
+    /// One line that stays.
+    pub fn say(&self, message: &str) {
+        if self.is_terminal() {
+            // A closed terminal is no reason to stop.
+            let _ = self.bars.println(message);
+        } else {
+            eprintln!("{message}");
+        }
+    }
+
+    /// A bar over the bytes of a file that is being read.
+    pub fn reading(&self, total_bytes: u64) -> ProgressBar {
+        let style = ProgressStyle::with_template("reading {msg} {bar:30} {bytes}/{total_bytes} {eta}");
+        let bar = ProgressBar::new(total_bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.bars.add(bar)
+    }
+
+    pub fn show(&mut self, event: &Event) {
+        match event {
+            Event::Start { round, rounds, tasks, .. } => self.start(*round, *rounds, tasks),
+            Event::Round(round) => self.round(round),
+            Event::Conflict { .. } => {}
+            Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
+            Event::Evaluation { round, scores, objective, best, .. } => self.evaluation(*round, scores, *objective, *best),
+            Event::Checkpoint { round, path, .. } => tracing::debug!("checkpoint after round {round}: {path}"),
+            Event::End { round, reason, seconds, .. } => {
+                self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());
+                self.rounds.finish_and_clear();
+                self.say(&format!("{reason} after {round} rounds, {seconds:.1} s"));
+            }
+        }
+    }
+
+    fn start(&mut self, round: u64, rounds: u64, tasks: &[&str]) {
+        self.every = (rounds / 20).max(1);
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} rounds {per_sec} ETA {eta} {msg}");
+        let bar = ProgressBar::new(rounds).with_position(round);
+        bar.reset_eta();
+        self.rounds = self.bars.add(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+        if self.is_terminal() {
+            self.rounds.enable_steady_tick(Duration::from_millis(500));
+            let width = tasks.iter().map(|name| name.len()).max().unwrap_or(0);
+            for name in tasks.iter().take(MOST_TASK_LINES) {
+                let bar = self.bars.add(ProgressBar::new_spinner());
+                bar.set_style(
+                    ProgressStyle::with_template("  {prefix} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+                );
+                bar.set_prefix(format!("{name:<width$}"));
+                self.tasks.push(((*name).to_owned(), bar));
+            }
+        }
+    }
+
+    fn round(&mut self, event: &RoundEvent) {
+        let mean = event.losses.iter().sum::<f64>() / event.losses.len().max(1) as f64;
+        let smooth = self.loss.map_or(mean, |loss| 0.9 * loss + 0.1 * mean);
+        self.loss = Some(smooth);
+        self.rounds.set_position(event.round + 1);
+        self.rounds.set_message(format!("loss {smooth:.4}"));
+        for (name, bar) in &self.tasks {
+            if let Some(index) = event.tasks.iter().position(|task| task == name) {
+                bar.set_message(format!("loss {:.4}  weight {:.2}", event.losses[index], event.weights[index]));
+            }
+        }
+        if let Some(reason) = event.fallback {
+            self.say(&format!("warning: round {}: surgery fell back: {reason}", event.round));
+        }
+        if !self.is_terminal() && (event.round + 1).is_multiple_of(self.every) {
+            self.say(&format!("round {} epoch {:.2} loss {smooth:.4} lr {:.2e}", event.round + 1, event.epoch, event.lr));
+        }
+    }
+
+    fn evaluation(&mut self, round: u64, scores: &Value, objective: Option<f64>, best: bool) {
+        let mean = scores["mean_primary"].as_f64().unwrap_or_default();
+        let split = scores["split"].as_str().unwrap_or_default();
+        let objective = objective.map_or(String::new(), |value| format!("  objective {value:.4}"));
+        self.say(&format!("round {round} {split}: mean primary {mean:.4}{objective}{}", if best { "  best" } else { "" }));
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self::new()
+    }
+}

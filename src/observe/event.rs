@@ -1,0 +1,149 @@
+//! Everything a run reports, each as one line of metrics.jsonl.
+//!
+//! Every line has `v` (the version of this format), `kind` and `round`; the other fields depend on the kind.
+
+use serde_json::{Map, Value, json};
+
+/// Version of the lines; raised when a field changes its meaning.
+pub const VERSION: u32 = 1;
+
+pub enum Event<'a> {
+    Start {
+        round: u64,
+        rounds: u64,
+        tasks: &'a [&'a str],
+        device: &'a str,
+        threads: usize,
+        bytes: u64,
+    },
+    Round(RoundEvent<'a>),
+    /// Gradient conflicts of a round: norms (T), cosines (T x T), pairs with a negative product.
+    Conflict {
+        round: u64,
+        tasks: &'a [&'a str],
+        norms: &'a [f64],
+        cosines: &'a [f64],
+        pairs: usize,
+        share: f64,
+    },
+    /// A round without commit.
+    Anomaly {
+        round: u64,
+        task: Option<&'a str>,
+        message: &'a str,
+    },
+    Evaluation {
+        round: u64,
+        scores: &'a Value,
+        objective: Option<f64>,
+        best: bool,
+        seconds: f64,
+    },
+    Checkpoint {
+        round: u64,
+        path: &'a str,
+        seconds: f64,
+    },
+    End {
+        round: u64,
+        reason: &'a str,
+        seconds: f64,
+        peak_bytes: u64,
+    },
+}
+
+/// A committed round; per-task values are in the order of `tasks`.
+pub struct RoundEvent<'a> {
+    pub round: u64,
+    pub epoch: f64,
+    pub lr: f64,
+    pub tasks: &'a [&'a str],
+    pub losses: &'a [f64],
+    pub weights: &'a [f64],
+    pub norm: f64,
+    pub clip: f64,
+    /// Why the method's solver fell back, if it did.
+    pub fallback: Option<&'a str>,
+    pub ms: f64,
+}
+
+impl Event<'_> {
+    pub fn json(&self) -> Value {
+        let (kind, mut value) = match self {
+            Event::Start { round, rounds, tasks, device, threads, bytes } => (
+                "start",
+                json!({ "round": round, "rounds": rounds, "tasks": tasks, "device": device, "threads": threads, "bytes": bytes }),
+            ),
+            Event::Round(round) => ("round", round.json()),
+            Event::Conflict { round, tasks, norms, cosines, pairs, share } => {
+                let rows: Vec<&[f64]> = cosines.chunks(tasks.len().max(1)).collect();
+                let value =
+                    json!({ "round": round, "tasks": tasks, "norms": norms, "cosines": rows, "pairs": pairs, "share": share });
+                ("conflict", value)
+            }
+            Event::Anomaly { round, task, message } => ("anomaly", json!({ "round": round, "task": task, "message": message })),
+            Event::Evaluation { round, scores, objective, best, seconds } => {
+                let mut value = json!({ "round": round, "objective": objective, "best": best, "seconds": seconds });
+                merge(&mut value, scores);
+                ("eval", value)
+            }
+            Event::Checkpoint { round, path, seconds } => {
+                ("checkpoint", json!({ "round": round, "path": path, "seconds": seconds }))
+            }
+            Event::End { round, reason, seconds, peak_bytes } => {
+                ("end", json!({ "round": round, "reason": reason, "seconds": seconds, "peak_bytes": peak_bytes }))
+            }
+        };
+        value["v"] = json!(VERSION);
+        value["kind"] = json!(kind);
+        value
+    }
+}
+
+impl RoundEvent<'_> {
+    fn json(&self) -> Value {
+        let by_task = |values: &[f64]| -> Map<String, Value> {
+            self.tasks.iter().zip(values).map(|(task, value)| ((*task).to_owned(), json!(value))).collect()
+        };
+        let mut value = json!({
+            "round": self.round,
+            "epoch": self.epoch,
+            "lr": self.lr,
+            "losses": by_task(self.losses),
+            "weights": by_task(self.weights),
+            "norm": self.norm,
+            "clip": self.clip,
+            "ms": self.ms,
+        });
+        if let Some(reason) = self.fallback {
+            value["fallback"] = json!(reason);
+        }
+        value
+    }
+}
+
+fn merge(value: &mut Value, other: &Value) {
+    if let (Value::Object(value), Value::Object(other)) = (value, other) {
+        value.extend(other.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_says_what_it_is() {
+        let event = Event::Conflict {
+            round: 3,
+            tasks: &["a", "b"],
+            norms: &[1.0, 2.0],
+            cosines: &[1.0, -0.5, -0.5, 1.0],
+            pairs: 1,
+            share: 1.0,
+        };
+        let value = event.json();
+        assert_eq!((value["v"].as_u64(), value["kind"].as_str(), value["round"].as_u64()), (Some(1), Some("conflict"), Some(3)));
+        assert_eq!(value["cosines"][0][1], -0.5);
+    }
+}

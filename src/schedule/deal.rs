@@ -1,0 +1,124 @@
+//! How many micro-batches each task gets in a round.
+//!
+//! Dealing is stratified: after any number of rounds a task has received its share to within one micro-batch. It is a pure
+//! function of the round and of how many rounds each task has taken part in, so a resumed run deals the same.
+
+/// What the dealer knows of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Player {
+    /// Micro-batches per round on average; 1 for each task under `round_robin`.
+    pub rate: f64,
+    /// Offset in [0, 1) that keeps tasks of one rate from taking part in the same rounds.
+    pub phase: f64,
+    /// Present every `period`-th round.
+    pub period: u64,
+    /// Rounds after which the task is done.
+    pub rounds: Option<u64>,
+    /// Tasks that must be done before this one starts.
+    pub parents: Vec<usize>,
+}
+
+/// Sampling shares p ~ min(n, cap)^(1 / temperature), scaled so that all tasks together get `slots` micro-batches.
+pub fn proportional_rates(sizes: &[u64], cap: u64, temperature: f64, slots: f64) -> Vec<f64> {
+    let weight = |&size: &u64| (if cap > 0 { size.min(cap) } else { size } as f64).powf(1.0 / temperature);
+    share(&sizes.iter().map(weight).collect::<Vec<_>>(), slots)
+}
+
+/// `slots` divided in proportion to the weights.
+pub fn share(weights: &[f64], slots: f64) -> Vec<f64> {
+    let total: f64 = weights.iter().sum();
+    // A share that is a whole number but for rounding is meant to be one.
+    let snap = |rate: f64| if (rate - rate.round()).abs() < 1e-9 { rate.round() } else { rate };
+    weights.iter().map(|weight| snap(slots * weight / total)).collect()
+}
+
+impl Player {
+    pub fn is_done(&self, taken: u64) -> bool {
+        self.rounds.is_some_and(|rounds| taken >= rounds)
+    }
+
+    /// Most micro-batches that one round can bring.
+    pub fn most(&self) -> usize {
+        self.rate.ceil() as usize
+    }
+}
+
+/// Micro-batches of each task in round `round`; 0 means absent. `taken[t]` counts the rounds task t has taken part in.
+pub fn deal(players: &[Player], round: u64, taken: &[u64]) -> Vec<usize> {
+    let done = |task: usize| players[task].is_done(taken[task]);
+    let dealt = |(task, player): (usize, &Player)| {
+        let waiting = player.parents.iter().any(|&parent| !done(parent));
+        if waiting || done(task) || !round.is_multiple_of(player.period) {
+            return 0;
+        }
+        let turn = (round / player.period) as f64;
+        let before = (turn * player.rate + player.phase).floor();
+        (((turn + 1.0) * player.rate + player.phase).floor() - before) as usize
+    };
+    players.iter().enumerate().map(dealt).collect()
+}
+
+/// No task will take part in any later round.
+pub fn all_done(players: &[Player], taken: &[u64]) -> bool {
+    players.iter().zip(taken).all(|(player, &taken)| player.is_done(taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn player(rate: f64) -> Player {
+        Player { rate, phase: 0.0, period: 1, rounds: None, parents: Vec::new() }
+    }
+
+    #[test]
+    fn equal_sizes_all_take_part_in_every_round() {
+        let rates = proportional_rates(&[1400; 16], 0, 1.0, 16.0);
+        assert_eq!(rates, [1.0; 16]);
+        let players: Vec<Player> = rates.into_iter().map(|rate| Player { phase: 0.7, ..player(rate) }).collect();
+        assert!((0..100).all(|round| deal(&players, round, &[0; 16]) == [1; 16]));
+    }
+
+    #[test]
+    fn temperature_and_cap_flatten() {
+        assert_eq!(proportional_rates(&[100, 10_000], 0, 2.0, 11.0), [1.0, 10.0]);
+        assert_eq!(proportional_rates(&[100, 10_000], 100, 1.0, 2.0), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn periods_and_ends() {
+        let players = [Player { period: 3, ..player(1.0) }, Player { rounds: Some(2), ..player(2.0) }];
+        assert_eq!(deal(&players, 0, &[0, 0]), [1, 2]);
+        assert_eq!(deal(&players, 1, &[0, 1]), [0, 2]);
+        assert_eq!(deal(&players, 3, &[1, 2]), [1, 0]);
+        assert!(!all_done(&players, &[9, 2]));
+    }
+
+    #[test]
+    fn a_child_waits_for_its_parent() {
+        let players = [Player { rounds: Some(2), ..player(1.0) }, Player { parents: vec![0], ..player(1.0) }];
+        assert_eq!(deal(&players, 0, &[0, 0]), [1, 0]);
+        assert_eq!(deal(&players, 2, &[2, 0]), [0, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn shares_are_kept_to_within_one(sizes in prop::collection::vec(1u64..100_000, 1..20), rounds in 1u64..500) {
+            let slots = sizes.len() as f64;
+            let players: Vec<Player> =
+                proportional_rates(&sizes, 0, 1.5, slots).into_iter().map(|rate| Player { phase: 0.3, ..player(rate) }).collect();
+            let taken = vec![0; players.len()];
+            let mut total = vec![0usize; players.len()];
+            for round in 0..rounds {
+                for ((total, dealt), player) in total.iter_mut().zip(deal(&players, round, &taken)).zip(&players) {
+                    prop_assert!(dealt <= player.most());
+                    *total += dealt;
+                }
+            }
+            for (total, player) in total.iter().zip(&players) {
+                prop_assert!((*total as f64 - player.rate * rounds as f64).abs() < 1.0 + 1e-6);
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! From example numbers to a packed batch.
+
+use rayon::prelude::*;
+
+use crate::config::schema::Train;
+use crate::data::{Corpus, Inputs, Split, Targets as DataTargets};
+use crate::model::network::{Batch, Part, Targets};
+use crate::model::spec::{BagSpec, EncoderSpec};
+use crate::ops::dropout::RowKey;
+use crate::ops::philox::{Keyed, Stream, drop_threshold};
+use crate::schedule::fuse::groups;
+use crate::train::plan::example_bag;
+
+/// The examples a task brings to a round, in drawing order.
+pub struct Share {
+    /// Run-wide index of the task.
+    pub task: usize,
+    pub examples: Vec<u32>,
+}
+
+/// Packs the shares of a round; tasks whose targets are all missing are left out. Returns the batch and the present tasks.
+pub fn training_batch(
+    corpus: &Corpus,
+    encoder: &EncoderSpec,
+    train: &Train,
+    shares: &[Share],
+    seed: u64,
+    round: u64,
+) -> (Batch, Vec<usize>) {
+    let observed = |share: &&Share| targets(&corpus.tasks[share.task].train, &share.examples).observed() > 0;
+    let shares: Vec<&Share> = shares.iter().filter(observed).collect();
+    let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
+    let micro_batches: Vec<usize> = shares.iter().map(|share| share.examples.len().div_ceil(train.micro_batch)).collect();
+    let mut packing = Packing::default();
+    for group in groups(&micro_batches, train.fuse) {
+        let start = packing.batch.parts.len();
+        for slot in group {
+            let share = shares[slot.task];
+            let data = &corpus.tasks[share.task];
+            let total = targets(&data.train, &share.examples).observed();
+            let end = ((slot.turn + 1) * train.micro_batch).min(share.examples.len());
+            let examples = &share.examples[slot.turn * train.micro_batch..end];
+            packing.add(
+                examples,
+                Part {
+                    task: share.task,
+                    present: slot.task,
+                    rows: 0..0,
+                    targets: targets(&data.train, examples),
+                    scale: (data.settings.weight / total as f64) as f32,
+                    first: slot.turn == 0,
+                },
+            );
+        }
+        packing.batch.groups.push(start..packing.batch.parts.len());
+    }
+    let drop = encoder.bag().map_or(0.0, |bag| bag.word_dropout);
+    let words = WordDropout { seed, round: round as u32, probability: drop };
+    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(words));
+    (batch, present)
+}
+
+/// Packs examples `start..end` of one task's split for evaluation.
+pub fn evaluation_batch(encoder: &EncoderSpec, task: usize, split: &Split, range: std::ops::Range<usize>) -> Batch {
+    let examples: Vec<u32> = range.map(|example| example as u32).collect();
+    let mut packing = Packing::default();
+    let part = Part { task, present: 0, rows: 0..0, targets: targets(split, &examples), scale: 0.0, first: true };
+    packing.add(&examples, part);
+    packing.batch.groups.push(0..1);
+    packing.finish(encoder, |_| split, None)
+}
+
+fn targets(split: &Split, examples: &[u32]) -> Targets {
+    match &split.targets {
+        DataTargets::Class(classes) => Targets::Class(examples.iter().map(|&example| classes[example as usize]).collect()),
+        DataTargets::Values { dim, values } => {
+            let row = |&example: &u32| values[example as usize * dim..(example as usize + 1) * dim].iter().copied();
+            Targets::Values(examples.iter().flat_map(row).collect())
+        }
+    }
+}
+
+#[derive(Default)]
+struct Packing {
+    batch: Batch,
+}
+
+/// N-gram j of an example is dropped by (seed, round, task, example, j).
+#[derive(Clone, Copy)]
+struct WordDropout {
+    seed: u64,
+    round: u32,
+    probability: f64,
+}
+
+impl Packing {
+    fn add(&mut self, examples: &[u32], part: Part) {
+        let start = self.batch.keys.len();
+        self.batch.keys.extend(examples.iter().map(|&example| RowKey { task: part.task as u32, example }));
+        self.batch.parts.push(Part { rows: start..self.batch.keys.len(), ..part });
+    }
+
+    /// Fetches the inputs of all rows.
+    fn finish<'a>(
+        mut self,
+        encoder: &EncoderSpec,
+        split: impl Fn(usize) -> &'a Split + Sync,
+        words: Option<WordDropout>,
+    ) -> Batch {
+        let batch = &mut self.batch;
+        match encoder.bag() {
+            None => {
+                for key in &batch.keys {
+                    if let Inputs::Features(store) = &split(key.task as usize).inputs {
+                        batch.features.extend_from_slice(store.row(key.example as usize));
+                    }
+                }
+            }
+            Some(spec) => {
+                let bags: Vec<Vec<u32>> =
+                    batch.keys.par_iter().map(|key| full_bag(split(key.task as usize), key, spec)).collect();
+                batch.bags.clear();
+                for (rows, key) in bags.iter().zip(&batch.keys) {
+                    push_bag(&mut batch.bags, rows, *key, words);
+                }
+            }
+        }
+        self.batch
+    }
+}
+
+fn full_bag(split: &Split, key: &RowKey, spec: &BagSpec) -> Vec<u32> {
+    match &split.inputs {
+        Inputs::Tokens(store) => example_bag(store, key.example as usize, spec),
+        Inputs::Features(_) => Vec::new(),
+    }
+}
+
+/// Appends an example's rows, some dropped; the scale is 1 / sqrt(distinct n-grams), made up for what dropping takes.
+fn push_bag(bags: &mut crate::ops::embedding_bag::Bags, rows: &[u32], key: RowKey, words: Option<WordDropout>) {
+    let mut scale = 1.0 / (rows.len().max(1) as f64).sqrt();
+    match words.filter(|words| words.probability > 0.0) {
+        None => bags.rows.extend_from_slice(rows),
+        Some(words) => {
+            let random = Keyed::new(words.seed, Stream::WordDropout, words.round, key.task, key.example);
+            let threshold = drop_threshold(words.probability);
+            for (block, rows) in rows.chunks(4).enumerate() {
+                let kept = rows.iter().zip(random.block(block as u32)).filter(|(_, word)| *word >= threshold);
+                bags.rows.extend(kept.map(|(row, _)| *row));
+            }
+            scale /= 1.0 - words.probability;
+        }
+    }
+    bags.finish_example(scale as f32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::embedding_bag::Bags;
+
+    #[test]
+    fn word_dropout_follows_the_example_and_keeps_the_mean() {
+        let rows: Vec<u32> = (0..4000).collect();
+        let key = RowKey { task: 1, example: 9 };
+        let words = Some(WordDropout { seed: 1, round: 2, probability: 0.25 });
+        let mut bags = Bags::default();
+        bags.clear();
+        push_bag(&mut bags, &rows, key, words);
+        push_bag(&mut bags, &rows, key, words);
+        assert_eq!(bags.example(0), bags.example(1));
+        // 3000 expected, standard deviation sqrt(4000 * 0.25 * 0.75) = 27.
+        assert!((2890..3110).contains(&bags.example(0).len()), "{}", bags.example(0).len());
+        assert!((f64::from(bags.scales[0]) - 1.0 / 4000f64.sqrt() / 0.75).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_empty_text_is_an_empty_bag() {
+        let mut bags = Bags::default();
+        bags.clear();
+        push_bag(&mut bags, &[], RowKey { task: 0, example: 0 }, None);
+        assert_eq!((bags.len(), bags.example(0).len()), (1, 0));
+    }
+}

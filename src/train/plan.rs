@@ -1,0 +1,253 @@
+//! What a run will do and take, from its configuration and data: model, rounds, shapes, bytes. Allocates nothing big.
+
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+
+use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind};
+use crate::data::{Corpus, Inputs, Split, TokenStore, Tokenizer, bag};
+use crate::device::memory::Memory;
+use crate::model::Start;
+use crate::model::network::{Limits, Network};
+use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+use crate::ops::activation::Activation;
+use crate::ops::philox::{Keyed, Stream};
+use crate::schedule::deal::{Player, proportional_rates, share};
+use crate::surgery::methods::Order;
+use crate::surgery::registry;
+use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale};
+
+pub struct Plan {
+    pub spec: ModelSpec,
+    pub players: Vec<Player>,
+    pub rounds: u64,
+    pub rounds_per_epoch: u64,
+    pub limits: Limits,
+    pub start: Start,
+    pub rules: Rules,
+}
+
+impl Plan {
+    pub fn new(config: &Config, corpus: &Corpus) -> Result<Self> {
+        let spec = model_spec(config, corpus)?;
+        let players = players(config, corpus)?;
+        let examples: f64 = corpus.tasks.iter().map(|task| task.train.len() as f64).sum();
+        let per_round = players.iter().map(|player| player.rate / player.period as f64).sum::<f64>()
+            * (config.train.micro_batch * config.train.accumulate) as f64;
+        let rounds_per_epoch = (examples / per_round).ceil().max(1.0) as u64;
+        let rounds = match (config.train.rounds, config.train.epochs) {
+            (Some(rounds), _) => rounds,
+            (None, epochs) => (epochs.unwrap_or(1.0) * rounds_per_epoch as f64).ceil() as u64,
+        };
+        let (bag_rows, row_capacity) = match &spec.encoder.input {
+            Input::Bag(bag) => bag_shapes(config, corpus, bag, &players),
+            Input::Features(_) => (Vec::new(), 0),
+        };
+        let start = Start {
+            seed: config.run.seed,
+            equal_heads: config.train.equal_heads,
+            second_moment: config.optimizer.kind == schema::OptimizerKind::Adamw,
+            row_moment: config.optimizer.row_moment == schema::RowMoment::Row,
+            row_capacity,
+        };
+        let limits = limits(config, &spec, &players, bag_rows);
+        Ok(Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config) })
+    }
+
+    /// Allocates everything the run needs.
+    pub fn engine(&self, config: &Config, memory: &mut Memory) -> Result<Engine> {
+        let order = if config.surgery.order == "fixed" { Order::Fixed } else { Order::Random };
+        let method = registry::build(&config.surgery.method, &registry::Options { order })?;
+        let mut network = Network::new(self.spec.clone());
+        network.label_smoothing = config.train.label_smoothing;
+        Engine::new(memory, network, &self.start, method, self.rules, &self.limits)
+    }
+
+    /// Buffers of the run and their bytes, without allocating them.
+    pub fn buffers(&self, config: &Config) -> Result<Vec<(String, u64)>> {
+        let mut memory = Memory::plan();
+        self.engine(config, &mut memory)?;
+        Ok(memory.buffers().to_vec())
+    }
+
+    /// Passes over a task's data in the whole run, if it is present throughout.
+    pub fn passes(&self, config: &Config, corpus: &Corpus, task: usize) -> f64 {
+        let player = &self.players[task];
+        let rounds = player.rounds.map_or(self.rounds, |own| own.min(self.rounds)) as f64;
+        let examples = rounds * player.rate / player.period as f64 * (config.train.micro_batch * config.train.accumulate) as f64;
+        examples / corpus.tasks[task].train.len() as f64
+    }
+}
+
+/// Rounds between two occasions, e.g. of an evaluation; none for "end".
+pub fn interval(every: &schema::Every, rounds_per_epoch: u64) -> Option<u64> {
+    match every {
+        schema::Every::Rounds(rounds) => Some(*rounds),
+        schema::Every::Named(EveryNamed::Epoch) => Some(rounds_per_epoch),
+        schema::Every::Named(EveryNamed::End) => None,
+    }
+}
+
+fn rules(config: &Config) -> Rules {
+    let scope = match config.clip.scope {
+        schema::ClipScope::Update => ClipScope::Update,
+        schema::ClipScope::Task => ClipScope::Task,
+    };
+    let scale = match config.surgery.scale {
+        schema::Scale::Native => Scale::Native,
+        schema::Scale::Sum => Scale::Sum,
+        schema::Scale::Mean => Scale::Mean,
+    };
+    Rules {
+        seed: config.run.seed,
+        clip: Clip { norm: config.clip.norm, scope },
+        scale,
+        weighted_heads: config.surgery.heads == schema::HeadGradients::Weighted,
+        conflict_every: config.observe.conflict_every,
+    }
+}
+
+pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
+    let heads = corpus.tasks.iter().map(|task| HeadSpec {
+        task: task.name.clone(),
+        kind: head_kind(task.settings.head),
+        outputs: task.outputs,
+    });
+    let input = match config.encoder.kind {
+        EncoderKind::Linear => {
+            ensure!(corpus.feature_dim.is_some(), "encoder.kind = \"linear\" needs tasks with dense features");
+            Input::Features(corpus.feature_dim.unwrap_or_default())
+        }
+        EncoderKind::Bag => Input::Bag(bag_spec(config, corpus.tokenizer.as_deref())),
+    };
+    Ok(ModelSpec { encoder: encoder_spec(config, input)?, heads: heads.collect() })
+}
+
+pub fn head_kind(kind: schema::HeadKind) -> HeadKind {
+    match kind {
+        schema::HeadKind::Classification => HeadKind::Classification,
+        schema::HeadKind::Regression => HeadKind::Regression,
+        schema::HeadKind::Multilabel => HeadKind::Multilabel,
+    }
+}
+
+/// The embedding table that a configuration and its tokenizer ask for.
+pub fn bag_spec(config: &Config, tokenizer: Option<&Tokenizer>) -> BagSpec {
+    let encoder = &config.encoder;
+    let vocabulary = tokenizer.and_then(Tokenizer::vocab_size);
+    BagSpec {
+        rows: vocabulary.unwrap_or(0) + encoder.buckets,
+        dim: if encoder.embedding_dim == 0 { encoder.hidden } else { encoder.embedding_dim },
+        init: encoder.embedding_init,
+        word_dropout: encoder.word_dropout,
+        vocabulary,
+        buckets: encoder.buckets,
+        ngrams: encoder.ngrams,
+    }
+}
+
+/// The encoder over a given input.
+pub fn encoder_spec(config: &Config, input: Input) -> Result<EncoderSpec> {
+    let encoder = &config.encoder;
+    let spec = EncoderSpec {
+        input,
+        hidden: encoder.hidden,
+        activation: match encoder.activation {
+            schema::Activation::None => Activation::None,
+            schema::Activation::Relu => Activation::Relu,
+            schema::Activation::Gelu => Activation::Gelu,
+            schema::Activation::Tanh => Activation::Tanh,
+        },
+        residual: encoder.residual,
+        dropout: encoder.dropout,
+    };
+    ensure!(
+        !spec.residual || spec.inputs() == spec.hidden,
+        "encoder.residual adds the layer's input to its output, but the input has {} columns and encoder.hidden is {}",
+        spec.inputs(),
+        spec.hidden
+    );
+    Ok(spec)
+}
+
+fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
+    let count = corpus.tasks.len();
+    let sizes: Vec<u64> = corpus.tasks.iter().map(|task| task.train.len() as u64).collect();
+    let sampler = &config.sampler;
+    let rates = match sampler.kind {
+        SamplerKind::RoundRobin => vec![1.0; count],
+        SamplerKind::Proportional => proportional_rates(&sizes, sampler.cap, sampler.temperature, count as f64),
+        SamplerKind::Explicit => share(&corpus.tasks.iter().map(|task| task.settings.share).collect::<Vec<_>>(), count as f64),
+    };
+    let mut players = Vec::with_capacity(count);
+    for (number, (task, rate)) in corpus.tasks.iter().zip(rates).enumerate() {
+        let mut parents = Vec::new();
+        for name in &task.settings.depends_on {
+            let parent = corpus.tasks.iter().position(|other| other.name == *name);
+            ensure!(parent.is_some(), "tasks.{}.depends_on: there is no task \"{name}\"", task.name);
+            parents.extend(parent);
+        }
+        let random = Keyed::new(config.run.seed, Stream::Phase, 0, number as u32, 0);
+        players.push(Player {
+            rate,
+            phase: random.uniform(0),
+            period: task.settings.period,
+            rounds: task.settings.rounds,
+            parents,
+        });
+    }
+    Ok(players)
+}
+
+fn limits(config: &Config, spec: &ModelSpec, players: &[Player], bag_rows: Vec<usize>) -> Limits {
+    let train = &config.train;
+    let fused = if train.fuse == 0 { players.len() } else { train.fuse.min(players.len()) };
+    let mut outputs: Vec<usize> = spec.heads.iter().map(|head| head.outputs).collect();
+    outputs.sort_unstable_by(|a, b| b.cmp(a));
+    let most: usize = players.iter().map(Player::most).sum();
+    Limits {
+        group_rows: (fused * train.micro_batch).max(config.eval.batch),
+        round_rows: most * train.accumulate * train.micro_batch,
+        group_logits: (outputs[..fused].iter().sum::<usize>() * train.micro_batch).max(outputs[0] * config.eval.batch),
+        bag_rows,
+    }
+}
+
+/// Embedding rows that one round of each task can touch at most, and that the whole run can touch.
+fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> (Vec<usize>, usize) {
+    let mut touched = vec![false; spec.rows];
+    let mut per_round = Vec::with_capacity(corpus.tasks.len());
+    for (task, player) in corpus.tasks.iter().zip(players) {
+        let mut sizes = mark_rows(&task.train, spec, &mut touched);
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let examples = player.most() * config.train.accumulate * config.train.micro_batch;
+        // A round longer than the data sees the largest examples again.
+        let whole: usize = sizes.iter().cycle().take(examples).sum();
+        per_round.push(whole.min(spec.rows));
+    }
+    (per_round, touched.iter().filter(|touched| **touched).count())
+}
+
+/// Marks the rows of a split's examples; their bag sizes.
+fn mark_rows(split: &Split, spec: &BagSpec, touched: &mut [bool]) -> Vec<usize> {
+    const CHUNK: usize = 4096;
+    let Inputs::Tokens(store) = &split.inputs else { return Vec::new() };
+    let mut sizes = Vec::with_capacity(store.len());
+    for start in (0..store.len()).step_by(CHUNK) {
+        let end = (start + CHUNK).min(store.len());
+        let bags: Vec<Vec<u32>> = (start..end).into_par_iter().map(|example| example_bag(store, example, spec)).collect();
+        for rows in bags {
+            sizes.push(rows.len());
+            rows.iter().for_each(|&row| touched[row as usize] = true);
+        }
+    }
+    sizes
+}
+
+/// The table rows of one example, ascending.
+pub fn example_bag(store: &TokenStore, example: usize, spec: &BagSpec) -> Vec<u32> {
+    let mut tokens = Vec::with_capacity(store.token_count(example));
+    let first = store.read(example, &mut tokens);
+    let mut rows = Vec::new();
+    bag(&tokens, first, spec.vocabulary, spec.ngrams, spec.buckets, &mut rows);
+    rows
+}

@@ -1,0 +1,324 @@
+//! The training loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::config::{Config, Objective};
+use crate::data::cursor::{Cursor, ExampleStream};
+use crate::data::{Corpus, SplitName};
+use crate::device::Device;
+use crate::device::memory::{Memory, peak_resident};
+use crate::observe::Observer;
+use crate::observe::event::{Event, RoundEvent};
+use crate::schedule::deal::{all_done, deal};
+use crate::surgery::methods::Status;
+use crate::train::batch::{Share, training_batch};
+use crate::train::checkpoint::{self, Best, State, TaskState};
+use crate::train::evaluate::{Evaluation, evaluate, is_better};
+use crate::train::guard::{Guard, describe};
+use crate::train::plan::{Plan, head_kind, interval};
+use crate::train::rates::rates;
+use crate::train::round::{Anomaly, Committed, Engine};
+use crate::train::run_folder::RunFolder;
+
+/// A run in progress.
+pub struct Run<'a> {
+    config: &'a Config,
+    corpus: &'a Corpus,
+    plan: &'a Plan,
+    folder: &'a RunFolder,
+    observer: Observer,
+    stop: &'a AtomicBool,
+    pub engine: Engine,
+    state: State,
+    streams: Vec<ExampleStream>,
+    objective: Objective,
+    started: Instant,
+    bytes: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Finished,
+    StoppedEarly,
+    Interrupted,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(
+        config: &'a Config,
+        corpus: &'a Corpus,
+        plan: &'a Plan,
+        folder: &'a RunFolder,
+        observer: Observer,
+        stop: &'a AtomicBool,
+    ) -> Result<Self> {
+        let mut memory = Memory::new(config.memory.device);
+        let engine = plan.engine(config, &mut memory)?;
+        let objective = Objective::parse(&config.best.metric).context("best.metric cannot be read")?;
+        let state = fresh_state(corpus, &engine);
+        let started = Instant::now();
+        let mut run = Self {
+            config,
+            corpus,
+            plan,
+            folder,
+            observer,
+            stop,
+            engine,
+            state,
+            streams: Vec::new(),
+            objective,
+            started,
+            bytes: memory.used(),
+        };
+        run.open_streams();
+        Ok(run)
+    }
+
+    /// Goes back to where a checkpoint stands.
+    pub fn restore(&mut self, path: &std::path::Path, state: State) -> Result<()> {
+        for (ours, theirs) in self.state.tasks.iter().zip(&state.tasks) {
+            anyhow::ensure!(
+                ours.name == theirs.name && ours.data == theirs.data,
+                "the data of task {} is not what the run started with; restore the files, or start a new run",
+                theirs.name
+            );
+        }
+        anyhow::ensure!(self.state.tasks.len() == state.tasks.len(), "the run had {} tasks", state.tasks.len());
+        checkpoint::read_tensors(path, &mut self.engine, &state, true)
+            .with_context(|| format!("cannot resume from {}", path.display()))?;
+        self.state = state;
+        self.open_streams();
+        Ok(())
+    }
+
+    fn open_streams(&mut self) {
+        let tasks = self.corpus.tasks.iter().zip(&self.state.tasks).enumerate();
+        let seed = self.config.run.seed;
+        self.streams = tasks
+            .map(|(number, (task, state))| ExampleStream::new(seed, number as u32, task.train.len(), state.cursor))
+            .collect();
+    }
+
+    /// Trains to the end, to an early stop, or to an interruption.
+    pub fn run(&mut self) -> Result<End> {
+        self.announce()?;
+        let end = loop {
+            if self.state.evaluation_due && !self.evaluate_dev()? {
+                break End::Interrupted;
+            }
+            if self.state.stopped_early {
+                break End::StoppedEarly;
+            }
+            if self.is_finished() {
+                break End::Finished;
+            }
+            self.checkpoint_if_due()?;
+            if self.stop.load(Ordering::Relaxed) {
+                break End::Interrupted;
+            }
+            self.round()?;
+        };
+        self.checkpoint()?;
+        let reason = match end {
+            End::Finished => "finished",
+            End::StoppedEarly => "stopped early: no better evaluation within best.patience",
+            End::Interrupted => "interrupted; continue with `taskloom resume`",
+        };
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.observer.emit(&Event::End { round: self.state.round, reason, seconds, peak_bytes: peak_resident() })?;
+        Ok(end)
+    }
+
+    /// Scores of a split with the run's best parameters, or its last ones if none were kept.
+    pub fn final_scores(&mut self, split: SplitName) -> Result<Option<Evaluation>> {
+        let best = self.folder.best();
+        if self.state.best.is_some() && best.is_dir() {
+            let state = checkpoint::read_state(&best)?;
+            checkpoint::read_tensors(&best, &mut self.engine, &state, false)?;
+        }
+        Ok(evaluate(&mut self.engine, self.corpus, split, self.config.eval.batch, &AtomicBool::new(false)))
+    }
+
+    fn announce(&mut self) -> Result<()> {
+        let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
+        let device = Device::select(&self.config.run.device)?.name();
+        let threads = rayon::current_num_threads();
+        let (round, rounds) = (self.state.round, self.plan.rounds);
+        self.observer.emit(&Event::Start { round, rounds, tasks: &names, device, threads, bytes: self.bytes })
+    }
+
+    fn is_finished(&self) -> bool {
+        let taken: Vec<u64> = self.state.tasks.iter().map(|task| task.taken).collect();
+        self.state.round >= self.plan.rounds || all_done(&self.plan.players, &taken)
+    }
+
+    /// One round: draw, compute, commit; or say why not.
+    fn round(&mut self) -> Result<()> {
+        let clock = Instant::now();
+        let round = self.state.round;
+        let shares = self.draw(round);
+        let seed = self.config.run.seed;
+        let (batch, tasks) =
+            training_batch(self.corpus, &self.engine.network.spec.encoder, &self.config.train, &shares, seed, round);
+        if !tasks.is_empty() {
+            let rates = rates(&self.config.optimizer, round, self.plan.rounds, self.state.commits);
+            match self.engine.round(&batch, &tasks, round, &rates) {
+                Ok(committed) => self.committed(round, rates.lr, &tasks, &committed, clock)?,
+                Err(anomaly) => self.not_committed(round, &anomaly, &shares)?,
+            }
+        }
+        for share in &shares {
+            self.state.tasks[share.task].taken += 1;
+        }
+        self.state.round += 1;
+        let due = interval(&self.config.eval.every, self.plan.rounds_per_epoch);
+        self.state.evaluation_due = self.is_finished() || due.is_some_and(|every| self.state.round.is_multiple_of(every));
+        Ok(())
+    }
+
+    /// The examples of each present task; moves the cursors.
+    fn draw(&mut self, round: u64) -> Vec<Share> {
+        let taken: Vec<u64> = self.state.tasks.iter().map(|task| task.taken).collect();
+        let dealt = deal(&self.plan.players, round, &taken);
+        let mut shares = Vec::new();
+        for (task, micro_batches) in dealt.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            let count = micro_batches * self.config.train.accumulate * self.config.train.micro_batch;
+            let examples = self.streams[task].take(count);
+            self.state.tasks[task].cursor = self.streams[task].cursor();
+            shares.push(Share { task, examples });
+        }
+        shares
+    }
+
+    fn committed(&mut self, round: u64, lr: f64, tasks: &[usize], done: &Committed, clock: Instant) -> Result<()> {
+        self.state.commits += 1;
+        let mut guard = Guard { in_a_row: self.state.bad_rounds };
+        guard.committed();
+        self.state.bad_rounds = guard.in_a_row;
+        let names: Vec<&str> = tasks.iter().map(|&task| self.corpus.tasks[task].name.as_str()).collect();
+        if let Some(conflicts) = &done.conflicts {
+            self.observer.emit(&Event::Conflict {
+                round,
+                tasks: &names,
+                norms: &conflicts.norms,
+                cosines: &conflicts.cosines,
+                pairs: conflicts.pairs,
+                share: conflicts.share(),
+            })?;
+        }
+        let fallback = match &done.status {
+            Status::Ok => None,
+            Status::Fallback(reason) => Some(reason.as_str()),
+        };
+        if fallback.is_none() && !round.is_multiple_of(self.config.observe.log_every) {
+            return Ok(());
+        }
+        self.observer.emit(&Event::Round(RoundEvent {
+            round,
+            epoch: (round + 1) as f64 / self.plan.rounds_per_epoch as f64,
+            lr,
+            tasks: &names,
+            losses: &done.losses,
+            weights: &done.weights,
+            norm: done.norm,
+            clip: done.clip,
+            fallback,
+            ms: clock.elapsed().as_secs_f64() * 1e3,
+        }))
+    }
+
+    fn not_committed(&mut self, round: u64, anomaly: &Anomaly, shares: &[Share]) -> Result<()> {
+        self.state.dropped_rounds += 1;
+        let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
+        let examples = shares.iter().find(|share| Some(share.task) == anomaly.task).map_or(&[][..], |share| &share.examples);
+        let message = describe(anomaly, round, &names, examples);
+        self.observer.emit(&Event::Anomaly { round, task: anomaly.task.map(|task| names[task]), message: &message })?;
+        let mut guard = Guard { in_a_row: self.state.bad_rounds };
+        let verdict = guard.failed(&message, self.config.train.max_bad_rounds);
+        self.state.bad_rounds = guard.in_a_row;
+        Ok(verdict?)
+    }
+
+    /// Evaluates on dev, keeps the best parameters, counts towards an early stop. False if interrupted.
+    fn evaluate_dev(&mut self) -> Result<bool> {
+        let clock = Instant::now();
+        let scores = evaluate(&mut self.engine, self.corpus, SplitName::Dev, self.config.eval.batch, self.stop);
+        let Some(scores) = scores else { return Ok(false) };
+        self.state.evaluation_due = false;
+        if scores.tasks.is_empty() {
+            return Ok(true);
+        }
+        let objective = scores.objective(&self.objective);
+        let old = self.state.best.as_ref().map(|best| best.value);
+        let best = objective.filter(|new| old.is_none_or(|old| is_better(&self.objective, *new, old)));
+        match best {
+            Some(value) => {
+                self.state.best = Some(Best { value, round: self.state.round });
+                self.state.evaluations_without_best = 0;
+                if self.config.best.keep {
+                    self.state.method_state = self.engine.method.state();
+                    checkpoint::write(&self.folder.best(), &self.engine, &self.state, false)?;
+                }
+            }
+            None => self.state.evaluations_without_best += 1,
+        }
+        let patience = self.config.best.patience;
+        self.state.stopped_early = patience > 0 && self.state.evaluations_without_best >= patience;
+        let round = self.state.round;
+        let (seconds, json) = (clock.elapsed().as_secs_f64(), scores.json());
+        self.observer.emit(&Event::Evaluation { round, scores: &json, objective, best: best.is_some(), seconds })?;
+        Ok(true)
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<()> {
+        let due = interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch);
+        let round = self.state.round;
+        if round > 0 && due.is_some_and(|every| round.is_multiple_of(every)) { self.checkpoint() } else { Ok(()) }
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let clock = Instant::now();
+        let checkpoints = self.folder.checkpoints();
+        let path = checkpoints.join(checkpoint::folder_name(self.state.round));
+        self.state.method_state = self.engine.method.state();
+        checkpoint::write(&path, &self.engine, &self.state, true).map_err(|error| {
+            // Not the user's input: the disk is full or gone.
+            anyhow::Error::new(crate::failure::Stopped(format!("{error:#}")))
+        })?;
+        checkpoint::prune(&checkpoints, self.config.checkpoint.keep)?;
+        let seconds = clock.elapsed().as_secs_f64();
+        self.observer.emit(&Event::Checkpoint { round: self.state.round, path: &path.display().to_string(), seconds })
+    }
+}
+
+fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
+    let task = |task: &crate::data::TaskData| TaskState {
+        name: task.name.clone(),
+        kind: head_kind(task.settings.head),
+        outputs: task.outputs,
+        classes: task.classes.clone(),
+        data: blake3::Hash::from_bytes(task.fingerprint).to_hex().to_string(),
+        taken: 0,
+        cursor: Cursor::default(),
+    };
+    State {
+        version: State::version(),
+        round: 0,
+        commits: 0,
+        bad_rounds: 0,
+        dropped_rounds: 0,
+        evaluation_due: false,
+        best: None,
+        evaluations_without_best: 0,
+        stopped_early: false,
+        tasks: corpus.tasks.iter().map(task).collect(),
+        method: engine.method.name().to_owned(),
+        method_state: engine.method.state(),
+        hashes: Default::default(),
+    }
+}
