@@ -89,7 +89,7 @@ pub struct Encoder {
     /// Width of what the heads see.
     pub hidden: usize,
     pub activation: Activation,
-    /// Adds the layer's input to its output; needs equal widths.
+    /// Adds the layer's input to the first columns of its output; the input may not be wider than `hidden`.
     pub residual: bool,
     /// Probability of zeroing an element of the encoder's output while training.
     pub dropout: f64,

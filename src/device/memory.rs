@@ -1,6 +1,48 @@
 //! Every buffer of a run, allocated once before round 0 and counted against the budget.
 
-use anyhow::{Result, bail};
+use std::ops::{Deref, DerefMut};
+
+use anyhow::{Context, Result, bail};
+use memmap2::MmapMut;
+
+/// Buffers of this size and above ask for huge pages: a first touch then costs one fault per 2 MiB instead of 512.
+#[cfg(target_os = "linux")]
+const HUGE_FROM: usize = 8 << 20;
+
+/// f32 values that start as zero; the system hands out pages when they are first written.
+#[derive(Debug)]
+pub struct Buffer {
+    map: Option<MmapMut>,
+}
+
+impl Buffer {
+    fn new(len: usize) -> Result<Self> {
+        if len == 0 {
+            return Ok(Self { map: None });
+        }
+        let map = MmapMut::map_anon(4 * len).with_context(|| format!("cannot map {}", human_bytes(4 * len as u64)))?;
+        #[cfg(target_os = "linux")]
+        if 4 * len >= HUGE_FROM {
+            // Only a hint: kernels without huge pages refuse it and lose nothing.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Self { map: Some(map) })
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.map.as_ref().map_or(&[], |map| bytemuck::cast_slice(map))
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        self.map.as_mut().map_or(&mut [], |map| bytemuck::cast_slice_mut(map))
+    }
+}
 
 /// Allocator of a run's buffers: names them, adds them up, refuses what exceeds the budget.
 pub struct Memory {
@@ -30,10 +72,10 @@ impl Memory {
         Self::new(0)
     }
 
-    /// Zeros. The system hands out pages when they are first written, so a large buffer of which little is used costs little.
-    pub fn buffer(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
+    /// Zeros; a large buffer of which little is used costs little.
+    pub fn buffer(&mut self, name: &str, len: usize) -> Result<Buffer> {
         self.reserve(name, 4 * len as u64)?;
-        Ok(vec![0.0; if self.dry { 0 } else { len }])
+        Buffer::new(if self.dry { 0 } else { len }).with_context(|| name.to_owned())
     }
 
     /// Counts bytes that the caller allocates itself.

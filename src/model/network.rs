@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::device::memory::Memory;
+use crate::device::memory::{Buffer, Memory};
 use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::ops::activation::{Activation, activation_backward, bias_activation_forward};
 use crate::ops::dropout::{RowKey, dropout};
@@ -74,15 +74,15 @@ pub struct Weights<'a> {
 /// Private gradients of one round.
 pub struct Gradients {
     /// (J rows x P); row `present` belongs to that task, or row 0 to all when `stored` is false.
-    pub jacobian: Vec<f32>,
+    pub jacobian: Buffer,
     /// Whether each task has its own row of J.
     pub stored: bool,
     /// (H) gradients of all heads; each is its task's own.
-    pub heads: Vec<f32>,
+    pub heads: Buffer,
     /// Row-sparse gradients of the embedding table by present task; empty without one.
     pub rows: Vec<RowGradient>,
     /// (rows of a round x inputs) gradient of the encoder's input, from which `rows` is built.
-    dinput: Vec<f32>,
+    dinput: Buffer,
 }
 
 impl Gradients {
@@ -94,8 +94,8 @@ impl Gradients {
         let mut rows_of_tasks = Vec::new();
         for present in 0..limits.bag_rows.len() {
             let capacity = limits.bag_rows[present..].iter().copied().max().unwrap_or(0);
-            memory.reserve(&format!("jacobian: embedding rows {present}"), RowGradient::bytes(encoder.inputs(), capacity))?;
-            rows_of_tasks.push(RowGradient::new(encoder.inputs(), if memory.is_dry() { 0 } else { capacity }));
+            let name = format!("jacobian: embedding rows {present}");
+            rows_of_tasks.push(RowGradient::new(memory, &name, encoder.inputs(), capacity)?);
         }
         Ok(Self {
             jacobian: memory.buffer("jacobian: dense", rows * network.table.shared_len())?,
@@ -127,12 +127,12 @@ pub struct Limits {
 
 /// Activations of one group.
 pub struct Scratch {
-    input: Vec<f32>,
-    pre: Vec<f32>,
-    hidden: Vec<f32>,
-    dhidden: Vec<f32>,
-    logits: Vec<f32>,
-    dlogits: Vec<f32>,
+    input: Buffer,
+    pre: Buffer,
+    hidden: Buffer,
+    dhidden: Buffer,
+    logits: Buffer,
+    dlogits: Buffer,
 }
 
 impl Scratch {
@@ -200,7 +200,7 @@ impl Network {
         bias_activation_forward(hidden, pre, bias, encoder.activation);
         let hidden = if needs_hidden(encoder) { hidden } else { pre };
         if encoder.residual {
-            hidden.iter_mut().zip(input).for_each(|(h, x)| *h += x);
+            add_shortcut(hidden, width, input, inputs);
         }
         if let Some(random) = random {
             dropout(hidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
@@ -249,9 +249,13 @@ impl Network {
         heads_backward(dhidden, &mut head_gradients, &scratch.dlogits, hidden, width, &segments);
         dropout(dhidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
 
-        // The residual branch passes dhidden on unchanged; the dense branch changes it in place.
         let dinput = &mut gradients.dinput[..];
-        let residual = (encoder.residual && !dinput.is_empty()).then(|| dhidden.to_vec());
+        let wanted = !dinput.is_empty();
+        if wanted && encoder.residual {
+            // The shortcut passes dhidden on as it is here; the dense branch changes it in place below.
+            let dinput = dinput[rows.start * inputs..rows.end * inputs].chunks_exact_mut(inputs);
+            dinput.zip(dhidden.chunks_exact(width)).for_each(|(dx, dh)| dx.copy_from_slice(&dh[..inputs]));
+        }
         activation_backward(dhidden, &scratch.pre[..count * width], width, encoder.activation);
         let input: &[f32] = match encoder.input {
             Input::Features(_) => &batch.features[rows.start * inputs..rows.end * inputs],
@@ -259,12 +263,16 @@ impl Network {
         };
         let jacobian = &mut gradients.jacobian;
         self.weight_gradients(jacobian, gradients.stored, group, dhidden, input);
-        if !dinput.is_empty() {
+        if wanted {
             let [weight, _] = self.dense(weights.shared);
             let dinput = &mut dinput[rows.start * inputs..rows.end * inputs];
-            linear_input_backward(dinput, dhidden, weight, inputs, width);
-            for (d, extra) in dinput.iter_mut().zip(residual.iter().flatten()) {
-                *d += extra;
+            if encoder.residual {
+                // The weight gradients were the last to read the input.
+                let branch = &mut scratch.input[..count * inputs];
+                linear_input_backward(branch, dhidden, weight, inputs, width);
+                dinput.iter_mut().zip(branch).for_each(|(d, branch)| *d += *branch);
+            } else {
+                linear_input_backward(dinput, dhidden, weight, inputs, width);
             }
         }
     }
@@ -346,6 +354,14 @@ impl Network {
             slices.push(heads::Gradient { weight, bias });
         }
         slices
+    }
+}
+
+/// hidden (n x width) += input (n x inputs) in its first columns: an identity shortcut, zero-padded where the layer is wider
+/// than its input (option A of He et al., CVPR 2016).
+fn add_shortcut(hidden: &mut [f32], width: usize, input: &[f32], inputs: usize) {
+    for (hidden, input) in hidden.chunks_exact_mut(width).zip(input.chunks_exact(inputs)) {
+        hidden.iter_mut().zip(input).for_each(|(h, x)| *h += x);
     }
 }
 

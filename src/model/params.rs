@@ -1,16 +1,16 @@
 //! Values and moments of the dense parameters of one space (the shared encoder, or all heads).
 
-use crate::device::memory::Memory;
+use crate::device::memory::{Buffer, Memory};
 use crate::model::Start;
 use crate::model::spec::{Init, Param};
 use crate::ops::philox::{Keyed, Stream};
 
 /// Parameters with their optimizer state, all of one length.
 pub struct DenseParams {
-    pub values: Vec<f32>,
-    pub first: Vec<f32>,
+    pub values: Buffer,
+    pub first: Buffer,
     /// Empty under an optimizer without a second moment.
-    pub second: Vec<f32>,
+    pub second: Buffer,
 }
 
 impl DenseParams {

@@ -3,12 +3,12 @@
 //! The optimizer is LAZY per row, like PyTorch's SparseAdam: a row's moments and weight decay advance only in rounds that
 //! touch it, while bias correction follows the run's step count. A row that no example ever held costs one number.
 
-use crate::device::memory::Memory;
+use crate::device::memory::{Buffer, Memory};
 use crate::model::Start;
 use crate::model::spec::BagSpec;
 use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
 use crate::ops::row_gradients::RowState;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 pub struct RowTable {
     dim: usize,
@@ -20,9 +20,9 @@ pub struct RowTable {
     /// Row of each slot, in the order in which rows were first touched.
     touched: Vec<u32>,
     /// (capacity x dim); pages beyond the touched slots are never written.
-    values: Vec<f32>,
-    first: Vec<f32>,
-    second: Vec<f32>,
+    values: Buffer,
+    first: Buffer,
+    second: Buffer,
 }
 
 impl RowTable {
@@ -88,29 +88,27 @@ impl RowTable {
         [&self.values[..used], &self.first[..used], &self.second[..self.touched.len() * self.second_dim]]
     }
 
-    /// Takes back what [`RowTable::touched`] and [`RowTable::stored`] gave. Without moments they stay as they are.
-    pub fn restore(&mut self, touched: &[u32], values: &[f32], moments: Option<[&[f32]; 2]>) -> Result<()> {
-        let used = touched.len() * self.dim;
-        ensure!(used <= self.values.len(), "the checkpoint holds {} embedding rows, more than fit this run", touched.len());
-        ensure!(values.len() == used, "the checkpoint holds {} embedding values for {} rows", values.len(), touched.len());
+    /// Forgets what was touched and gives these rows the first slots. Fill them through [`RowTable::stored_mut`].
+    pub fn restore_touched(&mut self, touched: &[u32]) -> Result<()> {
+        let room = self.values.len() / self.dim;
+        ensure!(touched.len() <= room, "the checkpoint holds {} embedding rows, {room} fit this run", touched.len());
         self.slots.fill(UNTOUCHED);
         for (slot, &row) in touched.iter().enumerate() {
-            let place = self.slots.get_mut(row as usize);
-            ensure!(place.as_ref().is_some_and(|place| **place == UNTOUCHED), "embedding row {row} is out of range or doubled");
-            if let Some(place) = place {
-                *place = slot as u32;
+            match self.slots.get_mut(row as usize) {
+                Some(place) if *place == UNTOUCHED => *place = slot as u32,
+                _ => bail!("embedding row {row} of the checkpoint is out of range or doubled"),
             }
         }
         self.touched.clear();
         self.touched.extend_from_slice(touched);
-        self.values[..used].copy_from_slice(values);
-        if let Some([first, second]) = moments {
-            let expected = touched.len() * self.second_dim;
-            ensure!(first.len() == used && second.len() == expected, "embedding moments of another shape");
-            self.first[..used].copy_from_slice(first);
-            self.second[..second.len()].copy_from_slice(second);
-        }
         Ok(())
+    }
+
+    /// As [`RowTable::stored`], to be filled.
+    pub fn stored_mut(&mut self) -> [&mut [f32]; 3] {
+        let used = self.touched.len() * self.dim;
+        let second = self.touched.len() * self.second_dim;
+        [&mut self.values[..used], &mut self.first[..used], &mut self.second[..second]]
     }
 }
 
@@ -140,11 +138,13 @@ mod tests {
         let (mut a, mut b) = (table(0.5), table(0.5));
         let mut slots = Vec::new();
         a.touch(&[3, 1], &mut slots);
-        let [values, first, second] = a.stored();
-        b.restore(a.touched(), values, Some([first, second])).unwrap();
+        b.restore_touched(a.touched()).unwrap();
+        for (to, from) in b.stored_mut().into_iter().zip(a.stored()) {
+            to.copy_from_slice(from);
+        }
         assert_eq!(a.stored(), b.stored());
         b.touch(&[1], &mut slots);
         assert_eq!(slots, [1]);
-        assert!(b.restore(&[3, 3], values, None).is_err());
+        assert!(b.restore_touched(&[3, 3]).is_err());
     }
 }

@@ -1,18 +1,20 @@
 //! Row-sparse private gradients of an embedding table: built per task, multiplied on the rows two tasks share, and combined
 //! on the union of all tasks' rows. A table row that no task touched costs nothing anywhere.
 
+use anyhow::Result;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::adamw::Step;
 use super::embedding_bag::Bags;
 use super::simd::{add_scaled, dot};
+use crate::device::memory::{Buffer, Memory};
 
 /// One task's gradient: `rows` ascending, and their values.
 pub struct RowGradient {
     pub rows: Vec<u32>,
     /// (rows x dim), the first rows.len() * dim values are in use; sized once, by the plan.
-    pub values: Vec<f32>,
+    pub values: Buffer,
     dim: usize,
     /// (table row << 32 | example), sorted: where each row's gradient comes from.
     sources: Vec<u64>,
@@ -21,19 +23,18 @@ pub struct RowGradient {
 }
 
 impl RowGradient {
-    /// Room for `capacity` rows; pages are taken from the system when first written.
-    pub fn new(dim: usize, capacity: usize) -> Self {
-        Self {
+    /// Room for `capacity` rows.
+    pub fn new(memory: &mut Memory, name: &str, dim: usize, capacity: usize) -> Result<Self> {
+        let values = memory.buffer(name, capacity * dim)?;
+        memory.reserve(&format!("{name}: index"), (capacity * (4 + 8 + 4)) as u64)?;
+        let capacity = if memory.is_dry() { 0 } else { capacity };
+        Ok(Self {
             rows: Vec::with_capacity(capacity),
-            values: vec![0.0; capacity * dim],
+            values,
             dim,
             sources: Vec::with_capacity(capacity),
             starts: Vec::with_capacity(capacity + 1),
-        }
-    }
-
-    pub fn bytes(dim: usize, capacity: usize) -> u64 {
-        (capacity * (dim * 4 + 4 + 8 + 4)) as u64
+        })
     }
 
     pub fn row(&self, index: usize) -> &[f32] {
@@ -229,7 +230,8 @@ mod tests {
 
     /// Task 0 touches rows 1, 4; task 1 touches rows 4, 9.
     fn two_tasks() -> Vec<RowGradient> {
-        let mut gradients = vec![RowGradient::new(2, 4), RowGradient::new(2, 4)];
+        let mut memory = Memory::unlimited();
+        let mut gradients: Vec<RowGradient> = (0..2).map(|_| RowGradient::new(&mut memory, "rows", 2, 4).unwrap()).collect();
         let bags = Bags { offsets: vec![0, 2, 3], rows: vec![1, 4, 4], scales: vec![1.0, 2.0] };
         gradients[0].backward(&[1.0, 2.0, 3.0, 4.0], &bags, 0..2);
         let bags = Bags { offsets: vec![0, 2], rows: vec![4, 9], scales: vec![0.5] };

@@ -161,7 +161,7 @@ pub fn encoder_spec(config: &Config, input: Input) -> Result<EncoderSpec> {
         dropout: encoder.dropout,
     };
     ensure!(
-        !spec.residual || spec.inputs() == spec.hidden,
+        !spec.residual || spec.inputs() <= spec.hidden,
         "encoder.residual adds the layer's input to its output, but the input has {} columns and encoder.hidden is {}",
         spec.inputs(),
         spec.hidden

@@ -33,9 +33,9 @@ fn encoder(checker: &mut Checker) {
         let help = "`words`, a `vocab.txt` or a `tokenizer.json`";
         checker.error(&["encoder.tokenizer", "encoder.kind"], "is required: the bag encoder reads text", help);
     }
-    if encoder.residual && ![0, encoder.hidden].contains(&encoder.embedding_dim) {
-        let message =
-            format!("needs equal widths, but `embedding_dim` is {} and `hidden` is {}", encoder.embedding_dim, encoder.hidden);
+    if encoder.residual && encoder.embedding_dim > encoder.hidden {
+        let (dim, hidden) = (encoder.embedding_dim, encoder.hidden);
+        let message = format!("adds the input to the output, but `embedding_dim` is {dim} and `hidden` only {hidden}");
         checker.error(&["encoder.residual", "encoder.embedding_dim", "encoder.hidden", "encoder.kind"], message, "");
     }
 }
@@ -97,8 +97,8 @@ mod tests {
     }
 
     #[test]
-    fn a_residual_needs_equal_widths() {
-        let text = "[encoder]\nkind = \"bag\"\ntokenizer = \"words\"\nresidual = true\nhidden = 8\nembedding_dim = 4\n\
+    fn a_residual_needs_a_layer_as_wide_as_its_input() {
+        let text = "[encoder]\nkind = \"bag\"\ntokenizer = \"words\"\nresidual = true\nhidden = 8\nembedding_dim = 16\n\
                     [train]\nrounds = 1\n[tasks.a]\ntrain = \"main.toml\"\ntext = \"t\"\nlabel = \"y\"\n";
         assert_eq!(locations(&errors(text)), [(4, 12, "encoder.residual")]);
         let folder = Folder::new(&[("main.toml", text)]);

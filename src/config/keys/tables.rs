@@ -120,7 +120,12 @@ static ENCODER: Section = Section {
         ),
         key("hidden", Kind::Int(1, WIDTH), "768", "Width of what the heads see."),
         key("activation", Kind::one_of(&["none", "relu", "gelu", "tanh"]), "\"gelu\"", "Applied to the encoder's layer."),
-        key("residual", Kind::Bool, "false", "Adds the layer's input to its output; needs equal widths."),
+        key(
+            "residual",
+            Kind::Bool,
+            "false",
+            "Adds the layer's input to the first columns of its output; the input may not be wider than `hidden`.",
+        ),
         key(
             "dropout",
             Kind::Float(Bounds::UNIT_OPEN),

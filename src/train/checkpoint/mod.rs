@@ -1,0 +1,192 @@
+//! Checkpoints: written beside, synced, renamed, marked complete; checked by hash when read.
+//!
+//! A checkpoint folder holds `model.safetensors`, `optimizer.safetensors` (not in `best/`), `state.json` with the counters
+//! and the hashes of the other files, and last of all `COMPLETE` with the hash of `state.json`. A folder whose marker is
+//! missing or whose hashes differ does not count.
+
+mod tensors;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::data::cursor::Cursor;
+use crate::model::spec::HeadKind;
+use crate::train::round::Engine;
+
+pub use tensors::{embedding_rows, input_columns, read_tensors};
+use tensors::{model_tensors, optimizer_tensors, write_tensors};
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const MARKER: &str = "COMPLETE";
+const VERSION: u32 = 1;
+
+/// Everything a run remembers beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub version: u32,
+    /// The next round to run.
+    pub round: u64,
+    /// Rounds committed.
+    pub commits: u64,
+    /// Bad rounds in a row.
+    pub bad_rounds: u32,
+    /// Rounds not committed in all.
+    pub dropped_rounds: u64,
+    /// The evaluation due before the next round has not been done.
+    pub evaluation_due: bool,
+    pub best: Option<Best>,
+    pub evaluations_without_best: u32,
+    pub stopped_early: bool,
+    /// By task.
+    pub tasks: Vec<TaskState>,
+    pub method: String,
+    pub method_state: serde_json::Value,
+    /// blake3 of each file, in hex.
+    pub hashes: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub value: f64,
+    pub round: u64,
+}
+
+/// One task: what it is, and where it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskState {
+    pub name: String,
+    pub kind: HeadKind,
+    pub outputs: usize,
+    pub classes: Vec<String>,
+    /// Of the training and dev data, in hex.
+    pub data: String,
+    /// Rounds the task has taken part in.
+    pub taken: u64,
+    pub cursor: Cursor,
+}
+
+impl State {
+    pub fn version() -> u32 {
+        VERSION
+    }
+}
+
+/// Writes a checkpoint of `engine` as the folder `path`; whatever stood there stays until the new one is whole.
+pub fn write(path: &Path, engine: &Engine, state: &State, with_optimizer: bool) -> Result<()> {
+    let parent = path.parent().context("a checkpoint needs a parent folder")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let scratch = tempfile::Builder::new()
+        .prefix(".writing-")
+        .tempdir_in(parent)
+        .with_context(|| format!("cannot create a folder in {}", parent.display()))?;
+    let written = write_files(scratch.path(), engine, state, with_optimizer);
+    // The scratch folder removes itself if anything fails from here on.
+    written.with_context(|| format!("cannot write checkpoint {}; earlier checkpoints are untouched", path.display()))?;
+    let old = path.with_extension("old");
+    remove(&old)?;
+    if path.exists() {
+        fs::rename(path, &old).with_context(|| format!("cannot move {} away", path.display()))?;
+    }
+    fs::rename(scratch.keep(), path).with_context(|| format!("cannot rename a checkpoint to {}", path.display()))?;
+    sync_folder(parent)?;
+    let digest = hash(&path.join(STATE))?;
+    write_synced(&path.join(MARKER), digest.as_bytes())
+        .with_context(|| format!("cannot mark checkpoint {} complete; earlier checkpoints are untouched", path.display()))?;
+    sync_folder(path)?;
+    remove(&old)
+}
+
+fn write_files(folder: &Path, engine: &Engine, state: &State, with_optimizer: bool) -> Result<()> {
+    let mut state = state.clone();
+    write_tensors(&folder.join(MODEL), &model_tensors(engine)?)?;
+    state.hashes.insert(MODEL.into(), hash(&folder.join(MODEL))?);
+    if with_optimizer {
+        write_tensors(&folder.join(OPTIMIZER), &optimizer_tensors(engine)?)?;
+        state.hashes.insert(OPTIMIZER.into(), hash(&folder.join(OPTIMIZER))?);
+    }
+    write_synced(&folder.join(STATE), serde_json::to_string_pretty(&state)?.as_bytes())?;
+    sync_folder(folder)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        fs::write(path, bytes)?;
+        File::open(path)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path).and_then(|folder| folder.sync_all()).with_context(|| format!("cannot sync {}", path.display()))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn hash(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    // Read, not mapped: a mapped checkpoint would count as this process's memory.
+    let read = File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Reads a checkpoint's state and checks every file against its hash.
+pub fn read_state(path: &Path) -> Result<State> {
+    let marker = fs::read_to_string(path.join(MARKER));
+    let marker = marker.with_context(|| format!("{} is no complete checkpoint: it has no {MARKER}", path.display()))?;
+    let file = path.join(STATE);
+    ensure!(hash(&file)? == marker, "{} is damaged: its hash is not the one in {MARKER}", file.display());
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let state: State = serde_json::from_str(&text).with_context(|| format!("{} is not a state", file.display()))?;
+    ensure!(state.version == VERSION, "{} has version {}, this program reads {VERSION}", file.display(), state.version);
+    for (name, expected) in &state.hashes {
+        let file = path.join(name);
+        ensure!(hash(&file)? == *expected, "{} is damaged: its hash is not the one in {STATE}", file.display());
+    }
+    Ok(state)
+}
+
+/// Complete checkpoints of a run folder, newest first.
+pub fn list(checkpoints: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_round(path)).collect();
+    found.sort();
+    found.reverse();
+    found
+}
+
+fn is_round(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.strip_prefix("round-").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit())) && path.join(MARKER).is_file()
+}
+
+/// Removes complete checkpoints beyond the newest `keep`, and half-written ones a killed process left.
+pub fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
+    for path in list(checkpoints).into_iter().skip(keep) {
+        remove(&path)?;
+    }
+    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(".writing-") {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// `round-00000123`
+pub fn folder_name(round: u64) -> String {
+    format!("round-{round:08}")
+}

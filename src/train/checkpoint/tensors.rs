@@ -1,0 +1,157 @@
+//! The tensors of a checkpoint, to safetensors files and back, without a second copy in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use memmap2::Mmap;
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{Dtype, SafeTensors};
+
+use super::{MODEL, OPTIMIZER, State};
+use crate::model::spec::Param;
+use crate::train::round::Engine;
+
+pub(super) type Tensors<'a> = BTreeMap<String, TensorView<'a>>;
+
+pub(super) fn model_tensors(engine: &Engine) -> Result<Tensors<'_>> {
+    let mut tensors = Tensors::new();
+    let parameters = &engine.parameters;
+    dense(&mut tensors, "", &engine.network.table.shared, &parameters.shared.values)?;
+    dense(&mut tensors, "", &engine.network.table.heads, &parameters.heads.values)?;
+    if let Some(table) = &parameters.rows {
+        let touched = table.touched();
+        let rows = TensorView::new(Dtype::U32, vec![touched.len()], bytemuck::cast_slice(touched))?;
+        tensors.insert("embeddings.rows".into(), rows);
+        let values = TensorView::new(Dtype::F32, vec![touched.len(), table.dim()], bytemuck::cast_slice(table.stored()[0]))?;
+        tensors.insert("embeddings.values".into(), values);
+    }
+    Ok(tensors)
+}
+
+pub(super) fn optimizer_tensors(engine: &Engine) -> Result<Tensors<'_>> {
+    let mut tensors = Tensors::new();
+    let parameters = &engine.parameters;
+    let table = &engine.network.table;
+    for (params, group) in [(&table.shared, &parameters.shared), (&table.heads, &parameters.heads)] {
+        dense(&mut tensors, "first.", params, &group.first)?;
+        if !group.second.is_empty() {
+            dense(&mut tensors, "second.", params, &group.second)?;
+        }
+    }
+    if let Some(table) = &parameters.rows {
+        let [_, first, second] = table.stored();
+        for (name, moments) in [("first.embeddings.values", first), ("second.embeddings.values", second)] {
+            let width = if moments.is_empty() { 0 } else { moments.len() / table.touched().len() };
+            let view = TensorView::new(Dtype::F32, vec![table.touched().len(), width], bytemuck::cast_slice(moments))?;
+            tensors.insert(name.into(), view);
+        }
+    }
+    Ok(tensors)
+}
+
+fn dense<'a>(tensors: &mut Tensors<'a>, prefix: &str, params: &[Param], values: &'a [f32]) -> Result<()> {
+    for param in params {
+        let view = TensorView::new(Dtype::F32, param.shape.clone(), bytemuck::cast_slice(&values[param.range()]))?;
+        tensors.insert(format!("{prefix}{}", param.name), view);
+    }
+    Ok(())
+}
+
+pub(super) fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let file = path.display();
+    safetensors::serialize_to_file(tensors, Some(metadata), path).with_context(|| format!("cannot write {file}"))?;
+    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot write {file} to disk"))
+}
+
+/// Fills the engine with a checkpoint's tensors; with moments and method state where `resume` is set.
+pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: bool) -> Result<()> {
+    let model = TensorFile::open(path.join(MODEL))?;
+    let table = engine.network.table.clone();
+    model.read_dense("", &table.shared, &mut engine.parameters.shared.values)?;
+    model.read_dense("", &table.heads, &mut engine.parameters.heads.values)?;
+    if let Some(rows) = &mut engine.parameters.rows {
+        let mut touched = vec![0u32; model.shape("embeddings.rows")?[0]];
+        model.read("embeddings.rows", Dtype::U32, bytemuck::cast_slice_mut(&mut touched))?;
+        rows.restore_touched(&touched)?;
+        model.read("embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(rows.stored_mut()[0]))?;
+    }
+    if !resume {
+        return Ok(());
+    }
+    let optimizer = TensorFile::open(path.join(OPTIMIZER))?;
+    for (params, group) in [(&table.shared, &mut engine.parameters.shared), (&table.heads, &mut engine.parameters.heads)] {
+        optimizer.read_dense("first.", params, &mut group.first)?;
+        if !group.second.is_empty() {
+            optimizer.read_dense("second.", params, &mut group.second)?;
+        }
+    }
+    if let Some(rows) = &mut engine.parameters.rows {
+        let [_, first, second] = rows.stored_mut();
+        optimizer.read("first.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(first))?;
+        optimizer.read("second.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(second))?;
+    }
+    ensure!(state.method == engine.method.name(), "the checkpoint's surgery is {}, not {}", state.method, engine.method.name());
+    engine.method.restore(&state.method_state).map_err(anyhow::Error::msg)
+}
+
+/// Number of embedding rows a checkpoint holds; 0 without a table.
+pub fn embedding_rows(path: &Path) -> Result<usize> {
+    let file = TensorFile::open(path.join(MODEL))?;
+    Ok(file.metadata.info("embeddings.rows").map_or(0, |info| info.shape[0]))
+}
+
+/// Columns of the encoder's input in a checkpoint.
+pub fn input_columns(path: &Path) -> Result<usize> {
+    let file = TensorFile::open(path.join(MODEL))?;
+    file.shape("encoder.dense.weight")?.get(1).copied().context("encoder.dense.weight is no matrix")
+}
+
+/// A safetensors file whose tensors are read straight to where they belong.
+struct TensorFile {
+    file: File,
+    path: PathBuf,
+    metadata: Metadata,
+    /// First byte of the tensors.
+    start: u64,
+}
+
+impl TensorFile {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        // SAFETY: checkpoints are written once under another name and never changed in place; only the header is read here.
+        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?;
+        let header = SafeTensors::read_metadata(&map);
+        let (len, metadata) = header.with_context(|| format!("{} is not a safetensors file", path.display()))?;
+        Ok(Self { file, path, metadata, start: 8 + len as u64 })
+    }
+
+    fn shape(&self, name: &str) -> Result<&[usize]> {
+        let info = self.metadata.info(name);
+        Ok(&info.with_context(|| format!("{} has no tensor {name}", self.path.display()))?.shape)
+    }
+
+    fn read(&self, name: &str, dtype: Dtype, out: &mut [u8]) -> Result<()> {
+        let info = self.metadata.info(name).with_context(|| format!("{} has no tensor {name}", self.path.display()))?;
+        let (start, end) = info.data_offsets;
+        if info.dtype != dtype || end - start != out.len() {
+            let file = self.path.display();
+            bail!("{file}: tensor {name} is {:?} {:?}, the model wants {} bytes of {dtype:?}", info.dtype, info.shape, out.len());
+        }
+        let read = self.file.read_exact_at(out, self.start + start as u64);
+        read.with_context(|| format!("cannot read tensor {name} of {}", self.path.display()))
+    }
+
+    fn read_dense(&self, prefix: &str, params: &[Param], values: &mut [f32]) -> Result<()> {
+        for param in params {
+            let name = format!("{prefix}{}", param.name);
+            let shape = self.shape(&name)?;
+            ensure!(shape == param.shape, "tensor {name} is {shape:?} in the checkpoint, the model wants {:?}", param.shape);
+            self.read(&name, Dtype::F32, bytemuck::cast_slice_mut(&mut values[param.range()]))?;
+        }
+        Ok(())
+    }
+}
