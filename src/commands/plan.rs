@@ -47,6 +47,7 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
             "examples": task.train.len(),
             "micro_batches_per_round": plan.players[number].rate,
             "epochs": plan.passes(config, corpus, number),
+            "bytes": plan.task_bytes(number),
         })
     };
     Ok(json!({

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind};
 use crate::data::{Corpus, Inputs, Split, TokenStore, Tokenizer, bag};
-use crate::device::memory::Memory;
+use crate::device::memory::{Memory, human_bytes};
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
@@ -50,7 +50,34 @@ impl Plan {
             row_capacity,
         };
         let limits = limits(config, &spec, &players, bag_rows);
-        Ok(Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config) })
+        let plan = Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config) };
+        plan.check_task_budgets(corpus)?;
+        Ok(plan)
+    }
+
+    /// Bytes a task takes for itself: its row of J, and its head with gradient and moments.
+    pub fn task_bytes(&self, task: usize) -> u64 {
+        let head = self.spec.heads[task].outputs * (self.spec.encoder.hidden + 1);
+        let head_copies = if self.start.second_moment { 4 } else { 3 };
+        let inputs = self.spec.encoder.inputs();
+        let dense = (inputs + 1) * self.spec.encoder.hidden;
+        let rows = self.limits.bag_rows.get(task).map_or(0, |rows| rows * (4 * inputs + 16));
+        (4 * (dense + head_copies * head) + rows) as u64
+    }
+
+    fn check_task_budgets(&self, corpus: &Corpus) -> Result<()> {
+        for (number, task) in corpus.tasks.iter().enumerate() {
+            let (budget, needed) = (task.settings.memory, self.task_bytes(number));
+            ensure!(
+                budget == 0 || needed <= budget,
+                "tasks.{}.memory allows {}, but the task's row of J and its head need {}: lower train.micro_batch or \
+                 encoder.hidden, or raise the budget",
+                task.name,
+                human_bytes(budget),
+                human_bytes(needed)
+            );
+        }
+        Ok(())
     }
 
     /// Allocates everything the run needs.

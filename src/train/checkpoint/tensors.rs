@@ -63,8 +63,14 @@ fn dense<'a>(tensors: &mut Tensors<'a>, prefix: &str, params: &[Param], values: 
 pub(super) fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let file = path.display();
+    // The library makes files only their owner can read; results are as readable as any other file of the user.
+    let usual = File::create(path).and_then(|file| file.metadata()).with_context(|| format!("cannot create {file}"))?;
     safetensors::serialize_to_file(tensors, Some(metadata), path).with_context(|| format!("cannot write {file}"))?;
-    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot write {file} to disk"))
+    let sync = || {
+        std::fs::set_permissions(path, usual.permissions())?;
+        File::open(path)?.sync_all()
+    };
+    sync().with_context(|| format!("cannot write {file} to disk"))
 }
 
 /// Fills the engine with a checkpoint's tensors; with moments and method state where `resume` is set.
