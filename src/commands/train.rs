@@ -14,6 +14,7 @@ use crate::failure::INTERRUPTED;
 use crate::observe::Observer;
 use crate::observe::console::Console;
 use crate::observe::metrics_file::MetricsFile;
+use crate::observe::tensorboard::TensorBoard;
 use crate::train::checkpoint;
 use crate::train::plan::Plan;
 use crate::train::run::{End, Run};
@@ -34,7 +35,7 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     // Last: a folder with a configuration is a run that can be resumed.
     write(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));
-    let observer = Observer::new(console, MetricsFile::create(&folder.metrics())?);
+    let observer = Observer::new(console, MetricsFile::create(&folder.metrics())?, TensorBoard::create(folder.path())?);
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
     finish(&mut run, config.eval.test)
@@ -51,7 +52,8 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     let plan = Plan::new(&config, &corpus)?;
     let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
     console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));
-    let observer = Observer::new(console, MetricsFile::resume(&folder.metrics(), done, due)?);
+    let observer =
+        Observer::new(console, MetricsFile::resume(&folder.metrics(), done, due)?, TensorBoard::create(folder.path())?);
     checkpoint::prune(&folder.checkpoints(), usize::MAX)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;

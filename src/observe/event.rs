@@ -68,6 +68,18 @@ pub struct RoundEvent<'a> {
 }
 
 impl Event<'_> {
+    pub fn round(&self) -> u64 {
+        match self {
+            Event::Round(event) => event.round,
+            Event::Start { round, .. }
+            | Event::Conflict { round, .. }
+            | Event::Anomaly { round, .. }
+            | Event::Evaluation { round, .. }
+            | Event::Checkpoint { round, .. }
+            | Event::End { round, .. } => *round,
+        }
+    }
+
     pub fn json(&self) -> Value {
         let (kind, mut value) = match self {
             Event::Start { round, rounds, tasks, device, threads, bytes } => (

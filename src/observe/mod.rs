@@ -1,28 +1,32 @@
-//! What a run tells: events to metrics.jsonl, progress to the terminal, debug messages to stderr.
+//! What a run tells: events to metrics.jsonl and TensorBoard, progress to the terminal, debug messages to stderr.
 
 pub mod console;
 pub mod event;
 pub mod metrics_file;
+pub mod tensorboard;
 
 use anyhow::Result;
 
 use console::Console;
 use event::Event;
 use metrics_file::MetricsFile;
+use tensorboard::TensorBoard;
 
 /// Passes each event to everything that listens.
 pub struct Observer {
     pub console: Console,
     metrics: MetricsFile,
+    tensorboard: TensorBoard,
 }
 
 impl Observer {
-    pub fn new(console: Console, metrics: MetricsFile) -> Self {
-        Self { console, metrics }
+    pub fn new(console: Console, metrics: MetricsFile, tensorboard: TensorBoard) -> Self {
+        Self { console, metrics, tensorboard }
     }
 
     pub fn emit(&mut self, event: &Event) -> Result<()> {
         self.console.show(event);
+        self.tensorboard.write(event)?;
         self.metrics.write(event)
     }
 }

@@ -124,7 +124,8 @@ mod tests {
     /// Rows of y = x w^T: alone, in any group, on one thread or many, the same bytes.
     #[test]
     fn a_row_does_not_depend_on_its_neighbours_or_threads() {
-        for (k, n) in [(768, 768), (100, 768), (768, 96), (2048, 64), (768, 8), (30, 17), (600, 130), (768, 1), (64, 2), (700, 3)] {
+        for (k, n) in [(768, 768), (100, 768), (768, 96), (2048, 64), (768, 8), (30, 17), (600, 130), (768, 1), (64, 2), (700, 3)]
+        {
             let rows = 301;
             let (x, w) = (noise(rows * k, 2), noise(n * k, 3));
             let weight = || View::new(&w, n, k).transposed();
