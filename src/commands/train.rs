@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::config;
 use crate::data::{Corpus, SplitName};
@@ -47,7 +47,16 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     use_stored_tokenizer(&mut config, &folder.tokenizer());
     set_threads(config.run.threads)?;
     let console = Console::new();
+    checkpoint::recover(folder.path())?;
+    checkpoint::recover(&folder.checkpoints())?;
     let newest = newest_whole(&folder.checkpoints(), &mut |warning| console.say(&format!("warning: {warning}")))?;
+    let all = checkpoint::list(&folder.checkpoints()).len();
+    // Training again from the start would be silent loss of all that was done; whoever wants that can say so.
+    ensure!(
+        newest.is_some() || all == 0,
+        "none of the {all} checkpoints in {} is whole: restore one from a copy, or remove them to train from the start",
+        folder.checkpoints().display()
+    );
     let corpus = load_corpus(&mut config, &console)?;
     let plan = Plan::new(&config, &corpus)?;
     let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
@@ -99,6 +108,9 @@ fn store_tokenizer(corpus: &Corpus, folder: &RunFolder) -> Result<()> {
     }
 }
 
+/// Writes beside and renames: a kill leaves the whole file or none.
 fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    let scratch = path.with_extension("new");
+    let written = std::fs::write(&scratch, text).and_then(|()| std::fs::rename(&scratch, path));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }

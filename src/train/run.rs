@@ -10,6 +10,7 @@ use crate::data::cursor::{Cursor, ExampleStream};
 use crate::data::{Corpus, SplitName};
 use crate::device::Device;
 use crate::device::memory::{Memory, peak_resident};
+use crate::failure::Stopped;
 use crate::observe::Observer;
 use crate::observe::event::{Event, RoundEvent};
 use crate::schedule::deal::{all_done, deal};
@@ -37,6 +38,8 @@ pub struct Run<'a> {
     objective: Objective,
     started: Instant,
     bytes: u64,
+    /// Something happened since the newest checkpoint.
+    unsaved: bool,
 }
 
 /// How a run ended.
@@ -74,6 +77,7 @@ impl<'a> Run<'a> {
             objective,
             started,
             bytes: memory.used(),
+            unsaved: true,
         };
         run.open_streams();
         Ok(run)
@@ -81,17 +85,11 @@ impl<'a> Run<'a> {
 
     /// Goes back to where a checkpoint stands.
     pub fn restore(&mut self, path: &std::path::Path, state: State) -> Result<()> {
-        for (ours, theirs) in self.state.tasks.iter().zip(&state.tasks) {
-            anyhow::ensure!(
-                ours.name == theirs.name && ours.data == theirs.data,
-                "the data of task {} is not what the run started with; restore the files, or start a new run",
-                theirs.name
-            );
-        }
-        anyhow::ensure!(self.state.tasks.len() == state.tasks.len(), "the run had {} tasks", state.tasks.len());
+        same_data(&self.state.tasks, &state.tasks)?;
         checkpoint::read_tensors(path, &mut self.engine, &state, true)
             .with_context(|| format!("cannot resume from {}", path.display()))?;
         self.state = state;
+        self.unsaved = false;
         self.open_streams();
         Ok(())
     }
@@ -104,8 +102,16 @@ impl<'a> Run<'a> {
             .collect();
     }
 
-    /// Trains to the end, to an early stop, or to an interruption.
+    /// Trains to the end, to an early stop, or to an interruption. Configuration and data are known to be good by now, so
+    /// that every error is a [`Stopped`].
     pub fn run(&mut self) -> Result<End> {
+        self.train().map_err(|error| {
+            let known = error.chain().any(|cause| cause.is::<Stopped>());
+            if known { error } else { Stopped(format!("{error:#}")).into() }
+        })
+    }
+
+    fn train(&mut self) -> Result<End> {
         self.announce()?;
         let end = loop {
             if self.state.evaluation_due && !self.evaluate_dev()? {
@@ -123,7 +129,9 @@ impl<'a> Run<'a> {
             }
             self.round()?;
         };
-        self.checkpoint()?;
+        if self.unsaved {
+            self.checkpoint()?;
+        }
         let reason = match end {
             End::Finished => "finished",
             End::StoppedEarly => "stopped early: no better evaluation within best.patience",
@@ -176,6 +184,7 @@ impl<'a> Run<'a> {
             self.state.tasks[share.task].taken += 1;
         }
         self.state.round += 1;
+        self.unsaved = true;
         let due = interval(&self.config.eval.every, self.plan.rounds_per_epoch);
         self.state.evaluation_due = self.is_finished() || due.is_some_and(|every| self.state.round.is_multiple_of(every));
         Ok(())
@@ -250,6 +259,7 @@ impl<'a> Run<'a> {
         let scores = evaluate(&mut self.engine, self.corpus, SplitName::Dev, self.config.eval.batch, self.stop);
         let Some(scores) = scores else { return Ok(false) };
         self.state.evaluation_due = false;
+        self.unsaved = true;
         if scores.tasks.is_empty() {
             return Ok(true);
         }
@@ -278,7 +288,8 @@ impl<'a> Run<'a> {
     fn checkpoint_if_due(&mut self) -> Result<()> {
         let due = interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch);
         let round = self.state.round;
-        if round > 0 && due.is_some_and(|every| round.is_multiple_of(every)) { self.checkpoint() } else { Ok(()) }
+        let due = round > 0 && due.is_some_and(|every| round.is_multiple_of(every));
+        if due && self.unsaved { self.checkpoint() } else { Ok(()) }
     }
 
     fn checkpoint(&mut self) -> Result<()> {
@@ -286,14 +297,28 @@ impl<'a> Run<'a> {
         let checkpoints = self.folder.checkpoints();
         let path = checkpoints.join(checkpoint::folder_name(self.state.round));
         self.state.method_state = self.engine.method.state();
-        checkpoint::write(&path, &self.engine, &self.state, true).map_err(|error| {
-            // Not the user's input: the disk is full or gone.
-            anyhow::Error::new(crate::failure::Stopped(format!("{error:#}")))
-        })?;
+        checkpoint::write(&path, &self.engine, &self.state, true)?;
+        self.unsaved = false;
         checkpoint::prune(&checkpoints, self.config.checkpoint.keep)?;
         let seconds = clock.elapsed().as_secs_f64();
         self.observer.emit(&Event::Checkpoint { round: self.state.round, path: &path.display().to_string(), seconds })
     }
+}
+
+/// A checkpoint continues only over the data it was made from.
+fn same_data(ours: &[TaskState], theirs: &[TaskState]) -> Result<()> {
+    let names = |tasks: &[TaskState]| tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>().join(", ");
+    let advice = "restore the files, or start a new run";
+    anyhow::ensure!(
+        ours.iter().map(|task| &task.name).eq(theirs.iter().map(|task| &task.name)),
+        "the data now has the tasks {}, the run started with {}; {advice}",
+        names(ours),
+        names(theirs)
+    );
+    let changed: Vec<&str> =
+        ours.iter().zip(theirs).filter(|(a, b)| a.data != b.data).map(|(task, _)| task.name.as_str()).collect();
+    anyhow::ensure!(changed.is_empty(), "the data of {} is not what the run started with; {advice}", changed.join(", "));
+    Ok(())
 }
 
 fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {

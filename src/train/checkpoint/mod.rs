@@ -24,6 +24,8 @@ const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MARKER: &str = "COMPLETE";
+/// Extension of a checkpoint while its replacement is put in place.
+const REPLACED: &str = "old";
 const VERSION: u32 = 1;
 
 /// Everything a run remembers beside its tensors.
@@ -88,7 +90,7 @@ pub fn write(path: &Path, engine: &Engine, state: &State, with_optimizer: bool) 
     let written = write_files(scratch.path(), engine, state, with_optimizer);
     // The scratch folder removes itself if anything fails from here on.
     written.with_context(|| format!("cannot write checkpoint {}; earlier checkpoints are untouched", path.display()))?;
-    let old = path.with_extension("old");
+    let old = path.with_extension(REPLACED);
     remove(&old)?;
     if path.exists() {
         fs::rename(path, &old).with_context(|| format!("cannot move {} away", path.display()))?;
@@ -104,6 +106,8 @@ pub fn write(path: &Path, engine: &Engine, state: &State, with_optimizer: bool) 
 
 fn write_files(folder: &Path, engine: &Engine, state: &State, with_optimizer: bool) -> Result<()> {
     let mut state = state.clone();
+    // A restored state still knows the files it came from.
+    state.hashes.clear();
     write_tensors(&folder.join(MODEL), &model_tensors(engine)?)?;
     state.hashes.insert(MODEL.into(), hash(&folder.join(MODEL))?);
     if with_optimizer {
@@ -169,6 +173,21 @@ pub fn list(checkpoints: &Path) -> Vec<PathBuf> {
 fn is_round(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.strip_prefix("round-").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit())) && path.join(MARKER).is_file()
+}
+
+/// Undoes a replacement that a kill cut short: where the new checkpoint is not complete, the one it was to replace comes back.
+pub fn recover(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for old in entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == REPLACED)) {
+        let path = old.with_extension("");
+        if path.join(MARKER).is_file() {
+            remove(&old)?;
+        } else {
+            remove(&path)?;
+            fs::rename(&old, &path).with_context(|| format!("cannot bring back {}", path.display()))?;
+        }
+    }
+    sync_folder(folder)
 }
 
 /// Removes complete checkpoints beyond the newest `keep`, and half-written ones a killed process left.
