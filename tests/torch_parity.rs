@@ -55,7 +55,7 @@ fn engine(case: &Value) -> Engine {
 }
 
 fn batch(case: &Value) -> Batch {
-    let mut batch = Batch { groups: vec![0..3], features: flat(&case["x"]), ..Batch::default() };
+    let mut batch = Batch { groups: std::iter::once(0..3).collect(), features: flat(&case["x"]), ..Batch::default() };
     for task in 0..3 {
         let values = flat(&case["y"][task]);
         let targets = match task {

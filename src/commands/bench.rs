@@ -84,7 +84,7 @@ fn rates(round: u64) -> Rates {
 
 /// Normal features or Zipf-like n-grams, and random labels.
 fn batch(options: &BenchStep, round: u32) -> Batch {
-    let mut batch = Batch { groups: vec![0..options.tasks], ..Batch::default() };
+    let mut batch = Batch { groups: std::iter::once(0..options.tasks).collect(), ..Batch::default() };
     batch.bags.clear();
     for task in 0..options.tasks {
         let start = batch.keys.len();

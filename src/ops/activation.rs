@@ -103,6 +103,7 @@ pub fn exp(x: f32) -> f32 {
 /// tabulated in Press et al., Numerical Recipes, section 6.2).
 #[inline(always)]
 fn normal_cdf(x: f32) -> f32 {
+    #[allow(clippy::excessive_precision, reason = "the coefficients as published")]
     const FIT: [f32; 10] = [
         0.170_872_77,
         -0.822_152_23,
