@@ -17,7 +17,7 @@ use crate::observe::metrics_file::MetricsFile;
 use crate::observe::tensorboard::TensorBoard;
 use crate::train::checkpoint;
 use crate::train::plan::Plan;
-use crate::train::run::{End, Run};
+use crate::train::run::{End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
 use crate::train::session::{load_corpus, set_threads, use_stored_tokenizer};
 
@@ -30,6 +30,8 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     let console = Console::new();
     let corpus = load_corpus(&mut config, &console)?;
     let plan = Plan::new(&config, &corpus)?;
+    // Before there is a run folder: a refused run leaves none behind.
+    plan.check_budget(&config)?;
     let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
     store_tokenizer(&corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
@@ -58,6 +60,9 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
         folder.checkpoints().display()
     );
     let corpus = load_corpus(&mut config, &console)?;
+    if let Some((_, state)) = &newest {
+        check_data(&corpus, state)?;
+    }
     let plan = Plan::new(&config, &corpus)?;
     let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
     console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));

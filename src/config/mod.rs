@@ -74,10 +74,17 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Resolved, Errors> {
     }
 }
 
-/// A configuration that [`Resolved::to_toml`] wrote, as it stands: nothing is checked, so its data files may be gone.
+/// A configuration that [`Resolved::to_toml`] wrote. Keys that were out of use were left out and are completed again, but
+/// nothing is held against the files it names, so they may be gone.
 pub fn load_stored(path: &Path) -> anyhow::Result<Config> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("{} is not a stored configuration", path.display()))
+    let source::Gathered { mut tree, mut errors, .. } = source::gather(path, &[]);
+    errors.extend(shape::check(&mut tree, &keys::ROOT));
+    errors.extend(defaults::complete(&mut tree));
+    if !errors.is_empty() {
+        return Err(Errors::new(errors).into());
+    }
+    paths::resolve(&mut tree, path);
+    tree.to_toml().try_into().with_context(|| format!("{} is not a stored configuration", path.display()))
 }
 
 impl Resolved {

@@ -59,9 +59,9 @@ impl Memory {
         Self { dry: false, budget, used: 0, buffers: Vec::new() }
     }
 
-    /// Adds up what a run would allocate and allocates nothing.
-    pub fn plan() -> Self {
-        Self { dry: true, ..Self::new(0) }
+    /// Adds up what a run would allocate within `budget` (0: no limit) and allocates nothing.
+    pub fn plan(budget: u64) -> Self {
+        Self { dry: true, ..Self::new(budget) }
     }
 
     pub fn is_dry(&self) -> bool {

@@ -91,9 +91,14 @@ impl Plan {
 
     /// Buffers of the run and their bytes, without allocating them.
     pub fn buffers(&self, config: &Config) -> Result<Vec<(String, u64)>> {
-        let mut memory = Memory::plan();
+        let mut memory = Memory::plan(0);
         self.engine(config, &mut memory)?;
         Ok(memory.buffers().to_vec())
+    }
+
+    /// An error that names the buffer with which the run would exceed `memory.device`.
+    pub fn check_budget(&self, config: &Config) -> Result<()> {
+        self.engine(config, &mut Memory::plan(config.memory.device)).map(|_| ())
     }
 
     /// Passes over a task's data in the whole run, if it is present throughout.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::config::{Config, Objective};
 use crate::data::cursor::{Cursor, ExampleStream};
-use crate::data::{Corpus, SplitName};
+use crate::data::{Corpus, SplitName, TaskData};
 use crate::device::Device;
 use crate::device::memory::{Memory, peak_resident};
 use crate::failure::Stopped;
@@ -83,9 +83,8 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// Goes back to where a checkpoint stands.
+    /// Goes back to where a checkpoint stands; [`check_data`] has to hold.
     pub fn restore(&mut self, path: &std::path::Path, state: State) -> Result<()> {
-        same_data(&self.state.tasks, &state.tasks)?;
         checkpoint::read_tensors(path, &mut self.engine, &state, true)
             .with_context(|| format!("cannot resume from {}", path.display()))?;
         self.state = state;
@@ -306,28 +305,34 @@ impl<'a> Run<'a> {
 }
 
 /// A checkpoint continues only over the data it was made from.
-fn same_data(ours: &[TaskState], theirs: &[TaskState]) -> Result<()> {
-    let names = |tasks: &[TaskState]| tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>().join(", ");
+pub fn check_data(corpus: &Corpus, state: &State) -> Result<()> {
     let advice = "restore the files, or start a new run";
+    let ours: Vec<&str> = corpus.tasks.iter().map(|task| task.name.as_str()).collect();
+    let theirs: Vec<&str> = state.tasks.iter().map(|task| task.name.as_str()).collect();
     anyhow::ensure!(
-        ours.iter().map(|task| &task.name).eq(theirs.iter().map(|task| &task.name)),
+        ours == theirs,
         "the data now has the tasks {}, the run started with {}; {advice}",
-        names(ours),
-        names(theirs)
+        ours.join(", "),
+        theirs.join(", ")
     );
+    let pairs = corpus.tasks.iter().zip(&state.tasks);
     let changed: Vec<&str> =
-        ours.iter().zip(theirs).filter(|(a, b)| a.data != b.data).map(|(task, _)| task.name.as_str()).collect();
+        pairs.filter(|(task, state)| fingerprint(task) != state.data).map(|(task, _)| task.name.as_str()).collect();
     anyhow::ensure!(changed.is_empty(), "the data of {} is not what the run started with; {advice}", changed.join(", "));
     Ok(())
 }
 
+fn fingerprint(task: &TaskData) -> String {
+    blake3::Hash::from_bytes(task.fingerprint).to_hex().to_string()
+}
+
 fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
-    let task = |task: &crate::data::TaskData| TaskState {
+    let task = |task: &TaskData| TaskState {
         name: task.name.clone(),
         kind: head_kind(task.settings.head),
         outputs: task.outputs,
         classes: task.classes.clone(),
-        data: blake3::Hash::from_bytes(task.fingerprint).to_hex().to_string(),
+        data: fingerprint(task),
         taken: 0,
         cursor: Cursor::default(),
     };

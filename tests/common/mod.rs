@@ -111,7 +111,7 @@ impl Outcome {
     pub fn failed(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "stderr:\n{}", self.err);
         assert_eq!(self.out, "", "stdout holds results only");
-        assert_eq!(self.err.matches("error: ").count(), 1, "one message:\n{}", self.err);
+        assert_eq!(self.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "one message:\n{}", self.err);
         assert!(!self.err.contains("panicked"), "{}", self.err);
         self.says(parts)
     }

@@ -1,0 +1,194 @@
+//! What each command prints: results on stdout, everything else on stderr.
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use common::{Place, metrics, outcome, run, taskloom};
+use serde_json::Value;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary folders have plain names")
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default()
+}
+
+#[test]
+fn check() {
+    let place = Place::new();
+    let config = place.bag();
+    let quiet = run(&["check", text(&config)]).ok();
+    assert_eq!(quiet.out, "", "no results");
+    assert!(quiet.err.contains("no errors"), "{}", quiet.err);
+    let printed = run(&["check", text(&config), "--print", "--set", "optimizer.lr=0.25"]).ok().out;
+    for expected in ["lr = 0.25", "--set", "bag.toml:", "default"] {
+        assert!(printed.contains(expected), "no `{expected}` in\n{printed}");
+    }
+    // What is printed is a configuration again, and means the same.
+    let again = place.write("printed.toml", &printed);
+    let twice = run(&["check", text(&again), "--print"]).ok().out;
+    let values = |text: &str| -> Vec<String> {
+        text.lines()
+            .map(|line| line.split(" #").next().unwrap_or_default().trim_end().to_owned())
+            .filter(|line| !line.is_empty())
+            .collect()
+    };
+    assert_eq!(values(&printed), values(&twice));
+}
+
+#[test]
+fn plan_counts_what_training_takes() {
+    let place = Place::new();
+    for config in [place.bag(), place.linear(), place.synthetic()] {
+        let plan = run(&["plan", text(&config), "--json"]).ok().json();
+        let buffers = plan["buffers"].as_array().expect("a list of buffers");
+        let sum: u64 = buffers.iter().filter_map(|buffer| buffer["bytes"].as_u64()).sum();
+        assert_eq!(Some(sum), plan["total_bytes"].as_u64());
+        let run_folder = place.train(&config, &[]);
+        let lines = metrics(&run_folder);
+        assert_eq!(lines[0]["kind"], "start");
+        assert_eq!(lines[0]["bytes"], plan["total_bytes"], "planned and taken bytes of {}", config.display());
+        assert_eq!(lines[0]["rounds"], plan["rounds"]);
+        assert_eq!(lines.iter().filter(|line| line["kind"] == "round").count() as u64, plan["rounds"].as_u64().unwrap_or(0));
+        // A budget of exactly this size is enough, one byte less is not.
+        let enough = format!("memory.device={sum}");
+        place.train(&config, &[&enough, "train.rounds=2"]);
+        let short = format!("memory.device={}", sum - 1);
+        place.outcome_of_training(&config, &[&short], &place.path("short")).failed(2, &["memory.device allows"]);
+        let table = run(&["plan", text(&config)]).ok().out;
+        assert!(table.contains("rounds") && table.contains("bytes"), "{table}");
+    }
+}
+
+#[test]
+fn eval() {
+    let place = Place::new();
+    for config in [place.bag(), place.linear()] {
+        let run_folder = place.train(&config, &[]);
+        for split in ["dev", "test"] {
+            let scores = run(&["eval", text(&run_folder), "--split", split, "--json"]).ok().json();
+            assert_eq!(keys(&scores), ["mean_primary", "slices", "split", "tasks"]);
+            assert_eq!(scores["split"], split);
+            assert_eq!(keys(&scores["tasks"]), ["flags", "numbers", "topic"]);
+            let mut primary = [0.0, 0.0];
+            for (task, metric) in [("flags", "f1"), ("numbers", "pearson"), ("topic", "accuracy")] {
+                let own = &scores["tasks"][task];
+                let first = if own[metric].is_number() { metric } else { keys(own)[0] };
+                let slice = &own["slices"]["seen"];
+                for part in [own, slice] {
+                    assert!(part["loss"].as_f64().is_some_and(f64::is_finite), "{task}: {part}");
+                    assert!(part[first].is_number(), "{task}: {part}");
+                }
+                let counts = [own, slice].map(|part| part["examples"].as_u64().unwrap_or(0));
+                assert!(counts[0] > counts[1] && counts[1] > 0, "{task}: {counts:?}");
+                primary[0] += own[first].as_f64().unwrap_or(f64::NAN) / 3.0;
+                primary[1] += slice[first].as_f64().unwrap_or(f64::NAN) / 3.0;
+            }
+            for (ours, theirs) in primary.iter().zip([&scores["mean_primary"], &scores["slices"]["seen"]["mean_primary"]]) {
+                assert!(theirs.as_f64().is_some_and(|theirs| (theirs - ours).abs() < 1e-9), "{ours} against {theirs}");
+            }
+        }
+        // The best checkpoint's dev scores are those the run reported, to the bit.
+        let best = metrics(&run_folder).into_iter().rfind(|line| line["kind"] == "eval" && line["best"] == true);
+        let dev = run(&["eval", text(&run_folder), "--json"]).ok().json();
+        assert_eq!(best.expect("a best evaluation")["tasks"], dev["tasks"]);
+        let newest = common::checkpoints(&run_folder).pop().expect("a checkpoint");
+        run(&["eval", text(&newest), "--json"]).ok().json();
+        let table = run(&["eval", text(&run_folder)]).ok().out;
+        assert!(table.contains("mean primary"), "{table}");
+    }
+    let run_folder = place.train(&place.synthetic(), &["train.rounds=2", "synthetic.test=0"]);
+    run(&["eval", text(&run_folder), "--split", "test"]).failed(2, &["no task has a test split"]);
+}
+
+fn predict(run_folder: &Path, task: &str, lines: &str) -> common::Outcome {
+    let mut child =
+        taskloom().arg("predict").arg(run_folder).args(["--task", task]).stdin(Stdio::piped()).spawn().expect("starts");
+    child.stdin.take().expect("stdin is a pipe").write_all(lines.as_bytes()).expect("the program reads");
+    outcome(child.wait_with_output())
+}
+
+fn answers(run_folder: &Path, task: &str, lines: &str) -> Vec<Value> {
+    let printed = predict(run_folder, task, lines).ok().out;
+    printed.lines().map(|line| serde_json::from_str(line).expect("one JSON document a line")).collect()
+}
+
+#[test]
+fn predict_texts_and_features() {
+    let place = Place::new();
+    let features = "[1.2, 0, 1, 0.5, 0, 0, 1, 0]";
+    for (config, input) in [(place.bag(), "good old red"), (place.linear(), features)] {
+        let run_folder = place.train(&config, &[]);
+        // Texts need no data any more.
+        std::fs::remove_file(place.path("table.tsv")).expect("can remove");
+        let one = run(&["predict", text(&run_folder), "--task", "topic", "--text", input]).ok().json();
+        assert_eq!(keys(&one["probabilities"]), ["arts", "maths", "sport"]);
+        let sum: f64 = one["probabilities"].as_object().into_iter().flatten().filter_map(|(_, p)| p.as_f64()).sum();
+        assert!((sum - 1.0).abs() < 1e-6 && one["label"].is_string(), "{one}");
+        let several = answers(&run_folder, "topic", &format!("{input}\n{input}\n"));
+        assert_eq!(several, [one.clone(), one]);
+        let numbers = answers(&run_folder, "numbers", &format!("{input}\n"));
+        assert_eq!(numbers[0]["values"].as_array().map(Vec::len), Some(2), "{numbers:?}");
+        let flags = answers(&run_folder, "flags", &format!("{input}\n"));
+        assert!(flags[0]["labels"].is_array(), "{flags:?}");
+        assert_eq!(keys(&flags[0]["probabilities"]), ["cold", "loud", "red"]);
+        let unknown = run(&["predict", text(&run_folder), "--task", "tpoic", "--text", input]);
+        unknown.failed(2, &["no task \"tpoic\"", "flags, numbers, topic"]);
+        place.bag();
+    }
+    let run_folder = place.train(&place.linear(), &[]);
+    for (bad, part) in [("good", "JSON list"), ("[1, 2]", "found 2 features, the model takes 8")] {
+        let refused = predict(&run_folder, "topic", &format!("{features}\n{bad}\n"));
+        assert_eq!(refused.code, Some(2));
+        assert_eq!(refused.out.lines().count(), 1, "the good line is answered");
+        refused.says(&["stdin, line 2", part]);
+    }
+}
+
+#[test]
+fn bench_step() {
+    for encoder in ["linear", "bag"] {
+        let words = [
+            "bench",
+            "step",
+            "--encoder",
+            encoder,
+            "--tasks",
+            "2",
+            "--batch",
+            "4",
+            "--runs",
+            "3",
+            "--method",
+            "pcgrad",
+            "--json",
+        ];
+        let line = run(&words).ok().json();
+        assert_eq!((line["name"].as_str(), line["encoder"].as_str()), (Some("step"), Some(encoder)));
+        for key in ["tasks", "batch", "ms", "ms_p10", "ms_p90", "runs", "examples_per_second", "peak_bytes"] {
+            assert!(line[key].as_f64().is_some_and(|value| value > 0.0), "{key} of {line}");
+        }
+        assert_eq!(keys(&line["parts"]), ["forward_backward", "gram", "other", "solve", "update"]);
+        assert_eq!(line["runs"], 3);
+    }
+    run(&["bench", "step", "--method", "pcgard", "--json"]).failed(2, &["--method", "pcgard"]);
+}
+
+#[test]
+fn version_says_what_was_built_in() {
+    let version = run(&["--version"]).ok().out;
+    assert!(version.starts_with(&format!("taskloom {} (cuda: ", env!("CARGO_PKG_VERSION"))), "{version}");
+}
+
+#[test]
+fn training_prints_scores_on_stdout_and_progress_on_stderr() {
+    let place = Place::new();
+    let trained = place.outcome_of_training(&place.bag(), &["eval.test=true"], &place.path("run")).ok();
+    assert!(trained.out.starts_with("dev\n") && trained.out.contains("\ntest\n"), "{}", trained.out);
+    assert!(trained.err.contains("run folder") && trained.err.contains("round"), "{}", trained.err);
+    assert!(!trained.err.contains('\r') && !trained.err.contains('\u{1b}'), "no bars without a terminal");
+}
