@@ -1,6 +1,7 @@
 //! Matrix products through the `gemm` crate, shaped so that a row's result does not depend on the rows around it.
 
 use gemm::Parallelism;
+use rayon::prelude::*;
 
 /// A matrix seen through element strides.
 #[derive(Clone, Copy)]
@@ -47,15 +48,24 @@ pub fn matmul_single(out: &mut [f32], a: View, b: View, write: Write) {
 /// The crate takes other paths, which add in another order, for one row, for outputs of up to 16 x 16 values, and (from
 /// k = 513 on) for up to 64 x 64; few rows are therefore computed among zero rows.
 pub fn matmul_rows(out: &mut [f32], a: View, b: View) {
-    let enough = (256 / b.columns.max(1) + 1).max(if b.columns <= 64 { 65 } else { 2 });
-    if a.rows >= enough {
-        return matmul(out, a, b, Write::Replace);
-    }
     assert!(a.column_stride == 1 && a.row_stride == a.columns, "matmul_rows wants dense rows");
+    let enough = (256 / b.columns.max(1) + 1).max(if b.columns <= 64 { 65 } else { 2 });
+    // Rows do not depend on each other, so threads take stretches of them: less waiting than inside one product.
+    let stretch = a.rows.div_ceil(4 * rayon::current_num_threads()).max(enough).next_multiple_of(8);
+    let outs = out[..a.rows * b.columns].par_chunks_mut(stretch * b.columns);
+    outs.zip(a.data[..a.rows * a.columns].par_chunks(stretch * a.columns)).with_max_len(1).for_each(|(out, data)| {
+        few_rows(out, View::new(data, data.len() / a.columns, a.columns), b, enough);
+    });
+}
+
+fn few_rows(out: &mut [f32], a: View, b: View, enough: usize) {
+    if a.rows >= enough {
+        return matmul_single(out, a, b, Write::Replace);
+    }
     let mut padded = vec![0.0; enough * a.columns];
     padded[..a.rows * a.columns].copy_from_slice(&a.data[..a.rows * a.columns]);
     let mut wide = vec![0.0; enough * b.columns];
-    matmul(&mut wide, View::new(&padded, enough, a.columns), b, Write::Replace);
+    matmul_single(&mut wide, View::new(&padded, enough, a.columns), b, Write::Replace);
     out[..a.rows * b.columns].copy_from_slice(&wide[..a.rows * b.columns]);
 }
 
