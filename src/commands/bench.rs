@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Result, anyhow, bail};
+use serde_json::{Map, Value, json};
 
 use crate::cli::{BenchEncoder, BenchStep};
 use crate::device::memory::{Memory, peak_resident};
@@ -14,7 +14,7 @@ use crate::ops::activation::Activation;
 use crate::ops::adamw::Rule;
 use crate::ops::dropout::RowKey;
 use crate::ops::philox::{Keyed, Stream};
-use crate::surgery::registry;
+use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
 use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Stages};
 
@@ -64,7 +64,7 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let encoder = EncoderSpec { input, hidden: HIDDEN, activation, residual: false, dropout: 0.0 };
     let head = |task| HeadSpec { task: format!("task{task}"), kind: HeadKind::Classification, outputs: 2 };
     let network = Network::new(ModelSpec { encoder, heads: (0..options.tasks).map(head).collect() });
-    let method = registry::build(&options.method, &registry::Options::default()).context("--method")?;
+    let method = registry::build(&options.method, &Map::new(), options.tasks).map_err(|fault| anyhow!("--method: {fault}"))?;
     let rows = options.tasks * options.batch;
     let bag_rows = if options.encoder == BenchEncoder::Bag { vec![options.batch * GRAMS; options.tasks] } else { Vec::new() };
     let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
@@ -84,7 +84,7 @@ fn rates(round: u64) -> Rates {
 
 /// Normal features or Zipf-like n-grams, and random labels.
 fn batch(options: &BenchStep, round: u32) -> Batch {
-    let mut batch = Batch { groups: vec![0..options.tasks], ..Batch::default() };
+    let mut batch = Batch { groups: std::iter::once(0..options.tasks).collect(), ..Batch::default() };
     batch.bags.clear();
     for task in 0..options.tasks {
         let start = batch.keys.len();
