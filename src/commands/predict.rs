@@ -14,7 +14,7 @@ use crate::model::Start;
 use crate::model::network::{Limits, Network};
 use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
 use crate::observe::console::Console;
-use crate::surgery::registry;
+use crate::surgery::methods::registry;
 use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::{self, TaskState};
 use crate::train::metrics::argmax;
@@ -83,7 +83,7 @@ impl<'a> Predictor<'a> {
             weighted_heads: false,
             conflict_every: 0,
         };
-        let method = registry::build("sum", &registry::Options::default())?;
+        let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
         let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits)?;
         checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
         Ok(Self { engine, tokenizer, max_len: config.encoder.max_len, number, task })

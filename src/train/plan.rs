@@ -1,6 +1,6 @@
 //! What a run will do and take, from its configuration and data: model, rounds, shapes, bytes. Allocates nothing big.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind};
@@ -12,8 +12,7 @@ use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelS
 use crate::ops::activation::Activation;
 use crate::ops::philox::{Keyed, Stream};
 use crate::schedule::deal::{Player, proportional_rates, share};
-use crate::surgery::methods::Order;
-use crate::surgery::registry;
+use crate::surgery::methods::registry;
 use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale};
 
 pub struct Plan {
@@ -55,8 +54,9 @@ impl Plan {
 
     /// Allocates everything the run needs.
     pub fn engine(&self, config: &Config, memory: &mut Memory) -> Result<Engine> {
-        let order = if config.surgery.order == "fixed" { Order::Fixed } else { Order::Random };
-        let method = registry::build(&config.surgery.method, &registry::Options { order })?;
+        let surgery = &config.surgery;
+        let method = registry::build(&surgery.method, &surgery.params, self.spec.heads.len())
+            .map_err(|fault| anyhow!("surgery.method: {fault}"))?;
         let mut network = Network::new(self.spec.clone());
         network.label_smoothing = config.train.label_smoothing;
         Engine::new(memory, network, &self.start, method, self.rules, &self.limits)

@@ -10,7 +10,7 @@ use crate::model::{Parameters, Start};
 use crate::ops::row_gradients::Union;
 use crate::surgery::conflict::Conflicts;
 use crate::surgery::gram::{RoundGram, round_gram};
-use crate::surgery::methods::{Inputs, Method, Status};
+use crate::surgery::methods::{Inputs, Method, Status, registry};
 use crate::surgery::update::{Decision, Rates, commit};
 
 /// Whose norm is limited.
@@ -64,6 +64,8 @@ pub struct Engine {
     pub parameters: Parameters,
     pub method: Box<dyn Method>,
     pub rules: Rules,
+    /// The method's update is on the scale of one gradient, not of their sum.
+    averages: bool,
     gradients: Gradients,
     scratch: Scratch,
     union: Union,
@@ -119,7 +121,9 @@ impl Engine {
         let rows = if stored { network.spec.heads.len() } else { 1 };
         let gradients = Gradients::new(memory, &network, rows, stored, limits)?;
         let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
-        Ok(Self { network, parameters, method, rules, gradients, scratch, union: Union::default(), slots: Vec::new() })
+        let averages = registry::find(method.name()).is_ok_and(|found| found.averages);
+        let (union, slots) = (Union::default(), Vec::new());
+        Ok(Self { network, parameters, method, rules, averages, gradients, scratch, union, slots })
     }
 
     /// Logits of a batch without training, part after part of its first group.
@@ -214,10 +218,19 @@ impl Engine {
             }
             gram.scale(&factors);
         }
-        let inputs = Inputs { gram: &gram.gram, losses, tasks, round, seed: self.rules.seed, orders: None };
+        let inputs = Inputs {
+            gram: &gram.gram,
+            cross_gram: &[],
+            losses,
+            row_sums: &[],
+            tasks,
+            round,
+            seed: self.rules.seed,
+            orders: None,
+        };
         let solution = self.method.solve(&inputs);
         let mut weights = solution.weights;
-        let rescale = match (self.rules.scale, self.method.averages()) {
+        let rescale = match (self.rules.scale, self.averages) {
             (Scale::Sum, true) => count as f64,
             (Scale::Mean, false) => 1.0 / count as f64,
             _ => 1.0,
