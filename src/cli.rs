@@ -67,6 +67,16 @@ enum Command {
         #[arg(long)]
         text: Option<String>,
     },
+    /// Solve surgery problems: JSON lines from stdin to stdout, or one Jacobian from a safetensors file
+    Surgery(SurgeryArgs),
+    /// Describe every surgery method and loss balancer
+    Methods {
+        #[arg(long, conflicts_with = "markdown")]
+        json: bool,
+        /// The page docs/methods.md
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Measure a part of the program on made-up data
     #[command(subcommand)]
     Bench(Bench),
@@ -79,6 +89,21 @@ struct ConfigArgs {
     /// Set a key, e.g. --set train.epochs=2; wins over the file and its bases
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct SurgeryArgs {
+    /// File with the f32 tensor `jacobian` (T x P), and where a method needs them `losses` (T) and `jacobian2` (T x P)
+    #[arg(long, requires_all = ["method", "out"])]
+    pub jacobian: Option<PathBuf>,
+    #[arg(long, requires = "jacobian")]
+    pub method: Option<String>,
+    /// A parameter of the method
+    #[arg(long = "param", value_name = "NAME=VALUE", requires = "jacobian")]
+    pub params: Vec<String>,
+    /// Receives the tensors `update` (P) and `weights` (T)
+    #[arg(long, requires = "jacobian")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -136,6 +161,8 @@ pub fn run() -> Result<ExitCode> {
             commands::eval::run(&path, split, json)?;
         }
         Command::Predict { path, task, text } => commands::predict::run(&path, &task, text.as_deref())?,
+        Command::Surgery(args) => commands::surgery::run(&args)?,
+        Command::Methods { json, markdown } => commands::methods::run(json, markdown),
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod check;
 pub mod eval;
+pub mod methods;
 pub mod plan;
 pub mod predict;
+pub mod surgery;
 pub mod train;

@@ -89,6 +89,15 @@ pub fn combine_and_step(group: Group, rows: &[&[f32]], weights: &[f32], step: &S
     }
 }
 
+/// out = sum_t weights[t] * rows[t] without a step; all rows are as long as `out`.
+pub fn combine_rows(out: &mut [f32], rows: &[&[f32]], weights: &[f64]) {
+    let weights: Vec<f32> = weights.iter().map(|&weight| weight as f32).collect();
+    out.par_chunks_mut(COLUMNS).with_min_len(8).enumerate().for_each(|(index, d)| {
+        d.fill(0.0);
+        combine(d, rows, &weights, index * COLUMNS);
+    });
+}
+
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn step_slice(step: &Step, p: &mut [f32], m: &mut [f32], v: &mut [f32], d: &[f32]) {
     step.apply(p, m, v, d);

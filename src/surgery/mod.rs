@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod conflict;
 pub mod gram;
+pub mod large;
 pub mod methods;
 pub mod request;
 pub mod update;
