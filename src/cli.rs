@@ -116,6 +116,25 @@ enum EvalSplit {
 enum Bench {
     /// One training round, stage by stage
     Step(BenchStep),
+    /// Gram matrix, solve and fused update on a made-up Jacobian, beside the time memory alone takes
+    Surgery(BenchSurgery),
+}
+
+#[derive(Args)]
+pub struct BenchSurgery {
+    #[arg(long, default_value_t = 8)]
+    pub tasks: usize,
+    /// Columns of the Jacobian
+    #[arg(long, default_value_t = 10_000_000)]
+    pub params: usize,
+    /// Surgery method
+    #[arg(long, default_value = "pcgrad")]
+    pub method: String,
+    /// Runs to time, after two to warm up
+    #[arg(long, default_value_t = 15)]
+    pub runs: usize,
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]
@@ -164,6 +183,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Surgery(args) => commands::surgery::run(&args)?,
         Command::Methods { json, markdown } => commands::methods::run(json, markdown),
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
+        Command::Bench(Bench::Surgery(options)) => commands::bench_surgery::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }
