@@ -14,9 +14,10 @@ use crate::ops::activation::Activation;
 use crate::ops::adamw::Rule;
 use crate::ops::dropout::RowKey;
 use crate::ops::philox::{Keyed, Stream};
+use crate::surgery::balance;
 use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
-use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Stages};
+use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers, Stages};
 
 const HIDDEN: usize = 768;
 /// The bag: a BERT vocabulary and 2^19 buckets, and texts of this many n-grams, as the review tasks have after word dropout.
@@ -70,9 +71,10 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows };
     let clip = Clip { norm: 0.0, scope: ClipScope::Update };
-    let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0 };
+    let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0, rounds_per_epoch: 1 };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
-    Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits)
+    let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
+    Engine::new(&mut Memory::unlimited(), network, &start, Settlers { balancer, method }, rules, &limits)
 }
 
 fn rates(round: u64) -> Rates {

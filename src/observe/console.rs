@@ -55,10 +55,17 @@ impl Console {
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
             Event::Evaluation { round, scores, objective, best, .. } => self.evaluation(*round, scores, *objective, *best),
             Event::Checkpoint { round, path, .. } => tracing::debug!("checkpoint after round {round}: {path}"),
-            Event::End { round, reason, seconds, .. } => {
+            Event::End { round, reason, seconds, conflicts, fallbacks, .. } => {
                 self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());
                 self.rounds.finish_and_clear();
                 self.say(&format!("{reason} after {round} rounds, {seconds:.1} s"));
+                for pair in conflicts {
+                    let ([one, other], cosine, share) = (&pair.tasks, pair.cosine, 100.0 * pair.share);
+                    self.say(&format!("conflict: {one} and {other} in {share:.0} % of rounds, mean cosine {cosine:+.3}"));
+                }
+                for (name, rounds) in *fallbacks {
+                    self.say(&format!("warning: {name} fell back in {rounds} rounds; metrics.jsonl says why"));
+                }
             }
         }
     }

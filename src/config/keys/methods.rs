@@ -28,7 +28,7 @@ pub const SURGERY_METHODS: &[&str] = &[
 /// Known to `taskloom surgery`, not yet to a run.
 pub const SURGERY_METHODS_LATER: &[&str] = &["sdmgrad", "modo", "graddrop", "trimmed_mean", "moco", "excess_mtl"];
 
-pub const BALANCE_METHODS_LATER: &[&str] = &["uw", "dwa", "rlw", "gls", "si", "stch", "famo", "imtl_l"];
+const BALANCE_METHODS: &[&str] = &["equal", "uw", "dwa", "rlw", "gls", "si", "stch", "famo", "imtl_l"];
 
 const NON_NEGATIVE: Kind = Kind::Float(Bounds::NON_NEGATIVE);
 const POSITIVE: Kind = Kind::Float(Bounds::POSITIVE);
@@ -81,19 +81,31 @@ pub static SURGERY: Section = Section {
     later: &[],
 };
 
+const fn balancing(name: &'static str, kind: Kind, methods: &'static [&'static str], doc: &'static str) -> Key {
+    optional(name, kind, doc).only(METHOD_KEYS[1], methods)
+}
+
 pub static BALANCE: Section = Section {
-    keys: &[key(
-        "method",
-        Kind::OneOf { values: &["equal"], later: BALANCE_METHODS_LATER },
-        "\"equal\"",
-        "`equal`: losses keep their own scale. The task's `weight` applies with every method.",
-    )],
-    later: &["tau", "mu", "warmup", "lr", "gamma"],
+    keys: &[
+        key(
+            "method",
+            Kind::one_of(BALANCE_METHODS),
+            "\"equal\"",
+            "`equal`: losses keep their own scale. The task's `weight` applies with every method.",
+        ),
+        balancing("lr", POSITIVE, &["uw", "famo", "imtl_l"], "Adam's step for what the balancer learns."),
+        balancing("tau", POSITIVE, &["dwa"], "Temperature: large values are more equal."),
+        balancing("mu", POSITIVE, &["stch"], "Smoothness: small values follow the worst task alone."),
+        balancing("warmup", FROM_0, &["stch"], "Epochs of plain log losses before the reference epoch."),
+        balancing("gamma", NON_NEGATIVE, &["famo"], "Decay of the logits."),
+    ],
+    later: &["weights"],
 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::surgery::balance;
     use crate::surgery::methods::params::{self, Param, Range};
     use crate::surgery::methods::registry::DESCRIPTORS;
 
@@ -128,6 +140,13 @@ mod tests {
                 assert!(params_of(method).iter().any(|param| param.name == key.name), "{method} ignores {}", key.name);
             }
         }
+    }
+
+    #[test]
+    fn the_balance_table_takes_what_the_balancers_take() {
+        let names: Vec<&str> = balance::registry::DESCRIPTORS.iter().map(|found| found.name).collect();
+        assert_eq!(names, BALANCE_METHODS);
+        holds(&BALANCE, BALANCE_METHODS, |name| balance::registry::find(name).expect("a balancer").params);
     }
 
     #[test]

@@ -24,7 +24,7 @@ const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MARKER: &str = "COMPLETE";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Everything a run remembers beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,12 @@ pub struct State {
     pub tasks: Vec<TaskState>,
     pub method: String,
     pub method_state: serde_json::Value,
+    pub balancer: String,
+    pub balancer_state: serde_json::Value,
+    /// The run's conflicts so far.
+    pub conflicts: serde_json::Value,
+    /// Rounds in which a method or balancer fell back, by its name.
+    pub fallbacks: BTreeMap<String, u64>,
     /// blake3 of each file, in hex.
     pub hashes: BTreeMap<String, String>,
 }
@@ -104,6 +110,8 @@ pub fn write(path: &Path, engine: &Engine, state: &State, with_optimizer: bool) 
 
 fn write_files(folder: &Path, engine: &Engine, state: &State, with_optimizer: bool) -> Result<()> {
     let mut state = state.clone();
+    // A resumed run's state still lists the files of the checkpoint it came from.
+    state.hashes.clear();
     write_tensors(&folder.join(MODEL), &model_tensors(engine)?)?;
     state.hashes.insert(MODEL.into(), hash(&folder.join(MODEL))?);
     if with_optimizer {
