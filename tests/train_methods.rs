@@ -105,7 +105,14 @@ fn balancing_does_not_depend_on_stored_gradients() {
 #[test]
 fn a_resumed_run_ends_with_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
-    let pairs = [("gradvac", "uw"), ("nash_mtl", "famo"), ("gradnorm", "dwa"), ("pcgrad", "stch"), ("db_mtl", "imtl_l")];
+    let pairs = [
+        ("gradvac", "uw"),
+        ("nash_mtl", "famo"),
+        ("gradnorm", "dwa"),
+        ("pcgrad", "stch"),
+        ("db_mtl", "imtl_l"),
+        ("graddrop", "rlw"),
+    ];
     for (method, balancer) in pairs {
         let sets = [format!("surgery.method={method}"), format!("balance.method={balancer}")];
         let run = train(folder.path(), method, &[&sets[0], &sets[1]]);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::BenchSurgery;
 use crate::device::memory::{Buffer, Memory, peak_resident};
-use crate::ops::adamw::{Group, Rule, Step, combine_and_step, combine_rows};
+use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_rows};
 use crate::ops::bandwidth;
 use crate::ops::gram::gram;
 use crate::surgery::methods::{Inputs, Method, registry};
@@ -103,7 +103,7 @@ fn measure(method: &mut dyn Method, jacobian: &[f32], state: &mut [f32], update:
     let short: Vec<f32> = weights.iter().map(|&weight| weight as f32).collect();
     let (values, moments) = state.split_at_mut(width);
     let (first, second) = moments.split_at_mut(width);
-    combine_and_step(Group { values, first, second }, &rows, &short, &step(run));
+    combine_and_step(Group { values, first, second }, &rows, Combine::Weights(&short), &step(run));
     times.update = lap();
     combine_rows(update, &rows, &weights);
     times.combine = lap();

@@ -98,7 +98,8 @@ impl Console {
         self.rounds.set_message(format!("loss {smooth:.4}"));
         for (name, bar) in &self.tasks {
             if let Some(index) = event.tasks.iter().position(|task| task == name) {
-                bar.set_message(format!("loss {:.4}  weight {:.2}", event.losses[index], event.weights[index]));
+                let weight = event.weights.get(index).map_or(String::new(), |weight| format!("  weight {weight:.2}"));
+                bar.set_message(format!("loss {:.4}{weight}", event.losses[index]));
             }
         }
         if let Some(reason) = event.fallback {

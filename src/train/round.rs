@@ -11,8 +11,8 @@ use crate::ops::row_gradients::Union;
 use crate::surgery::balance::{Balancer, Factors, Losses};
 use crate::surgery::conflict::{Conflicts, Ledger};
 use crate::surgery::gram::{RoundGram, round_gram};
-use crate::surgery::methods::{Inputs, Method, Status, registry};
-use crate::surgery::update::{Decision, Rates, commit};
+use crate::surgery::methods::{ColumnBlock, Columnwise, Inputs, Method, Status, columns, registry};
+use crate::surgery::update::{Decision, Rates, Shared, column_square, commit};
 
 /// Whose norm is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Rules {
     /// Whether each task's gradient must be kept apart.
     pub fn stores_jacobian(&self, method: &dyn Method) -> bool {
         let clips_tasks = self.clip.norm > 0.0 && self.clip.scope == ClipScope::Task;
-        method.needs().gram || self.conflict_every > 0 || clips_tasks
+        method.needs().gram || method.needs().elementwise || self.conflict_every > 0 || clips_tasks
     }
 }
 
@@ -99,7 +99,7 @@ pub struct Committed {
     pub losses: Vec<f64>,
     /// (T) the balancer's factor on each task's loss.
     pub balance: Factors,
-    /// (T) weight of each task's shared gradient, balancing and clipping left out.
+    /// (T) weight of each task's shared gradient, balancing and clipping left out; empty for an elementwise method.
     pub weights: Vec<f64>,
     /// Norm of the whole update before clipping.
     pub norm: f64,
@@ -172,9 +172,7 @@ impl Engine {
         let conflicts = conflicts.and_then(|conflicts| self.book(conflicts, &decision, tasks, round));
         stages.solve = lap();
 
-        let shared: Vec<f64> = decision.weights.iter().zip(&decision.factors).map(|(w, f)| w * f).collect();
-        let applied = Decision { tasks, shared: &shared, heads: &decision.heads };
-        commit(&self.network, &mut self.parameters, &self.gradients, &self.union, &mut self.slots, &applied, rates);
+        self.commit(&decision, tasks, round, rates);
         stages.update = lap();
 
         if self.balancer.wants_losses_after_step()
@@ -219,6 +217,15 @@ impl Engine {
             None => self.balance(&losses, tasks, round),
         };
         Ok((losses, factors))
+    }
+
+    /// Moves all parameters as decided.
+    fn commit(&mut self, decision: &Decided, tasks: &[usize], round: u64, rates: &Rates) {
+        let shared: Vec<f64> = decision.weights.iter().zip(&decision.factors).map(|(w, f)| w * f).collect();
+        let rule = self.method.columnwise().map(|rule| scaled_rule(rule, &decision.factors, round, self.rules.seed));
+        let shared = rule.as_ref().map_or(Shared::Weights(&shared), |rule| Shared::Columns(rule));
+        let applied = Decision { tasks, shared, heads: &decision.heads };
+        commit(&self.network, &mut self.parameters, &self.gradients, &self.union, &mut self.slots, &applied, rates);
     }
 
     fn randomness(&self, round: u64) -> Randomness {
@@ -333,10 +340,20 @@ impl Engine {
             _ => 1.0,
         };
         weights.iter_mut().for_each(|weight| *weight *= rescale);
-        let mut head_factors: Vec<f64> =
-            factors.iter().zip(&weights).map(|(f, w)| if self.rules.weighted_heads { f * w } else { *f }).collect();
+        let mut head_factors = factors.clone();
+        if self.rules.weighted_heads {
+            head_factors.iter_mut().zip(&weights).for_each(|(factor, weight)| *factor *= weight);
+        }
         let head_square: f64 = head_factors.iter().zip(&heads).map(|(f, square)| f * f * square).sum();
-        let square = gram.update_square(&weights) + head_square;
+        let shared_square = match self.method.columnwise() {
+            Some(rule) => {
+                factors.iter_mut().for_each(|factor| *factor *= rescale);
+                let rule = scaled_rule(rule, &factors, round, self.rules.seed);
+                column_square(&self.network, &self.gradients, &self.union, count, &rule)
+            }
+            None => gram.update_square(&weights),
+        };
+        let square = shared_square + head_square;
         let mut clip = 1.0;
         if limit > 0.0 && scope == ClipScope::Update {
             clip = clip_factor(limit, square);
@@ -358,6 +375,16 @@ struct Decided {
     norm: f64,
     clip: f64,
     status: Status,
+}
+
+/// A method's rule on gradients scaled by the tasks' factors.
+fn scaled_rule<'a>(
+    rule: &'a dyn Columnwise,
+    factors: &'a [f64],
+    round: u64,
+    seed: u64,
+) -> impl Fn(&[&[f32]], u64, &mut [f32]) + Sync + 'a {
+    move |rows, first, out| columns::combine_scaled(rule, &ColumnBlock { rows, first, round, seed }, factors, out)
 }
 
 /// Losses of a round as they come in, group by group.

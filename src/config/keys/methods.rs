@@ -23,10 +23,12 @@ pub const SURGERY_METHODS: &[&str] = &[
     "krum",
     "gradnorm",
     "db_mtl",
+    "graddrop",
+    "trimmed_mean",
 ];
 
 /// Known to `taskloom surgery`, not yet to a run.
-pub const SURGERY_METHODS_LATER: &[&str] = &["sdmgrad", "modo", "graddrop", "trimmed_mean", "moco", "excess_mtl"];
+pub const SURGERY_METHODS_LATER: &[&str] = &["sdmgrad", "modo", "moco", "excess_mtl"];
 
 const BALANCE_METHODS: &[&str] = &["equal", "uw", "dwa", "rlw", "gls", "si", "stch", "famo", "imtl_l"];
 
@@ -76,6 +78,8 @@ pub static SURGERY: Section = Section {
         surgery("lr", POSITIVE, &["gradnorm"], "Step of the weights."),
         surgery("scale_mode", Kind::one_of(&["min", "median", "rmse"]), &["aligned_mtl"], "Which eigenvalue gives the length."),
         surgery("byzantine", FROM_0, &["krum"], "Gradients that may be arbitrary."),
+        surgery("leak", UNIT, &["graddrop"], "Share of a dropped gradient that passes."),
+        surgery("trim", FROM_0, &["trimmed_mean"], "Values dropped at each end."),
         surgery("selected", FROM_1, &["krum"], "Gradients that are averaged."),
     ],
     later: &[],

@@ -2,7 +2,7 @@
 
 use super::random;
 
-/// The rule for one column of J.
+/// The rule for one column of J, homogeneous: scaling all gradients by one positive factor scales the update by it.
 pub trait Columnwise: Sync {
     /// The update's value from one parameter's T gradients, which it may reorder; `bits` are random for the column.
     fn column(&self, gradients: &mut [f64], bits: u64) -> f64;
@@ -47,10 +47,15 @@ pub struct ColumnBlock<'a, S> {
 
 /// out[p] = rule(column p of the block)
 pub fn combine<S: Scalar>(rule: &dyn Columnwise, block: &ColumnBlock<S>, out: &mut [S]) {
+    combine_scaled(rule, block, &vec![1.0; block.rows.len()], out);
+}
+
+/// As [`combine`], with each row scaled by its factor first.
+pub fn combine_scaled<S: Scalar>(rule: &dyn Columnwise, block: &ColumnBlock<S>, factors: &[f64], out: &mut [S]) {
     let mut gradients = vec![0.0; block.rows.len()];
     for (offset, value) in out.iter_mut().enumerate() {
-        for (gradient, row) in gradients.iter_mut().zip(block.rows) {
-            *gradient = row[offset].to_f64();
+        for ((gradient, row), factor) in gradients.iter_mut().zip(block.rows).zip(factors) {
+            *gradient = factor * row[offset].to_f64();
         }
         let bits = random::bits(block.seed, block.round, block.first + offset as u64);
         *value = S::from_f64(rule.column(&mut gradients, bits));
