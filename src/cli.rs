@@ -67,6 +67,16 @@ enum Command {
         #[arg(long)]
         text: Option<String>,
     },
+    /// Solve surgery problems: JSON lines from stdin to stdout, or one Jacobian from a safetensors file
+    Surgery(SurgeryArgs),
+    /// Describe every surgery method and loss balancer
+    Methods {
+        #[arg(long, conflicts_with = "markdown")]
+        json: bool,
+        /// The page docs/methods.md
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Measure a part of the program on made-up data
     #[command(subcommand)]
     Bench(Bench),
@@ -81,6 +91,21 @@ struct ConfigArgs {
     sets: Vec<String>,
 }
 
+#[derive(Args)]
+pub struct SurgeryArgs {
+    /// File with the f32 tensor `jacobian` (T x P), and where a method needs them `losses` (T) and `jacobian2` (T x P)
+    #[arg(long, requires_all = ["method", "out"])]
+    pub jacobian: Option<PathBuf>,
+    #[arg(long, requires = "jacobian")]
+    pub method: Option<String>,
+    /// A parameter of the method
+    #[arg(long = "param", value_name = "NAME=VALUE", requires = "jacobian")]
+    pub params: Vec<String>,
+    /// Receives the tensors `update` (P) and `weights` (T)
+    #[arg(long, requires = "jacobian")]
+    pub out: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum EvalSplit {
     Dev,
@@ -91,6 +116,25 @@ enum EvalSplit {
 enum Bench {
     /// One training round, stage by stage
     Step(BenchStep),
+    /// Gram matrix, solve and fused update on a made-up Jacobian, beside the time memory alone takes
+    Surgery(BenchSurgery),
+}
+
+#[derive(Args)]
+pub struct BenchSurgery {
+    #[arg(long, default_value_t = 8)]
+    pub tasks: usize,
+    /// Columns of the Jacobian
+    #[arg(long, default_value_t = 10_000_000)]
+    pub params: usize,
+    /// Surgery method
+    #[arg(long, default_value = "pcgrad")]
+    pub method: String,
+    /// Runs to time, after two to warm up
+    #[arg(long, default_value_t = 15)]
+    pub runs: usize,
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]
@@ -136,7 +180,10 @@ pub fn run() -> Result<ExitCode> {
             commands::eval::run(&path, split, json)?;
         }
         Command::Predict { path, task, text } => commands::predict::run(&path, &task, text.as_deref())?,
+        Command::Surgery(args) => commands::surgery::run(&args)?,
+        Command::Methods { json, markdown } => commands::methods::run(json, markdown),
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
+        Command::Bench(Bench::Surgery(options)) => commands::bench_surgery::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Result, anyhow, bail};
+use serde_json::{Map, Value, json};
 
 use crate::cli::{BenchEncoder, BenchStep};
 use crate::device::memory::{Memory, peak_resident};
@@ -14,9 +14,10 @@ use crate::ops::activation::Activation;
 use crate::ops::adamw::Rule;
 use crate::ops::dropout::RowKey;
 use crate::ops::philox::{Keyed, Stream};
-use crate::surgery::registry;
+use crate::surgery::balance;
+use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
-use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Stages};
+use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers, Stages};
 
 const HIDDEN: usize = 768;
 /// The bag: a BERT vocabulary and 2^19 buckets, and texts of this many n-grams, as the review tasks have after word dropout.
@@ -64,15 +65,16 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let encoder = EncoderSpec { input, hidden: HIDDEN, activation, residual: false, dropout: 0.0 };
     let head = |task| HeadSpec { task: format!("task{task}"), kind: HeadKind::Classification, outputs: 2 };
     let network = Network::new(ModelSpec { encoder, heads: (0..options.tasks).map(head).collect() });
-    let method = registry::build(&options.method, &registry::Options::default()).context("--method")?;
+    let method = registry::build(&options.method, &Map::new(), options.tasks).map_err(|fault| anyhow!("--method: {fault}"))?;
     let rows = options.tasks * options.batch;
     let bag_rows = if options.encoder == BenchEncoder::Bag { vec![options.batch * GRAMS; options.tasks] } else { Vec::new() };
     let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows };
     let clip = Clip { norm: 0.0, scope: ClipScope::Update };
-    let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0 };
+    let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0, rounds_per_epoch: 1 };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
-    Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits)
+    let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
+    Engine::new(&mut Memory::unlimited(), network, &start, Settlers { balancer, method }, rules, &limits)
 }
 
 fn rates(round: u64) -> Rates {

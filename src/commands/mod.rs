@@ -1,8 +1,11 @@
 //! One file per subcommand, each a few calls long.
 
 pub mod bench;
+pub mod bench_surgery;
 pub mod check;
 pub mod eval;
+pub mod methods;
 pub mod plan;
 pub mod predict;
+pub mod surgery;
 pub mod train;

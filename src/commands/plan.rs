@@ -58,6 +58,7 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         "lanes": 1,
         "buffers": buffers.iter().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
         "total_bytes": total,
+        "saved_bytes": plan.saved_bytes(config)?,
         "budget_bytes": config.memory.device,
     }))
 }
@@ -83,6 +84,10 @@ fn print_text(document: &Value) {
     for buffer in document["buffers"].as_array().into_iter().flatten() {
         let bytes = buffer["bytes"].as_u64().unwrap_or_default();
         println!("{:<48} {:>12}", buffer["name"].as_str().unwrap_or_default(), human_bytes(bytes));
+    }
+    let saved = document["saved_bytes"].as_u64().unwrap_or_default();
+    if saved > 0 {
+        println!("{:<48} {:>12}", "(not kept: the tasks' own dense gradients)", human_bytes(saved));
     }
     println!("{:<48} {:>12}", "all", human_bytes(document["total_bytes"].as_u64().unwrap_or_default()));
 }

@@ -14,12 +14,13 @@ use crate::model::Start;
 use crate::model::network::{Limits, Network};
 use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
 use crate::observe::console::Console;
-use crate::surgery::registry;
+use crate::surgery::balance;
+use crate::surgery::methods::registry;
 use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::{self, TaskState};
 use crate::train::metrics::argmax;
 use crate::train::plan::{bag_spec, encoder_spec};
-use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale};
+use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers};
 use crate::train::run_folder::Source;
 use crate::train::session::{set_threads, use_stored_tokenizer};
 
@@ -82,9 +83,12 @@ impl<'a> Predictor<'a> {
             scale: Scale::Native,
             weighted_heads: false,
             conflict_every: 0,
+            rounds_per_epoch: 1,
         };
-        let method = registry::build("sum", &registry::Options::default())?;
-        let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits)?;
+        let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
+        let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
+        let settlers = Settlers { balancer, method };
+        let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, rules, &limits)?;
         checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
         Ok(Self { engine, tokenizer, max_len: config.encoder.max_len, number, task })
     }

@@ -7,7 +7,10 @@ use toml::de::DeValue;
 
 use super::diagnostic::Diagnostic;
 use super::keys::{Default, Key, Kind, Only, ROOT, Section};
+use super::schema::METHOD_KEYS;
 use super::tree::{Node, Origin, Spans, Table, Value, join_key};
+use crate::surgery::balance;
+use crate::surgery::methods::{self, params};
 
 /// The resolved form of a key's default.
 pub fn literal(key: &Key) -> Value {
@@ -32,7 +35,29 @@ pub fn complete(root: &mut Node) -> Vec<Diagnostic> {
         errors.extend(unused.complaint(root));
         unused.reset(root);
     }
+    method_defaults(root);
     errors
+}
+
+/// Parameters of the chosen method that nobody set take the method's own defaults.
+fn method_defaults(root: &mut Node) {
+    for key in METHOD_KEYS {
+        let Some(method) = root.get(key).and_then(Node::text).map(str::to_owned) else { continue };
+        let section = key.trim_end_matches(".method");
+        let Some(table) = root.get_mut(section).and_then(Node::table_mut) else { continue };
+        let params = match section {
+            "surgery" => methods::registry::find(&method).map_or(&[][..], |found| found.params),
+            _ => balance::registry::find(&method).map_or(&[][..], |found| found.params),
+        };
+        for param in params {
+            let value = match param.kind {
+                params::Kind::Number { default, .. } => Value::Float(default),
+                params::Kind::Count { default, .. } => Value::Int(default as i64),
+                params::Kind::Choice { default, .. } => Value::Text(default.to_owned()),
+            };
+            table.entry(param.name.to_owned()).or_insert_with(|| Node::default(value));
+        }
+    }
 }
 
 /// `tasks_from.split` is written beside the file it describes, and means `task_defaults.split`.
@@ -265,11 +290,18 @@ mod tests {
     }
 
     #[test]
+    fn a_method_has_all_its_parameters_and_no_others() {
+        let surgery = load_text(RUN, &["surgery.method=cagrad", "surgery.c=0.25"]).unwrap().config.surgery;
+        let expected = serde_json::json!({"c": 0.25, "rescale": "none", "norm_eps": 1e-4});
+        assert_eq!(serde_json::Value::Object(surgery.params), expected);
+    }
+
+    #[test]
     fn changing_the_method_from_outside_puts_its_parameters_out_of_use() {
         let text = format!("{RUN}[surgery]\norder = \"fixed\"\n");
         let resolved = load_text(&text, &["surgery.method=mean"]).unwrap();
-        assert_eq!(resolved.config.surgery.order, "random");
-        assert_eq!(load_text(&text, &[]).unwrap().config.surgery.order, "fixed");
+        assert!(resolved.config.surgery.params.is_empty());
+        assert_eq!(load_text(&text, &[]).unwrap().config.surgery.params["order"], "fixed");
         assert!(load_text(&text, &["surgery.method=mean", "surgery.order=fixed"]).is_err());
     }
 

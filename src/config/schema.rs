@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -198,10 +199,15 @@ pub struct Clip {
     pub scope: ClipScope,
 }
 
+/// Keys whose value decides which other keys of their table act.
+pub const METHOD_KEYS: [&str; 2] = ["surgery.method", "balance.method"];
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Balance {
     pub method: String,
+    /// The method's own parameters, all of them.
+    #[serde(flatten)]
+    pub params: Map<String, Value>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,14 +226,14 @@ pub enum HeadGradients {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Surgery {
     pub method: String,
     pub granularity: String,
     pub scale: Scale,
     pub heads: HeadGradients,
-    /// PCGrad: `random` per row from the run's seed, or `fixed` (0, 1, ..., T-1).
-    pub order: String,
+    /// The method's own parameters, all of them.
+    #[serde(flatten)]
+    pub params: Map<String, Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

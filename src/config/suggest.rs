@@ -1,7 +1,8 @@
 //! Did-you-mean: the nearest key of a table, the table a key belongs in, the name other trainers give it.
 
 use super::diagnostic::Diagnostic;
-use super::keys::{Section, sections};
+use super::keys::{Key, Section, sections};
+use super::schema::METHOD_KEYS;
 
 /// What other trainers call some keys.
 const ALIASES: &[(&str, &str)] = &[
@@ -54,11 +55,14 @@ pub fn explain_unknown(name: &str, section: &'static Section, mut diagnostic: Di
     diagnostic.help(format!("this table takes {}", keys.join(", ")))
 }
 
-/// The headers of the tables that have a key of this name.
+/// The headers of the tables that have a key of this name; one where it is a method's parameter only if no other has it.
 fn homes(name: &str) -> Vec<String> {
-    let has = |section: &Section| section.find(name).is_some();
+    let of_method = |key: &Key| key.only.as_ref().is_some_and(|only| METHOD_KEYS.contains(&only.key));
     let label = |path: String| if path.is_empty() { "the top level".to_owned() } else { format!("[{path}]") };
-    sections().into_iter().filter(|(_, section)| has(section)).map(|(path, _)| label(path)).collect()
+    let found = sections().into_iter().filter_map(|(path, section)| Some((label(path), of_method(section.find(name)?))));
+    let (parameters, own): (Vec<_>, Vec<_>) = found.partition(|(_, of_method)| *of_method);
+    let homes = if own.is_empty() { parameters } else { own };
+    homes.into_iter().map(|(path, _)| path).collect()
 }
 
 #[cfg(test)]

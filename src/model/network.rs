@@ -222,6 +222,16 @@ impl Network {
         losses
     }
 
+    /// Scales the logit gradients that [`Network::losses`] left: `factors` by present task.
+    pub fn scale_logit_gradients(&self, group: &[Part], scratch: &mut Scratch, factors: &[f64]) {
+        let mut rest = &mut scratch.dlogits[..];
+        for part in group {
+            let (own, tail) = rest.split_at_mut(part.rows.len() * self.spec.heads[part.task].outputs);
+            own.iter_mut().for_each(|d| *d *= factors[part.present] as f32);
+            rest = tail;
+        }
+    }
+
     /// Sum of losses of row `row` of a group of one task's rows after [`Network::forward`], labels not smoothed.
     pub fn row_loss(&self, task: usize, targets: &Targets, row: usize, scratch: &mut Scratch) -> f64 {
         let head = &self.spec.heads[task];

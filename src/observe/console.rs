@@ -55,10 +55,17 @@ impl Console {
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
             Event::Evaluation { round, scores, objective, best, .. } => self.evaluation(*round, scores, *objective, *best),
             Event::Checkpoint { round, path, .. } => tracing::debug!("checkpoint after round {round}: {path}"),
-            Event::End { round, reason, seconds, .. } => {
+            Event::End { round, reason, seconds, conflicts, fallbacks, .. } => {
                 self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());
                 self.rounds.finish_and_clear();
                 self.say(&format!("{reason} after {round} rounds, {seconds:.1} s"));
+                for pair in conflicts {
+                    let ([one, other], cosine, share) = (&pair.tasks, pair.cosine, 100.0 * pair.share);
+                    self.say(&format!("conflict: {one} and {other} in {share:.0} % of rounds, mean cosine {cosine:+.3}"));
+                }
+                for (name, rounds) in *fallbacks {
+                    self.say(&format!("warning: {name} fell back in {rounds} rounds; metrics.jsonl says why"));
+                }
             }
         }
     }
@@ -91,7 +98,8 @@ impl Console {
         self.rounds.set_message(format!("loss {smooth:.4}"));
         for (name, bar) in &self.tasks {
             if let Some(index) = event.tasks.iter().position(|task| task == name) {
-                bar.set_message(format!("loss {:.4}  weight {:.2}", event.losses[index], event.weights[index]));
+                let weight = event.weights.get(index).map_or(String::new(), |weight| format!("  weight {weight:.2}"));
+                bar.set_message(format!("loss {:.4}{weight}", event.losses[index]));
             }
         }
         if let Some(reason) = event.fallback {

@@ -2,7 +2,11 @@
 //!
 //! Every line has `v` (the version of this format), `kind` and `round`; the other fields depend on the kind.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
+
+use crate::surgery::conflict::{Conflicts, NamedPair};
 
 /// Version of the lines; raised when a field changes its meaning.
 pub const VERSION: u32 = 1;
@@ -17,14 +21,12 @@ pub enum Event<'a> {
         bytes: u64,
     },
     Round(RoundEvent<'a>),
-    /// Gradient conflicts of a round: norms (T), cosines (T x T), pairs with a negative product.
+    /// Gradient conflicts of a round, and (T x T) the run's moving means of the cosines.
     Conflict {
         round: u64,
         tasks: &'a [&'a str],
-        norms: &'a [f64],
-        cosines: &'a [f64],
-        pairs: usize,
-        share: f64,
+        conflicts: &'a Conflicts,
+        mean_cosines: &'a [f64],
     },
     /// A round without commit.
     Anomaly {
@@ -49,6 +51,10 @@ pub enum Event<'a> {
         reason: &'a str,
         seconds: f64,
         peak_bytes: u64,
+        /// The run's most conflicting pairs.
+        conflicts: Vec<NamedPair>,
+        /// Rounds in which a method or balancer fell back.
+        fallbacks: &'a BTreeMap<String, u64>,
     },
 }
 
@@ -59,6 +65,8 @@ pub struct RoundEvent<'a> {
     pub lr: f64,
     pub tasks: &'a [&'a str],
     pub losses: &'a [f64],
+    /// The balancer's factors; empty where losses keep their own scale.
+    pub factors: &'a [f64],
     pub weights: &'a [f64],
     pub norm: f64,
     pub clip: f64,
@@ -87,11 +95,8 @@ impl Event<'_> {
                 json!({ "round": round, "rounds": rounds, "tasks": tasks, "device": device, "threads": threads, "bytes": bytes }),
             ),
             Event::Round(round) => ("round", round.json()),
-            Event::Conflict { round, tasks, norms, cosines, pairs, share } => {
-                let rows: Vec<&[f64]> = cosines.chunks(tasks.len().max(1)).collect();
-                let value =
-                    json!({ "round": round, "tasks": tasks, "norms": norms, "cosines": rows, "pairs": pairs, "share": share });
-                ("conflict", value)
+            Event::Conflict { round, tasks, conflicts, mean_cosines } => {
+                ("conflict", conflict_json(*round, tasks, conflicts, mean_cosines))
             }
             Event::Anomaly { round, task, message } => ("anomaly", json!({ "round": round, "task": task, "message": message })),
             Event::Evaluation { round, scores, objective, best, seconds } => {
@@ -102,8 +107,14 @@ impl Event<'_> {
             Event::Checkpoint { round, path, seconds } => {
                 ("checkpoint", json!({ "round": round, "path": path, "seconds": seconds }))
             }
-            Event::End { round, reason, seconds, peak_bytes } => {
-                ("end", json!({ "round": round, "reason": reason, "seconds": seconds, "peak_bytes": peak_bytes }))
+            Event::End { round, reason, seconds, peak_bytes, conflicts, fallbacks } => {
+                let pair = |pair: &NamedPair| json!({ "tasks": pair.tasks, "cosine": pair.cosine, "share": pair.share, "rounds": pair.rounds });
+                let conflicts: Vec<Value> = conflicts.iter().map(pair).collect();
+                let value = json!({
+                    "round": round, "reason": reason, "seconds": seconds, "peak_bytes": peak_bytes,
+                    "conflicts": conflicts, "fallbacks": fallbacks,
+                });
+                ("end", value)
             }
         };
         value["v"] = json!(VERSION);
@@ -127,11 +138,30 @@ impl RoundEvent<'_> {
             "clip": self.clip,
             "ms": self.ms,
         });
+        if !self.factors.is_empty() {
+            value["balance"] = Value::Object(by_task(self.factors));
+        }
         if let Some(reason) = self.fallback {
             value["fallback"] = json!(reason);
         }
         value
     }
+}
+
+fn conflict_json(round: u64, tasks: &[&str], conflicts: &Conflicts, mean_cosines: &[f64]) -> Value {
+    let rows = |values: &[f64]| -> Vec<Vec<f64>> { values.chunks(tasks.len().max(1)).map(<[f64]>::to_vec).collect() };
+    json!({
+        "round": round,
+        "tasks": tasks,
+        "norms": conflicts.norms,
+        "cosines": rows(&conflicts.cosines),
+        "mean_cosines": rows(mean_cosines),
+        "similarities": rows(&conflicts.similarities()),
+        "pairs": conflicts.pairs,
+        "tragic_pairs": conflicts.tragic_pairs(),
+        "share": conflicts.share(),
+        "yielded": conflicts.yielded,
+    })
 }
 
 fn merge(value: &mut Value, other: &Value) {
@@ -146,14 +176,8 @@ mod tests {
 
     #[test]
     fn every_line_says_what_it_is() {
-        let event = Event::Conflict {
-            round: 3,
-            tasks: &["a", "b"],
-            norms: &[1.0, 2.0],
-            cosines: &[1.0, -0.5, -0.5, 1.0],
-            pairs: 1,
-            share: 1.0,
-        };
+        let conflicts = Conflicts::of(&[1.0, -1.0, -1.0, 4.0], 2);
+        let event = Event::Conflict { round: 3, tasks: &["a", "b"], conflicts: &conflicts, mean_cosines: &[1.0, 0.0, 0.0, 1.0] };
         let value = event.json();
         assert_eq!((value["v"].as_u64(), value["kind"].as_str(), value["round"].as_u64()), (Some(1), Some("conflict"), Some(3)));
         assert_eq!(value["cosines"][0][1], -0.5);

@@ -60,7 +60,7 @@ fn scalars(event: &Event) -> Vec<(String, f64)> {
             }
             scalars
         }
-        Event::Conflict { share, .. } => vec![("conflict/share".into(), *share)],
+        Event::Conflict { conflicts, .. } => vec![("conflict/share".into(), conflicts.share())],
         Event::Evaluation { scores, .. } => evaluation_scalars(scores),
         _ => Vec::new(),
     }

@@ -56,6 +56,18 @@ impl Step {
     }
 }
 
+/// Makes the update of some neighbouring columns from the rows of J there; the number is that of the first column in J.
+pub type ColumnRule<'a> = &'a (dyn Fn(&[&[f32]], u64, &mut [f32]) + Sync);
+
+/// How the rows of J become one gradient.
+#[derive(Clone, Copy)]
+pub enum Combine<'a> {
+    /// (T) d = sum_t weights[t] J_t
+    Weights(&'a [f32]),
+    /// Column by column; `first` is the number of the group's first column.
+    Columns { rule: ColumnRule<'a>, first: u64 },
+}
+
 /// Parameters and moments that move together: slices of equal length (`second` may be empty under SGD).
 pub struct Group<'a> {
     pub values: &'a mut [f32],
@@ -66,9 +78,9 @@ pub struct Group<'a> {
 /// Columns combined at a time: two rows of this many values stay in the first-level cache with the moments.
 const COLUMNS: usize = 1024;
 
-/// One pass over J: d = sum_t weights[t] * J_t, then `step` on every parameter. `rows[t]` is row t of J restricted to the
-/// group (equal lengths); clipping is folded into the weights by the caller.
-pub fn combine_and_step(group: Group, rows: &[&[f32]], weights: &[f32], step: &Step) {
+/// One pass over J: d from its rows, then `step` on every parameter. `rows[t]` is row t of J restricted to the group (equal
+/// lengths); clipping is folded into the weights or the rule by the caller.
+pub fn combine_and_step(group: Group, rows: &[&[f32]], combination: Combine, step: &Step) {
     let len = group.values.len();
     assert!(rows.iter().all(|row| row.len() == len), "every row of J covers the group");
     let adam = matches!(step.rule, Rule::AdamW { .. });
@@ -78,7 +90,13 @@ pub fn combine_and_step(group: Group, rows: &[&[f32]], weights: &[f32], step: &S
         let start = index * COLUMNS;
         let mut d = [0.0f32; COLUMNS];
         let d = &mut d[..p.len()];
-        combine(d, rows, weights, start);
+        match combination {
+            Combine::Weights(weights) => combine(d, rows, weights, start),
+            Combine::Columns { rule, first } => {
+                let parts: Vec<&[f32]> = rows.iter().map(|row| &row[start..start + d.len()]).collect();
+                rule(&parts, first + start as u64, d);
+            }
+        }
         step.run(p, m, v, d);
     };
     if adam {
@@ -87,6 +105,15 @@ pub fn combine_and_step(group: Group, rows: &[&[f32]], weights: &[f32], step: &S
     } else {
         values.with_min_len(8).for_each(|(index, (p, m))| run(index, p, m, &mut []));
     }
+}
+
+/// out = sum_t weights[t] * rows[t] without a step; all rows are as long as `out`.
+pub fn combine_rows(out: &mut [f32], rows: &[&[f32]], weights: &[f64]) {
+    let weights: Vec<f32> = weights.iter().map(|&weight| weight as f32).collect();
+    out.par_chunks_mut(COLUMNS).with_min_len(8).enumerate().for_each(|(index, d)| {
+        d.fill(0.0);
+        combine(d, rows, &weights, index * COLUMNS);
+    });
 }
 
 #[multiversion(targets("x86_64+avx2+fma"))]
@@ -162,7 +189,7 @@ mod tests {
         let (mut p, mut m) = (vec![0.0; len], vec![0.0; len]);
         let step = Step { rule: Rule::Sgd { momentum: 0.0 }, lr: 1.0, weight_decay: 0.0 };
         let group = Group { values: &mut p, first: &mut m, second: &mut [] };
-        combine_and_step(group, &views, &[1.0, 0.5, 2.0], &step);
+        combine_and_step(group, &views, Combine::Weights(&[1.0, 0.5, 2.0]), &step);
         assert!(p.iter().enumerate().all(|(i, &x)| x == -8.0 * i as f32));
     }
 }

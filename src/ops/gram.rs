@@ -1,21 +1,31 @@
 //! Gram matrix of the private gradients: one pass over J gives every product of two rows.
 //!
-//! f32 products run in 16 lanes over short spans and are summed in f64, so a lane adds at most `SPAN / LANES` = 32 numbers
+//! f32 products run in 8 lanes and are summed in f64 every 256 columns, so a lane adds at most `FOLD / LANES` = 32 numbers
 //! in f32: the error stays below 1e-6 of the entry for rows that are nearly parallel, whatever their scales.
+
+use std::ops::Range;
 
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::simd::{LANES, reduce};
+/// Independent partial sums of a product: one vector register.
+const LANES: usize = 8;
 
-/// Columns whose products stay in f32; a tile of rows of this length fits the first-level cache.
-const SPAN: usize = 512;
+/// Columns whose products stay in f32.
+const FOLD: usize = 256;
+
+/// Columns gone through tile by tile: this many of 64 rows fit the second-level cache.
+const SPAN: usize = 4 * FOLD;
 
 /// Columns in one partial sum; fixed, so that threads cannot change the order of additions.
-const BLOCK: usize = 32 * SPAN;
+const BLOCK: usize = 16 * SPAN;
 
-/// Rows of one register tile: TILE x TILE products from 2 TILE loads.
-const TILE: usize = 2;
+/// Rows times rows of one register tile: eight accumulators keep both multipliers busy, six loads feed them.
+const TALL: usize = 4;
+const WIDE: usize = 2;
+
+/// Running products of two rows, to be added up.
+type Sum = [f64; 4];
 
 /// gram (T x T, row-major, symmetric) gains J_i . J_j over `rows` (T rows of equal length).
 pub fn gram(gram: &mut [f64], rows: &[&[f32]]) {
@@ -24,9 +34,9 @@ pub fn gram(gram: &mut [f64], rows: &[&[f32]]) {
     let partial: Vec<Vec<f64>> = (0..len.div_ceil(BLOCK))
         .into_par_iter()
         .map(|block| {
-            let mut sums = vec![0.0; count * count];
+            let mut sums = vec![Sum::default(); count * count];
             block_gram(&mut sums, rows, block * BLOCK, ((block + 1) * BLOCK).min(len));
-            sums
+            sums.iter().map(|sum| (sum[0] + sum[1]) + (sum[2] + sum[3])).collect()
         })
         .collect();
     for sums in partial {
@@ -41,68 +51,72 @@ pub fn gram(gram: &mut [f64], rows: &[&[f32]]) {
     }
 }
 
-/// Upper triangle of the products of columns start..end.
+/// Upper triangle of the products of columns start..end; what lies below the diagonal is left undefined.
 #[multiversion(targets("x86_64+avx2+fma"))]
-fn block_gram(sums: &mut [f64], rows: &[&[f32]], start: usize, end: usize) {
+fn block_gram(sums: &mut [Sum], rows: &[&[f32]], start: usize, end: usize) {
     let count = rows.len();
     for span in (start..end).step_by(SPAN) {
         let span = span..(span + SPAN).min(end);
-        for i in (0..count).step_by(TILE) {
-            for j in (i..count).step_by(TILE) {
-                if i + TILE <= count && j + TILE <= count {
-                    let tile = tile_products(
-                        [&rows[i][span.clone()], &rows[i + 1][span.clone()]],
-                        [&rows[j][span.clone()], &rows[j + 1][span.clone()]],
-                    );
-                    for (di, products) in tile.iter().enumerate() {
-                        for (dj, product) in products.iter().enumerate() {
-                            sums[(i + di) * count + j + dj] += product;
-                        }
-                    }
-                } else {
-                    edge_products(sums, rows, i, j, span.clone());
+        for i in (0..count).step_by(TALL) {
+            for j in (i..count).step_by(WIDE) {
+                // A tile that hangs over the last row repeats it, and the repetitions are dropped.
+                let a: [usize; TALL] = std::array::from_fn(|k| (i + k).min(count - 1));
+                let b: [usize; WIDE] = std::array::from_fn(|k| (j + k).min(count - 1));
+                for fold in span.clone().step_by(FOLD) {
+                    let columns = fold..(fold + FOLD).min(span.end);
+                    let tile = tile_products(a.map(|row| &rows[row][columns.clone()]), b.map(|row| &rows[row][columns.clone()]));
+                    add_tile(&mut sums[i * count..], count, j, &tile);
+                    add_rest(sums, rows, i, j, columns);
                 }
             }
         }
     }
 }
 
-/// Products of each of two rows with each of two rows.
+/// Products of each of some rows with each of some others, over as many columns as fill the lanes.
 #[inline(always)]
-fn tile_products(a: [&[f32]; TILE], b: [&[f32]; TILE]) -> [[f64; TILE]; TILE] {
-    let len = a[0].len();
-    let whole = len / LANES * LANES;
-    let (mut s00, mut s01, mut s10, mut s11) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
-    let (a0, a1, b0, b1) = (&a[0][..len], &a[1][..len], &b[0][..len], &b[1][..len]);
+fn tile_products(a: [&[f32]; TALL], b: [&[f32]; WIDE]) -> [[[f32; LANES]; WIDE]; TALL] {
+    let whole = a[0].len() / LANES * LANES;
+    let (a, b) = (a.map(|row| &row[..whole]), b.map(|row| &row[..whole]));
+    let mut sums = [[[0.0f32; LANES]; WIDE]; TALL];
     for column in (0..whole).step_by(LANES) {
-        let (a0, a1) = (&a0[column..column + LANES], &a1[column..column + LANES]);
-        let (b0, b1) = (&b0[column..column + LANES], &b1[column..column + LANES]);
-        for lane in 0..LANES {
-            s00[lane] = a0[lane].mul_add(b0[lane], s00[lane]);
-            s01[lane] = a0[lane].mul_add(b1[lane], s01[lane]);
-            s10[lane] = a1[lane].mul_add(b0[lane], s10[lane]);
-            s11[lane] = a1[lane].mul_add(b1[lane], s11[lane]);
-        }
-    }
-    let mut out = [[reduce(&s00), reduce(&s01)], [reduce(&s10), reduce(&s11)]];
-    for (i, a) in [a0, a1].iter().enumerate() {
-        for (j, b) in [b0, b1].iter().enumerate() {
-            for column in whole..len {
-                out[i][j] += f64::from(a[column]) * f64::from(b[column]);
+        for j in 0..WIDE {
+            let right = &b[j][column..column + LANES];
+            for i in 0..TALL {
+                let left = &a[i][column..column + LANES];
+                for lane in 0..LANES {
+                    sums[i][j][lane] = left[lane].mul_add(right[lane], sums[i][j][lane]);
+                }
             }
         }
     }
-    out
+    sums
 }
 
-/// The pairs of a tile that hangs over the last row.
+/// Adds the part of a tile that lies inside the matrix; `sums` begins with the tile's first row.
 #[inline(always)]
-fn edge_products(sums: &mut [f64], rows: &[&[f32]], i: usize, j: usize, span: std::ops::Range<usize>) {
+fn add_tile(sums: &mut [Sum], count: usize, j: usize, tile: &[[[f32; LANES]; WIDE]; TALL]) {
+    for (row, products) in sums.chunks_mut(count).zip(tile) {
+        for (sum, lanes) in row[j..].iter_mut().zip(products) {
+            for quarter in 0..4 {
+                sum[quarter] += f64::from(lanes[quarter]) + f64::from(lanes[quarter + 4]);
+            }
+        }
+    }
+}
+
+/// The columns that do not fill the lanes.
+#[inline(always)]
+fn add_rest(sums: &mut [Sum], rows: &[&[f32]], i: usize, j: usize, columns: Range<usize>) {
     let count = rows.len();
-    for a in i..(i + TILE).min(count) {
-        for b in j.max(a)..(j + TILE).min(count) {
-            let (x, y) = (&rows[a][span.clone()], &rows[b][span.clone()]);
-            sums[a * count + b] += tile_products([x, x], [y, y])[0][0];
+    let rest = columns.start + columns.len() / LANES * LANES..columns.end;
+    if rest.is_empty() {
+        return;
+    }
+    for a in i..(i + TALL).min(count) {
+        for b in j..(j + WIDE).min(count) {
+            let products = rows[a][rest.clone()].iter().zip(&rows[b][rest.clone()]);
+            sums[a * count + b][0] += products.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
         }
     }
 }

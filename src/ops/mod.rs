@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod bandwidth;
 pub mod dropout;
 pub mod embedding_bag;
 pub mod gemm;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::adamw::Step;
+use super::adamw::{Combine, Step};
 use super::embedding_bag::Bags;
 use super::simd::{add_scaled, dot};
 use crate::device::memory::{Buffer, Memory};
@@ -115,6 +115,15 @@ impl Union {
         self.starts.push(self.members.len() as u32);
     }
 
+    /// All tasks' parts of union row `index`; `zeros` stands in for a task that did not touch it.
+    pub fn gathered<'a>(&self, index: usize, gradients: &'a [RowGradient], zeros: &'a [f32]) -> Vec<&'a [f32]> {
+        let mut parts = vec![zeros; gradients.len()];
+        for &(task, row) in self.members(index) {
+            parts[task as usize] = gradients[task as usize].row(row as usize);
+        }
+        parts
+    }
+
     fn members(&self, index: usize) -> &[(u32, u32)] {
         &self.members[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
@@ -170,9 +179,9 @@ pub struct RowState<'a> {
     pub second: &'a mut [f32],
 }
 
-/// One optimizer step on the union rows: d = sum_t weights[t] g_t on the rows that t touched. Row `union.rows[i]` lies in
-/// slot `slots[i]`; slots are distinct.
-pub fn row_update(state: RowState, slots: &[u32], union: &Union, gradients: &[RowGradient], weights: &[f32], step: &Step) {
+/// One optimizer step on the union rows: d from the gradients of the tasks that touched a row (zero for the others). Row
+/// `union.rows[i]` lies in slot `slots[i]`; slots are distinct.
+pub fn row_update(state: RowState, slots: &[u32], union: &Union, gradients: &[RowGradient], how: Combine, step: &Step) {
     let Some(dim) = gradients.first().map(|g| g.dim) else { return };
     let room = state.values.len() / dim;
     assert!(slots.iter().all(|&slot| (slot as usize) < room), "a slot lies outside the table");
@@ -182,12 +191,17 @@ pub fn row_update(state: RowState, slots: &[u32], union: &Union, gradients: &[Ro
     let second = Rows { start: state.second.as_mut_ptr(), dim: second_dim };
     assert!(state.first.len() == room * dim && [0, 1, dim].contains(&second_dim), "moments of another shape");
     slots.par_iter().with_min_len(64).enumerate().for_each_init(
-        || vec![0.0f32; dim],
-        |d, (index, &slot)| {
+        || (vec![0.0f32; dim], vec![0.0f32; dim]),
+        |(d, zeros), (index, &slot)| {
             // SAFETY: slots are distinct (one per union row) and inside the three arrays, checked above, so each job has
             // these rows to itself; the borrows of `state` outlive the loop.
             let (p, m, v) = unsafe { (values.row(slot), first.row(slot), second.row(slot)) };
-            combine_members(d, union.members(index), gradients, weights);
+            match how {
+                Combine::Weights(weights) => combine_members(d, union.members(index), gradients, weights),
+                Combine::Columns { rule, first } => {
+                    rule(&union.gathered(index, gradients, zeros), first + u64::from(union.rows[index]) * dim as u64, d);
+                }
+            }
             match v {
                 [v] => step.run_row(p, m, v, d),
                 v => step.run(p, m, v, d),
@@ -266,7 +280,7 @@ mod tests {
         let (mut values, mut first) = (vec![0.0; 6], vec![0.0; 6]);
         let step = Step { rule: Rule::Sgd { momentum: 0.0 }, lr: 1.0, weight_decay: 0.0 };
         let state = RowState { values: &mut values, first: &mut first, second: &mut [] };
-        row_update(state, &[2, 0, 1], &union, &gradients, &[1.0, 10.0], &step);
+        row_update(state, &[2, 0, 1], &union, &gradients, Combine::Weights(&[1.0, 10.0]), &step);
         assert_eq!(values, [-17.0, 0.0, -10.0, 10.0, -1.0, -2.0]);
     }
 }

@@ -1,7 +1,9 @@
 //! Surgery: G = J J^T, weights w from it, and one fused pass that turns w^T J into new parameters.
 
+pub mod balance;
 pub mod conflict;
 pub mod gram;
+pub mod large;
 pub mod methods;
-pub mod registry;
+pub mod request;
 pub mod update;

@@ -1,6 +1,6 @@
 //! What a run will do and take, from its configuration and data: model, rounds, shapes, bytes. Allocates nothing big.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind};
@@ -12,9 +12,9 @@ use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelS
 use crate::ops::activation::Activation;
 use crate::ops::philox::{Keyed, Stream};
 use crate::schedule::deal::{Player, proportional_rates, share};
-use crate::surgery::methods::Order;
-use crate::surgery::registry;
-use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale};
+use crate::surgery::balance;
+use crate::surgery::methods::registry;
+use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers};
 
 pub struct Plan {
     pub spec: ModelSpec,
@@ -50,7 +50,7 @@ impl Plan {
             row_capacity,
         };
         let limits = limits(config, &spec, &players, bag_rows);
-        let plan = Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config) };
+        let plan = Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
         plan.check_task_budgets(corpus)?;
         Ok(plan)
     }
@@ -82,11 +82,15 @@ impl Plan {
 
     /// Allocates everything the run needs.
     pub fn engine(&self, config: &Config, memory: &mut Memory) -> Result<Engine> {
-        let order = if config.surgery.order == "fixed" { Order::Fixed } else { Order::Random };
-        let method = registry::build(&config.surgery.method, &registry::Options { order })?;
+        let surgery = &config.surgery;
+        let method = registry::build(&surgery.method, &surgery.params, self.spec.heads.len())
+            .map_err(|fault| anyhow!("surgery.method: {fault}"))?;
         let mut network = Network::new(self.spec.clone());
         network.label_smoothing = config.train.label_smoothing;
-        Engine::new(memory, network, &self.start, method, self.rules, &self.limits)
+        let balance = &config.balance;
+        let balancer = balance::registry::build(&balance.method, &balance.params, self.spec.heads.len())
+            .map_err(|fault| anyhow!("balance.method: {fault}"))?;
+        Engine::new(memory, network, &self.start, Settlers { balancer, method }, self.rules, &self.limits)
     }
 
     /// Buffers of the run and their bytes, without allocating them.
@@ -99,6 +103,14 @@ impl Plan {
     /// An error that names the buffer with which the run would exceed `memory.device`.
     pub fn check_budget(&self, config: &Config) -> Result<()> {
         self.engine(config, &mut Memory::plan(config.memory.device)).map(|_| ())
+    }
+
+    /// Bytes of J's dense part that the run does without, because nothing in it needs the tasks' gradients apart.
+    pub fn saved_bytes(&self, config: &Config) -> Result<u64> {
+        let engine = self.engine(config, &mut Memory::plan(0))?;
+        let row = 4 * engine.network.table.shared_len() as u64;
+        let rows = self.spec.heads.len() as u64;
+        Ok(if self.rules.stores_jacobian(engine.method.as_ref()) { 0 } else { (rows - 1) * row })
     }
 
     /// Passes over a task's data in the whole run, if it is present throughout.
@@ -119,7 +131,7 @@ pub fn interval(every: &schema::Every, rounds_per_epoch: u64) -> Option<u64> {
     }
 }
 
-fn rules(config: &Config) -> Rules {
+fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
     let scope = match config.clip.scope {
         schema::ClipScope::Update => ClipScope::Update,
         schema::ClipScope::Task => ClipScope::Task,
@@ -135,6 +147,7 @@ fn rules(config: &Config) -> Rules {
         scale,
         weighted_heads: config.surgery.heads == schema::HeadGradients::Weighted,
         conflict_every: config.observe.conflict_every,
+        rounds_per_epoch,
     }
 }
 

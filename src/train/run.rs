@@ -24,6 +24,9 @@ use crate::train::rates::rates;
 use crate::train::round::{Anomaly, Committed, Engine};
 use crate::train::run_folder::RunFolder;
 
+/// Conflicting pairs named at the end.
+const MOST_PAIRS: usize = 5;
+
 /// A run in progress.
 pub struct Run<'a> {
     config: &'a Config,
@@ -137,7 +140,17 @@ impl<'a> Run<'a> {
             End::Interrupted => "interrupted; continue with `taskloom resume`",
         };
         let seconds = self.started.elapsed().as_secs_f64();
-        self.observer.emit(&Event::End { round: self.state.round, reason, seconds, peak_bytes: peak_resident() })?;
+        let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
+        let conflicts = self.engine.ledger.worst(MOST_PAIRS);
+        let end_event = Event::End {
+            round: self.state.round,
+            reason,
+            seconds,
+            peak_bytes: peak_resident(),
+            conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
+            fallbacks: &self.state.fallbacks,
+        };
+        self.observer.emit(&end_event)?;
         Ok(end)
     }
 
@@ -210,19 +223,15 @@ impl<'a> Run<'a> {
         self.state.bad_rounds = guard.in_a_row;
         let names: Vec<&str> = tasks.iter().map(|&task| self.corpus.tasks[task].name.as_str()).collect();
         if let Some(conflicts) = &done.conflicts {
-            self.observer.emit(&Event::Conflict {
-                round,
-                tasks: &names,
-                norms: &conflicts.norms,
-                cosines: &conflicts.cosines,
-                pairs: conflicts.pairs,
-                share: conflicts.share(),
-            })?;
+            let means = self.engine.ledger.cosines(tasks);
+            self.observer.emit(&Event::Conflict { round, tasks: &names, conflicts, mean_cosines: &means })?;
         }
-        let fallback = match &done.status {
-            Status::Ok => None,
-            Status::Fallback(reason) => Some(reason.as_str()),
-        };
+        let fallback = fallback(&done.status).or(fallback(&done.balance.status));
+        for (name, status) in [(&self.state.method, &done.status), (&self.state.balancer, &done.balance.status)] {
+            if *status != Status::Ok {
+                *self.state.fallbacks.entry(name.clone()).or_default() += 1;
+            }
+        }
         if fallback.is_none() && !round.is_multiple_of(self.config.observe.log_every) {
             return Ok(());
         }
@@ -232,6 +241,7 @@ impl<'a> Run<'a> {
             lr,
             tasks: &names,
             losses: &done.losses,
+            factors: if self.state.balancer == "equal" { &[] } else { &done.balance.factors },
             weights: &done.weights,
             norm: done.norm,
             clip: done.clip,
@@ -270,7 +280,7 @@ impl<'a> Run<'a> {
                 self.state.best = Some(Best { value, round: self.state.round });
                 self.state.evaluations_without_best = 0;
                 if self.config.best.keep {
-                    self.state.method_state = self.engine.method.state();
+                    self.keep_states();
                     checkpoint::write(&self.folder.best(), &self.engine, &self.state, false)?;
                 }
             }
@@ -284,6 +294,13 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
+    /// What the engine remembers beside its tensors, for a checkpoint.
+    fn keep_states(&mut self) {
+        self.state.method_state = self.engine.method.state();
+        self.state.balancer_state = self.engine.balancer.state();
+        self.state.conflicts = self.engine.ledger.state();
+    }
+
     fn checkpoint_if_due(&mut self) -> Result<()> {
         let due = interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch);
         let round = self.state.round;
@@ -295,7 +312,7 @@ impl<'a> Run<'a> {
         let clock = Instant::now();
         let checkpoints = self.folder.checkpoints();
         let path = checkpoints.join(checkpoint::folder_name(self.state.round));
-        self.state.method_state = self.engine.method.state();
+        self.keep_states();
         checkpoint::write(&path, &self.engine, &self.state, true)?;
         self.unsaved = false;
         checkpoint::prune(&checkpoints, self.config.checkpoint.keep)?;
@@ -326,6 +343,13 @@ fn fingerprint(task: &TaskData) -> String {
     blake3::Hash::from_bytes(task.fingerprint).to_hex().to_string()
 }
 
+fn fallback(status: &Status) -> Option<&str> {
+    match status {
+        Status::Ok => None,
+        Status::Fallback(reason) => Some(reason),
+    }
+}
+
 fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
     let task = |task: &TaskData| TaskState {
         name: task.name.clone(),
@@ -349,6 +373,10 @@ fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         tasks: corpus.tasks.iter().map(task).collect(),
         method: engine.method.name().to_owned(),
         method_state: engine.method.state(),
+        balancer: engine.balancer.name().to_owned(),
+        balancer_state: engine.balancer.state(),
+        conflicts: engine.ledger.state(),
+        fallbacks: Default::default(),
         hashes: Default::default(),
     }
 }

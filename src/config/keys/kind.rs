@@ -45,7 +45,7 @@ pub enum PathFrom {
     DataRoot,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
     low: f64,
     low_included: bool,

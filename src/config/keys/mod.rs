@@ -2,11 +2,13 @@
 //! defaults; validation, `check --print` and the reference are all read from it.
 
 pub mod kind;
+mod methods;
 mod tables;
 mod task;
 
 pub use kind::Kind;
-pub use tables::{ROOT, SURGERY_METHODS};
+pub use methods::SURGERY_METHODS;
+pub use tables::ROOT;
 
 /// A table of the configuration.
 #[derive(Debug)]
@@ -102,6 +104,11 @@ mod tests {
         config.encoder.tokenizer = Some("words".to_owned());
         config.train.epochs = Some(1.0);
         config.tasks_from = Some(TasksFrom { file: "f".into(), task: "t".to_owned(), include: vec![] });
+        for (params, section) in [(&mut config.surgery.params, "surgery"), (&mut config.balance.params, "balance")] {
+            let section = sections().into_iter().find(|(path, _)| path == section).unwrap().1;
+            let parameters = section.keys.iter().filter(|key| key.only.is_some());
+            *params = parameters.map(|key| (key.name.to_owned(), 1.into())).collect();
+        }
         fill(&mut config.task_defaults);
         config.tasks.values_mut().for_each(fill);
         config

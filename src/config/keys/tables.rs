@@ -1,35 +1,9 @@
 //! The tables of a run; those of a task are next door.
 
 use super::kind::{Bounds, Kind, PathFrom};
+use super::methods::{BALANCE, SURGERY};
 use super::task::TASK;
 use super::{Section, key, optional, required};
-
-/// Add a method here when `surgery::methods` learns it, and take it out of the list of later ones below.
-pub const SURGERY_METHODS: &[&str] = &["mean", "sum", "pcgrad"];
-
-const SURGERY_METHODS_LATER: &[&str] = &[
-    "gradvac",
-    "mgda",
-    "upgrad",
-    "dualproj",
-    "cagrad",
-    "nash_mtl",
-    "fairgrad",
-    "imtl_g",
-    "aligned_mtl",
-    "config",
-    "krum",
-    "gradnorm",
-    "db_mtl",
-    "sdmgrad",
-    "modo",
-    "graddrop",
-    "trimmed_mean",
-    "moco",
-    "excess_mtl",
-];
-
-const BALANCE_METHODS_LATER: &[&str] = &["uw", "dwa", "rlw", "gls", "si", "stch", "famo", "imtl_l", "weights"];
 
 const COUNT: i64 = 1 << 40;
 const WIDTH: i64 = 1 << 16;
@@ -257,59 +231,6 @@ static CLIP: Section = Section {
         ),
     ],
     later: &[],
-};
-
-static BALANCE: Section = Section {
-    keys: &[key(
-        "method",
-        Kind::OneOf { values: &["equal"], later: BALANCE_METHODS_LATER },
-        "\"equal\"",
-        "`equal`: losses keep their own scale, times the task's `weight`.",
-    )],
-    later: &["tau", "mu", "warmup", "lr", "gamma", "weights"],
-};
-
-static SURGERY: Section = Section {
-    keys: &[
-        key(
-            "method",
-            Kind::OneOf { values: SURGERY_METHODS, later: SURGERY_METHODS_LATER },
-            "\"pcgrad\"",
-            "`taskloom methods` describes each.",
-        ),
-        key(
-            "granularity",
-            Kind::OneOf { values: &["model"], later: &["layer", "tensor"] },
-            "\"model\"",
-            "The part of the encoder that is settled at once.",
-        ),
-        key("scale", Kind::one_of(&["native", "sum", "mean"]), "\"native\"", "`native` is the scale of the method's reference."),
-        key("heads", Kind::one_of(&["own", "weighted"]), "\"own\"", "`own`: a head takes its own unweighted gradient."),
-        key(
-            "order",
-            Kind::one_of(&["random", "fixed"]),
-            "\"random\"",
-            "Projection order: random per row from the run's seed, or 0, 1, ..., T-1.",
-        )
-        .only("surgery.method", &["pcgrad"]),
-    ],
-    later: &[
-        "beta",
-        "epsilon",
-        "max_iters",
-        "norm_eps",
-        "reg_eps",
-        "c",
-        "rescale",
-        "max_norm",
-        "update_every",
-        "alpha",
-        "scale_mode",
-        "byzantine",
-        "selected",
-        "leak",
-        "trim",
-    ],
 };
 
 static SCHEDULE: Section = Section {

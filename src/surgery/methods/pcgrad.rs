@@ -4,7 +4,28 @@
 //! j in its order: where c . G[:, j] < 0 it loses its part along the ORIGINAL g_j,
 //! c_j -= (c . G[:, j]) / G_jj. The result is the SUM of the projected rows, w = sum_i c^(i); j = i is skipped, as in TorchJD.
 
+use super::params::Param;
+use super::random::shuffle;
+use super::registry::Descriptor;
 use super::{Inputs, Method, Needs, Solution};
+
+pub(super) const DESCRIPTOR: Descriptor = Descriptor {
+    name: "pcgrad",
+    formula: "c(i) = e_i; for j in order: if c(i).G[:,j] < 0: c(i)_j -= c(i).G[:,j] / G_jj; w = sum_i c(i)",
+    needs: Needs::GRAM,
+    averages: false,
+    params: &[ORDER],
+    reference: "Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020",
+    build: |params, _| Ok(Box::new(PcGrad { order: Order::parse(params.choice("order")) })),
+};
+
+/// Shared with GradVac, which visits pairs the same way.
+pub(super) const ORDER: Param = Param::choice(
+    "order",
+    "random",
+    &["random", "fixed"],
+    "in which order a row visits the others: a fresh permutation per row and round, or 0, 1, ..., T-1",
+);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -12,6 +33,24 @@ pub enum Order {
     Random,
     /// 0, 1, ..., T-1 for every row.
     Fixed,
+}
+
+impl Order {
+    pub(super) fn parse(text: &str) -> Self {
+        if text == "fixed" { Self::Fixed } else { Self::Random }
+    }
+
+    /// Writes row `row`'s order into `order`: the caller's where it fixes one, else by this rule.
+    pub(super) fn fill(self, order: &mut Vec<usize>, inputs: &Inputs, row: usize) {
+        match (inputs.orders, self) {
+            (Some(orders), _) => order.clone_from(&orders[row]),
+            (None, Self::Random) => {
+                order.resize(inputs.tasks.len(), 0);
+                shuffle(order, inputs.seed, inputs.round, row as u64);
+            }
+            (None, Self::Fixed) => *order = (0..inputs.tasks.len()).collect(),
+        }
+    }
 }
 
 pub struct PcGrad {
@@ -24,19 +63,15 @@ impl Method for PcGrad {
     }
 
     fn needs(&self) -> Needs {
-        Needs { gram: true, losses: false }
+        Needs::GRAM
     }
 
     fn solve(&mut self, inputs: &Inputs) -> Solution {
         let count = inputs.tasks.len();
         let mut weights = vec![0.0; count];
-        let mut order: Vec<usize> = (0..count).collect();
+        let mut order = Vec::with_capacity(count);
         for row in 0..count {
-            if let Some(orders) = inputs.orders {
-                order.clone_from(&orders[row]);
-            } else if self.order == Order::Random {
-                shuffle(&mut order, inputs.seed, inputs.round, row as u64);
-            }
+            self.order.fill(&mut order, inputs, row);
             for (weight, part) in weights.iter_mut().zip(project(inputs.gram, count, row, &order)) {
                 *weight += part;
             }
@@ -59,35 +94,13 @@ fn project(gram: &[f64], count: usize, row: usize, order: &[usize]) -> Vec<f64> 
     part
 }
 
-/// Fisher-Yates over 0..n, a pure function of its key: the same round shuffles the same way after a resume.
-fn shuffle(order: &mut [usize], seed: u64, round: u64, row: u64) {
-    for (position, slot) in order.iter_mut().enumerate() {
-        *slot = position;
-    }
-    let mut state = mix(mix(mix(seed) ^ round) ^ row);
-    for last in (1..order.len()).rev() {
-        state = mix(state);
-        // The high half of a 64 x 64 product maps to 0..=last with a bias below 2^-50 for any real T.
-        let pick = ((state as u128 * (last as u128 + 1)) >> 64) as usize;
-        order.swap(last, pick);
-    }
-}
-
-/// SplitMix64's step and finalizer (Steele, Lea & Flood 2014).
-fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn solve(gram: &[f64], count: usize, order: Order, round: u64) -> Vec<f64> {
         let tasks: Vec<usize> = (0..count).collect();
-        let inputs = Inputs { gram, losses: &[], tasks: &tasks, round, seed: 7, orders: None };
+        let inputs = Inputs { gram, round, ..super::super::testing::inputs(&tasks) };
         PcGrad { order }.solve(&inputs).weights
     }
 
@@ -108,19 +121,5 @@ mod tests {
     #[test]
     fn a_zero_row_stays_finite() {
         assert_eq!(solve(&[0.0, 0.0, 0.0, 1.0], 2, Order::Random, 3), [1.0, 1.0]);
-    }
-
-    #[test]
-    fn orders_repeat_for_a_round_and_change_between_rounds() {
-        let shuffled = |round| {
-            let mut order = vec![0; 16];
-            shuffle(&mut order, 7, round, 2);
-            order
-        };
-        assert_eq!(shuffled(5), shuffled(5));
-        assert_ne!(shuffled(5), shuffled(6));
-        let mut sorted = shuffled(5);
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..16).collect::<Vec<_>>());
     }
 }

@@ -1,6 +1,27 @@
 //! The two methods without surgery: the sum and the mean of the tasks' gradients.
 
+use super::registry::Descriptor;
 use super::{Inputs, Method, Needs, Solution};
+
+pub(super) const SUM: Descriptor = Descriptor {
+    name: "sum",
+    formula: "w_i = 1",
+    needs: Needs::NOTHING,
+    averages: false,
+    params: &[],
+    reference: "one backward pass of the summed losses",
+    build: |_, _| Ok(Box::new(Sum)),
+};
+
+pub(super) const MEAN: Descriptor = Descriptor {
+    name: "mean",
+    formula: "w_i = 1/T",
+    needs: Needs::NOTHING,
+    averages: true,
+    params: &[],
+    reference: "one backward pass of the averaged losses",
+    build: |_, _| Ok(Box::new(Mean)),
+};
 
 /// d = sum_i g_i: what a single backward pass of the summed losses gives.
 pub struct Sum;
@@ -25,10 +46,6 @@ impl Method for Sum {
 impl Method for Mean {
     fn name(&self) -> &'static str {
         "mean"
-    }
-
-    fn averages(&self) -> bool {
-        true
     }
 
     fn needs(&self) -> Needs {

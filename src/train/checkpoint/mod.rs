@@ -49,6 +49,12 @@ pub struct State {
     pub tasks: Vec<TaskState>,
     pub method: String,
     pub method_state: serde_json::Value,
+    pub balancer: String,
+    pub balancer_state: serde_json::Value,
+    /// The run's conflicts so far.
+    pub conflicts: serde_json::Value,
+    /// Rounds in which a method or balancer fell back, by its name.
+    pub fallbacks: BTreeMap<String, u64>,
     /// blake3 of each file, in hex.
     pub hashes: BTreeMap<String, String>,
 }

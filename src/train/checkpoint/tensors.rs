@@ -101,7 +101,11 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
         optimizer.read("second.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(second))?;
     }
     ensure!(state.method == engine.method.name(), "the checkpoint's surgery is {}, not {}", state.method, engine.method.name());
-    engine.method.restore(&state.method_state).map_err(anyhow::Error::msg)
+    let (theirs, ours) = (&state.balancer, engine.balancer.name());
+    ensure!(theirs == ours, "the checkpoint's balancer is {theirs}, not {ours}");
+    engine.method.restore(&state.method_state).map_err(anyhow::Error::msg)?;
+    engine.balancer.restore(&state.balancer_state).map_err(anyhow::Error::msg)?;
+    engine.ledger.restore(&state.conflicts).map_err(anyhow::Error::msg)
 }
 
 /// Number of embedding rows a checkpoint holds; 0 without a table.

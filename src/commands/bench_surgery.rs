@@ -1,0 +1,177 @@
+//! `taskloom bench surgery`: Gram matrix, solve and fused update on a made-up Jacobian, beside what memory alone costs.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, bail};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::cli::BenchSurgery;
+use crate::device::memory::{Buffer, Memory, peak_resident};
+use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_rows};
+use crate::ops::bandwidth;
+use crate::ops::gram::gram;
+use crate::surgery::methods::{Inputs, Method, registry};
+
+/// Milliseconds of one run.
+#[derive(Default)]
+struct Times {
+    gram: f64,
+    solve: f64,
+    update: f64,
+    /// d = w'J alone, as aggregation libraries do it.
+    combine: f64,
+    /// Reading J once.
+    read: f64,
+    /// Reading and writing parameters and moments once.
+    rewrite: f64,
+}
+
+impl Times {
+    fn total(&self) -> f64 {
+        self.gram + self.solve + self.update
+    }
+
+    fn floor(&self) -> f64 {
+        2.0 * self.read + self.rewrite
+    }
+
+    fn aggregate(&self) -> f64 {
+        self.gram + self.solve + self.combine
+    }
+}
+
+pub fn run(options: &BenchSurgery) -> Result<()> {
+    let (tasks, width) = (options.tasks, options.params);
+    if tasks == 0 || width == 0 || options.runs == 0 {
+        bail!("--tasks, --params and --runs must be at least 1");
+    }
+    let mut method = registry::build(&options.method, &Map::new(), tasks).map_err(|fault| anyhow!("--method: {fault}"))?;
+    let needs = method.needs();
+    if needs.elementwise || needs.row_state || needs.second_batch {
+        bail!("--method {}: only methods that work from G (and losses) are measured", options.method);
+    }
+    let mut memory = Memory::unlimited();
+    let mut jacobian = memory.buffer("jacobian", tasks * width)?;
+    fill(&mut jacobian, width);
+    let mut state = memory.buffer("parameters and moments", 3 * width)?;
+    let mut update = memory.buffer("update", width)?;
+    bandwidth::rewrite(&mut state);
+    let mut times = Vec::new();
+    for run in 0..options.runs + 2 {
+        let measured = measure(method.as_mut(), &jacobian, &mut state, &mut update, width, run as u64);
+        // The first two runs touch memory for the first time.
+        if run >= 2 {
+            times.push(measured);
+        }
+    }
+    print(options, &report(options, times));
+    Ok(())
+}
+
+/// Noise around a common direction, so that some pairs agree and some conflict.
+fn fill(jacobian: &mut Buffer, width: usize) {
+    jacobian.par_chunks_mut(width).enumerate().for_each(|(row, values)| {
+        let mut state = row as u64 + 1;
+        for (column, value) in values.iter_mut().enumerate() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let noise = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+            let common = if column % 2 == 0 { 0.3 } else { -0.3 };
+            *value = noise + if row % 2 == 0 { common } else { -common };
+        }
+    });
+}
+
+fn measure(method: &mut dyn Method, jacobian: &[f32], state: &mut [f32], update: &mut [f32], width: usize, run: u64) -> Times {
+    let mut clock = Instant::now();
+    let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64() * 1e3;
+    let rows: Vec<&[f32]> = jacobian.chunks_exact(width).collect();
+    let (count, needs) = (rows.len(), method.needs());
+    let mut times = Times::default();
+    let mut products = vec![0.0; count * count];
+    lap();
+    if needs.gram {
+        gram(&mut products, &rows);
+    }
+    times.gram = lap();
+    let (tasks, losses) = ((0..count).collect::<Vec<_>>(), vec![1.0; count]);
+    let (gram, losses) = (if needs.gram { &products[..] } else { &[] }, if needs.losses { &losses[..] } else { &[] });
+    let inputs = Inputs { gram, cross_gram: &[], losses, row_sums: &[], tasks: &tasks, round: run, seed: 1, orders: None };
+    let weights = method.solve(&inputs).weights;
+    times.solve = lap();
+    let short: Vec<f32> = weights.iter().map(|&weight| weight as f32).collect();
+    let (values, moments) = state.split_at_mut(width);
+    let (first, second) = moments.split_at_mut(width);
+    combine_and_step(Group { values, first, second }, &rows, Combine::Weights(&short), &step(run));
+    times.update = lap();
+    combine_rows(update, &rows, &weights);
+    times.combine = lap();
+    black_box(bandwidth::read(jacobian));
+    times.read = lap();
+    bandwidth::rewrite(state);
+    times.rewrite = lap();
+    times
+}
+
+fn step(run: u64) -> Step {
+    let (beta1, beta2) = (0.9f32, 0.999f32);
+    let power = run as i32 + 1;
+    let rule =
+        Rule::AdamW { beta1, beta2, eps: 1e-8, correction1: 1.0 - beta1.powi(power), correction2: 1.0 - beta2.powi(power) };
+    Step { rule, lr: 1e-4, weight_decay: 0.01 }
+}
+
+fn report(options: &BenchSurgery, times: Vec<Times>) -> Value {
+    let quantile = |of: fn(&Times) -> f64, share: f64| {
+        let mut values: Vec<f64> = times.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[((values.len() - 1) as f64 * share).round() as usize]
+    };
+    let median = |of: fn(&Times) -> f64| quantile(of, 0.5);
+    let floor = median(Times::floor);
+    let bytes = 4.0 * options.params as f64 * (2 * options.tasks + 6) as f64;
+    json!({
+        "name": "surgery",
+        "tasks": options.tasks,
+        "params": options.params,
+        "method": options.method,
+        "threads": rayon::current_num_threads(),
+        "ms": median(Times::total),
+        "ms_p10": quantile(Times::total, 0.1),
+        "ms_p90": quantile(Times::total, 0.9),
+        "runs": times.len(),
+        "peak_bytes": peak_resident(),
+        "floor_ms": floor,
+        "ratio_to_floor": quantile(|times| times.total() / times.floor(), 0.5),
+        "gbps": bytes / floor / 1e6,
+        "aggregate_ms": median(Times::aggregate),
+        "parts": {
+            "gram": median(|times| times.gram),
+            "solve": median(|times| times.solve),
+            "update": median(|times| times.update),
+            "combine": median(|times| times.combine),
+        },
+    })
+}
+
+fn print(options: &BenchSurgery, report: &Value) {
+    if options.json {
+        println!("{report}");
+        return;
+    }
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
+    println!(
+        "{}, {} tasks x {} parameters: {:.2} ms a round, {:.2} times the floor of {:.2} ms ({:.1} GB/s)",
+        options.method,
+        options.tasks,
+        options.params,
+        number(&report["ms"]),
+        number(&report["ratio_to_floor"]),
+        number(&report["floor_ms"]),
+        number(&report["gbps"])
+    );
+    for part in ["gram", "solve", "update", "combine"] {
+        println!("  {part:<8} {:9.3} ms", number(&report["parts"][part]));
+    }
+}

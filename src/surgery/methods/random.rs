@@ -1,0 +1,69 @@
+//! Counter-based randomness: every draw is a pure function of its key, so a resumed run draws what the first one drew.
+
+/// SplitMix64's step and finalizer (Steele, Lea & Flood 2014).
+pub fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// 64 random bits for (seed, round, index).
+pub fn bits(seed: u64, round: u64, index: u64) -> u64 {
+    mix(mix(mix(seed) ^ round) ^ index)
+}
+
+/// Uniform in [0, 1), on the 2^53 grid.
+pub fn uniform(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Standard normal from one key (Box & Muller 1958).
+pub fn normal(key: u64) -> f64 {
+    // 1 - u lies in (0, 1], where the logarithm is finite.
+    let radius = (-2.0 * (1.0 - uniform(mix(key))).ln()).sqrt();
+    radius * (std::f64::consts::TAU * uniform(mix(!key))).cos()
+}
+
+/// Fisher-Yates over 0..n, a pure function of its key: the same round shuffles the same way after a resume.
+pub fn shuffle(order: &mut [usize], seed: u64, round: u64, row: u64) {
+    for (position, slot) in order.iter_mut().enumerate() {
+        *slot = position;
+    }
+    let mut state = bits(seed, round, row);
+    for last in (1..order.len()).rev() {
+        state = mix(state);
+        // The high half of a 64 x 64 product maps to 0..=last with a bias below 2^-50 for any real T.
+        let pick = ((state as u128 * (last as u128 + 1)) >> 64) as usize;
+        order.swap(last, pick);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_repeat_for_a_round_and_change_between_rounds() {
+        let shuffled = |round| {
+            let mut order = vec![0; 16];
+            shuffle(&mut order, 7, round, 2);
+            order
+        };
+        assert_eq!(shuffled(5), shuffled(5));
+        assert_ne!(shuffled(5), shuffled(6));
+        let mut sorted = shuffled(5);
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..16).collect::<Vec<_>>());
+    }
+
+    /// The standard error of the mean of 100,000 draws is 0.003, that of their mean square 0.0045; five of each.
+    #[test]
+    fn normals_have_mean_zero_and_variance_one() {
+        let draws: Vec<f64> = (0..100_000).map(|index| normal(bits(1, 2, index))).collect();
+        let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+        let square = draws.iter().map(|x| x * x).sum::<f64>() / draws.len() as f64;
+        assert!(mean.abs() < 0.016, "{mean}");
+        assert!((square - 1.0).abs() < 0.0225, "{square}");
+    }
+}
