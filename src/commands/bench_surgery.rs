@@ -151,6 +151,8 @@ fn report(options: &BenchSurgery, times: Vec<Times>) -> Value {
             "solve": median(|times| times.solve),
             "update": median(|times| times.update),
             "combine": median(|times| times.combine),
+            "read": median(|times| times.read),
+            "rewrite": median(|times| times.rewrite),
         },
     })
 }
