@@ -10,7 +10,7 @@ use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
 use taskloom::surgery::methods::{Method, Order, PcGrad, Sum};
 use taskloom::surgery::update::Rates;
-use taskloom::train::round::{Clip, ClipScope, Engine, Rules, Scale};
+use taskloom::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers};
 
 const ROWS: usize = 5;
 const OUTPUTS: [usize; 3] = [3, 1, 2];
@@ -38,12 +38,14 @@ fn engine(case: &Value) -> Engine {
     network.label_smoothing = 0.1;
     let method: Box<dyn Method> =
         if case["method"] == "pcgrad" { Box::new(PcGrad { order: Order::Fixed }) } else { Box::new(Sum) };
+    let balancer = taskloom::surgery::balance::registry::build("equal", &serde_json::Map::new(), 3).unwrap();
+    let settlers = Settlers { balancer, method };
     let clip = Clip { norm: 0.0, scope: ClipScope::Update };
-    let rules = Rules { seed: 0, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0 };
+    let rules = Rules { seed: 0, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0, rounds_per_epoch: 1 };
     let start = Start { seed: 0, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
     let rows = 3 * ROWS;
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, bag_rows: Vec::new() };
-    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, method, rules, &limits).unwrap();
+    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, rules, &limits).unwrap();
     let table = engine.network.table.clone();
     let fill = |params: &[Param], values: &mut [f32], from: Vec<f32>| {
         assert_eq!(params.last().unwrap().range().end, from.len());
