@@ -61,16 +61,10 @@ fn checkpoint(run: &Path, round: u64) -> std::path::PathBuf {
     run.join(format!("checkpoints/round-{round:08}"))
 }
 
-/// Names that `surgery.method` takes; the others say that a run cannot use them yet.
-fn trainable() -> Vec<&'static str> {
-    let names = methods::registry::DESCRIPTORS.iter().map(|method| method.name);
-    names.filter(|name| taskloom::config::SURGERY_METHODS.contains(name)).collect()
-}
-
 #[test]
 fn every_method_and_balancer_trains() {
     let folder = tempfile::tempdir().expect("a folder");
-    let surgery = trainable().into_iter().map(|name| format!("surgery.method={name}"));
+    let surgery = methods::registry::DESCRIPTORS.iter().map(|method| format!("surgery.method={}", method.name));
     let balance = balance::registry::DESCRIPTORS.iter().map(|balancer| format!("balance.method={}", balancer.name));
     for set in surgery.chain(balance) {
         let run = train(folder.path(), &set, &[&set]);
@@ -105,17 +99,22 @@ fn balancing_does_not_depend_on_stored_gradients() {
 #[test]
 fn a_resumed_run_ends_with_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
-    let pairs = [
-        ("gradvac", "uw"),
-        ("nash_mtl", "famo"),
-        ("gradnorm", "dwa"),
-        ("pcgrad", "stch"),
-        ("db_mtl", "imtl_l"),
-        ("graddrop", "rlw"),
+    let settings = [
+        ("gradvac", "uw", "tensor"),
+        ("nash_mtl", "famo", "model"),
+        ("gradnorm", "dwa", "layer"),
+        ("pcgrad", "stch", "tensor"),
+        ("db_mtl", "imtl_l", "model"),
+        ("graddrop", "rlw", "tensor"),
+        ("moco", "equal", "tensor"),
+        ("excess_mtl", "equal", "model"),
+        ("modo", "equal", "model"),
+        ("sdmgrad", "uw", "tensor"),
     ];
-    for (method, balancer) in pairs {
-        let sets = [format!("surgery.method={method}"), format!("balance.method={balancer}")];
-        let run = train(folder.path(), method, &[&sets[0], &sets[1]]);
+    for (method, balancer, granularity) in settings {
+        let sets = [("surgery.method", method), ("balance.method", balancer), ("surgery.granularity", granularity)];
+        let sets = sets.map(|(key, value)| format!("{key}={value}"));
+        let run = train(folder.path(), method, &sets.each_ref().map(String::as_str));
         let read = |file: &str| std::fs::read(checkpoint(&run, 12).join(file)).expect("a checkpoint file");
         let files = ["model.safetensors", "optimizer.safetensors", "state.json"];
         let expected = files.map(read);
@@ -123,6 +122,26 @@ fn a_resumed_run_ends_with_the_same_bytes() {
         taskloom(&["resume", run.to_str().expect("UTF-8")]);
         assert!(files.map(read) == expected, "{method} with {balancer}");
     }
+}
+
+/// Tensors settled apart have their own weights and statistics.
+#[test]
+fn every_tensor_has_its_own_weights_and_conflicts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = train(folder.path(), "tensors", &["surgery.granularity=tensor", "surgery.method=mgda", "train.equal_heads=true"]);
+    let names = ["encoder.dense.bias", "encoder.dense.weight"];
+    let keys = |value: &Value| value.as_object().map(|found| found.keys().cloned().collect::<Vec<_>>());
+    let round = lines(&run, "round").remove(0);
+    assert_eq!(keys(&round["block_weights"]).expect("by block"), names, "{round}");
+    assert_ne!(round["block_weights"][names[0]], round["block_weights"][names[1]]);
+    let conflict = lines(&run, "conflict").remove(0);
+    assert_eq!(keys(&conflict["blocks"]).expect("by block"), names);
+    let square = |value: &Value| value["norms"][0].as_f64().expect("a norm").powi(2);
+    let parts: f64 = names.iter().map(|name| square(&conflict["blocks"][name])).sum();
+    assert!((square(&conflict) - parts).abs() <= 1e-12 * parts, "{conflict}");
+    let end = lines(&run, "end").pop().expect("an end");
+    let contested = end["contested_blocks"].as_array().expect("blocks");
+    assert!(contested.iter().any(|block| block["block"] == names[1]), "{end}");
 }
 
 #[test]
