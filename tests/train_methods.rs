@@ -144,6 +144,58 @@ fn every_tensor_has_its_own_weights_and_conflicts() {
     assert!(contested.iter().any(|block| block["block"] == names[1]), "{end}");
 }
 
+/// A data root with the files that configs/reviews.toml names: 16 tasks of short made-up reviews in the sets' form.
+fn reviews(root: &Path) {
+    let words = ["good", "bad", "book", "film", "very", "not", "dull", "fine", "read", "seen"];
+    let vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].iter().chain(&words).copied().collect::<Vec<_>>();
+    std::fs::create_dir_all(root.join("bert-vocab")).expect("a writable folder");
+    std::fs::write(root.join("bert-vocab/vocab.txt"), vocabulary.join("\n")).expect("a writable folder");
+    let mut table = String::from("task\tsplit\trow\tlabel\tseen\ttext\n");
+    for task in 0..16 {
+        for row in 0..24 {
+            let split = ["train", "train", "dev", "test"][row % 4];
+            let text: Vec<&str> = (0..6).map(|at| words[(row * (task + 3) + at * at) % words.len()]).collect();
+            table += &format!("t{task:02}\t{split}\t{row}\t{}\t0\t{}\n", (row / 4) % 2, text.join(" "));
+        }
+    }
+    std::fs::create_dir_all(root.join("fdu-mtl")).expect("a writable folder");
+    let file = std::fs::File::create(root.join("fdu-mtl/labelled.tsv.gz")).expect("a writable folder");
+    let mut file = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    std::io::Write::write_all(&mut file, table.as_bytes()).and_then(|()| file.finish()).expect("a writable folder");
+}
+
+/// configs/reviews.toml as it is, on data of its form: text, the bag encoder and its row-sparse table.
+#[test]
+fn the_reviews_train_with_every_method() {
+    let folder = tempfile::tempdir().expect("a folder");
+    reviews(folder.path());
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/reviews.toml");
+    let root = format!("data.root={}", folder.path().display());
+    for method in methods::registry::DESCRIPTORS {
+        let run = folder.path().join(method.name);
+        let name = format!("surgery.method={}", method.name);
+        let mut arguments = vec!["train", config, "--run-dir", run.to_str().expect("UTF-8")];
+        let small = ["encoder.hidden=32", "encoder.embedding_dim=32", "encoder.buckets=512", "checkpoint.every=3"];
+        for set in small.iter().copied().chain(["train.micro_batch=4", "checkpoint.keep=9", &root, &name]) {
+            arguments.extend(["--set", set]);
+        }
+        taskloom(&arguments);
+        assert_eq!(lines(&run, "anomaly").len(), 0, "{}", method.name);
+        let end = lines(&run, "end").pop().expect("an end");
+        let rounds = end["round"].as_u64().expect("a round");
+        assert!(rounds > 6, "{end}");
+        if method.needs.row_state || method.needs.second_batch {
+            let read = || std::fs::read(checkpoint(&run, rounds).join("optimizer.safetensors")).expect("a checkpoint");
+            let expected = read();
+            for round in 4..=rounds {
+                let _ = std::fs::remove_dir_all(checkpoint(&run, round));
+            }
+            taskloom(&["resume", run.to_str().expect("UTF-8")]);
+            assert!(read() == expected, "{} resumed", method.name);
+        }
+    }
+}
+
 #[test]
 fn the_end_names_the_conflicting_pairs() {
     let folder = tempfile::tempdir().expect("a folder");
