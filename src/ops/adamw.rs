@@ -56,8 +56,9 @@ impl Step {
     }
 }
 
-/// Makes the update of some neighbouring columns from the rows of J there; the number is that of the first column in J.
-pub type ColumnRule<'a> = &'a (dyn Fn(&[&[f32]], u64, &mut [f32]) + Sync);
+/// Makes the update of some neighbouring columns from the rows of J there, each with its number, rows of zeros left out; the
+/// other number is that of the first column in J.
+pub type ColumnRule<'a> = &'a (dyn Fn(&[(usize, &[f32])], u64, &mut [f32]) + Sync);
 
 /// How the rows of J become one gradient.
 #[derive(Clone, Copy)]
@@ -93,7 +94,7 @@ pub fn combine_and_step(group: Group, rows: &[&[f32]], combination: Combine, ste
         match combination {
             Combine::Weights(weights) => combine(d, rows, weights, start),
             Combine::Columns { rule, first } => {
-                let parts: Vec<&[f32]> = rows.iter().map(|row| &row[start..start + d.len()]).collect();
+                let parts: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[start..start + d.len()]).enumerate().collect();
                 rule(&parts, first + start as u64, d);
             }
         }

@@ -20,9 +20,9 @@ const SPAN: usize = 4 * FOLD;
 /// Columns in one partial sum; fixed, so that threads cannot change the order of additions.
 const BLOCK: usize = 16 * SPAN;
 
-/// Rows times rows of one register tile: eight accumulators keep both multipliers busy, six loads feed them.
-const TALL: usize = 4;
-const WIDE: usize = 2;
+/// Rows times rows of one register tile: twelve accumulators keep both multipliers busy and leave registers for the factors.
+const TALL: usize = 3;
+const WIDE: usize = 4;
 
 /// Running products of two rows, to be added up.
 type Sum = [f64; 4];
@@ -69,7 +69,6 @@ pub(super) fn add_symmetric(gram: &mut [f64], upper: &[f64], count: usize) {
 }
 
 /// Upper triangle of the products of columns start..end; what lies below the diagonal is left undefined.
-#[multiversion(targets("x86_64+avx2+fma"))]
 fn piece_gram(sums: &mut [Sum], rows: &[&[f32]], start: usize, end: usize) {
     let count = rows.len();
     for span in (start..end).step_by(SPAN) {
@@ -91,18 +90,20 @@ fn piece_gram(sums: &mut [Sum], rows: &[&[f32]], start: usize, end: usize) {
 }
 
 /// Products of each of some rows with each of some others, over as many columns as fill the lanes.
-#[inline(always)]
+///
+/// A function of its own, with one vector of each row taken out at a time: the form that compiles to plain vector code.
+#[multiversion(targets("x86_64+avx2+fma"))]
 fn tile_products(a: [&[f32]; TALL], b: [&[f32]; WIDE]) -> [[[f32; LANES]; WIDE]; TALL] {
-    let whole = a[0].len() / LANES * LANES;
-    let (a, b) = (a.map(|row| &row[..whole]), b.map(|row| &row[..whole]));
+    let vectors = a[0].len() / LANES;
+    let (a, b) = (a.map(|row| &row.as_chunks::<LANES>().0[..vectors]), b.map(|row| &row.as_chunks::<LANES>().0[..vectors]));
     let mut sums = [[[0.0f32; LANES]; WIDE]; TALL];
-    for column in (0..whole).step_by(LANES) {
+    for vector in 0..vectors {
+        let left: [[f32; LANES]; TALL] = std::array::from_fn(|i| a[i][vector]);
         for j in 0..WIDE {
-            let right = &b[j][column..column + LANES];
+            let right = b[j][vector];
             for i in 0..TALL {
-                let left = &a[i][column..column + LANES];
                 for lane in 0..LANES {
-                    sums[i][j][lane] = left[lane].mul_add(right[lane], sums[i][j][lane]);
+                    sums[i][j][lane] = left[i][lane].mul_add(right[lane], sums[i][j][lane]);
                 }
             }
         }
@@ -111,7 +112,7 @@ fn tile_products(a: [&[f32]; TALL], b: [&[f32]; WIDE]) -> [[[f32; LANES]; WIDE];
 }
 
 /// Adds the part of a tile that lies inside the matrix; `sums` begins with the tile's first row.
-#[inline(always)]
+#[multiversion(targets("x86_64+avx2+fma"))]
 fn add_tile(sums: &mut [Sum], count: usize, j: usize, tile: &[[[f32; LANES]; WIDE]; TALL]) {
     for (row, products) in sums.chunks_mut(count).zip(tile) {
         for (sum, lanes) in row[j..].iter_mut().zip(products) {

@@ -121,13 +121,10 @@ impl Union {
         self.starts.push(self.members.len() as u32);
     }
 
-    /// All tasks' parts of union row `index`; `zeros` stands in for a task that did not touch it.
-    pub fn gathered<'a>(&self, index: usize, gradients: &'a [RowGradient], zeros: &'a [f32]) -> Vec<&'a [f32]> {
-        let mut parts = vec![zeros; gradients.len()];
-        for &(task, row) in self.members(index) {
-            parts[task as usize] = gradients[task as usize].row(row as usize);
-        }
-        parts
+    /// The parts of union row `index` of the tasks that touched it, by their position.
+    pub fn gathered<'a>(&self, index: usize, gradients: &'a [RowGradient]) -> Vec<(usize, &'a [f32])> {
+        let part = |&(task, row): &(u32, u32)| (task as usize, gradients[task as usize].row(row as usize));
+        self.members(index).iter().map(part).collect()
     }
 
     fn members(&self, index: usize) -> &[(u32, u32)] {
@@ -190,15 +187,15 @@ pub fn row_update(state: RowState, slots: &[u32], union: &Union, gradients: &[Ro
     let second = Rows { start: state.second.as_mut_ptr(), dim: second_dim };
     assert!(state.first.len() == room * dim && [0, 1, dim].contains(&second_dim), "moments of another shape");
     slots.par_iter().with_min_len(64).enumerate().for_each_init(
-        || (vec![0.0f32; dim], vec![0.0f32; dim]),
-        |(d, zeros), (index, &slot)| {
+        || vec![0.0f32; dim],
+        |d, (index, &slot)| {
             // SAFETY: slots are distinct (one per union row) and inside the three arrays, checked above, so each job has
             // these rows to itself; the borrows of `state` outlive the loop.
             let (p, m, v) = unsafe { (values.row(slot), first.row(slot), second.row(slot)) };
             match how {
                 Combine::Weights(weights) => combine_members(d, union.members(index), gradients, weights),
                 Combine::Columns { rule, first } => {
-                    rule(&union.gathered(index, gradients, zeros), first + u64::from(union.rows[index]) * dim as u64, d);
+                    rule(&union.gathered(index, gradients), first + u64::from(union.rows[index]) * dim as u64, d);
                 }
             }
             match v {

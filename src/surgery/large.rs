@@ -105,8 +105,9 @@ fn run(method: &mut dyn Method, inputs: &Inputs, problem: &Problem) -> (Option<V
         const COLUMNS: usize = 4096;
         update.par_chunks_mut(COLUMNS).enumerate().for_each(|(index, out)| {
             let range = index * COLUMNS..index * COLUMNS + out.len();
-            let parts: Vec<&[f32]> = rows.iter().map(|row| &row[range.clone()]).collect();
-            let block = ColumnBlock { rows: &parts, first: range.start as u64, round: inputs.round, seed: inputs.seed };
+            let parts: Vec<(f64, &[f32])> = rows.iter().map(|row| (1.0, &row[range.clone()])).collect();
+            let (round, seed) = (inputs.round, inputs.seed);
+            let block = ColumnBlock { rows: &parts, count: parts.len(), first: range.start as u64, round, seed };
             columns::combine(rule, &block, out);
         });
         return (None, update, solution.status);

@@ -102,8 +102,8 @@ fn run(method: &mut dyn Method, inputs: &Inputs, request: &Request) -> (Option<V
     let solution = method.solve(inputs);
     if let Some(rule) = method.columnwise() {
         let mut update = vec![0.0; rows[0].len()];
-        let views: Vec<&[f64]> = rows.iter().map(Vec::as_slice).collect();
-        let block = ColumnBlock { rows: &views, first: 0, round: inputs.round, seed: inputs.seed };
+        let views: Vec<(f64, &[f64])> = rows.iter().map(|row| (1.0, row.as_slice())).collect();
+        let block = ColumnBlock { rows: &views, count: views.len(), first: 0, round: inputs.round, seed: inputs.seed };
         columns::combine(rule, &block, &mut update);
         return (None, update, solution.status);
     }

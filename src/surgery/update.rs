@@ -115,16 +115,15 @@ pub fn column_square(gradients: &Gradients, union: &Union, count: usize, rule: C
     let square = |d: &[f32]| d.iter().map(|&d| f64::from(d) * f64::from(d)).sum::<f64>();
     let dense = |block: usize| {
         let range = block * COLUMNS..((block + 1) * COLUMNS).min(width);
-        let rows: Vec<&[f32]> = (0..count).map(|row| &gradients.dense_row(row)[range.clone()]).collect();
+        let rows: Vec<(usize, &[f32])> = (0..count).map(|row| (row, &gradients.dense_row(row)[range.clone()])).collect();
         let mut d = vec![0.0; range.len()];
         rule(&rows, range.start as u64, &mut d);
         square(&d)
     };
     let dim = gradients.rows.first().map_or(0, RowGradient::dim);
-    let zeros = vec![0.0f32; dim];
     let embedded = |index: usize| {
         let mut d = vec![0.0; dim];
-        let rows = union.gathered(index, &gradients.rows[..count], &zeros);
+        let rows = union.gathered(index, &gradients.rows[..count]);
         rule(&rows, width as u64 + u64::from(union.rows[index]) * dim as u64, &mut d);
         square(&d)
     };

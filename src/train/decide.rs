@@ -128,14 +128,17 @@ struct Solved {
     status: Status,
 }
 
-/// A method's rule on gradients scaled by the tasks' factors.
+/// A method's rule on gradients scaled by the (T) tasks' factors.
 pub(super) fn scaled_rule<'a>(
     rule: &'a dyn Columnwise,
     factors: &'a [f64],
     round: u64,
     seed: u64,
-) -> impl Fn(&[&[f32]], u64, &mut [f32]) + Sync + 'a {
-    move |rows, first, out| columns::combine_scaled(rule, &ColumnBlock { rows, first, round, seed }, factors, out)
+) -> impl Fn(&[(usize, &[f32])], u64, &mut [f32]) + Sync + 'a {
+    move |rows, first, out| {
+        let rows: Vec<(f64, &[f32])> = rows.iter().map(|&(task, row)| (factors[task], row)).collect();
+        columns::combine(rule, &ColumnBlock { rows: &rows, count: factors.len(), first, round, seed }, out);
+    }
 }
 
 /// Factor that brings a vector with this squared norm inside the limit.

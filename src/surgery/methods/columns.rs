@@ -7,8 +7,14 @@ pub const TILE: usize = 32;
 
 /// The rule for single columns of J, homogeneous: scaling all gradients by one positive factor scales the update by it.
 pub trait Columnwise: Sync {
-    /// out[c] = the update's value from column c of `tile` (T x TILE), which it may reorder.
-    fn settle(&self, tile: &mut [[f64; TILE]], draws: &Draws, out: &mut [f64; TILE]);
+    /// out[c] = the update's value from column c of `tile` (rows x TILE), which it may reorder. Of the round's `count` tasks
+    /// those without a row here have zeros; [`Columnwise::zeros`] of them are in the tile.
+    fn settle(&self, tile: &mut [[f64; TILE]], count: usize, draws: &Draws, out: &mut [f64; TILE]);
+
+    /// Rows of zeros it must see of `absent` ones; the others change nothing.
+    fn zeros(&self, _absent: usize) -> usize {
+        0
+    }
 }
 
 /// Randomness of the columns of a tile.
@@ -60,31 +66,32 @@ impl Scalar for f64 {
 /// Some neighbouring columns of J.
 #[derive(Clone, Copy)]
 pub struct ColumnBlock<'a, S> {
-    /// (T) the block's part of each present task's row, all equally long.
-    pub rows: &'a [&'a [S]],
+    /// The block's part of the tasks' rows, all equally long, each with a factor; rows of zeros may be left out.
+    pub rows: &'a [(f64, &'a [S])],
+    /// Tasks of the round, with those whose rows were left out.
+    pub count: usize,
     /// Index of the block's first column in J: randomness hangs on columns, not on how J was cut.
     pub first: u64,
     pub round: u64,
     pub seed: u64,
 }
 
-/// out[p] = rule(column p of the block)
+/// out[p] = rule(column p of the block, each row scaled by its factor)
 pub fn combine<S: Scalar>(rule: &dyn Columnwise, block: &ColumnBlock<S>, out: &mut [S]) {
-    combine_scaled(rule, block, &vec![1.0; block.rows.len()], out);
-}
-
-/// As [`combine`], with each row scaled by its factor first.
-pub fn combine_scaled<S: Scalar>(rule: &dyn Columnwise, block: &ColumnBlock<S>, factors: &[f64], out: &mut [S]) {
-    let mut tile = vec![[0.0; TILE]; block.rows.len()];
+    let given = block.rows.len();
+    let mut tile = vec![[0.0; TILE]; given + rule.zeros(block.count - given)];
     let mut settled = [0.0; TILE];
     for (number, out) in out.chunks_mut(TILE).enumerate() {
         let start = number * TILE;
-        for ((values, row), factor) in tile.iter_mut().zip(block.rows).zip(factors) {
+        // The rule may have put rows in another order.
+        tile[given..].fill([0.0; TILE]);
+        for (values, (factor, row)) in tile.iter_mut().zip(block.rows) {
             for (value, gradient) in values.iter_mut().zip(&row[start..start + out.len()]) {
                 *value = factor * gradient.to_f64();
             }
         }
-        rule.settle(&mut tile, &Draws::new(block.seed, block.round, block.first + start as u64), &mut settled);
+        let draws = Draws::new(block.seed, block.round, block.first + start as u64);
+        rule.settle(&mut tile, block.count, &draws, &mut settled);
         out.iter_mut().zip(settled).for_each(|(out, value)| *out = S::from_f64(value));
     }
 }
@@ -101,11 +108,30 @@ mod tests {
         let rule = method.columnwise().expect("elementwise");
         let rows: Vec<Vec<f32>> = (1..3).map(|t| (0..100).map(|p| ((p * t) as f32).sin()).collect()).collect();
         let whole = |from: usize, to: usize| {
-            let parts = [&rows[0][from..to], &rows[1][from..to]];
+            let parts = [(1.0, &rows[0][from..to]), (1.0, &rows[1][from..to])];
             let mut out = vec![0.0; to - from];
-            combine(rule, &ColumnBlock { rows: &parts, first: from as u64, round: 3, seed: 9 }, &mut out);
+            combine(rule, &ColumnBlock { rows: &parts, count: 2, first: from as u64, round: 3, seed: 9 }, &mut out);
             out
         };
         assert_eq!([whole(0, 37), whole(37, 100)].concat(), whole(0, 100));
+    }
+
+    #[test]
+    fn rows_of_zeros_may_be_left_out() {
+        let value = |t: usize, p: usize| if t.is_multiple_of(3) { ((p * (t + 1)) as f64).sin() } else { 0.0 };
+        let rows: Vec<Vec<f64>> = (0..9).map(|t| (0..70).map(|p| value(t, p)).collect()).collect();
+        for (name, params) in [("graddrop", json!({"leak": 0.3})), ("trimmed_mean", json!({"trim": 2}))] {
+            let method = build(name, params, 9);
+            let run = |step: usize| {
+                let parts: Vec<(f64, &[f64])> = rows.iter().step_by(step).map(|row| (0.5, row.as_slice())).collect();
+                let mut out = vec![0.0; 70];
+                let block = ColumnBlock { rows: &parts, count: 9, first: 5, round: 3, seed: 9 };
+                combine(method.columnwise().expect("elementwise"), &block, &mut out);
+                out
+            };
+            for (some, all) in run(3).iter().zip(run(1)) {
+                assert!((some - all).abs() < 1e-15, "{name}: {some} {all}");
+            }
+        }
     }
 }

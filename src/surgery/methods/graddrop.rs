@@ -26,7 +26,7 @@ struct GradDrop {
 }
 
 impl Columnwise for GradDrop {
-    fn settle(&self, tile: &mut [[f64; TILE]], draws: &Draws, out: &mut [f64; TILE]) {
+    fn settle(&self, tile: &mut [[f64; TILE]], _count: usize, draws: &Draws, out: &mut [f64; TILE]) {
         drop_signs(tile, draws, self.leak, out);
     }
 }

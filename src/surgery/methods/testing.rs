@@ -19,9 +19,9 @@ pub fn build(name: &str, params: Value, tasks: usize) -> Box<dyn Method> {
 
 /// What a rule makes of one column of J, by the column's number.
 pub fn column(rule: &dyn Columnwise, gradients: &[f64], number: u64) -> f64 {
-    let rows: Vec<&[f64]> = gradients.iter().map(std::slice::from_ref).collect();
+    let rows: Vec<(f64, &[f64])> = gradients.iter().map(|g| (1.0, std::slice::from_ref(g))).collect();
     let mut out = [0.0];
-    combine(rule, &ColumnBlock { rows: &rows, first: number, round: 2, seed: 1 }, &mut out);
+    combine(rule, &ColumnBlock { rows: &rows, count: rows.len(), first: number, round: 2, seed: 1 }, &mut out);
     out[0]
 }
 

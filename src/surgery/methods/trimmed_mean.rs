@@ -31,6 +31,11 @@ struct TrimmedMean {
 }
 
 impl TrimmedMean {
+    /// Values dropped at each end of `count`.
+    fn trimmed(&self, count: usize) -> usize {
+        usize::try_from(self.trim).unwrap_or(usize::MAX).min((count - 1) / 2)
+    }
+
     fn shortage(&self, rows: usize) -> Option<String> {
         let least = self.trim.saturating_mul(2).saturating_add(1);
         (least > rows as u64).then(|| format!("trimmed_mean with trim = {} needs {least} tasks, found {rows}", self.trim))
@@ -38,16 +43,21 @@ impl TrimmedMean {
 }
 
 impl Columnwise for TrimmedMean {
-    fn settle(&self, tile: &mut [[f64; TILE]], _draws: &Draws, out: &mut [f64; TILE]) {
-        let count = tile.len();
-        let trim = usize::try_from(self.trim).unwrap_or(usize::MAX).min((count - 1) / 2);
-        mean_of_middle(tile, trim, out);
+    fn settle(&self, tile: &mut [[f64; TILE]], count: usize, _draws: &Draws, out: &mut [f64; TILE]) {
+        let trim = self.trimmed(count);
+        sum_of_middle(tile, trim, out);
+        out.iter_mut().for_each(|sum| *sum /= (count - 2 * trim) as f64);
+    }
+
+    /// As many as can be trimmed; one more that is not adds nothing to the sum.
+    fn zeros(&self, absent: usize) -> usize {
+        usize::try_from(self.trim.saturating_mul(2)).unwrap_or(usize::MAX).min(absent)
     }
 }
 
-/// Mean of each column without its `trim` smallest and largest values, which are moved to the ends by exchanges.
+/// Sum of each column without its `trim` smallest and largest values, which are moved to the ends by exchanges.
 #[multiversion(targets("x86_64+avx2+fma"))]
-fn mean_of_middle(tile: &mut [[f64; TILE]], trim: usize, out: &mut [f64; TILE]) {
+fn sum_of_middle(tile: &mut [[f64; TILE]], trim: usize, out: &mut [f64; TILE]) {
     let count = tile.len();
     for pass in 0..trim {
         for row in pass..count - pass - 1 {
@@ -57,21 +67,20 @@ fn mean_of_middle(tile: &mut [[f64; TILE]], trim: usize, out: &mut [f64; TILE]) 
             exchange(tile, row);
         }
     }
-    let kept = &tile[trim..count - trim];
     *out = [0.0; TILE];
-    for row in kept {
+    for row in &tile[trim..count - trim] {
         out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
     }
-    out.iter_mut().for_each(|sum| *sum /= kept.len() as f64);
 }
 
 /// Puts each column's larger value of two neighbouring rows into the second.
 #[inline(always)]
 fn exchange(tile: &mut [[f64; TILE]], row: usize) {
-    let [low, high] = &mut tile[row..row + 2] else { return };
+    let (a, b) = (tile[row], tile[row + 1]);
     for column in 0..TILE {
-        let (a, b) = (low[column], high[column]);
-        (low[column], high[column]) = if b < a { (b, a) } else { (a, b) };
+        let swap = b[column] < a[column];
+        tile[row][column] = if swap { b[column] } else { a[column] };
+        tile[row + 1][column] = if swap { a[column] } else { b[column] };
     }
 }
 
