@@ -128,7 +128,8 @@ struct Solved {
     status: Status,
 }
 
-/// A method's rule on gradients scaled by the (T) tasks' factors.
+/// A method's rule on gradients scaled by the (T) tasks' factors, as [`crate::ops::adamw::ColumnRule`] wants it.
+#[allow(clippy::type_complexity, reason = "the very form of ColumnRule, which as an alias of a reference cannot be returned")]
 pub(super) fn scaled_rule<'a>(
     rule: &'a dyn Columnwise,
     factors: &'a [f64],
