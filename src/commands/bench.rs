@@ -69,7 +69,7 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let rows = options.tasks * options.batch;
     let bag_rows = if options.encoder == BenchEncoder::Bag { vec![options.batch * GRAMS; options.tasks] } else { Vec::new() };
     let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows };
+    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows, ..Limits::default() };
     let clip = Clip { norm: 0.0, scope: ClipScope::Update };
     let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0, rounds_per_epoch: 1 };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };

@@ -74,7 +74,7 @@ impl<'a> Predictor<'a> {
         let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
         let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
         let task = &source.state.tasks[number];
-        let limits = Limits { group_rows: 1, round_rows: 1, group_logits: task.outputs, bag_rows: Vec::new() };
+        let limits = Limits { group_rows: 1, round_rows: 1, group_logits: task.outputs, bag_rows: Vec::new(), ..Limits::default() };
         let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
         let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
         let rules = Rules {
@@ -141,6 +141,7 @@ fn describe(task: &TaskState, logits: &[f32]) -> Value {
             let probabilities = logits.iter().map(|&x| 1.0 / (1.0 + f64::from(-x).exp())).collect();
             json!({ "labels": labels, "probabilities": named(probabilities) })
         }
+        HeadKind::Mlm => json!({}),
         HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),
         HeadKind::Regression => json!({ "values": logits }),
     }

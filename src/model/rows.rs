@@ -5,10 +5,11 @@
 
 use crate::device::memory::{Buffer, Memory};
 use crate::model::Start;
-use crate::model::spec::BagSpec;
+use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
 use crate::ops::row_gradients::RowState;
 use anyhow::{Result, bail, ensure};
+use rayon::prelude::*;
 
 pub struct RowTable {
     dim: usize,
@@ -26,7 +27,7 @@ pub struct RowTable {
 }
 
 impl RowTable {
-    pub fn new(memory: &mut Memory, spec: &BagSpec, start: &Start) -> Result<Self> {
+    pub fn new(memory: &mut Memory, spec: TableSpec, start: &Start) -> Result<Self> {
         let capacity = start.row_capacity;
         let second_dim = match (start.second_moment, start.row_moment) {
             (false, _) => 0,
@@ -73,6 +74,22 @@ impl RowTable {
         }
     }
 
+    /// Gives every row a slot, in row order: for tables that are read or stepped whole.
+    pub fn touch_all(&mut self) {
+        let rows: Vec<u32> = (0..self.slots.len() as u32).collect();
+        self.restore_touched(&rows).expect("a whole table has room for its rows");
+        let (init, dim) = (self.init, self.dim);
+        if init.deviation != 0.0 {
+            let values = self.values.par_chunks_mut(dim).enumerate();
+            values.for_each(|(row, values)| init.fill(row as u32, values));
+        }
+    }
+
+    /// Rows of the table, touched or not.
+    pub fn rows(&self) -> usize {
+        self.slots.len()
+    }
+
     pub fn state(&mut self) -> RowState<'_> {
         RowState { values: &mut self.values, first: &mut self.first, second: &mut self.second }
     }
@@ -117,9 +134,9 @@ mod tests {
     use super::*;
 
     fn table(init: f64) -> RowTable {
-        let spec = BagSpec { rows: 1 << 19, dim: 4, init, word_dropout: 0.0, vocabulary: None, buckets: 1 << 19, ngrams: 2 };
+        let spec = TableSpec { rows: 1 << 19, dim: 4, init };
         let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 1 << 19 };
-        RowTable::new(&mut Memory::unlimited(), &spec, &start).unwrap()
+        RowTable::new(&mut Memory::unlimited(), spec, &start).unwrap()
     }
 
     #[test]

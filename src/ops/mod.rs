@@ -9,6 +9,7 @@ pub mod attention;
 pub mod bandwidth;
 pub mod dropout;
 pub mod embedding_bag;
+pub mod gather;
 pub mod gemm;
 pub mod gram;
 pub mod heads;

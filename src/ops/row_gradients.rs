@@ -115,6 +115,19 @@ impl Union {
         self.starts.push(self.members.len() as u32);
     }
 
+    /// Adds all rows below `rows` that no task touched, for steps of the whole table.
+    pub fn cover(&mut self, rows: usize) {
+        let (mut all, mut starts) = (Vec::with_capacity(rows), Vec::with_capacity(rows + 1));
+        let mut next = 0;
+        for row in 0..rows as u32 {
+            all.push(row);
+            starts.push(self.starts[next]);
+            next += usize::from(self.rows.get(next) == Some(&row));
+        }
+        starts.push(self.starts[next]);
+        (self.rows, self.starts) = (all, starts);
+    }
+
     /// All tasks' parts of union row `index`; `zeros` stands in for a task that did not touch it.
     pub fn gathered<'a>(&self, index: usize, gradients: &'a [RowGradient], zeros: &'a [f32]) -> Vec<&'a [f32]> {
         let mut parts = vec![zeros; gradients.len()];
@@ -270,6 +283,20 @@ mod tests {
         let mut gram = vec![0.0; 4];
         row_gram(&mut gram, &union, &gradients);
         assert_eq!(gram, [154.0, -3.0, -3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_covered_union_has_every_row() {
+        let gradients = two_tasks();
+        let (mut union, mut all) = (Union::default(), Union::default());
+        union.merge(&gradients);
+        all.merge(&gradients);
+        all.cover(11);
+        assert_eq!(all.rows, (0..11).collect::<Vec<u32>>());
+        for (index, &row) in union.rows.iter().enumerate() {
+            assert_eq!(all.members(row as usize), union.members(index));
+        }
+        assert!([0, 2, 3, 5, 10].iter().all(|&row| all.members(row).is_empty()));
     }
 
     #[test]

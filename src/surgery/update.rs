@@ -80,8 +80,7 @@ pub fn commit(
         combine_and_step(group, &rows, how, &rates.step(rates.lr, param.decay));
     }
     for (&task, &factor) in decision.tasks.iter().zip(decision.heads) {
-        let (weight, bias) = network.table.head(task);
-        for param in [weight, bias] {
+        for param in network.table.head_params(task) {
             let group = group_of(&mut parameters.heads, param.range());
             let gradient = &gradients.heads[param.range()];
             combine_and_step(group, &[gradient], Combine::Weights(&[factor as f32]), &rates.step(rates.head_lr, param.decay));

@@ -41,6 +41,7 @@ impl Plan {
         let (bag_rows, row_capacity) = match &spec.encoder.input {
             Input::Bag(bag) => bag_shapes(config, corpus, bag, &players),
             Input::Features(_) => (Vec::new(), 0),
+            Input::Tokens(_) => todo!(),
         };
         let start = Start {
             seed: config.run.seed,
@@ -254,6 +255,7 @@ fn limits(config: &Config, spec: &ModelSpec, players: &[Player], bag_rows: Vec<u
         round_rows: most * train.accumulate * train.micro_batch,
         group_logits: (outputs[..fused].iter().sum::<usize>() * train.micro_batch).max(outputs[0] * config.eval.batch),
         bag_rows,
+        tokens: Default::default(),
     }
 }
 

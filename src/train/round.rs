@@ -163,6 +163,9 @@ impl Engine {
         stages.forward_backward = lap();
 
         self.union.merge(&self.gradients.rows[..tasks.len().min(self.gradients.rows.len())]);
+        if let Some(table) = self.parameters.rows.as_ref().filter(|_| self.network.spec.steps_whole_table()) {
+            self.union.cover(table.rows());
+        }
         let (gram, head_squares) = self.products(tasks)?;
         let conflicts = self.tracks_conflicts().then(|| Conflicts::of(&gram.gram, tasks.len()));
         stages.gram = lap();
@@ -286,8 +289,7 @@ impl Engine {
         let gram = round_gram(&self.network, &self.gradients, &self.union, tasks.len());
         let mut head_squares = Vec::with_capacity(tasks.len());
         for (index, &task) in tasks.iter().enumerate() {
-            let (weight, bias) = self.network.table.head(task);
-            let gradient = &self.gradients.heads[weight.offset..bias.range().end];
+            let gradient = &self.gradients.heads[self.network.table.head_range(task)];
             let square: f64 = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
             let own = gram.gram[index * tasks.len() + index] + square;
             if !own.is_finite() {
