@@ -47,6 +47,9 @@ fn network(case: &Value, recompute: bool) -> Network {
     };
     let spec = TransformerSpec {
         vocabulary: number(case, "vocabulary"),
+        cls: 0,
+        sep: 1,
+        mask: None,
         layers: number(case, "layers"),
         heads: number(case, "heads"),
         intermediate: number(case, "intermediate"),
@@ -187,7 +190,11 @@ fn gradients_match(case: &Value, recompute: bool) {
         compare(&key, &words, &case["gradients"]);
         compared += network.table.shared.len() + 3;
     }
-    assert_eq!(compared, case["gradients"].as_object().unwrap().len(), "{name}: every gradient of the fixture is held against ours");
+    assert_eq!(
+        compared,
+        case["gradients"].as_object().unwrap().len(),
+        "{name}: every gradient of the fixture is held against ours"
+    );
 }
 
 fn steps_match(case: &Value) {

@@ -16,6 +16,7 @@ use crate::ops::heads::{self, heads_backward, heads_forward};
 use crate::ops::linear::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
 use crate::ops::loss::{binary_cross_entropy, cross_entropy, squared_error};
 use crate::ops::row_gradients::RowGradient;
+use crate::ops::vocabulary_loss::vocabulary_cross_entropy;
 
 /// Rows of all tasks of a round (or of one evaluation batch), packed.
 #[derive(Default)]
@@ -174,6 +175,16 @@ impl Scratch {
             logits: memory.buffer("scratch: logits", limits.group_logits)?,
             dlogits: memory.buffer("scratch: gradient of logits", limits.group_logits)?,
         })
+    }
+
+    /// Tokens that fit, for an encoder that reads tokens.
+    pub fn token_room(&self, hidden: usize) -> Option<usize> {
+        self.transformer.as_ref().map(|own| own.token_room(hidden))
+    }
+
+    /// Masked tokens that fit, for an encoder that reads tokens.
+    pub fn masked_room(&self) -> usize {
+        self.transformer.as_ref().map_or(0, transformer::Scratch::masked_room)
     }
 
     /// Logits of the last forward pass, part after part.
@@ -342,7 +353,14 @@ impl Network {
         if let Encoder::Transformer(_) = self.encoder {
             gradients.rows[..present].par_iter_mut().with_max_len(1).enumerate().for_each(|(index, gradient)| {
                 let own = batch.parts.iter().filter(|part| part.present == index);
-                gradient.backward(dinput, &batch.bags, own.flat_map(|part| batch.tokens.tokens(&part.rows)));
+                let mut own = own.peekable();
+                let words = own.peek().is_some_and(|part| self.spec.heads[part.task].kind == HeadKind::Mlm);
+                let tokens = own.flat_map(|part| batch.tokens.tokens(&part.rows));
+                if words {
+                    gradient.backward_onto_whole(dinput, &batch.bags, tokens);
+                } else {
+                    gradient.backward(dinput, &batch.bags, tokens);
+                }
             });
             return;
         }
@@ -436,6 +454,7 @@ fn group_rows(group: &[Part]) -> Range<usize> {
 
 fn segment_loss(head: &HeadSpec, targets: &Targets, dlogits: &mut [f32], logits: &[f32], smoothing: f64, scale: f32) -> f64 {
     match (targets, head.kind) {
+        (Targets::Class(classes), HeadKind::Mlm) => vocabulary_cross_entropy(dlogits, logits, classes, head.outputs, scale),
         (Targets::Class(classes), _) => cross_entropy(dlogits, logits, classes, head.outputs, smoothing, scale),
         (Targets::Values(values), HeadKind::Multilabel) => binary_cross_entropy(dlogits, logits, values, scale),
         (Targets::Values(values), _) => squared_error(dlogits, logits, values, scale),

@@ -13,6 +13,8 @@ use rayon::prelude::*;
 
 pub struct RowTable {
     dim: usize,
+    /// First moments per row: `dim`, or none where the table is not trained.
+    first_dim: usize,
     /// Second moments per row: `dim`, 1 or none.
     second_dim: usize,
     init: RowInit,
@@ -29,7 +31,7 @@ pub struct RowTable {
 impl RowTable {
     pub fn new(memory: &mut Memory, spec: TableSpec, start: &Start) -> Result<Self> {
         let capacity = start.row_capacity;
-        let second_dim = match (start.second_moment, start.row_moment) {
+        let second_dim = match (start.second_moment && spec.trained, start.row_moment) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) => spec.dim,
@@ -37,12 +39,13 @@ impl RowTable {
         memory.reserve("embeddings: row index", 4 * (spec.rows + capacity) as u64)?;
         Ok(Self {
             dim: spec.dim,
+            first_dim: if spec.trained { spec.dim } else { 0 },
             second_dim,
             init: RowInit { seed: start.seed, deviation: spec.init },
             slots: vec![UNTOUCHED; if memory.is_dry() { 0 } else { spec.rows }],
             touched: Vec::with_capacity(if memory.is_dry() { 0 } else { capacity }),
             values: memory.buffer("embeddings: parameters", capacity * spec.dim)?,
-            first: memory.buffer("embeddings: first moment", capacity * spec.dim)?,
+            first: memory.buffer("embeddings: first moment", capacity * if spec.trained { spec.dim } else { 0 })?,
             second: memory.buffer("embeddings: second moment", capacity * second_dim)?,
         })
     }
@@ -85,6 +88,16 @@ impl RowTable {
         }
     }
 
+    /// (rows x dim) every row's value, touched or not.
+    pub fn whole(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.rows() * self.dim];
+        all.par_chunks_mut(self.dim).enumerate().for_each(|(row, out)| match self.slots[row] {
+            UNTOUCHED => self.init.fill(row as u32, out),
+            slot => out.copy_from_slice(&self.values[slot as usize * self.dim..][..self.dim]),
+        });
+        all
+    }
+
     /// Rows of the table, touched or not.
     pub fn rows(&self) -> usize {
         self.slots.len()
@@ -102,7 +115,11 @@ impl RowTable {
     /// Values and moments of the touched rows, (touched x dim) each, in slot order.
     pub fn stored(&self) -> [&[f32]; 3] {
         let used = self.touched.len() * self.dim;
-        [&self.values[..used], &self.first[..used], &self.second[..self.touched.len() * self.second_dim]]
+        [
+            &self.values[..used],
+            &self.first[..self.touched.len() * self.first_dim],
+            &self.second[..self.touched.len() * self.second_dim],
+        ]
     }
 
     /// Forgets what was touched and gives these rows the first slots. Fill them through [`RowTable::stored_mut`].
@@ -124,8 +141,8 @@ impl RowTable {
     /// As [`RowTable::stored`], to be filled.
     pub fn stored_mut(&mut self) -> [&mut [f32]; 3] {
         let used = self.touched.len() * self.dim;
-        let second = self.touched.len() * self.second_dim;
-        [&mut self.values[..used], &mut self.first[..used], &mut self.second[..second]]
+        let (first, second) = (self.touched.len() * self.first_dim, self.touched.len() * self.second_dim);
+        [&mut self.values[..used], &mut self.first[..first], &mut self.second[..second]]
     }
 }
 
@@ -134,7 +151,7 @@ mod tests {
     use super::*;
 
     fn table(init: f64) -> RowTable {
-        let spec = TableSpec { rows: 1 << 19, dim: 4, init };
+        let spec = TableSpec { rows: 1 << 19, dim: 4, init, trained: true };
         let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 1 << 19 };
         RowTable::new(&mut Memory::unlimited(), spec, &start).unwrap()
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::transformer::{TransformerSpec, params};
+use crate::model::transformer::{TransformerSpec, mlm_params, params};
 use crate::ops::activation::Activation;
 
 /// The shared trunk.
@@ -34,6 +34,8 @@ pub struct TableSpec {
     pub dim: usize,
     /// Standard deviation of the initial rows.
     pub init: f64,
+    /// It has moments.
+    pub trained: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -114,8 +116,11 @@ impl EncoderSpec {
     pub fn table(&self) -> Option<TableSpec> {
         match &self.input {
             Input::Features(_) => None,
-            Input::Bag(bag) => Some(TableSpec { rows: bag.rows, dim: bag.dim, init: bag.init }),
-            Input::Tokens(spec) => Some(TableSpec { rows: spec.vocabulary, dim: self.hidden, init: spec.init }),
+            Input::Bag(bag) => Some(TableSpec { rows: bag.rows, dim: bag.dim, init: bag.init, trained: true }),
+            Input::Tokens(spec) => {
+                let trained = !spec.embeddings_frozen();
+                Some(TableSpec { rows: spec.vocabulary, dim: self.hidden, init: spec.init, trained })
+            }
         }
     }
 }
@@ -188,7 +193,10 @@ impl ParamTable {
         let bound = 1.0 / (encoder.hidden as f64).sqrt();
         for head in &spec.heads {
             let name = format!("heads.{}", head.task);
-            push_linear(&mut heads, &name, &name, [head.outputs, encoder.hidden], Init::Uniform(bound));
+            match (head.kind, encoder.transformer()) {
+                (HeadKind::Mlm, Some(spec)) => mlm_params(&mut heads, &name, encoder.hidden, spec.vocabulary, spec.init),
+                _ => push_linear(&mut heads, &name, &name, [head.outputs, encoder.hidden], Init::Uniform(bound)),
+            }
             head_bounds.push(heads.len());
         }
         Self { shared, frozen, heads, head_bounds }

@@ -439,13 +439,11 @@ mod tests {
     fn gradients_match_differences_in_f64() {
         for (queries, keys, probability) in [(1, 1, 0.0), (5, 5, 0.0), (2, 7, 0.0), (6, 6, 0.4)] {
             let (q, kv, probe) = (noise(queries * WIDTH, 0), noise(keys * 2 * WIDTH, 1), noise(queries * WIDTH, 2));
-            let tokens: Vec<TokenKey> =
-                (0..queries as u32).map(|position| TokenKey { task: 1, example: 3, position }).collect();
+            let tokens: Vec<TokenKey> = (0..queries as u32).map(|position| TokenKey { task: 1, example: 3, position }).collect();
             let dropout = AttentionDropout { queries: &tokens, probability, seed: 5, round: 6, layer: 1 };
             let mask = mask(&dropout, queries, keys);
             let (query_ends, key_ends) = ([0, queries as u32], [0, keys as u32]);
-            let shape =
-                Sequences { queries: &query_ends, keys: &key_ends, heads: HEADS, dim: DIM, dropout: Some(dropout) };
+            let shape = Sequences { queries: &query_ends, keys: &key_ends, heads: HEADS, dim: DIM, dropout: Some(dropout) };
             let (mut out, mut sums) = (vec![0.0; queries * WIDTH], vec![0.0; queries * HEADS]);
             attention_forward(&mut out, &mut sums, &q, &kv, shape);
             close("out", &out, &reference(&wide(&q), &wide(&kv), &mask), 2e-6);
@@ -480,9 +478,8 @@ mod tests {
         attention_forward(&mut out, &mut sums, &q, &kv, shape(&ends, None));
         let (mut dq, mut dkv) = (vec![0.0; q.len()], vec![0.0; kv.len()]);
         attention_backward(&mut dq, &mut dkv, &probe, &out, &sums, &q, &kv, shape(&ends, None));
-        let objective = |q: &[f64], kv: &[f64]| -> f64 {
-            reference(q, kv, &[]).iter().zip(&probe).map(|(out, &p)| out * f64::from(p)).sum()
-        };
+        let objective =
+            |q: &[f64], kv: &[f64]| -> f64 { reference(q, kv, &[]).iter().zip(&probe).map(|(out, &p)| out * f64::from(p)).sum() };
         let (wq, wkv) = (wide(&q), wide(&kv));
         for i in [0, 17, 1000, 2000, 2399] {
             let slope = |values: &[f64], f: &dyn Fn(&[f64]) -> f64| {

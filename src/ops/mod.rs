@@ -22,3 +22,4 @@ pub mod row_gradients;
 pub mod simd;
 pub mod token_dropout;
 pub mod token_embedding;
+pub mod vocabulary_loss;

@@ -73,6 +73,30 @@ impl RowGradient {
     }
 }
 
+impl RowGradient {
+    /// Makes this a gradient of all `rows` of the table and gives their values (rows x dim), to be written or added to.
+    pub fn whole(&mut self, rows: usize) -> &mut [f32] {
+        self.rows.clear();
+        self.rows.extend(0..rows as u32);
+        &mut self.values[..rows * self.dim]
+    }
+
+    /// As [`RowGradient::backward`], added to the values of a gradient of all rows.
+    pub fn backward_onto_whole(&mut self, dout: &[f32], bags: &Bags, examples: impl Iterator<Item = usize>) {
+        let dim = self.dim;
+        for example in examples {
+            for &row in bags.example(example) {
+                add_source(&mut self.values[row as usize * dim..][..dim], bags.scales[example], &dout[example * dim..][..dim]);
+            }
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn add_source(out: &mut [f32], scale: f32, dout: &[f32]) {
+    add_scaled(out, scale, dout);
+}
+
 /// out (dim) = sum over the sources' examples of scale * dout.
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn add_sources(out: &mut [f32], sources: &[u64], dout: &[f32], scales: &[f32]) {
@@ -272,6 +296,16 @@ mod tests {
         assert_eq!(gradients[0].rows, [1, 4]);
         assert_eq!(gradients[0].values[..4], [1.0, 2.0, 7.0, 10.0]);
         assert_eq!(gradients[1].values[..4], [1.0, -1.0, 1.0, -1.0]);
+    }
+
+    #[test]
+    fn a_whole_gradient_gains_the_touched_rows() {
+        let mut gradient = RowGradient::new(&mut Memory::unlimited(), "rows", 2, 3).unwrap();
+        gradient.whole(3).copy_from_slice(&[1.0; 6]);
+        let bags = Bags { offsets: vec![0, 1, 2], rows: vec![2, 2], scales: vec![1.0, 2.0] };
+        gradient.backward_onto_whole(&[1.0, 2.0, 3.0, 4.0], &bags, 0..2);
+        assert_eq!(gradient.rows, [0, 1, 2]);
+        assert_eq!(gradient.values[..6], [1.0, 1.0, 1.0, 1.0, 8.0, 11.0]);
     }
 
     #[test]

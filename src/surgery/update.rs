@@ -86,7 +86,7 @@ pub fn commit(
             combine_and_step(group, &[gradient], Combine::Weights(&[factor as f32]), &rates.step(rates.head_lr, param.decay));
         }
     }
-    if let Some(table) = &mut parameters.rows {
+    if let Some(table) = parameters.rows.as_mut().filter(|_| !gradients.rows.is_empty()) {
         table.touch(&union.rows, slots);
         let rows = &gradients.rows[..decision.tasks.len()];
         row_update(

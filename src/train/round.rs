@@ -148,6 +148,16 @@ impl Engine {
         self.scratch.logits()
     }
 
+    /// Tokens that an evaluation batch may have, where the encoder reads tokens.
+    pub fn token_room(&self) -> Option<usize> {
+        self.scratch.token_room(self.network.spec.encoder.hidden)
+    }
+
+    /// Masked tokens that an evaluation batch may have.
+    pub fn masked_room(&self) -> usize {
+        self.scratch.masked_room()
+    }
+
     /// Sum of losses of one row of the last predicted batch, which holds rows of `task` only.
     pub fn row_loss(&mut self, task: usize, targets: &Targets, row: usize) -> f64 {
         self.network.row_loss(task, targets, row, &mut self.scratch)

@@ -144,7 +144,8 @@ impl Transformer {
         let sum = &mut saved.sum[..r * h];
         linear_forward(sum, act, weight, f, h);
         let (gain, shift) = pieces.output_norm.of(block);
-        let before = Residual { bias, residual: middle, dropout: self.dropout_at(2 + 2 * index, place.frozen, keys, pass.random) };
+        let before =
+            Residual { bias, residual: middle, dropout: self.dropout_at(2 + 2 * index, place.frozen, keys, pass.random) };
         residual_norm_forward(&mut saved.out[..r * h], &mut saved.stats[..2 * r], sum, before, self.norm(gain, shift));
     }
 

@@ -7,6 +7,8 @@ use super::rows::JacobianRows;
 use crate::model::network::{Batch, Gradients, Network, Part, Randomness, Scratch, Weights};
 use crate::model::spec::HeadKind;
 use crate::ops::dropout::{RowKey, dropout};
+use crate::ops::embedding_bag::Table;
+use crate::ops::gemm::Write;
 use crate::ops::heads::{Gradient, Segment, heads_backward, heads_forward};
 
 impl Transformer {
@@ -26,8 +28,18 @@ impl Transformer {
         self.run(&mut scratch.hidden, &pass, own);
         let h = self.hidden;
         let mut logits = &mut scratch.logits[..];
+        let mut masked = 0;
         for (part, rows) in parts.iter().zip(&group.part_heads) {
             let hidden = &mut scratch.hidden[rows.start * h..rows.end * h];
+            if network.spec.heads[part.task].kind == HeadKind::Mlm {
+                let (own, rest) = std::mem::take(&mut logits).split_at_mut(rows.len() * self.spec.vocabulary);
+                let head = &weights.heads[network.table.head_range(part.task)];
+                let mlm = &mut scratch.transformer.as_mut().expect("a transformer's scratch").mlm;
+                self.mlm_forward(own, hidden, head, word_table(weights), masked..masked + rows.len(), mlm);
+                masked += rows.len();
+                logits = rest;
+                continue;
+            }
             self.head_dropout(hidden, network, part, batch, random);
             let segment = segment(network, weights.heads, part, rows.len());
             let (own, rest) = std::mem::take(&mut logits).split_at_mut(rows.len() * segment.outputs);
@@ -51,8 +63,24 @@ impl Transformer {
         let group = Group::new(&batch.tokens, parts, &network.spec.heads, self.spec.pooling);
         let h = self.hidden;
         let mut dlogits = &scratch.dlogits[..];
+        let mut masked = 0;
         for (part, rows) in parts.iter().zip(&group.part_heads) {
             let values = &mut gradients.heads[network.table.head_range(part.task)];
+            if network.spec.heads[part.task].kind == HeadKind::Mlm {
+                let range = rows.start * h..rows.end * h;
+                let (own, rest) = dlogits.split_at(rows.len() * self.spec.vocabulary);
+                let (dhidden, hidden) = (&mut scratch.dhidden[range.clone()], &scratch.hidden[range]);
+                let head = &weights.heads[network.table.head_range(part.task)];
+                let words = gradients.rows.get_mut(part.present);
+                let write = if part.first { Write::Replace } else { Write::Add };
+                let mlm = &mut scratch.transformer.as_mut().expect("a transformer's scratch").mlm;
+                let place = masked..masked + rows.len();
+                let table = word_table(weights);
+                self.mlm_backward(dhidden, values, words, own, hidden, head, table, place, write, mlm);
+                masked += rows.len();
+                dlogits = rest;
+                continue;
+            }
             if part.first {
                 values.fill(0.0);
             }
@@ -82,6 +110,10 @@ impl Transformer {
             dropout(hidden, self.hidden, keys, self.dropout, random.seed, random.round);
         }
     }
+}
+
+fn word_table(weights: Weights<'_>) -> Table<'_> {
+    weights.rows.expect("the transformer has a word table")
 }
 
 fn segment<'a>(network: &Network, values: &'a [f32], part: &Part, rows: usize) -> Segment<'a> {

@@ -179,6 +179,9 @@ mod tests {
     fn spec(frozen: usize) -> TransformerSpec {
         TransformerSpec {
             vocabulary: 11,
+            cls: 0,
+            sep: 1,
+            mask: None,
             layers: 2,
             heads: 2,
             intermediate: 12,

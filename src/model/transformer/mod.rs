@@ -8,6 +8,7 @@ mod forward;
 mod group;
 mod heads;
 mod layout;
+mod mlm;
 mod rows;
 mod scratch;
 pub mod spec;
@@ -16,6 +17,7 @@ use crate::model::spec::EncoderSpec;
 
 pub use group::TokenBatch;
 pub use layout::{Place, params};
+pub use mlm::mlm_params;
 pub use scratch::{Scratch, TokenLimits};
 pub use spec::{Pooling, TransformerSpec};
 

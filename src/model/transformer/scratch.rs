@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::mlm::MlmScratch;
 use super::spec::{Pooling, TransformerSpec};
 use crate::device::memory::{Buffer, Memory};
 
@@ -14,7 +15,7 @@ pub struct TokenLimits {
     pub group_queries: usize,
     /// Rows that heads see: sequences and masked tokens.
     pub head_rows: usize,
-    /// Masked tokens of the largest micro-batch of one task.
+    /// Masked tokens of the largest group.
     pub masked: usize,
     /// Tokens of the largest round.
     pub round_tokens: usize,
@@ -84,6 +85,8 @@ pub struct Scratch {
     pub(super) dq: Buffer,
     pub(super) dkv: Buffer,
     pub(super) dff: Buffer,
+    pub(super) mlm: MlmScratch,
+    masked: usize,
 }
 
 impl Scratch {
@@ -109,6 +112,8 @@ impl Scratch {
         }
         let pooled = if spec.pooling == Pooling::Pooler { limits.head_rows * h } else { 0 };
         Ok(Self {
+            mlm: MlmScratch::new(memory, h, limits.masked)?,
+            masked: limits.masked,
             embedding_sum: memory.buffer("scratch: embeddings", n * h)?,
             embedding_stats: memory.buffer("scratch: embedding statistics", n * 2)?,
             embedded: memory.buffer("scratch: embeddings normalized", n * h)?,
@@ -125,12 +130,16 @@ impl Scratch {
         })
     }
 
+    pub fn token_room(&self, hidden: usize) -> usize {
+        self.embedding_sum.len() / hidden
+    }
+
+    pub fn masked_room(&self) -> usize {
+        self.masked
+    }
+
     /// Which of `saved` serves a layer.
     pub(super) fn slot(spec: &TransformerSpec, layer: usize) -> usize {
-        if !spec.recompute {
-            layer
-        } else {
-            usize::from(layer + 1 == spec.layers && spec.layers > 1)
-        }
+        if !spec.recompute { layer } else { usize::from(layer + 1 == spec.layers && spec.layers > 1) }
     }
 }

@@ -5,6 +5,11 @@
 pub struct TransformerSpec {
     /// Rows of the word table.
     pub vocabulary: usize,
+    /// Ids of the tokens before a text and after each.
+    pub cls: u32,
+    pub sep: u32,
+    /// What stands at a masked place; needed by `mlm` heads.
+    pub mask: Option<u32>,
     pub layers: usize,
     pub heads: usize,
     /// Width of the feed-forward part.
