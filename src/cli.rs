@@ -67,6 +67,13 @@ enum Command {
         #[arg(long)]
         text: Option<String>,
     },
+    /// Write a trained transformer as a Hugging Face folder, with its heads
+    Export {
+        /// Run folder or checkpoint folder
+        path: PathBuf,
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Solve surgery problems: JSON lines from stdin to stdout, or one Jacobian from a safetensors file
     Surgery(SurgeryArgs),
     /// Describe every surgery method and loss balancer
@@ -146,6 +153,15 @@ pub struct BenchStep {
     /// Examples of one task in a round
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
+    /// Layers of the transformer
+    #[arg(long, default_value_t = 2)]
+    pub layers: usize,
+    /// Longest sequence of the transformer; lengths are uniform from a quarter of it
+    #[arg(long, default_value_t = 64)]
+    pub seq: usize,
+    /// Keep only the transformer layers' inputs
+    #[arg(long)]
+    pub recompute: bool,
     /// Surgery method
     #[arg(long, default_value = "pcgrad")]
     pub method: String,
@@ -160,6 +176,7 @@ pub struct BenchStep {
 pub enum BenchEncoder {
     Linear,
     Bag,
+    Transformer,
 }
 
 pub fn run() -> Result<ExitCode> {
@@ -180,6 +197,7 @@ pub fn run() -> Result<ExitCode> {
             commands::eval::run(&path, split, json)?;
         }
         Command::Predict { path, task, text } => commands::predict::run(&path, &task, text.as_deref())?,
+        Command::Export { path, out } => commands::export::run(&path, &out)?,
         Command::Surgery(args) => commands::surgery::run(&args)?,
         Command::Methods { json, markdown } => commands::methods::run(json, markdown),
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,

@@ -184,7 +184,7 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
         round_rows: count,
         group_logits: 4 * count,
         bag_rows: if bag { vec![TABLE_ROWS; tasks] } else { Vec::new() },
-        task_rows: Vec::new(),
+        ..Limits::default()
     };
     let mut memory = Memory::unlimited();
     let mut gradients = Gradients::new(&mut memory, network, true, 1, &limits).expect("memory for tiny gradients");

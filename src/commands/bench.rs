@@ -10,10 +10,12 @@ use crate::device::memory::{Memory, peak_resident};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits, Network, Part, Targets};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::ops::activation::Activation;
 use crate::ops::adamw::Rule;
 use crate::ops::dropout::RowKey;
 use crate::ops::philox::{Keyed, Stream};
+use crate::ops::token_dropout::TokenKey;
 use crate::surgery::balance;
 use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
@@ -24,6 +26,8 @@ const HIDDEN: usize = 768;
 /// The bag: a BERT vocabulary and 2^19 buckets, and texts of this many n-grams, as the review tasks have after word dropout.
 const TABLE_ROWS: usize = 30_522 + (1 << 19);
 const GRAMS: usize = 100;
+/// The transformer: BERT's vocabulary.
+const VOCABULARY: usize = 30_522;
 const SEED: u64 = 1;
 
 pub fn step(options: &BenchStep) -> Result<()> {
@@ -31,7 +35,9 @@ pub fn step(options: &BenchStep) -> Result<()> {
         bail!("--tasks, --batch and --runs must be at least 1");
     }
     let batches: Vec<Batch> = (0..3).map(|round| batch(options, round)).collect();
-    let mut engine = engine(options)?;
+    let mut memory = Memory::unlimited();
+    let mut engine = engine(options, &batches, &mut memory)?;
+    let planned = memory.used();
     let tasks: Vec<usize> = (0..options.tasks).collect();
     let mut times = Vec::new();
     for run in 0..options.runs + 2 {
@@ -45,10 +51,11 @@ pub fn step(options: &BenchStep) -> Result<()> {
             times.push((total, stages));
         }
     }
-    print(options, &report(options, times))
+    let tokens = batches.iter().map(|batch| batch.bags.rows.len()).sum::<usize>() as f64 / batches.len() as f64;
+    print(options, &report(options, tokens, planned, times))
 }
 
-fn engine(options: &BenchStep) -> Result<Engine> {
+fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result<Engine> {
     let input = match options.encoder {
         BenchEncoder::Linear => Input::Features(HIDDEN),
         BenchEncoder::Bag => Input::Bag(BagSpec {
@@ -60,6 +67,7 @@ fn engine(options: &BenchStep) -> Result<Engine> {
             buckets: 1 << 19,
             ngrams: 2,
         }),
+        BenchEncoder::Transformer => Input::Tokens(transformer(options)),
     };
     // The linear encoder is PyTorch's nn.Linear(768, 768), so that both can be timed side by side.
     let activation = if options.encoder == BenchEncoder::Bag { Activation::Gelu } else { Activation::None };
@@ -68,19 +76,47 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let network = Network::new(ModelSpec { encoder, heads: (0..options.tasks).map(head).collect() });
     let method = registry::build(&options.method, &Map::new(), options.tasks).map_err(|fault| anyhow!("--method: {fault}"))?;
     let rows = options.tasks * options.batch;
-    let bag_rows = if options.encoder == BenchEncoder::Bag { vec![options.batch * GRAMS; options.tasks] } else { Vec::new() };
-    let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows, task_rows: Vec::new() };
+    let bag_rows = match options.encoder {
+        BenchEncoder::Linear => Vec::new(),
+        BenchEncoder::Bag => vec![options.batch * GRAMS; options.tasks],
+        BenchEncoder::Transformer => vec![(options.batch * options.seq).min(VOCABULARY); options.tasks],
+    };
+    let row_capacity = match options.encoder {
+        BenchEncoder::Transformer => {
+            let words: std::collections::BTreeSet<u32> =
+                batches.iter().flat_map(|batch| batch.bags.rows.iter().copied()).collect();
+            words.len()
+        }
+        _ => (3 * rows * GRAMS).min(TABLE_ROWS),
+    };
+    let tokens = batches.iter().map(|batch| batch.bags.rows.len()).max().unwrap_or(0);
+    let tokens = TokenLimits { group_tokens: tokens, group_queries: rows, head_rows: rows, masked: 0, round_tokens: tokens };
+    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows, task_rows: Vec::new(), tokens };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
-    Engine::new(
-        &mut Memory::unlimited(),
-        network,
-        &start,
-        Settlers { balancer, methods: vec![method] },
-        Rules::plain(SEED),
-        &limits,
-    )
+    Engine::new(memory, network, &start, Settlers { balancer, methods: vec![method] }, Rules::plain(SEED), &limits)
+}
+
+/// BERT's shape at a width of 768, as the PyTorch side of the comparison builds it.
+fn transformer(options: &BenchStep) -> TransformerSpec {
+    TransformerSpec {
+        vocabulary: VOCABULARY,
+        cls: 101,
+        sep: 102,
+        mask: None,
+        layers: options.layers,
+        heads: HIDDEN / 64,
+        intermediate: 4 * HIDDEN,
+        positions: 512,
+        types: 2,
+        norm_eps: 1e-12,
+        init: 0.02,
+        attention_dropout: 0.0,
+        pooling: Pooling::Cls,
+        recompute: options.recompute,
+        frozen: 0,
+        dense_steps: false,
+    }
 }
 
 fn rates(round: u64) -> Rates {
@@ -90,10 +126,25 @@ fn rates(round: u64) -> Rates {
     Rates { rule, lr: 1e-4, head_lr: 1e-4, embedding_lr: 1e-4, weight_decay: 0.01 }
 }
 
-/// Normal features or Zipf-like n-grams, and random labels.
+/// One sequence of a random length with random words.
+fn push_sequence(batch: &mut Batch, seq: usize, key: RowKey, random: Keyed) {
+    let shortest = (seq / 4).max(1);
+    let len = shortest + (random.uniform(1) * (seq - shortest + 1) as f64) as usize;
+    for position in 0..len as u32 {
+        batch.bags.rows.push(1000 + random.word(position + 2) % 29_000);
+        batch.bags.finish_example(1.0);
+        batch.tokens.positions.push(position);
+        batch.tokens.types.push(0);
+        batch.tokens.keys.push(TokenKey { task: key.task, example: key.example, position });
+    }
+    batch.tokens.bounds.push(batch.bags.rows.len() as u32);
+}
+
+/// Normal features, Zipf-like n-grams or uniform tokens, and random labels.
 fn batch(options: &BenchStep, round: u32) -> Batch {
     let mut batch = Batch { groups: std::iter::once(0..options.tasks).collect(), ..Batch::default() };
     batch.bags.clear();
+    batch.tokens.bounds.push(0);
     for task in 0..options.tasks {
         let start = batch.keys.len();
         let mut classes = Vec::new();
@@ -103,6 +154,10 @@ fn batch(options: &BenchStep, round: u32) -> Batch {
             classes.push(random.word(0) % 2);
             match options.encoder {
                 BenchEncoder::Linear => batch.features.extend((0..HIDDEN as u32).map(|i| random.normal(i) as f32)),
+                BenchEncoder::Transformer => {
+                    let key = batch.keys[batch.keys.len() - 1];
+                    push_sequence(&mut batch, options.seq, key, random);
+                }
                 BenchEncoder::Bag => {
                     // Log-uniform ranks: word frequencies fall like 1 / rank.
                     let row = |i| ((TABLE_ROWS as f64).powf(random.uniform(i + 1)) as u32).min(TABLE_ROWS as u32 - 1);
@@ -127,7 +182,7 @@ fn batch(options: &BenchStep, round: u32) -> Batch {
     batch
 }
 
-fn report(options: &BenchStep, mut times: Vec<(Duration, Stages)>) -> Value {
+fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Duration, Stages)>) -> Value {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let part = |stage: fn(&Stages) -> Duration| {
         let mut values: Vec<f64> = times.iter().map(|(_, stages)| ms(stage(stages))).collect();
@@ -143,8 +198,12 @@ fn report(options: &BenchStep, mut times: Vec<(Duration, Stages)>) -> Value {
     times.sort_by_key(|(total, _)| *total);
     let quantile = |share: f64| ms(times[((times.len() - 1) as f64 * share).round() as usize].0);
     let median = quantile(0.5);
-    let encoder = if options.encoder == BenchEncoder::Linear { "linear" } else { "bag" };
-    json!({
+    let encoder = match options.encoder {
+        BenchEncoder::Linear => "linear",
+        BenchEncoder::Bag => "bag",
+        BenchEncoder::Transformer => "transformer",
+    };
+    let mut document = json!({
         "name": "step",
         "encoder": encoder,
         "tasks": options.tasks,
@@ -164,7 +223,14 @@ fn report(options: &BenchStep, mut times: Vec<(Duration, Stages)>) -> Value {
             "update": parts[3],
             "other": (median - parts.iter().sum::<f64>()).max(0.0),
         },
-    })
+    });
+    if options.encoder == BenchEncoder::Transformer {
+        document["layers"] = json!(options.layers);
+        document["seq"] = json!(options.seq);
+        document["tokens_per_second"] = json!(tokens / median * 1e3);
+        document["planned_bytes"] = json!(planned);
+    }
+    document
 }
 
 fn print(options: &BenchStep, report: &Value) -> Result<()> {

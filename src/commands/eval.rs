@@ -13,13 +13,13 @@ use crate::train::checkpoint;
 use crate::train::evaluate::evaluate;
 use crate::train::plan::Plan;
 use crate::train::run_folder::Source;
-use crate::train::session::{load_corpus, set_threads, use_stored_tokenizer};
+use crate::train::session::{RunFiles, load_corpus, set_threads, use_stored};
 
 pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
     let mut config = config::load(&source.run.join("config.toml"), &[])?.config;
-    use_stored_tokenizer(&mut config, &source.run.join("tokenizer.json"));
+    use_stored(&mut config, &RunFiles::of(&source.run))?;
     set_threads(config.run.threads)?;
     let corpus = load_corpus(&mut config, &console)?;
     let plan = Plan::new(&config, &corpus)?;

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bench_surgery;
 pub mod check;
 pub mod eval;
+pub mod export;
 pub mod methods;
 pub mod plan;
 pub mod predict;

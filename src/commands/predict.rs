@@ -6,24 +6,17 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::config::schema::EncoderKind;
 use crate::config::{self, Config};
 use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
-use crate::device::memory::Memory;
-use crate::model::Start;
-use crate::model::network::{Limits, Network};
-use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
+use crate::model::spec::HeadKind;
 use crate::observe::console::Console;
-use crate::surgery::balance;
-use crate::surgery::methods::registry;
 use crate::train::batch::evaluation_batch;
-use crate::train::checkpoint::{self, TaskState};
+use crate::train::checkpoint::TaskState;
 use crate::train::metrics::argmax;
-use crate::train::plan::{bag_spec, encoder_spec};
+use crate::train::restore::stored_engine;
 use crate::train::round::Engine;
-use crate::train::rules::{Rules, Settlers};
 use crate::train::run_folder::Source;
-use crate::train::session::{set_threads, use_stored_tokenizer};
+use crate::train::session::{RunFiles, set_threads, use_stored};
 
 pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
     let console = Console::new();
@@ -31,9 +24,13 @@ pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
     let number = source.state.tasks.iter().position(|known| known.name == task);
     let names: Vec<&str> = source.state.tasks.iter().map(|known| known.name.as_str()).collect();
     let number = number.with_context(|| format!("--task: there is no task \"{task}\"; there are {}", names.join(", ")))?;
+    ensure!(
+        source.state.tasks[number].kind != HeadKind::Mlm,
+        "--task: \"{task}\" models language: it has no answer to a text (`export` gives its encoder)"
+    );
     // Data files may be gone by now, so only the tables a model needs are read from the run's configuration.
     let mut config = config::load_stored(&source.run.join("config.toml"))?;
-    use_stored_tokenizer(&mut config, &source.run.join("tokenizer.json"));
+    use_stored(&mut config, &RunFiles::of(&source.run))?;
     set_threads(config.run.threads)?;
     let mut predictor = Predictor::new(&config, &source, number)?;
     let mut out = std::io::stdout().lock();
@@ -63,27 +60,8 @@ struct Predictor<'a> {
 
 impl<'a> Predictor<'a> {
     fn new(config: &Config, source: &'a Source, number: usize) -> Result<Self> {
-        let tokenizer = match (&config.encoder.tokenizer, config.encoder.kind) {
-            (Some(spec), EncoderKind::Bag) => Some(Tokenizer::open(spec, config.encoder.lowercase)?),
-            _ => None,
-        };
-        let input = match config.encoder.kind {
-            EncoderKind::Bag => Input::Bag(bag_spec(config, tokenizer.as_ref())),
-            EncoderKind::Linear => Input::Features(checkpoint::input_columns(&source.checkpoint)?),
-        };
-        let heads = source.state.tasks.iter();
-        let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
-        let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
+        let (engine, tokenizer) = stored_engine(config, source)?;
         let task = &source.state.tasks[number];
-        let limits =
-            Limits { group_rows: 1, round_rows: 1, group_logits: task.outputs, bag_rows: Vec::new(), task_rows: Vec::new() };
-        let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
-        let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
-        let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
-        let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
-        let settlers = Settlers { balancer, methods: vec![method] };
-        let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, Rules::plain(0), &limits)?;
-        checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
         Ok(Self { engine, tokenizer, max_len: config.encoder.max_len, number, task })
     }
 
@@ -92,7 +70,7 @@ impl<'a> Predictor<'a> {
         let inputs = match &self.tokenizer {
             Some(tokenizer) => {
                 let texts: Vec<&str> = line.splitn(2, '\t').collect();
-                Inputs::Tokens(TokenStore::from_rows(&[encode_texts(tokenizer, &texts, self.max_len)?]))
+                Inputs::Tokens(TokenStore::from_rows(&[encode_texts(tokenizer, &texts, self.max_len(texts.len()))?]))
             }
             None => Inputs::Features(self.features(line)?),
         };
@@ -104,6 +82,14 @@ impl<'a> Predictor<'a> {
         let batch = evaluation_batch(&self.engine.network.spec.encoder, self.number, &split, 0..1);
         let logits = self.engine.predict(&batch)[..self.task.outputs].to_vec();
         Ok(describe(self.task, &logits))
+    }
+
+    /// As when training: what is left of the longest sequence beside the special tokens.
+    fn max_len(&self, texts: usize) -> usize {
+        match self.engine.network.spec.encoder.transformer() {
+            Some(spec) => self.max_len.min(spec.positions.saturating_sub(1 + texts)),
+            None => self.max_len,
+        }
     }
 
     fn features(&self, line: &str) -> Result<FeatureStore> {
@@ -135,6 +121,7 @@ fn describe(task: &TaskState, logits: &[f32]) -> Value {
             let probabilities = logits.iter().map(|&x| 1.0 / (1.0 + f64::from(-x).exp())).collect();
             json!({ "labels": labels, "probabilities": named(probabilities) })
         }
+        HeadKind::Mlm => json!(null),
         HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),
         HeadKind::Regression => json!({ "values": logits }),
     }

@@ -19,7 +19,7 @@ use crate::train::checkpoint;
 use crate::train::plan::Plan;
 use crate::train::run::{End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
-use crate::train::session::{load_corpus, set_threads, use_stored_tokenizer};
+use crate::train::session::{RunFiles, load_corpus, load_pretrained, set_threads, use_stored};
 
 pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<ExitCode> {
     let resolved = super::check::load(path, sets)?;
@@ -33,20 +33,22 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     // Before there is a run folder: a refused run leaves none behind.
     plan.check_budget(&config)?;
     let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
-    store_tokenizer(&corpus, &folder)?;
+    store_encoder(&config, &corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
     write(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));
+    let notes = Console::new();
     let observer = Observer::new(console, MetricsFile::create(&folder.metrics())?, TensorBoard::create(folder.path())?);
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
+    load_pretrained(&config, &mut run.engine, &notes)?;
     finish(&mut run, config.eval.test)
 }
 
 pub fn resume(path: &Path) -> Result<ExitCode> {
     let folder = RunFolder::open(path)?;
     let mut config = config::load(&folder.config(), &[])?.config;
-    use_stored_tokenizer(&mut config, &folder.tokenizer());
+    use_stored(&mut config, &RunFiles::of(folder.path()))?;
     set_threads(config.run.threads)?;
     let console = Console::new();
     checkpoint::recover(folder.path())?;
@@ -66,13 +68,15 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     let plan = Plan::new(&config, &corpus)?;
     let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
     console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));
+    let notes = Console::new();
     let observer =
         Observer::new(console, MetricsFile::resume(&folder.metrics(), done, due)?, TensorBoard::create(folder.path())?);
     checkpoint::prune(&folder.checkpoints(), usize::MAX)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
-    if let Some((path, state)) = newest {
-        run.restore(&path, state)?;
+    match newest {
+        Some((path, state)) => run.restore(&path, state)?,
+        None => load_pretrained(&config, &mut run.engine, &notes)?,
     }
     finish(&mut run, config.eval.test)
 }
@@ -104,8 +108,13 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Keeps the tokenizer with the run, so that it can be evaluated and asked without the original file.
-fn store_tokenizer(corpus: &Corpus, folder: &RunFolder) -> Result<()> {
+/// Keeps the tokenizer and the sizes of `encoder.from` with the run, so that it can be evaluated and asked without those files.
+fn store_encoder(config: &config::Config, corpus: &Corpus, folder: &RunFolder) -> Result<()> {
+    if let Some(from) = &config.encoder.from {
+        let file = Path::new(from).join("config.json");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        write(&RunFiles::of(folder.path()).encoder, &text)?;
+    }
     let Some(tokenizer) = &corpus.tokenizer else { return Ok(()) };
     match tokenizer.to_json()? {
         Some(json) => write(&folder.tokenizer(), &json),

@@ -8,6 +8,7 @@ pub fn usual_metrics(head: HeadKind) -> &'static [MetricKind] {
         HeadKind::Classification => &[MetricKind::Accuracy],
         HeadKind::Regression => &[MetricKind::Pearson, MetricKind::Spearman],
         HeadKind::Multilabel => &[MetricKind::F1, MetricKind::Accuracy],
+        HeadKind::Mlm => &[MetricKind::Accuracy],
     }
 }
 
@@ -19,7 +20,8 @@ pub fn metrics_of(task: &Task) -> &[MetricKind] {
 pub fn fits(metric: MetricKind, head: HeadKind) -> bool {
     match metric {
         MetricKind::Matthews => head == HeadKind::Classification,
-        MetricKind::Accuracy | MetricKind::F1 | MetricKind::Auroc => head != HeadKind::Regression,
+        MetricKind::Accuracy => head != HeadKind::Regression,
+        MetricKind::F1 | MetricKind::Auroc => ![HeadKind::Regression, HeadKind::Mlm].contains(&head),
         MetricKind::Pearson | MetricKind::Spearman | MetricKind::Mse | MetricKind::Mae => head == HeadKind::Regression,
     }
 }

@@ -8,6 +8,7 @@
 mod checks;
 mod defaults;
 mod diagnostic;
+mod freeze;
 mod keys;
 mod metrics;
 mod objective;
@@ -28,6 +29,7 @@ use std::path::Path;
 use anyhow::Context;
 
 pub use diagnostic::{Diagnostic, Errors};
+pub use freeze::frozen_blocks;
 pub use metrics::{metrics_of, name as metric_name, usual_metrics};
 pub use objective::{Fold, Objective, Quantity};
 pub use paths::WORDS;

@@ -72,6 +72,15 @@ pub enum OnBadRow {
 pub enum EncoderKind {
     Linear,
     Bag,
+    Transformer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    Cls,
+    Mean,
+    Pooler,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +119,27 @@ pub struct Encoder {
     pub embedding_init: f64,
     /// Bag: probability of dropping an n-gram while training.
     pub word_dropout: f64,
+    /// Transformer: a Hugging Face folder to start from; sizes are then its own.
+    pub from: Option<String>,
+    /// Rows of the word table; 0 means the tokenizer's size.
+    pub vocabulary: usize,
+    pub layers: usize,
+    /// 0 means `hidden / 64`.
+    pub heads: usize,
+    /// Width of the feed-forward part; 0 means `4 * hidden`.
+    pub intermediate: usize,
+    /// Longest sequence, special tokens counted.
+    pub positions: usize,
+    pub pooling: Pooling,
+    pub attention_dropout: f64,
+    /// Added to the variance in layer normalization.
+    pub norm_eps: f64,
+    /// Standard deviation of initial weights.
+    pub init: f64,
+    /// `embeddings`, `layer.N` or `layer.N-M`: a prefix of the encoder that is not trained.
+    pub freeze: Vec<String>,
+    /// Keep only each layer's input and compute the rest again on the way back.
+    pub recompute: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,6 +186,8 @@ pub struct Optimizer {
     pub momentum: f64,
     /// AdamW's second moment of an embedding row: one per `element`, or one per `row`.
     pub row_moment: RowMoment,
+    /// Transformer: `lazy` moves the word rows a round touched, `dense` all of them.
+    pub embedding: EmbeddingSteps,
     pub schedule: LrSchedule,
 }
 
@@ -164,6 +196,14 @@ pub struct Optimizer {
 pub enum RowMoment {
     Element,
     Row,
+}
+
+/// Which rows of a word table a step moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingSteps {
+    Lazy,
+    Dense,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -374,6 +414,7 @@ pub enum HeadKind {
     Classification,
     Regression,
     Multilabel,
+    Mlm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

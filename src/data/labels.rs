@@ -21,6 +21,8 @@ pub(super) enum LabelForm {
     Flags,
     /// Regression: one number per column.
     Numbers,
+    /// Masked language modelling: the text is its own label.
+    Words,
 }
 
 impl LabelForm {
@@ -30,6 +32,7 @@ impl LabelForm {
             HeadKind::Multilabel if settings.label.len() == 1 => LabelForm::NameList,
             HeadKind::Multilabel => LabelForm::Flags,
             HeadKind::Regression => LabelForm::Numbers,
+            HeadKind::Mlm => LabelForm::Words,
         }
     }
 }
@@ -41,10 +44,15 @@ pub(super) enum RawLabel {
     Name(String),
     Names(Vec<String>),
     Values(Vec<f32>),
+    /// The words of the text.
+    Words,
 }
 
 /// Reads the label of `row` from `columns` (places in the row), called `names` in messages.
 pub(super) fn parse(form: LabelForm, row: &Row, columns: &[usize], names: &[String]) -> Result<RawLabel, Fault> {
+    if form == LabelForm::Words {
+        return Ok(RawLabel::Words);
+    }
     let cells = || columns.iter().map(|&column| &row.cells[column]);
     if cells().all(Cell::is_missing) {
         return Ok(RawLabel::Missing);
@@ -55,6 +63,7 @@ pub(super) fn parse(form: LabelForm, row: &Row, columns: &[usize], names: &[Stri
     };
     let mut named = cells().zip(names);
     match (form, named.next()) {
+        (LabelForm::Words, _) => Ok(RawLabel::Words),
         (_, None) => Ok(RawLabel::Missing),
         (LabelForm::Class, Some((cell, name))) => match cell.plain() {
             Some(text) => Ok(RawLabel::Name(text.trim().to_owned())),

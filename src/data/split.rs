@@ -79,6 +79,8 @@ pub enum Targets {
     Class(Vec<u32>),
     /// Regression values, or multilabel 0 and 1; NaN where a label is missing. // (len, dim)
     Values { dim: usize, values: Vec<f32> },
+    /// The words of the inputs themselves.
+    Words,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -171,6 +171,11 @@ impl TokenStore {
         self.rows[i].len as usize
     }
 
+    /// Of these, the first text's.
+    pub fn first_count(&self, i: usize) -> usize {
+        self.rows[i].first as usize
+    }
+
     /// Appends the ids of example `i` to `out` and returns how many of them are the first text's.
     pub fn read(&self, i: usize, out: &mut Vec<u32>) -> usize {
         let row = self.rows[i];

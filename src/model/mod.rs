@@ -1,20 +1,24 @@
 //! The model: one list of every parameter, the shared encoders, the tasks' heads, and the network that runs a packed batch.
 
+pub mod hf;
 pub mod network;
 pub mod params;
 pub mod rows;
 pub mod spec;
+pub mod transformer;
 
 use anyhow::Result;
 
-use crate::device::memory::Memory;
+use crate::device::memory::{Buffer, Memory};
 use network::{Network, Weights};
-use params::DenseParams;
+use params::{DenseParams, fixed_params};
 use rows::RowTable;
 
 /// Every value that training changes: shared dense parameters, heads, and the embedding table.
 pub struct Parameters {
     pub shared: DenseParams,
+    /// Shared parameters that do not change.
+    pub frozen: Buffer,
     pub heads: DenseParams,
     pub rows: Option<RowTable>,
 }
@@ -35,18 +39,27 @@ pub struct Start {
 
 impl Parameters {
     pub fn new(memory: &mut Memory, network: &Network, start: &Start) -> Result<Self> {
-        let rows = match network.spec.encoder.bag() {
-            Some(bag) => Some(RowTable::new(memory, bag, start)?),
+        let rows = match network.spec.encoder.table() {
+            Some(table) => Some(RowTable::new(memory, table, start)?),
             None => None,
         };
+        let mut rows: Option<RowTable> = rows;
+        let whole = network.spec.reads_whole_table();
+        rows.iter_mut().filter(|_| whole && !memory.is_dry()).for_each(RowTable::touch_all);
         Ok(Self {
             shared: DenseParams::new(memory, "encoder", &network.table.shared, start)?,
+            frozen: fixed_params(memory, "frozen encoder", &network.table.frozen, start)?,
             heads: DenseParams::new(memory, "heads", &network.table.heads, start)?,
             rows,
         })
     }
 
     pub fn weights(&self) -> Weights<'_> {
-        Weights { shared: &self.shared.values, heads: &self.heads.values, rows: self.rows.as_ref().map(RowTable::view) }
+        Weights {
+            shared: &self.shared.values,
+            frozen: &self.frozen,
+            heads: &self.heads.values,
+            rows: self.rows.as_ref().map(RowTable::view),
+        }
     }
 }

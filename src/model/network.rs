@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::device::memory::{Buffer, Memory};
 use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+use crate::model::transformer::{self, TokenBatch, TokenLimits, Transformer};
 use crate::ops::activation::{Activation, activation_backward, bias_activation_forward};
 use crate::ops::dropout::{RowKey, dropout};
 use crate::ops::embedding_bag::{Bags, Table, embedding_bag_forward};
@@ -15,6 +16,7 @@ use crate::ops::heads::{self, heads_backward, heads_forward};
 use crate::ops::linear::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
 use crate::ops::loss::{binary_cross_entropy, cross_entropy, squared_error};
 use crate::ops::row_gradients::RowGradient;
+use crate::ops::vocabulary_loss::vocabulary_cross_entropy;
 
 /// Rows of all tasks of a round (or of one evaluation batch), packed.
 #[derive(Default)]
@@ -26,8 +28,10 @@ pub struct Batch {
     pub keys: Vec<RowKey>,
     /// (rows x inputs) for the `linear` encoder, else empty.
     pub features: Vec<f32>,
-    /// One bag a row for the `bag` encoder, else empty.
+    /// One bag a row for the `bag` encoder, one bag a token for the `transformer`, else empty.
     pub bags: Bags,
+    /// For the `transformer`, else empty.
+    pub tokens: TokenBatch,
 }
 
 /// One task's micro-batch.
@@ -49,13 +53,21 @@ pub struct Part {
 /// What the rows of a part should give.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
-    /// (rows) class index.
+    /// (rows; masked tokens for an `mlm` head) class index.
     Class(Vec<u32>),
     /// (rows x outputs), NaN where missing.
     Values(Vec<f32>),
 }
 
 impl Targets {
+    /// Rows of logits they are held against.
+    pub fn rows(&self, outputs: usize) -> usize {
+        match self {
+            Self::Class(classes) => classes.len(),
+            Self::Values(values) => values.len() / outputs,
+        }
+    }
+
     /// Targets that are there.
     pub fn observed(&self) -> usize {
         match self {
@@ -69,6 +81,7 @@ impl Targets {
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
     pub shared: &'a [f32],
+    pub frozen: &'a [f32],
     pub heads: &'a [f32],
     pub rows: Option<Table<'a>>,
 }
@@ -87,15 +100,20 @@ pub struct Gradients {
     pub heads: Buffer,
     /// Row-sparse gradients of the embedding table by row of J; empty without one.
     pub rows: Vec<RowGradient>,
-    /// (rows of a round x inputs) gradient of the encoder's input, from which `rows` is built.
-    dinput: Buffer,
+    /// (rows or tokens of a round x inputs) gradient of the encoder's input, from which `rows` is built.
+    pub(super) dinput: Buffer,
 }
 
 impl Gradients {
     /// Room for the gradients of all tasks, `batches` rows of J each, or for their sum where they are not `stored` apart.
     pub fn new(memory: &mut Memory, network: &Network, stored: bool, batches: usize, limits: &Limits) -> anyhow::Result<Self> {
         let encoder = &network.spec.encoder;
-        let dinput = if encoder.bag().is_some() { limits.round_rows * encoder.inputs() } else { 0 };
+        let dinput = match encoder.input {
+            Input::Features(_) => 0,
+            Input::Bag(_) => limits.round_rows * encoder.inputs(),
+            Input::Tokens(_) if limits.bag_rows.is_empty() => 0,
+            Input::Tokens(_) => limits.tokens.round_tokens * encoder.inputs(),
+        };
         // Index `present` never serves a task before itself in task order, but may serve any after.
         let mut rows_of_tasks = Vec::new();
         for row in 0..limits.bag_rows.len() * batches {
@@ -136,35 +154,54 @@ pub struct Limits {
     pub round_rows: usize,
     /// Logits of the largest group.
     pub group_logits: usize,
-    /// Embedding rows that one round of each task can touch; empty without a table.
+    /// Embedding rows that one round of each task can touch; empty without a table that is trained.
     pub bag_rows: Vec<usize>,
     /// Embedding rows that the whole run of each task can touch; empty without a table.
     pub task_rows: Vec<usize>,
+    /// For the `transformer`, else zeros.
+    pub tokens: TokenLimits,
 }
 
 /// Activations of one group.
 pub struct Scratch {
     input: Buffer,
     pre: Buffer,
-    hidden: Buffer,
-    dhidden: Buffer,
-    logits: Buffer,
-    dlogits: Buffer,
+    pub(super) hidden: Buffer,
+    pub(super) dhidden: Buffer,
+    pub(super) logits: Buffer,
+    pub(super) dlogits: Buffer,
+    pub(super) transformer: Option<transformer::Scratch>,
 }
 
 impl Scratch {
     pub fn new(memory: &mut Memory, encoder: &EncoderSpec, limits: &Limits) -> anyhow::Result<Self> {
-        let rows = limits.group_rows;
+        let dense = encoder.transformer().is_none();
+        let rows = if dense { limits.group_rows } else { limits.tokens.head_rows };
         let input = if encoder.bag().is_some() { rows * encoder.inputs() } else { 0 };
         let separate = if needs_hidden(encoder) { rows * encoder.hidden } else { 0 };
+        let transformer = match encoder.transformer() {
+            Some(spec) => Some(transformer::Scratch::new(memory, spec, encoder.hidden, &limits.tokens)?),
+            None => None,
+        };
         Ok(Self {
+            transformer,
             input: memory.buffer("scratch: encoder input", input)?,
-            pre: memory.buffer("scratch: pre-activations", rows * encoder.hidden)?,
+            pre: memory.buffer("scratch: pre-activations", if dense { rows * encoder.hidden } else { 0 })?,
             hidden: memory.buffer("scratch: hidden states", separate)?,
             dhidden: memory.buffer("scratch: gradient of hidden states", rows * encoder.hidden)?,
             logits: memory.buffer("scratch: logits", limits.group_logits)?,
             dlogits: memory.buffer("scratch: gradient of logits", limits.group_logits)?,
         })
+    }
+
+    /// Tokens that fit, for an encoder that reads tokens.
+    pub fn token_room(&self, hidden: usize) -> Option<usize> {
+        self.transformer.as_ref().map(|own| own.token_room(hidden))
+    }
+
+    /// Masked tokens that fit, for an encoder that reads tokens.
+    pub fn masked_room(&self) -> usize {
+        self.transformer.as_ref().map_or(0, transformer::Scratch::masked_room)
     }
 
     /// Logits of the last forward pass, part after part.
@@ -175,7 +212,7 @@ impl Scratch {
 
 /// Whether the hidden states are something else than the pre-activations.
 fn needs_hidden(encoder: &EncoderSpec) -> bool {
-    encoder.activation != Activation::None
+    encoder.activation != Activation::None || encoder.transformer().is_some()
 }
 
 /// What a training pass draws its masks from; evaluation has none.
@@ -190,16 +227,31 @@ pub struct Network {
     /// Label smoothing of classification losses while training.
     pub label_smoothing: f64,
     pub table: ParamTable,
+    encoder: Encoder,
+}
+
+/// The code that runs the encoder.
+enum Encoder {
+    /// One layer over features or bags: the methods here.
+    Dense,
+    Transformer(Transformer),
 }
 
 impl Network {
     pub fn new(spec: ModelSpec) -> Self {
         let table = ParamTable::new(&spec);
-        Self { spec, label_smoothing: 0.0, table }
+        let encoder = match spec.encoder.transformer() {
+            Some(transformer) => Encoder::Transformer(Transformer::new(transformer, &spec.encoder)),
+            None => Encoder::Dense,
+        };
+        Self { spec, label_smoothing: 0.0, table, encoder }
     }
 
     /// Encoder and heads of one group; logits are left in `scratch`.
     pub fn forward(&self, weights: Weights, batch: &Batch, group: &[Part], scratch: &mut Scratch, random: Option<Randomness>) {
+        if let Encoder::Transformer(transformer) = &self.encoder {
+            return transformer.forward(self, weights, batch, group, scratch, random);
+        }
         let encoder = &self.spec.encoder;
         let rows = group_rows(group);
         let (inputs, width, count) = (encoder.inputs(), encoder.hidden, rows.len());
@@ -207,9 +259,9 @@ impl Network {
         if let (Input::Bag(_), Some(table)) = (&encoder.input, weights.rows) {
             embedding_bag_forward(&mut scratch.input[..count * inputs], &batch.bags, rows.clone(), table);
         }
-        let input: &[f32] = match encoder.input {
-            Input::Features(_) => &batch.features[rows.start * inputs..rows.end * inputs],
-            Input::Bag(_) => &scratch.input[..count * inputs],
+        let input: &[f32] = match encoder.bag() {
+            None => &batch.features[rows.start * inputs..rows.end * inputs],
+            Some(_) => &scratch.input[..count * inputs],
         };
         let pre = &mut scratch.pre[..count * width];
         linear_forward(pre, input, weight, inputs, width);
@@ -231,7 +283,7 @@ impl Network {
         let mut losses = Vec::with_capacity(group.len());
         for part in group {
             let head = &self.spec.heads[part.task];
-            let range = offset..offset + part.rows.len() * head.outputs;
+            let range = offset..offset + part.targets.rows(head.outputs) * head.outputs;
             offset = range.end;
             let (dlogits, logits) = (&mut scratch.dlogits[range.clone()], &scratch.logits[range]);
             losses.push(segment_loss(head, &part.targets, dlogits, logits, self.label_smoothing, part.scale));
@@ -243,7 +295,8 @@ impl Network {
     pub fn scale_logit_gradients(&self, group: &[Part], scratch: &mut Scratch, factors: &[f64]) {
         let mut rest = &mut scratch.dlogits[..];
         for part in group {
-            let (own, tail) = rest.split_at_mut(part.rows.len() * self.spec.heads[part.task].outputs);
+            let outputs = self.spec.heads[part.task].outputs;
+            let (own, tail) = rest.split_at_mut(part.targets.rows(outputs) * outputs);
             own.iter_mut().for_each(|d| *d *= factors[part.present] as f32);
             rest = tail;
         }
@@ -266,6 +319,9 @@ impl Network {
         gradients: &mut Gradients,
         random: Randomness,
     ) {
+        if let Encoder::Transformer(transformer) = &self.encoder {
+            return transformer.backward(self, weights, batch, group, scratch, gradients, random);
+        }
         let encoder = &self.spec.encoder;
         let rows = group_rows(group);
         let (inputs, width, count) = (encoder.inputs(), encoder.hidden, rows.len());
@@ -283,9 +339,9 @@ impl Network {
             dinput.zip(dhidden.chunks_exact(width)).for_each(|(dx, dh)| dx.copy_from_slice(&dh[..inputs]));
         }
         activation_backward(dhidden, &scratch.pre[..count * width], width, encoder.activation);
-        let input: &[f32] = match encoder.input {
-            Input::Features(_) => &batch.features[rows.start * inputs..rows.end * inputs],
-            Input::Bag(_) => &scratch.input[..count * inputs],
+        let input: &[f32] = match encoder.bag() {
+            None => &batch.features[rows.start * inputs..rows.end * inputs],
+            Some(_) => &scratch.input[..count * inputs],
         };
         self.weight_gradients(gradients, group, dhidden, input);
         if wanted {
@@ -304,14 +360,26 @@ impl Network {
 
     /// Row-sparse embedding gradients of every present task, once all groups of the round are through.
     pub fn row_gradients(&self, batch: &Batch, gradients: &mut Gradients, present: usize) {
-        if self.spec.encoder.bag().is_none() {
+        if gradients.dinput.is_empty() {
             return;
         }
         let (dinput, batches) = (&gradients.dinput, gradients.batches);
         use rayon::prelude::*;
+        let own = |index: usize| batch.parts.iter().filter(move |part| part.present * batches + part.batch == index);
+        let transformer = matches!(self.encoder, Encoder::Transformer(_));
         gradients.rows[..present * batches].par_iter_mut().with_max_len(1).enumerate().for_each(|(index, gradient)| {
-            let own = batch.parts.iter().filter(|part| part.present * batches + part.batch == index);
-            gradient.backward(dinput, &batch.bags, own.flat_map(|part| part.rows.clone()));
+            if transformer {
+                let mut own = own(index).peekable();
+                let words = own.peek().is_some_and(|part| self.spec.heads[part.task].kind == HeadKind::Mlm);
+                let tokens = own.flat_map(|part| batch.tokens.tokens(&part.rows));
+                if words {
+                    gradient.backward_onto_whole(dinput, &batch.bags, tokens);
+                } else {
+                    gradient.backward(dinput, &batch.bags, tokens);
+                }
+                return;
+            }
+            gradient.backward(dinput, &batch.bags, own(index).flat_map(|part| part.rows.clone()));
         });
     }
 
@@ -401,6 +469,7 @@ fn group_rows(group: &[Part]) -> Range<usize> {
 
 fn segment_loss(head: &HeadSpec, targets: &Targets, dlogits: &mut [f32], logits: &[f32], smoothing: f64, scale: f32) -> f64 {
     match (targets, head.kind) {
+        (Targets::Class(classes), HeadKind::Mlm) => vocabulary_cross_entropy(dlogits, logits, classes, head.outputs, scale),
         (Targets::Class(classes), _) => cross_entropy(dlogits, logits, classes, head.outputs, smoothing, scale),
         (Targets::Values(values), HeadKind::Multilabel) => binary_cross_entropy(dlogits, logits, values, scale),
         (Targets::Values(values), _) => squared_error(dlogits, logits, values, scale),

@@ -1,9 +1,14 @@
 //! Values and moments of the dense parameters of one space (the shared encoder, or all heads).
 
+use rayon::prelude::*;
+
 use crate::device::memory::{Buffer, Memory};
 use crate::model::Start;
 use crate::model::spec::{Init, Param};
 use crate::ops::philox::{Keyed, Stream};
+
+/// Values drawn by one parallel job.
+const CHUNK: usize = 1 << 14;
 
 /// Parameters with their optimizer state, all of one length.
 pub struct DenseParams {
@@ -26,16 +31,34 @@ impl DenseParams {
     }
 }
 
+/// Values of parameters that do not change.
+pub fn fixed_params(memory: &mut Memory, name: &str, params: &[Param], start: &Start) -> anyhow::Result<Buffer> {
+    let mut values = memory.buffer(&format!("{name}: parameters"), params.last().map_or(0, |param| param.range().end))?;
+    for param in params.iter().filter(|_| !memory.is_dry()) {
+        initialize(&mut values[param.range()], param, start);
+    }
+    Ok(values)
+}
+
 /// Starts a parameter from the seed and its name. With equal heads the name does not count: what two tasks' gradients then
 /// say about each other is about the tasks alone, not about their heads.
 fn initialize(values: &mut [f32], param: &Param, start: &Start) {
-    let Init::Uniform(bound) = param.init else { return };
     let role = if start.equal_heads && param.block.starts_with("heads.") { "heads" } else { &param.name };
     let hash = blake3::hash(role.as_bytes());
     let id = u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("four bytes of a hash"));
     let random = Keyed::new(start.seed, Stream::Init, 0, 0, id);
-    for (position, value) in values.iter_mut().enumerate() {
-        *value = ((2.0 * random.uniform(position as u32) - 1.0) * bound) as f32;
+    let mut fill = |draw: &(dyn Fn(u32) -> f64 + Sync)| {
+        values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+            for (position, value) in values.iter_mut().enumerate() {
+                *value = draw((chunk * CHUNK + position) as u32) as f32;
+            }
+        });
+    };
+    match param.init {
+        Init::Zero => {}
+        Init::One => values.fill(1.0),
+        Init::Uniform(bound) => fill(&|position| (2.0 * random.uniform(position) - 1.0) * bound),
+        Init::Normal(deviation) => fill(&|position| random.normal(position) * deviation),
     }
 }
 

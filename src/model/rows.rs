@@ -5,10 +5,11 @@
 
 use crate::device::memory::{Buffer, Memory};
 use crate::model::Start;
-use crate::model::spec::BagSpec;
+use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
 use crate::ops::row_gradients::RowState;
 use anyhow::{Result, bail, ensure};
+use rayon::prelude::*;
 
 /// The slots of touched rows, given in the order in which rows are first asked for.
 pub struct Slots {
@@ -64,6 +65,8 @@ impl Slots {
 
 pub struct RowTable {
     dim: usize,
+    /// First moments per row: `dim`, or none where the table is not trained.
+    first_dim: usize,
     /// Second moments per row: `dim`, 1 or none.
     second_dim: usize,
     init: RowInit,
@@ -75,9 +78,9 @@ pub struct RowTable {
 }
 
 impl RowTable {
-    pub fn new(memory: &mut Memory, spec: &BagSpec, start: &Start) -> Result<Self> {
+    pub fn new(memory: &mut Memory, spec: TableSpec, start: &Start) -> Result<Self> {
         let capacity = start.row_capacity;
-        let second_dim = match (start.second_moment, start.row_moment) {
+        let second_dim = match (start.second_moment && spec.trained, start.row_moment) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) => spec.dim,
@@ -86,11 +89,12 @@ impl RowTable {
         let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(spec.rows, capacity) };
         Ok(Self {
             dim: spec.dim,
+            first_dim: if spec.trained { spec.dim } else { 0 },
             second_dim,
             init: RowInit { seed: start.seed, deviation: spec.init },
             slots,
             values: memory.buffer("embeddings: parameters", capacity * spec.dim)?,
-            first: memory.buffer("embeddings: first moment", capacity * spec.dim)?,
+            first: memory.buffer("embeddings: first moment", capacity * if spec.trained { spec.dim } else { 0 })?,
             second: memory.buffer("embeddings: second moment", capacity * second_dim)?,
         })
     }
@@ -119,6 +123,32 @@ impl RowTable {
         }
     }
 
+    /// Gives every row a slot, in row order: for tables that are read or stepped whole.
+    pub fn touch_all(&mut self) {
+        let rows: Vec<u32> = (0..self.slots.of_row.len() as u32).collect();
+        self.restore_touched(&rows).expect("a whole table has room for its rows");
+        let (init, dim) = (self.init, self.dim);
+        if init.deviation != 0.0 {
+            let values = self.values.par_chunks_mut(dim).enumerate();
+            values.for_each(|(row, values)| init.fill(row as u32, values));
+        }
+    }
+
+    /// (rows x dim) every row's value, touched or not.
+    pub fn whole(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.rows() * self.dim];
+        all.par_chunks_mut(self.dim).enumerate().for_each(|(row, out)| match self.slots.of_row[row] {
+            UNTOUCHED => self.init.fill(row as u32, out),
+            slot => out.copy_from_slice(&self.values[slot as usize * self.dim..][..self.dim]),
+        });
+        all
+    }
+
+    /// Rows of the table, touched or not.
+    pub fn rows(&self) -> usize {
+        self.slots.of_row.len()
+    }
+
     pub fn state(&mut self) -> RowState<'_> {
         RowState { values: &mut self.values, first: &mut self.first, second: &mut self.second }
     }
@@ -131,7 +161,11 @@ impl RowTable {
     /// Values and moments of the touched rows, (touched x dim) each, in slot order.
     pub fn stored(&self) -> [&[f32]; 3] {
         let used = self.touched().len() * self.dim;
-        [&self.values[..used], &self.first[..used], &self.second[..self.touched().len() * self.second_dim]]
+        [
+            &self.values[..used],
+            &self.first[..self.touched().len() * self.first_dim],
+            &self.second[..self.touched().len() * self.second_dim],
+        ]
     }
 
     /// Forgets what was touched and gives these rows the first slots. Fill them through [`RowTable::stored_mut`].
@@ -142,8 +176,8 @@ impl RowTable {
     /// As [`RowTable::stored`], to be filled.
     pub fn stored_mut(&mut self) -> [&mut [f32]; 3] {
         let used = self.touched().len() * self.dim;
-        let second = self.touched().len() * self.second_dim;
-        [&mut self.values[..used], &mut self.first[..used], &mut self.second[..second]]
+        let (first, second) = (self.touched().len() * self.first_dim, self.touched().len() * self.second_dim);
+        [&mut self.values[..used], &mut self.first[..first], &mut self.second[..second]]
     }
 }
 
@@ -152,9 +186,9 @@ mod tests {
     use super::*;
 
     fn table(init: f64) -> RowTable {
-        let spec = BagSpec { rows: 1 << 19, dim: 4, init, word_dropout: 0.0, vocabulary: None, buckets: 1 << 19, ngrams: 2 };
+        let spec = TableSpec { rows: 1 << 19, dim: 4, init, trained: true };
         let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 1 << 19 };
-        RowTable::new(&mut Memory::unlimited(), &spec, &start).unwrap()
+        RowTable::new(&mut Memory::unlimited(), spec, &start).unwrap()
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::transformer::{TransformerSpec, mlm_params, params};
 use crate::ops::activation::Activation;
 
 /// The shared trunk.
@@ -22,6 +23,19 @@ pub enum Input {
     Features(usize),
     /// The sum of embedding rows of a text's n-grams.
     Bag(BagSpec),
+    /// A text's tokens, each with its embedding row; transformer layers stand in the dense layer's place.
+    Tokens(TransformerSpec),
+}
+
+/// The embedding table, kept by row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TableSpec {
+    pub rows: usize,
+    pub dim: usize,
+    /// Standard deviation of the initial rows.
+    pub init: f64,
+    /// It has moments.
+    pub trained: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +58,8 @@ pub enum HeadKind {
     Classification,
     Regression,
     Multilabel,
+    /// Masked language modelling: the words at masked places, out of the whole vocabulary.
+    Mlm,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -60,19 +76,51 @@ pub struct ModelSpec {
     pub heads: Vec<HeadSpec>,
 }
 
+impl ModelSpec {
+    /// Every embedding row takes part in each step or is read whole, so all of them are kept from the start.
+    pub fn reads_whole_table(&self) -> bool {
+        let mlm = self.heads.iter().any(|head| head.kind == HeadKind::Mlm);
+        self.encoder.transformer().is_some_and(|spec| mlm || spec.dense_steps)
+    }
+
+    /// Every embedding row takes part in every step.
+    pub fn steps_whole_table(&self) -> bool {
+        self.encoder.transformer().is_some_and(|spec| spec.dense_steps && !spec.embeddings_frozen())
+    }
+}
+
 impl EncoderSpec {
     /// Columns of the dense layer's input.
     pub fn inputs(&self) -> usize {
         match &self.input {
             Input::Features(columns) => *columns,
             Input::Bag(bag) => bag.dim,
+            Input::Tokens(_) => self.hidden,
         }
     }
 
     pub fn bag(&self) -> Option<&BagSpec> {
         match &self.input {
-            Input::Features(_) => None,
             Input::Bag(bag) => Some(bag),
+            _ => None,
+        }
+    }
+
+    pub fn transformer(&self) -> Option<&TransformerSpec> {
+        match &self.input {
+            Input::Tokens(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    pub fn table(&self) -> Option<TableSpec> {
+        match &self.input {
+            Input::Features(_) => None,
+            Input::Bag(bag) => Some(TableSpec { rows: bag.rows, dim: bag.dim, init: bag.init, trained: true }),
+            Input::Tokens(spec) => {
+                let trained = !spec.embeddings_frozen();
+                Some(TableSpec { rows: spec.vocabulary, dim: self.hidden, init: spec.init, trained })
+            }
         }
     }
 }
@@ -83,6 +131,9 @@ pub enum Init {
     Zero,
     /// Uniform in +-bound, as PyTorch's `nn.Linear` with bound = 1/sqrt(inputs).
     Uniform(f64),
+    /// Normal with this standard deviation.
+    Normal(f64),
+    One,
 }
 
 /// One dense parameter of the model.
@@ -118,23 +169,37 @@ impl Param {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamTable {
     pub shared: Vec<Param>,
-    /// Two per task: weight (outputs x hidden) and bias (outputs).
+    /// Shared parameters that do not change, a space of their own.
+    pub frozen: Vec<Param>,
+    /// Per task weight (outputs x hidden) and bias (outputs); an `mlm` head has its own five (see [`ParamTable::head_params`]).
     pub heads: Vec<Param>,
+    /// (tasks + 1) bounds of each task's parameters in `heads`.
+    head_bounds: Vec<usize>,
 }
 
 impl ParamTable {
     pub fn new(spec: &ModelSpec) -> Self {
         let encoder = &spec.encoder;
-        let mut shared = Vec::new();
-        let bound = 1.0 / (encoder.inputs() as f64).sqrt();
-        push_linear(&mut shared, "encoder.dense", "encoder.dense", [encoder.hidden, encoder.inputs()], Init::Uniform(bound));
+        let (mut shared, mut frozen) = (Vec::new(), Vec::new());
+        match encoder.transformer() {
+            Some(transformer) => (shared, frozen) = params(transformer, encoder.hidden),
+            None => {
+                let (name, bound) = ("encoder.dense", 1.0 / (encoder.inputs() as f64).sqrt());
+                push_linear(&mut shared, name, name, [encoder.hidden, encoder.inputs()], Init::Uniform(bound));
+            }
+        }
         let mut heads = Vec::new();
+        let mut head_bounds = vec![0];
         let bound = 1.0 / (encoder.hidden as f64).sqrt();
         for head in &spec.heads {
             let name = format!("heads.{}", head.task);
-            push_linear(&mut heads, &name, &name, [head.outputs, encoder.hidden], Init::Uniform(bound));
+            match (head.kind, encoder.transformer()) {
+                (HeadKind::Mlm, Some(spec)) => mlm_params(&mut heads, &name, encoder.hidden, spec.vocabulary, spec.init),
+                _ => push_linear(&mut heads, &name, &name, [head.outputs, encoder.hidden], Init::Uniform(bound)),
+            }
+            head_bounds.push(heads.len());
         }
-        Self { shared, heads }
+        Self { shared, frozen, heads, head_bounds }
     }
 
     /// P, the columns of a dense row of J.
@@ -146,9 +211,21 @@ impl ParamTable {
         self.heads.last().map_or(0, |param| param.range().end)
     }
 
-    /// Elements of task t's head: its weight and its bias.
+    /// Task t's output layer: its weight and its bias.
     pub fn head(&self, task: usize) -> (&Param, &Param) {
-        (&self.heads[2 * task], &self.heads[2 * task + 1])
+        let own = self.head_params(task);
+        (&own[0], &own[1])
+    }
+
+    /// All parameters of task t's head.
+    pub fn head_params(&self, task: usize) -> &[Param] {
+        &self.heads[self.head_bounds[task]..self.head_bounds[task + 1]]
+    }
+
+    /// Elements of task t's head in the heads' space.
+    pub fn head_range(&self, task: usize) -> std::ops::Range<usize> {
+        let own = self.head_params(task);
+        own[0].offset..own[own.len() - 1].range().end
     }
 }
 

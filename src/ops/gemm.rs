@@ -20,6 +20,13 @@ impl<'a> View<'a> {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// (rows x columns), each row dense, `stride` values from one row's start to the next.
+    pub fn strided(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        let needed = if rows == 0 { 0 } else { (rows - 1) * stride + columns };
+        assert!(data.len() >= needed && stride >= columns, "rows {stride} apart, {rows} x {columns}, in {} values", data.len());
+        Self { data, rows, columns, row_stride: stride, column_stride: 1 }
+    }
+
     /// The same values, rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self { rows: self.columns, columns: self.rows, row_stride: self.column_stride, column_stride: self.row_stride, ..self }

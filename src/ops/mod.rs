@@ -5,14 +5,21 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod attention;
 pub mod bandwidth;
 pub mod dropout;
 pub mod embedding_bag;
+pub mod gather;
 pub mod gemm;
 pub mod gram;
 pub mod heads;
+pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod philox;
+pub mod pooling;
 pub mod row_gradients;
 pub mod simd;
+pub mod token_dropout;
+pub mod token_embedding;
+pub mod vocabulary_loss;

@@ -11,6 +11,9 @@ pub enum Stream {
     HiddenDropout = 4,
     Synthetic = 5,
     Phase = 6,
+    TokenDropout = 7,
+    AttentionDropout = 8,
+    Masking = 9,
 }
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
@@ -43,6 +46,12 @@ impl Keyed {
         // The stream enters the key: its high word is spread so that small seeds and streams do not meet.
         let key = [seed as u32, (seed >> 32) as u32 ^ (stream as u32).wrapping_mul(0x85EB_CA6B)];
         Self { key, counter: [example, task, round] }
+    }
+
+    /// The same numbers' purpose at another place of the network, e.g. a layer.
+    pub fn at_site(mut self, site: u32) -> Self {
+        self.key[1] ^= site.wrapping_add(1).wrapping_mul(0xC2B2_AE35);
+        self
     }
 
     /// Words `4 * block` to `4 * block + 3`.

@@ -79,6 +79,30 @@ impl RowGradient {
     }
 }
 
+impl RowGradient {
+    /// Makes this a gradient of all `rows` of the table and gives their values (rows x dim), to be written or added to.
+    pub fn whole(&mut self, rows: usize) -> &mut [f32] {
+        self.rows.clear();
+        self.rows.extend(0..rows as u32);
+        &mut self.values[..rows * self.dim]
+    }
+
+    /// As [`RowGradient::backward`], added to the values of a gradient of all rows.
+    pub fn backward_onto_whole(&mut self, dout: &[f32], bags: &Bags, examples: impl Iterator<Item = usize>) {
+        let dim = self.dim;
+        for example in examples {
+            for &row in bags.example(example) {
+                add_source(&mut self.values[row as usize * dim..][..dim], bags.scales[example], &dout[example * dim..][..dim]);
+            }
+        }
+    }
+}
+
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn add_source(out: &mut [f32], scale: f32, dout: &[f32]) {
+    add_scaled(out, scale, dout);
+}
+
 /// out (dim) = sum over the sources' examples of scale * dout.
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn add_sources(out: &mut [f32], sources: &[u64], dout: &[f32], scales: &[f32]) {
@@ -119,6 +143,19 @@ impl Union {
             }
         }
         self.starts.push(self.members.len() as u32);
+    }
+
+    /// Adds all rows below `rows` that no task touched, for steps of the whole table.
+    pub fn cover(&mut self, rows: usize) {
+        let (mut all, mut starts) = (Vec::with_capacity(rows), Vec::with_capacity(rows + 1));
+        let mut next = 0;
+        for row in 0..rows as u32 {
+            all.push(row);
+            starts.push(self.starts[next]);
+            next += usize::from(self.rows.get(next) == Some(&row));
+        }
+        starts.push(self.starts[next]);
+        (self.rows, self.starts) = (all, starts);
     }
 
     /// The parts of union row `index` of the tasks that touched it, by their position.
@@ -258,6 +295,16 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_gradient_gains_the_touched_rows() {
+        let mut gradient = RowGradient::new(&mut Memory::unlimited(), "rows", 2, 3).unwrap();
+        gradient.whole(3).copy_from_slice(&[1.0; 6]);
+        let bags = Bags { offsets: vec![0, 1, 2], rows: vec![2, 2], scales: vec![1.0, 2.0] };
+        gradient.backward_onto_whole(&[1.0, 2.0, 3.0, 4.0], &bags, 0..2);
+        assert_eq!(gradient.rows, [0, 1, 2]);
+        assert_eq!(gradient.values[..6], [1.0, 1.0, 1.0, 1.0, 8.0, 11.0]);
+    }
+
+    #[test]
     fn gram_takes_the_intersection() {
         let gradients = two_tasks();
         let mut union = Union::default();
@@ -266,6 +313,20 @@ mod tests {
         let mut gram = vec![0.0; 4];
         row_gram(&mut gram, &union, &gradients);
         assert_eq!(gram, [154.0, -3.0, -3.0, 4.0]);
+    }
+
+    #[test]
+    fn a_covered_union_has_every_row() {
+        let gradients = two_tasks();
+        let (mut union, mut all) = (Union::default(), Union::default());
+        union.merge(&gradients);
+        all.merge(&gradients);
+        all.cover(11);
+        assert_eq!(all.rows, (0..11).collect::<Vec<u32>>());
+        for (index, &row) in union.rows.iter().enumerate() {
+            assert_eq!(all.members(row as usize), union.members(index));
+        }
+        assert!([0, 2, 3, 5, 10].iter().all(|&row| all.members(row).is_empty()));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Blocks {
                 }
             }
         }
-        if network.spec.encoder.bag().is_some() {
+        if network.spec.encoder.table().is_some_and(|table| table.trained) {
             let shared = blocks.names.iter().position(|name| name == TABLE);
             if shared.is_none() {
                 blocks.names.push(TABLE.into());

@@ -48,7 +48,7 @@ impl TaskBuffers {
         let dense = memory.buffer("surgery: buffers", network.spec.heads.len() * width)?;
         let mut rows = Vec::new();
         for &capacity in task_rows {
-            let table = network.spec.encoder.bag().map_or(0, |bag| bag.rows);
+            let table = network.spec.encoder.table().map_or(0, |table| table.rows);
             memory.reserve("surgery: buffers' row index", Slots::bytes(table, capacity))?;
             let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(table, capacity) };
             let dim = network.spec.encoder.inputs();

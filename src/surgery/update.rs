@@ -91,14 +91,13 @@ pub fn commit(
         combine_and_step(group, &rows, how, &rates.step(rates.lr, param.decay));
     }
     for (&task, &factor) in decision.tasks.iter().zip(decision.heads) {
-        let (weight, bias) = network.table.head(task);
-        for param in [weight, bias] {
+        for param in network.table.head_params(task) {
             let group = group_of(&mut parameters.heads, param.range());
             let gradient = &gradients.heads[param.range()];
             combine_and_step(group, &[gradient], Combine::Weights(&[factor as f32]), &rates.step(rates.head_lr, param.decay));
         }
     }
-    if let Some(table) = &mut parameters.rows {
+    if let Some(table) = parameters.rows.as_mut().filter(|_| !gradients.rows.is_empty()) {
         let Touched { union, slots } = touched;
         table.touch(&union.rows, slots);
         let rows = &gradients.rows[..decision.tasks.len() * gradients.batches];

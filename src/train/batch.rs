@@ -9,7 +9,9 @@ use crate::model::spec::{BagSpec, EncoderSpec};
 use crate::ops::dropout::RowKey;
 use crate::ops::philox::{Keyed, Stream, drop_threshold};
 use crate::schedule::fuse::groups;
+use crate::train::masking::{EVALUATION, Masking};
 use crate::train::plan::example_bag;
+use crate::train::tokens;
 
 /// The examples a task brings to a round, in drawing order.
 pub struct Share {
@@ -35,7 +37,8 @@ pub fn training_batch(
     shares: &[Share],
     purpose: Purpose,
 ) -> (Batch, Vec<usize>) {
-    let observed = |share: &&Share| targets(&corpus.tasks[share.task].train, &share.examples).observed() > 0;
+    let masking = Masking { seed: purpose.seed, round: purpose.round as u32 };
+    let observed = |share: &&Share| observed(&corpus.tasks[share.task].train, &share.examples) > 0;
     let shares: Vec<&Share> = shares.iter().filter(observed).collect();
     let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
     let turns: Vec<Vec<Turn>> =
@@ -47,7 +50,7 @@ pub fn training_batch(
         for slot in group {
             let share = shares[slot.task];
             let data = &corpus.tasks[share.task];
-            let total = targets(&data.train, &share.examples).observed();
+            let total = self::observed(&data.train, &share.examples);
             let turn = &turns[slot.task][slot.turn];
             let examples = &share.examples[turn.examples.clone()];
             packing.add(
@@ -56,7 +59,7 @@ pub fn training_batch(
                     task: share.task,
                     present: slot.task,
                     rows: 0..0,
-                    targets: targets(&data.train, examples),
+                    targets: targets(encoder, &data.train, share.task, examples, masking),
                     scale: (data.settings.weight / total as f64) as f32,
                     batch: turn.batch,
                     first: turn.first,
@@ -67,7 +70,7 @@ pub fn training_batch(
     }
     let drop = encoder.bag().map_or(0.0, |bag| bag.word_dropout);
     let words = WordDropout { seed: purpose.seed, round: purpose.round as u32, probability: drop };
-    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(words));
+    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(words), masking);
     (batch, present)
 }
 
@@ -75,14 +78,41 @@ pub fn training_batch(
 pub fn evaluation_batch(encoder: &EncoderSpec, task: usize, split: &Split, range: std::ops::Range<usize>) -> Batch {
     let examples: Vec<u32> = range.map(|example| example as u32).collect();
     let mut packing = Packing::default();
-    let part = Part { task, present: 0, batch: 0, rows: 0..0, targets: targets(split, &examples), scale: 0.0, first: true };
+    let part = Part {
+        task,
+        present: 0,
+        batch: 0,
+        rows: 0..0,
+        targets: targets(encoder, split, task, &examples, EVALUATION),
+        scale: 0.0,
+        first: true,
+    };
     packing.add(&examples, part);
     packing.batch.groups.push(0..1);
-    packing.finish(encoder, |_| split, None)
+    packing.finish(encoder, |_| split, None, EVALUATION)
 }
 
-fn targets(split: &Split, examples: &[u32]) -> Targets {
+/// Targets that some examples have.
+fn observed(split: &Split, examples: &[u32]) -> usize {
     match &split.targets {
+        DataTargets::Class(_) => examples.len(),
+        DataTargets::Values { dim, values } => {
+            let row = |&example: &u32| &values[example as usize * dim..(example as usize + 1) * dim];
+            examples.iter().flat_map(row).filter(|value| !value.is_nan()).count()
+        }
+        DataTargets::Words => examples.iter().map(|&example| tokens::masked_of(split, example as usize)).sum(),
+    }
+}
+
+fn targets(encoder: &EncoderSpec, split: &Split, task: usize, examples: &[u32], masking: Masking) -> Targets {
+    match &split.targets {
+        DataTargets::Words => {
+            let key = |&example: &u32| RowKey { task: task as u32, example };
+            let spec = encoder.transformer().expect("only a transformer models words");
+            Targets::Class(
+                examples.iter().flat_map(|example| tokens::masked_words(split, spec, &key(example), masking)).collect(),
+            )
+        }
         DataTargets::Class(classes) => Targets::Class(examples.iter().map(|&example| classes[example as usize]).collect()),
         DataTargets::Values { dim, values } => {
             let row = |&example: &u32| values[example as usize * dim..(example as usize + 1) * dim].iter().copied();
@@ -138,8 +168,13 @@ impl Packing {
         encoder: &EncoderSpec,
         split: impl Fn(usize) -> &'a Split + Sync,
         words: Option<WordDropout>,
+        masking: Masking,
     ) -> Batch {
         let batch = &mut self.batch;
+        if let Some(spec) = encoder.transformer() {
+            tokens::pack(batch, spec, split, masking);
+            return self.batch;
+        }
         match encoder.bag() {
             None => {
                 for key in &batch.keys {

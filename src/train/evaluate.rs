@@ -10,8 +10,9 @@ use crate::config::{Fold, Objective, Quantity, metrics_of};
 use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
 use crate::model::network::Targets as BatchTargets;
 use crate::train::batch::evaluation_batch;
-use crate::train::metrics::Predictions;
+use crate::train::metrics::{Predictions, argmax};
 use crate::train::round::Engine;
+use crate::train::tokens::evaluation_end;
 
 /// One task's values on one set of examples.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,20 +56,56 @@ fn evaluate_task(
     batch: usize,
     stop: &AtomicBool,
 ) -> Option<TaskScores> {
+    if split.targets == Targets::Words {
+        return evaluate_words(engine, number, task, split, batch, stop);
+    }
     let mut logits: Vec<f32> = Vec::with_capacity(split.len() * task.outputs);
     let mut losses = Vec::with_capacity(split.len());
-    for start in (0..split.len()).step_by(batch) {
+    let mut start = 0;
+    while start < split.len() {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let end = (start + batch).min(split.len());
+        let end = evaluation_end(split, start, batch, engine.token_room(), engine.masked_room());
         let packed = evaluation_batch(&engine.network.spec.encoder, number, split, start..end);
         logits.extend_from_slice(&engine.predict(&packed)[..(end - start) * task.outputs]);
         losses.extend((0..end - start).map(|row| row_loss(engine, number, &packed.parts[0].targets, row, task.outputs)));
+        start = end;
     }
     let score = |only: Option<&[bool]>| scores(task, split, &logits, &losses, only);
     let slices = split.slices.iter().map(|(name, only)| (name.clone(), score(Some(only)))).collect();
     Some(TaskScores { all: score(None), slices })
+}
+
+/// A masked language model: loss and accuracy over all masked words of the split, always the same ones.
+fn evaluate_words(
+    engine: &mut Engine,
+    number: usize,
+    task: &TaskData,
+    split: &Split,
+    batch: usize,
+    stop: &AtomicBool,
+) -> Option<TaskScores> {
+    let (mut loss, mut right, mut words, mut start) = (0.0, 0, 0, 0);
+    while start < split.len() {
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let end = evaluation_end(split, start, batch, engine.token_room(), engine.masked_room());
+        let packed = evaluation_batch(&engine.network.spec.encoder, number, split, start..end);
+        let BatchTargets::Class(targets) = &packed.parts[0].targets else { return None };
+        let logits = engine.predict(&packed);
+        let rows = logits.chunks_exact(task.outputs).zip(targets);
+        right += rows.filter(|(row, target)| argmax(row) == **target as usize).count();
+        for (row, &target) in targets.iter().enumerate() {
+            loss += engine.row_loss(number, &BatchTargets::Class(vec![target]), row);
+        }
+        words += targets.len();
+        start = end;
+    }
+    let mean = |sum: f64| if words == 0 { 0.0 } else { sum / words as f64 };
+    let metrics = vec![(MetricKind::Accuracy, mean(right as f64))];
+    Some(TaskScores { all: Scores { examples: split.len(), loss: mean(loss), metrics }, slices: BTreeMap::new() })
 }
 
 /// Sum of losses and observed targets of one row of the batch just predicted.

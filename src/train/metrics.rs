@@ -42,7 +42,7 @@ impl Predictions<'_> {
             (Targets::Class(_), MetricKind::F1) => self.class_f1(),
             (Targets::Class(_), MetricKind::Matthews) => matthews(&self.classes(), self.outputs),
             (Targets::Class(_), MetricKind::Auroc) => self.class_auroc(),
-            (Targets::Class(_), _) => 0.0,
+            (Targets::Class(_) | Targets::Words, _) => 0.0,
             (Targets::Values { .. }, _) => mean((0..self.outputs).map(|output| column_metric(&self.values(output), kind))),
         }
     }

@@ -3,12 +3,14 @@
 use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 
+use crate::config;
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind};
 use crate::data::{Corpus, Inputs, Split, TokenStore, Tokenizer, bag};
 use crate::device::memory::{Memory, human_bytes};
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
-use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::ops::activation::Activation;
 use crate::ops::philox::{Keyed, Stream};
 use crate::schedule::deal::{Player, proportional_rates, share};
@@ -17,6 +19,7 @@ use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
 use crate::train::round::Engine;
 use crate::train::rules::{Clip, ClipScope, Rules, Scale, Settlers};
+use crate::train::tokens::{masked_of, sequence_len};
 
 pub struct Plan {
     pub spec: ModelSpec,
@@ -42,7 +45,11 @@ impl Plan {
         };
         let shapes = match &spec.encoder.input {
             Input::Bag(bag) => bag_shapes(config, corpus, bag, &players),
-            Input::Features(_) => BagShapes::default(),
+            Input::Features(_) => TableShapes::default(),
+            Input::Tokens(transformer) => {
+                let known = config.encoder.from.is_some() || spec.reads_whole_table();
+                token_rows(config, corpus, transformer, &players, known)
+            }
         };
         let start = Start {
             seed: config.run.seed,
@@ -51,7 +58,11 @@ impl Plan {
             row_moment: config.optimizer.row_moment == schema::RowMoment::Row,
             row_capacity: shapes.rows,
         };
-        let limits = limits(config, &spec, &players, shapes);
+        let rows = HeadRows::new(config, corpus);
+        let mut limits = limits(config, &spec, &players, shapes, &rows);
+        if let Some(transformer) = spec.encoder.transformer() {
+            limits.tokens = token_limits(config, corpus, transformer, &players, &rows);
+        }
         let plan = Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
         plan.check_task_budgets(corpus)?;
         Ok(plan)
@@ -59,10 +70,11 @@ impl Plan {
 
     /// Bytes a task takes for itself: its row of J, and its head with gradient and moments.
     pub fn task_bytes(&self, task: usize) -> u64 {
-        let head = self.spec.heads[task].outputs * (self.spec.encoder.hidden + 1);
+        let table = ParamTable::new(&self.spec);
+        let head = table.head_range(task).len();
         let head_copies = if self.start.second_moment { 4 } else { 3 };
         let inputs = self.spec.encoder.inputs();
-        let dense = (inputs + 1) * self.spec.encoder.hidden;
+        let dense = table.shared_len();
         let rows = self.limits.bag_rows.get(task).map_or(0, |rows| rows * (4 * inputs + 16));
         (4 * (dense + head_copies * head) + rows) as u64
     }
@@ -174,8 +186,18 @@ pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
             Input::Features(corpus.feature_dim.unwrap_or_default())
         }
         EncoderKind::Bag => Input::Bag(bag_spec(config, corpus.tokenizer.as_deref())),
+        EncoderKind::Transformer => Input::Tokens(transformer_spec(config, corpus.tokenizer.as_deref())?),
     };
-    Ok(ModelSpec { encoder: encoder_spec(config, input)?, heads: heads.collect() })
+    let spec = ModelSpec { encoder: encoder_spec(config, input)?, heads: heads.collect() };
+    let words = spec.heads.iter().find(|head| head.kind == HeadKind::Mlm);
+    if let (Some(head), Some(transformer)) = (words, spec.encoder.transformer()) {
+        ensure!(
+            transformer.mask.is_some(),
+            "tasks.{}.head = \"mlm\" needs a [MASK] in the tokenizer's vocabulary, which has none",
+            head.task
+        );
+    }
+    Ok(spec)
 }
 
 pub fn head_kind(kind: schema::HeadKind) -> HeadKind {
@@ -183,6 +205,7 @@ pub fn head_kind(kind: schema::HeadKind) -> HeadKind {
         schema::HeadKind::Classification => HeadKind::Classification,
         schema::HeadKind::Regression => HeadKind::Regression,
         schema::HeadKind::Multilabel => HeadKind::Multilabel,
+        schema::HeadKind::Mlm => HeadKind::Mlm,
     }
 }
 
@@ -199,6 +222,44 @@ pub fn bag_spec(config: &Config, tokenizer: Option<&Tokenizer>) -> BagSpec {
         buckets: encoder.buckets,
         ngrams: encoder.ngrams,
     }
+}
+
+/// The transformer that a configuration and its tokenizer ask for.
+pub fn transformer_spec(config: &Config, tokenizer: Option<&Tokenizer>) -> Result<TransformerSpec> {
+    let encoder = &config.encoder;
+    let special = tokenizer.map(Tokenizer::special_ids).unwrap_or_default();
+    let words = tokenizer.and_then(Tokenizer::vocab_size).unwrap_or(0);
+    let vocabulary = if encoder.vocabulary == 0 { words } else { encoder.vocabulary };
+    ensure!(
+        words <= vocabulary,
+        "the tokenizer has {words} words, the encoder's table {vocabulary} rows (encoder.vocabulary, or vocab_size of \
+         encoder.from's config.json): use the tokenizer that belongs to it"
+    );
+    let missing = |name| anyhow!("encoder.tokenizer: its vocabulary has no {name}, which stands around every text");
+    let (cls, sep) = (special.cls.ok_or_else(|| missing("[CLS]"))?, special.sep.ok_or_else(|| missing("[SEP]"))?);
+    Ok(TransformerSpec {
+        vocabulary,
+        cls,
+        sep,
+        mask: special.mask,
+        layers: encoder.layers,
+        heads: if encoder.heads == 0 { encoder.hidden / 64 } else { encoder.heads },
+        intermediate: if encoder.intermediate == 0 { 4 * encoder.hidden } else { encoder.intermediate },
+        positions: encoder.positions,
+        types: 2,
+        norm_eps: encoder.norm_eps,
+        init: encoder.init,
+        attention_dropout: encoder.attention_dropout,
+        pooling: match encoder.pooling {
+            schema::Pooling::Cls => Pooling::Cls,
+            schema::Pooling::Mean => Pooling::Mean,
+            schema::Pooling::Pooler => Pooling::Pooler,
+        },
+        recompute: encoder.recompute,
+        frozen: config::frozen_blocks(&encoder.freeze, Some(encoder.layers))
+            .map_err(|fault| anyhow!("encoder.freeze {fault}"))?,
+        dense_steps: config.optimizer.embedding == schema::EmbeddingSteps::Dense,
+    })
 }
 
 /// The encoder over a given input.
@@ -254,24 +315,117 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
     Ok(players)
 }
 
-fn limits(config: &Config, spec: &ModelSpec, players: &[Player], shapes: BagShapes) -> Limits {
+fn limits(config: &Config, spec: &ModelSpec, players: &[Player], shapes: TableShapes, rows: &HeadRows) -> Limits {
     let train = &config.train;
     let fused = if train.fuse == 0 { players.len() } else { train.fuse.min(players.len()) };
-    let mut outputs: Vec<usize> = spec.heads.iter().map(|head| head.outputs).collect();
-    outputs.sort_unstable_by(|a, b| b.cmp(a));
+    let logits = |(head, rows): (&HeadSpec, &usize)| head.outputs * rows;
+    let mut trained: Vec<usize> = spec.heads.iter().zip(&rows.trained).map(logits).collect();
+    trained.sort_unstable_by(|a, b| b.cmp(a));
+    let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
     let most: usize = players.iter().map(Player::most).sum();
     Limits {
         group_rows: (fused * train.micro_batch).max(config.eval.batch),
         round_rows: most * train.accumulate * train.micro_batch,
-        group_logits: (outputs[..fused].iter().sum::<usize>() * train.micro_batch).max(outputs[0] * config.eval.batch),
+        group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
         bag_rows: shapes.per_round,
         task_rows: shapes.per_task,
+        tokens: Default::default(),
     }
+}
+
+/// Rows of logits by task: of the largest micro-batch, and of the largest evaluation batch.
+struct HeadRows {
+    trained: Vec<usize>,
+    evaluated: Vec<usize>,
+}
+
+impl HeadRows {
+    /// Examples, or for a language model masked tokens; of those a single example is all that must fit an evaluation.
+    fn new(config: &Config, corpus: &Corpus) -> Self {
+        let (mut trained, mut evaluated) = (Vec::new(), Vec::new());
+        for task in &corpus.tasks {
+            if task.settings.head != schema::HeadKind::Mlm {
+                trained.push(config.train.micro_batch);
+                evaluated.push(config.eval.batch);
+                continue;
+            }
+            let masked = |split: &Split| (0..split.len()).map(|example| masked_of(split, example)).collect::<Vec<_>>();
+            let mut train = masked(&task.train);
+            train.sort_unstable_by(|a, b| b.cmp(a));
+            trained.push(train.iter().take(config.train.micro_batch).sum());
+            evaluated.push([&task.dev, &task.test].into_iter().flatten().flat_map(masked).chain(train).max().unwrap_or(0));
+        }
+        Self { trained, evaluated }
+    }
+
+    /// The rows of the `count` largest tasks together.
+    fn largest(rows: impl Iterator<Item = usize>, count: usize) -> usize {
+        let mut rows: Vec<usize> = rows.collect();
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        rows.iter().take(count).sum()
+    }
+}
+
+/// Largest shapes of a transformer's batches.
+fn token_limits(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players: &[Player], rows: &HeadRows) -> TokenLimits {
+    let train = &config.train;
+    let fused = if train.fuse == 0 { players.len() } else { train.fuse.min(players.len()) };
+    let (mut groups, mut round_tokens, mut longest) = (Vec::new(), 0, 0);
+    for (task, player) in corpus.tasks.iter().zip(players) {
+        let mut lengths = sequence_lengths(&task.train);
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        groups.push(lengths.iter().take(train.micro_batch).sum::<usize>());
+        round_tokens += largest_round(config, player, &lengths);
+        let others = [&task.dev, &task.test].into_iter().flatten().flat_map(sequence_lengths);
+        longest = others.chain(lengths).max().unwrap_or(0).max(longest);
+    }
+    groups.sort_unstable_by(|a, b| b.cmp(a));
+    let group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
+    let head_rows = HeadRows::largest(rows.trained.iter().copied(), fused).max(rows.evaluated.iter().copied().max().unwrap_or(0));
+    let words = corpus.tasks.iter().map(|task| task.settings.head == schema::HeadKind::Mlm);
+    let of_words = |rows: &[usize]| words.clone().zip(rows.to_vec()).filter(|(words, _)| *words).map(|(_, rows)| rows);
+    let masked = HeadRows::largest(of_words(&rows.trained), fused).max(of_words(&rows.evaluated).max().unwrap_or(0));
+    let group_queries = if spec.pooling == Pooling::Mean { group_tokens } else { head_rows.min(group_tokens) };
+    TokenLimits { group_tokens, group_queries, head_rows, masked, round_tokens }
+}
+
+/// Tokens of a round of one task's longest sequences (lengths descending); a round longer than the data sees them again.
+fn largest_round(config: &Config, player: &Player, lengths: &[usize]) -> usize {
+    lengths.iter().cycle().take(player.most() * config.train.accumulate * config.train.micro_batch).sum()
+}
+
+fn sequence_lengths(split: &Split) -> Vec<usize> {
+    match &split.inputs {
+        Inputs::Tokens(store) => (0..store.len()).map(|example| sequence_len(store, example)).collect(),
+        Inputs::Features(_) => Vec::new(),
+    }
+}
+
+/// Word rows of a transformer; the table has to hold all of them where they are `known` from the start.
+fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players: &[Player], known: bool) -> TableShapes {
+    let trained = !spec.embeddings_frozen();
+    let mut touched = vec![known; spec.vocabulary];
+    let mut per_round = Vec::new();
+    for (task, player) in corpus.tasks.iter().zip(players).filter(|_| trained) {
+        let mut lengths = sequence_lengths(&task.train);
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let words = task.settings.head == schema::HeadKind::Mlm;
+        per_round.push(if words { spec.vocabulary } else { largest_round(config, player, &lengths).min(spec.vocabulary) });
+        if let (Inputs::Tokens(store), false) = (&task.train.inputs, known) {
+            let mut ids = vec![spec.cls, spec.sep];
+            for example in 0..store.len() {
+                store.read(example, &mut ids);
+                ids.drain(..).for_each(|id| touched[id as usize] = true);
+            }
+        }
+    }
+    let rows = touched.iter().filter(|touched| **touched).count();
+    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows }
 }
 
 /// Embedding rows that a run touches.
 #[derive(Default)]
-struct BagShapes {
+struct TableShapes {
     /// At most in one round, by task.
     per_round: Vec<usize>,
     /// In the whole run, by task.
@@ -280,8 +434,8 @@ struct BagShapes {
     rows: usize,
 }
 
-fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> BagShapes {
-    let mut shapes = BagShapes::default();
+fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> TableShapes {
+    let mut shapes = TableShapes::default();
     // The last task, counted from 1, that was seen to touch a row.
     let mut touched = vec![0u32; spec.rows];
     for (number, (task, player)) in (1..).zip(corpus.tasks.iter().zip(players)) {

@@ -136,6 +136,16 @@ impl Engine {
         self.scratch.logits()
     }
 
+    /// Tokens that an evaluation batch may have, where the encoder reads tokens.
+    pub fn token_room(&self) -> Option<usize> {
+        self.scratch.token_room(self.network.spec.encoder.hidden)
+    }
+
+    /// Masked tokens that an evaluation batch may have.
+    pub fn masked_room(&self) -> usize {
+        self.scratch.masked_room()
+    }
+
     /// Sum of losses of one row of the last predicted batch, which holds rows of `task` only.
     pub fn row_loss(&mut self, task: usize, targets: &Targets, row: usize) -> f64 {
         self.network.row_loss(task, targets, row, &mut self.scratch)
@@ -152,6 +162,9 @@ impl Engine {
 
         let rows = (tasks.len() * self.gradients.batches).min(self.gradients.rows.len());
         self.touched.union.merge(&self.gradients.rows[..rows]);
+        if let Some(table) = self.parameters.rows.as_ref().filter(|_| self.network.spec.steps_whole_table()) {
+            self.touched.union.cover(table.rows());
+        }
         let shares = batch_shares(batch, tasks.len(), self.gradients.batches);
         let (gram, heads) = self.products(tasks, &shares)?;
         let conflicts = self.tracks_conflicts().then(|| RoundConflicts::of(&gram, tasks.len()));
@@ -280,8 +293,7 @@ impl Engine {
         let total = gram.total();
         let mut head_squares = Vec::with_capacity(tasks.len());
         for (index, &task) in tasks.iter().enumerate() {
-            let (weight, bias) = self.network.table.head(task);
-            let gradient = &self.gradients.heads[weight.offset..bias.range().end];
+            let gradient = &self.gradients.heads[self.network.table.head_range(task)];
             let square: f64 = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
             let own = total[index * tasks.len() + index] + square;
             if !own.is_finite() {

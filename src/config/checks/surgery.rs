@@ -1,6 +1,6 @@
 //! What a surgery method asks of the rest of the run.
 
-use super::super::schema::{Granularity, HeadGradients};
+use super::super::schema::{Granularity, HeadGradients, HeadKind, Task};
 use super::Checker;
 use crate::surgery::methods::registry;
 
@@ -13,6 +13,12 @@ pub fn check(checker: &mut Checker) {
         let message = format!("\"{}\" divides a task's examples of a round into two batches, but there is only 1", method.name);
         let keys = ["surgery.method", "train.micro_batch", "train.accumulate"];
         checker.error(&keys, message, "raise train.micro_batch or train.accumulate");
+    }
+    let words = |task: &&Task| task.head == HeadKind::Mlm;
+    if method.needs.second_batch && checker.known_tasks().values().any(words) {
+        let message =
+            format!("\"{}\" divides a round into two batches, which a task with head = \"mlm\" does not support", method.name);
+        checker.error(&["surgery.method", "tasks", "task_defaults"], message, "choose another method");
     }
     if surgery.heads == HeadGradients::Weighted {
         let keys = ["surgery.heads", "surgery.method", "surgery.granularity"];

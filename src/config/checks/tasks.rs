@@ -135,12 +135,13 @@ fn inputs(checker: &mut Checker, key: &str, task: &Task) {
         EncoderKind::Linear if !task.text.is_empty() => {
             checker.error(&keys, "the linear encoder reads `features`, not text", "set encoder.kind = \"bag\"");
         }
-        EncoderKind::Bag if !task.features.is_empty() => {
+        EncoderKind::Bag | EncoderKind::Transformer if !task.features.is_empty() => {
             let keys = [features.as_str(), text.as_str(), "encoder.kind"];
-            checker.error(&keys, "the bag encoder reads `text`, not features", "set encoder.kind = \"linear\"");
+            let name = if checker.config.encoder.kind == EncoderKind::Bag { "bag encoder" } else { "transformer" };
+            checker.error(&keys, format!("the {name} reads `text`, not features"), "set encoder.kind = \"linear\"");
         }
         EncoderKind::Linear if task.features.is_empty() => missing(checker, key, &keys, "features"),
-        EncoderKind::Bag if task.text.is_empty() => missing(checker, key, &keys, "text"),
+        EncoderKind::Bag | EncoderKind::Transformer if task.text.is_empty() => missing(checker, key, &keys, "text"),
         _ => {}
     }
     if task.text.len() > 2 {
@@ -155,6 +156,16 @@ fn missing(checker: &mut Checker, key: &str, looked_at: &[&str], name: &str) {
 
 fn label(checker: &mut Checker, key: &str, task: &Task) {
     let [label, head, text, features] = ["label", "head", "text", "features"].map(|name| format!("{key}.{name}"));
+    if task.head == HeadKind::Mlm {
+        if !task.label.is_empty() {
+            checker.error(&[&label, &head], "does nothing for head = \"mlm\": the text itself is predicted", "remove it");
+        }
+        if checker.config.encoder.kind != EncoderKind::Transformer {
+            let help = "set encoder.kind = \"transformer\"";
+            checker.error(&[&head, "encoder.kind"], "\"mlm\" predicts the words of a transformer", help);
+        }
+        return;
+    }
     if task.label.is_empty() {
         checker.error(&[key, &label], "needs `label`, the column to predict", "");
     }
@@ -173,6 +184,7 @@ fn head(checker: &mut Checker, key: &str, task: &Task) {
         HeadKind::Classification => "classification",
         HeadKind::Regression => "regression",
         HeadKind::Multilabel => "multilabel",
+        HeadKind::Mlm => "mlm",
     };
     for metric in task.metrics.iter().filter(|metric| !fits(**metric, task.head)) {
         let fitting = NAMED.iter().filter(|(_, other)| fits(*other, task.head));

@@ -89,38 +89,43 @@ static ENCODER: Section = Section {
     keys: &[
         required(
             "kind",
-            Kind::OneOf { values: &["linear", "bag"], later: &["transformer"] },
-            "`linear`: one layer over dense features. `bag`: the mean of hashed n-gram embeddings of a text.",
+            Kind::one_of(&["linear", "bag", "transformer"]),
+            "`linear`: one layer over dense features. `bag`: the mean of hashed n-gram embeddings of a text. `transformer`: BERT's \
+            encoder over a text's tokens.",
         ),
         key("hidden", Kind::Int(1, WIDTH), "768", "Width of what the heads see."),
-        key("activation", Kind::one_of(&["none", "relu", "gelu", "tanh"]), "\"gelu\"", "Applied to the encoder's layer."),
+        key("activation", Kind::one_of(&["none", "relu", "gelu", "tanh"]), "\"gelu\"", "Applied to the encoder's layer.")
+            .only("encoder.kind", ONE_LAYER),
         key(
             "residual",
             Kind::Bool,
             "false",
             "Adds the layer's input to the first columns of its output; the input may not be wider than `hidden`.",
-        ),
+        )
+        .only("encoder.kind", ONE_LAYER),
         key(
             "dropout",
             Kind::Float(Bounds::UNIT_OPEN),
             "0.0",
-            "Probability of zeroing an element of the encoder's output while training.",
+            "Probability of zeroing an element of the encoder's output while training; in a transformer also of the embeddings \
+            and of each layer's two parts (BERT: 0.1).",
         ),
         optional(
             "tokenizer",
             Kind::Tokenizer,
-            "`words`, or a `vocab.txt` (WordPiece) or `tokenizer.json` (Hugging Face), relative to `data.root`. Text needs one.",
+            "`words`, or a `vocab.txt` (WordPiece) or `tokenizer.json` (Hugging Face), relative to `data.root`. Text needs one; a \
+            transformer a vocabulary, by default that of `from`.",
         )
-        .only("encoder.kind", BAG),
+        .only("encoder.kind", TEXT),
         key(
             "lowercase",
             Kind::Bool,
             "true",
             "Fold case and strip accents, as BERT's uncased vocabularies want; a `tokenizer.json` says so itself.",
         )
-        .only("encoder.kind", BAG),
+        .only("encoder.kind", TEXT),
         key("max_len", Kind::Int(1, 1 << 20), "512", "Tokens kept of one example, special tokens not counted.")
-            .only("encoder.kind", BAG),
+            .only("encoder.kind", TEXT),
         key("ngrams", Kind::Int(1, 3), "2", "Longest n-gram.").only("encoder.kind", BAG),
         key("buckets", Kind::Int(1, 1 << 30), "524288", "Rows of the hashed part of the table.").only("encoder.kind", BAG),
         key("embedding_dim", Kind::Int(0, WIDTH), "0", "Width of an embedding row; 0 means `hidden`.").only("encoder.kind", BAG),
@@ -133,11 +138,55 @@ static ENCODER: Section = Section {
         .only("encoder.kind", BAG),
         key("word_dropout", Kind::Float(Bounds::UNIT_OPEN), "0.0", "Probability of dropping an n-gram while training.")
             .only("encoder.kind", BAG),
+        optional(
+            "from",
+            Kind::Path(PathFrom::DataRoot),
+            "Hugging Face folder of a BERT to start from (config.json, model.safetensors). Sizes are then its own.",
+        )
+        .only("encoder.kind", TRANSFORMER),
+        key("vocabulary", Kind::Int(0, 1 << 30), "0", "Rows of the word table; 0 means the tokenizer's size.")
+            .only("encoder.kind", TRANSFORMER),
+        key("layers", Kind::Int(1, 1 << 10), "12", "Transformer layers.").only("encoder.kind", TRANSFORMER),
+        key("heads", Kind::Int(0, WIDTH), "0", "Attention heads; 0 means `hidden / 64`.").only("encoder.kind", TRANSFORMER),
+        key("intermediate", Kind::Int(0, 1 << 20), "0", "Width of the feed-forward part; 0 means `4 * hidden`.")
+            .only("encoder.kind", TRANSFORMER),
+        key("positions", Kind::Int(4, 1 << 20), "512", "Longest sequence, special tokens counted; longer texts are cut.")
+            .only("encoder.kind", TRANSFORMER),
+        key(
+            "pooling",
+            Kind::one_of(&["cls", "mean", "pooler"]),
+            "\"cls\"",
+            "What heads see: the first token, the mean of all, or BERT's pooler (tanh of a layer over the first token).",
+        )
+        .only("encoder.kind", TRANSFORMER),
+        key("attention_dropout", Kind::Float(Bounds::UNIT_OPEN), "0.0", "Dropout of attention weights (BERT: 0.1).")
+            .only("encoder.kind", TRANSFORMER),
+        key("norm_eps", Kind::Float(Bounds::POSITIVE), "1e-12", "Added to the variance in layer normalization.")
+            .only("encoder.kind", TRANSFORMER),
+        key("init", Kind::Float(Bounds::POSITIVE), "0.02", "Standard deviation of initial weights.")
+            .only("encoder.kind", TRANSFORMER),
+        key(
+            "freeze",
+            Kind::List(&Kind::Text),
+            "[]",
+            "`embeddings`, `layer.N`, `layer.N-M`: the encoder's first blocks, which then are not trained and run without dropout.",
+        )
+        .only("encoder.kind", TRANSFORMER),
+        key(
+            "recompute",
+            Kind::Bool,
+            "false",
+            "Keep only each layer's input and compute the rest again on the way back: less memory, about a third more time.",
+        )
+        .only("encoder.kind", TRANSFORMER),
     ],
     later: &[],
 };
 
 const BAG: &[&str] = &["bag"];
+const TRANSFORMER: &[&str] = &["transformer"];
+const TEXT: &[&str] = &["bag", "transformer"];
+const ONE_LAYER: &[&str] = &["linear", "bag"];
 
 static TRAIN: Section = Section {
     keys: &[
@@ -186,7 +235,7 @@ static OPTIMIZER: Section = Section {
         key("lr", Kind::Float(Bounds::POSITIVE), "1e-3", "Learning rate at the end of the warmup."),
         key("head_lr_scale", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Heads learn at `lr * head_lr_scale`."),
         key("embedding_lr_scale", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Embedding rows learn at `lr * embedding_lr_scale`.")
-            .only("encoder.kind", BAG),
+            .only("encoder.kind", TEXT),
         key("weight_decay", Kind::Float(Bounds::NON_NEGATIVE), "0.01", "Decoupled; biases and norms are left out."),
         key("beta1", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Decay of the first moment.").only("optimizer.kind", ADAMW),
         key("beta2", Kind::Float(Bounds::UNIT_OPEN), "0.999", "Decay of the second moment.").only("optimizer.kind", ADAMW),
@@ -199,7 +248,14 @@ static OPTIMIZER: Section = Section {
             "\"element\"",
             "AdamW's second moment of an embedding row: one number per element, or one per row (a third less memory).",
         )
-        .only("encoder.kind", BAG),
+        .only("encoder.kind", TEXT),
+        key(
+            "embedding",
+            Kind::one_of(&["lazy", "dense"]),
+            "\"lazy\"",
+            "Word rows that a step moves: those the round touched (as SparseAdam), or all (as AdamW over the whole table).",
+        )
+        .only("encoder.kind", TRANSFORMER),
         key("schedule", Kind::Section(&LR_SCHEDULE), "{}", "The learning rate over the run."),
     ],
     later: &[],

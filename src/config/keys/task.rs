@@ -27,9 +27,9 @@ pub static TASK: Section = Section {
         key("label", COLUMNS, "[]", "One column; several for multilabel or regression with several outputs."),
         key(
             "head",
-            Kind::OneOf { values: &["classification", "regression", "multilabel"], later: &["mlm"] },
+            Kind::one_of(&["classification", "regression", "multilabel", "mlm"]),
             "\"classification\"",
-            "What the task predicts.",
+            "What the task predicts. `mlm`: the words at masked places of its text (15 % of them), for a transformer; it has no label.",
         ),
         key("classes", TEXTS, "[]", "Class names in index order; empty means discovered from the training rows, sorted.")
             .only(".head", &["classification", "multilabel"]),

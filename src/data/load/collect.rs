@@ -93,6 +93,7 @@ impl TaskBuilder {
         let start = split.labels.ids.len();
         match example.label {
             RawLabel::Missing => return Ok(()),
+            RawLabel::Words => {}
             RawLabel::Name(name) => split.labels.ids.push(self.classes.id(&name, outside)?),
             RawLabel::Values(values) => split.labels.values.extend(values),
             RawLabel::Names(names) => {
@@ -201,6 +202,8 @@ impl TaskBuilder {
     fn outputs(&self, sorted: &SortedClasses) -> Result<(usize, Vec<String>)> {
         let name = &self.name;
         match self.form {
+            // The vocabulary, which the loader knows.
+            LabelForm::Words => Ok((0, Vec::new())),
             LabelForm::Numbers => Ok((self.settings.label.len(), Vec::new())),
             LabelForm::Flags if self.settings.classes.is_empty() => Ok((self.settings.label.len(), self.settings.label.clone())),
             LabelForm::Flags => Ok((self.settings.label.len(), self.settings.classes.clone())),
@@ -226,7 +229,7 @@ impl Labels {
                 let start = if example == 0 { 0 } else { self.ends[example - 1] };
                 &self.ids[start..self.ends[example]]
             }
-            LabelForm::Flags | LabelForm::Numbers => &[],
+            LabelForm::Flags | LabelForm::Numbers | LabelForm::Words => &[],
         }
     }
 }
@@ -252,6 +255,7 @@ impl SplitBuilder {
 fn targets(form: LabelForm, labels: Labels, sorted: &SortedClasses, outputs: usize) -> Targets {
     let class = |id: &u32| sorted.index[*id as usize];
     match form {
+        LabelForm::Words => Targets::Words,
         LabelForm::Class => Targets::Class(labels.ids.iter().filter_map(class).collect()),
         LabelForm::Flags | LabelForm::Numbers => Targets::Values { dim: outputs, values: labels.values },
         LabelForm::NameList => {
@@ -271,5 +275,6 @@ fn hash_targets(hasher: &mut blake3::Hasher, split: SplitName, targets: &Targets
     match targets {
         Targets::Class(classes) => hasher.update(bytemuck::cast_slice(classes)),
         Targets::Values { values, .. } => hasher.update(bytemuck::cast_slice(values)),
+        Targets::Words => hasher.update(b"words"),
     };
 }

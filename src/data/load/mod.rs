@@ -19,10 +19,10 @@ pub(super) use self::plan::{file_spec, files_of, task_column};
 use self::prepare::{Delivery, Encoded, Prepared, PreparedRow, TokenRules, prepare};
 use super::labels::RawLabel;
 use super::read::{Fault, Item};
-use super::split::{Corpus, FileReport, Progress};
+use super::split::{Corpus, FileReport, Progress, TaskData};
 use super::store::{Elements, RowRef, Spill, Width};
 use super::tokenizer::Tokenizer;
-use crate::config::schema::{Config, OnBadRow, Task};
+use crate::config::schema::{Config, EncoderKind, HeadKind, OnBadRow, Task};
 
 /// Distinct foreign split values named in a report.
 const MOST_OTHER_SPLITS: usize = 20;
@@ -37,7 +37,8 @@ pub fn load(config: &Config, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result
         spills: Spills::new(tokenizer.as_deref()),
         on_bad: config.data.on_bad_row,
     };
-    let rules = TokenRules { tokenizer: tokenizer.as_deref(), max_len: config.encoder.max_len };
+    let positions = (config.encoder.kind == EncoderKind::Transformer).then_some(config.encoder.positions);
+    let rules = TokenRules { tokenizer: tokenizer.as_deref(), max_len: config.encoder.max_len, positions };
     let mut files = Vec::with_capacity(sources.len());
     for source in &sources {
         files.push(loader.read(source, rules, progress).map_err(|error| with_origin(error, config))?);
@@ -51,7 +52,9 @@ pub fn load(config: &Config, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result
         let unused = unused_rows(index, &sources, &files);
         builder.finish(elements, &slice_names, on_bad, &unused)
     };
-    let tasks = builders.into_iter().enumerate().map(finish).collect::<Result<_>>()?;
+    let mut tasks: Vec<TaskData> = builders.into_iter().enumerate().map(finish).collect::<Result<_>>()?;
+    let words = tokenizer.as_deref().and_then(Tokenizer::vocab_size).unwrap_or(0).max(config.encoder.vocabulary);
+    tasks.iter_mut().filter(|task| task.settings.head == HeadKind::Mlm).for_each(|task| task.outputs = words);
     Ok(Corpus { tasks, feature_dim, tokenizer, files })
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::config::schema::{Config, Task};
+use crate::config::schema::{Config, HeadKind, Task};
 use crate::data::labels::LabelForm;
 use crate::data::read::{FileSpec, Row};
 use crate::data::split::SplitName;
@@ -154,7 +154,8 @@ fn check_columns_named(name: &str, settings: &Task) -> Result<()> {
     ensure!(settings.text.is_empty() || settings.features.is_empty(), "task `{name}` has both `text` and `features`");
     ensure!(!settings.text.is_empty() || !settings.features.is_empty(), "task `{name}` has neither `text` nor `features`");
     ensure!(settings.text.len() <= 2, "task `{name}`: `text` names {} columns, at most two", settings.text.len());
-    ensure!(!settings.label.is_empty(), "task `{name}` has no `label`");
+    let labelled = !settings.label.is_empty() || settings.head == HeadKind::Mlm;
+    ensure!(labelled, "task `{name}` has no `label`");
     let classes = settings.classes.len();
     match LabelForm::of(settings) {
         LabelForm::Class => {

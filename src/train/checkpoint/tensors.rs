@@ -20,6 +20,7 @@ pub(super) fn model_tensors(engine: &Engine) -> Result<Tensors<'_>> {
     let mut tensors = Tensors::new();
     let parameters = &engine.parameters;
     dense(&mut tensors, "", &engine.network.table.shared, &parameters.shared.values)?;
+    dense(&mut tensors, "", &engine.network.table.frozen, &parameters.frozen)?;
     dense(&mut tensors, "", &engine.network.table.heads, &parameters.heads.values)?;
     if let Some(table) = &parameters.rows {
         let touched = table.touched();
@@ -96,6 +97,7 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
     let model = TensorFile::open(path.join(MODEL))?;
     let table = engine.network.table.clone();
     model.read_dense("", &table.shared, &mut engine.parameters.shared.values)?;
+    model.read_dense("", &table.frozen, &mut engine.parameters.frozen)?;
     model.read_dense("", &table.heads, &mut engine.parameters.heads.values)?;
     if let Some(rows) = &mut engine.parameters.rows {
         let mut touched = vec![0u32; model.shape("embeddings.rows")?[0]];

@@ -1,0 +1,12 @@
+//! Hugging Face folders of BERT encoders, in and out: config.json and model.safetensors (or shards with an index).
+
+mod config;
+mod export;
+mod load;
+
+pub use config::HfConfig;
+pub use export::{HeadFile, export};
+pub use load::load;
+
+/// Hugging Face's name of the word table, which is kept by row here.
+const WORDS: &str = "embeddings.word_embeddings.weight";

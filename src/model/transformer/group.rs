@@ -1,0 +1,125 @@
+//! Packed tokens of a batch, and which of them a fused group's heads read.
+
+use std::ops::Range;
+
+use super::spec::Pooling;
+use crate::model::network::Part;
+use crate::model::spec::{HeadKind, HeadSpec};
+use crate::ops::token_dropout::TokenKey;
+
+/// Tokens of all examples of a batch, end to end. Their ids are the batch's `bags.rows`, one a bag.
+#[derive(Clone, Debug, Default)]
+pub struct TokenBatch {
+    /// (examples + 1) bounds of each example's tokens.
+    pub bounds: Vec<u32>,
+    /// (n) place in the sequence.
+    pub positions: Vec<u32>,
+    /// (n) 0 for the first text, 1 for the second of a pair.
+    pub types: Vec<u32>,
+    /// (n) who each token is, for everything random.
+    pub keys: Vec<TokenKey>,
+    /// Packed numbers of the tokens that `mlm` heads predict, ascending.
+    pub masked: Vec<u32>,
+    /// (n x hidden) what the frozen prefix makes of the tokens, where that is kept; else empty.
+    pub states: Vec<f32>,
+}
+
+impl TokenBatch {
+    /// Packed tokens of some examples.
+    pub fn tokens(&self, examples: &Range<usize>) -> Range<usize> {
+        match self.bounds.get(examples.end) {
+            Some(&end) => self.bounds[examples.start] as usize..end as usize,
+            None => 0..0,
+        }
+    }
+}
+
+/// A fused group's rows, counted from its first token.
+pub(super) struct Group {
+    /// Packed tokens of the batch.
+    pub tokens: Range<usize>,
+    /// (sequences + 1) token bounds.
+    pub bounds: Vec<u32>,
+    /// Tokens whose last layer somebody reads, ascending.
+    pub queries: Vec<u32>,
+    /// (sequences + 1) bounds of each sequence's queries.
+    pub query_bounds: Vec<u32>,
+    /// (head rows + 1) bounds of the queries that a head row is the mean of.
+    pub pool_bounds: Vec<u32>,
+    /// By part: its tokens, its queries, its head rows, and those head rows that go through the pooler.
+    pub part_tokens: Vec<Range<usize>>,
+    pub part_queries: Vec<Range<usize>>,
+    pub part_heads: Vec<Range<usize>>,
+    pub part_pooled: Vec<Range<usize>>,
+}
+
+impl Group {
+    pub fn new(batch: &TokenBatch, parts: &[Part], heads: &[HeadSpec], pooling: Pooling) -> Self {
+        let examples = parts.first().map_or(0, |part| part.rows.start)..parts.last().map_or(0, |part| part.rows.end);
+        let tokens = batch.tokens(&examples);
+        let base = tokens.start as u32;
+        let mut group = Self {
+            tokens,
+            bounds: vec![0],
+            queries: Vec::new(),
+            query_bounds: vec![0],
+            pool_bounds: vec![0],
+            part_tokens: Vec::with_capacity(parts.len()),
+            part_queries: Vec::with_capacity(parts.len()),
+            part_heads: Vec::with_capacity(parts.len()),
+            part_pooled: Vec::with_capacity(parts.len()),
+        };
+        for part in parts {
+            let masked = heads[part.task].kind == HeadKind::Mlm;
+            let starts = [group.bounds[group.bounds.len() - 1] as usize, group.queries.len(), group.pool_bounds.len() - 1];
+            for example in part.rows.clone() {
+                let own = batch.bounds[example] - base..batch.bounds[example + 1] - base;
+                if masked {
+                    let all = &batch.masked;
+                    let first = all.partition_point(|&token| token < own.start + base);
+                    let last = all.partition_point(|&token| token < own.end + base);
+                    group.read_each(all[first..last].iter().map(|token| token - base));
+                } else if pooling == Pooling::Mean {
+                    group.queries.extend(own.clone());
+                    group.pool_bounds.push(group.queries.len() as u32);
+                } else {
+                    group.read_each(own.clone().take(1));
+                }
+                group.bounds.push(own.end);
+                group.query_bounds.push(group.queries.len() as u32);
+            }
+            let ends = [group.bounds[group.bounds.len() - 1] as usize, group.queries.len(), group.pool_bounds.len() - 1];
+            group.part_tokens.push(starts[0]..ends[0]);
+            group.part_queries.push(starts[1]..ends[1]);
+            group.part_heads.push(starts[2]..ends[2]);
+            group.part_pooled.push(if masked { starts[2]..starts[2] } else { starts[2]..ends[2] });
+        }
+        group
+    }
+
+    /// A head row for each of these tokens.
+    fn read_each(&mut self, tokens: impl Iterator<Item = u32>) {
+        for token in tokens {
+            self.queries.push(token);
+            self.pool_bounds.push(self.queries.len() as u32);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn head_rows(&self) -> usize {
+        self.pool_bounds.len() - 1
+    }
+
+    /// Every token is read, so queries and tokens are the same rows.
+    pub fn reads_all(&self) -> bool {
+        self.queries.len() == self.len()
+    }
+
+    /// Keys of the queries.
+    pub fn query_keys(&self, keys: &[TokenKey]) -> Vec<TokenKey> {
+        self.queries.iter().map(|&token| keys[self.tokens.start + token as usize]).collect()
+    }
+}

@@ -1,0 +1,145 @@
+//! Activations of one fused group in the transformer.
+
+use anyhow::Result;
+
+use super::mlm::MlmScratch;
+use super::spec::{Pooling, TransformerSpec};
+use crate::device::memory::{Buffer, Memory};
+
+/// Largest shapes of a transformer's run, known from the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenLimits {
+    /// Tokens of the largest fused group or evaluation batch.
+    pub group_tokens: usize,
+    /// Of these, most that somebody reads after the last layer.
+    pub group_queries: usize,
+    /// Rows that heads see: sequences and masked tokens.
+    pub head_rows: usize,
+    /// Masked tokens of the largest group.
+    pub masked: usize,
+    /// Tokens of the largest round.
+    pub round_tokens: usize,
+}
+
+/// What the way back needs of one layer: n tokens, of which q are computed (all but in the last layer).
+pub(super) struct Saved {
+    /// (q x hidden)
+    pub q: Buffer,
+    /// (n x 2 hidden) keys, then values.
+    pub kv: Buffer,
+    /// (q x heads)
+    pub log_sums: Buffer,
+    /// (q x hidden) attention's output.
+    pub context: Buffer,
+    /// (q x hidden) input of the attention's normalization; (q x 2) its statistics; (q x hidden) its output.
+    pub attention_sum: Buffer,
+    pub attention_stats: Buffer,
+    pub attention_out: Buffer,
+    /// (q x intermediate) before and after GELU.
+    pub pre: Buffer,
+    pub act: Buffer,
+    /// (q x hidden) input of the output's normalization; (q x 2) its statistics; (q x hidden) the layer's output.
+    pub sum: Buffer,
+    pub stats: Buffer,
+    pub out: Buffer,
+}
+
+impl Saved {
+    fn new(memory: &mut Memory, name: &str, spec: &TransformerSpec, h: usize, tokens: usize, rows: usize) -> Result<Self> {
+        let mut buffer = |what: &str, len: usize| memory.buffer(&format!("scratch: {name} {what}"), len);
+        Ok(Self {
+            q: buffer("queries", rows * h)?,
+            kv: buffer("keys and values", tokens * 2 * h)?,
+            log_sums: buffer("attention sums", rows * spec.heads)?,
+            context: buffer("attention", rows * h)?,
+            attention_sum: buffer("attention output", rows * h)?,
+            attention_stats: buffer("attention statistics", rows * 2)?,
+            attention_out: buffer("attention normalized", rows * h)?,
+            pre: buffer("feed-forward", rows * spec.intermediate)?,
+            act: buffer("feed-forward activated", rows * spec.intermediate)?,
+            sum: buffer("output", rows * h)?,
+            stats: buffer("statistics", rows * 2)?,
+            out: buffer("normalized", rows * h)?,
+        })
+    }
+}
+
+/// All activations of a group.
+pub struct Scratch {
+    /// (n x hidden) input of the embeddings' normalization; (n x 2) its statistics; (n x hidden) the first layer's input.
+    pub(super) embedding_sum: Buffer,
+    pub(super) embedding_stats: Buffer,
+    pub(super) embedded: Buffer,
+    /// By layer; with `recompute` one for all but the last, and one for the last.
+    pub(super) saved: Vec<Saved>,
+    /// With `recompute`, (n x hidden) the input of each layer but the first.
+    pub(super) inputs: Vec<Buffer>,
+    /// (q x hidden) rows of the last layer's input that somebody reads.
+    pub(super) last_input: Buffer,
+    /// (head rows x hidden) before the pooler, where there is one.
+    pub(super) pooled: Buffer,
+    pub(super) pooler_pre: Buffer,
+    /// Gradients on the way back: (n x hidden) twice, (n x hidden) of queries, (n x 2 hidden), (n x intermediate).
+    pub(super) d: Buffer,
+    pub(super) da: Buffer,
+    pub(super) dq: Buffer,
+    pub(super) dkv: Buffer,
+    pub(super) dff: Buffer,
+    pub(super) mlm: MlmScratch,
+    masked: usize,
+}
+
+impl Scratch {
+    pub fn new(memory: &mut Memory, spec: &TransformerSpec, hidden: usize, limits: &TokenLimits) -> Result<Self> {
+        let (n, h) = (limits.group_tokens, hidden);
+        let last = limits.group_queries;
+        // Of the layers below the last, the largest way back; a single layer has none.
+        let rows = if spec.layers > 1 { n } else { last };
+        let mut saved = Vec::new();
+        if spec.recompute {
+            if spec.layers > 1 {
+                saved.push(Saved::new(memory, "one layer's", spec, h, n, n)?);
+            }
+        } else {
+            for layer in 0..spec.layers - 1 {
+                saved.push(Saved::new(memory, &format!("layer {layer}"), spec, h, n, n)?);
+            }
+        }
+        saved.push(Saved::new(memory, "last layer's", spec, h, n, last)?);
+        let mut inputs = Vec::new();
+        for layer in 1..if spec.recompute { spec.layers } else { 0 } {
+            inputs.push(memory.buffer(&format!("scratch: input of layer {layer}"), n * h)?);
+        }
+        let pooled = if spec.pooling == Pooling::Pooler { limits.head_rows * h } else { 0 };
+        Ok(Self {
+            mlm: MlmScratch::new(memory, h, limits.masked)?,
+            masked: limits.masked,
+            embedding_sum: memory.buffer("scratch: embeddings", n * h)?,
+            embedding_stats: memory.buffer("scratch: embedding statistics", n * 2)?,
+            embedded: memory.buffer("scratch: embeddings normalized", n * h)?,
+            saved,
+            inputs,
+            last_input: memory.buffer("scratch: rows of the last layer", last * h)?,
+            pooled: memory.buffer("scratch: pooled", pooled)?,
+            pooler_pre: memory.buffer("scratch: pooler", pooled)?,
+            d: memory.buffer("scratch: gradient of a layer", n * h)?,
+            da: memory.buffer("scratch: gradient of a part", n * h)?,
+            dq: memory.buffer("scratch: gradient of queries", rows * h)?,
+            dkv: memory.buffer("scratch: gradient of keys and values", n * 2 * h)?,
+            dff: memory.buffer("scratch: gradient of the feed-forward", rows * spec.intermediate.max(h))?,
+        })
+    }
+
+    pub fn token_room(&self, hidden: usize) -> usize {
+        self.embedding_sum.len() / hidden
+    }
+
+    pub fn masked_room(&self) -> usize {
+        self.masked
+    }
+
+    /// Which of `saved` serves a layer.
+    pub(super) fn slot(spec: &TransformerSpec, layer: usize) -> usize {
+        if !spec.recompute { layer } else { usize::from(layer + 1 == spec.layers && spec.layers > 1) }
+    }
+}

@@ -1,0 +1,515 @@
+//! Softmax attention over packed sequences of any length, block by block: no matrix of a whole sequence squared is kept
+//! (the forward pass keeps each query's log-sum, the backward pass computes the weights again; Dao et al. 2022).
+//!
+//! Query rows may be fewer than key rows: a last layer of which only some rows are read asks for those alone. Each sequence
+//! is computed on its own, so what it is packed with cannot change it.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::activation::exp;
+use super::gemm::{View, Write, matmul_single};
+use super::philox::{Keyed, Stream, drop_threshold};
+use super::simd::{LANES, add_scaled, dot, reduce};
+use super::token_dropout::TokenKey;
+
+/// Query and key rows of one block.
+const QUERIES: usize = 64;
+const KEYS: usize = 128;
+
+/// Which rows belong together. H = heads x dim.
+#[derive(Clone, Copy)]
+pub struct Sequences<'a> {
+    /// (n + 1) bounds of each sequence's query rows.
+    pub queries: &'a [u32],
+    /// (n + 1) bounds of each sequence's key and value rows.
+    pub keys: &'a [u32],
+    pub heads: usize,
+    pub dim: usize,
+    pub dropout: Option<AttentionDropout<'a>>,
+}
+
+/// Dropout of attention weights: (seed, round, layer, example, head, query position, key position) decide.
+#[derive(Clone, Copy)]
+pub struct AttentionDropout<'a> {
+    /// By packed query row.
+    pub queries: &'a [TokenKey],
+    pub probability: f64,
+    pub seed: u64,
+    pub round: u32,
+    pub layer: u32,
+}
+
+/// Rows of one sequence. `q` is (queries x H), `kv` (keys x 2H) with keys in its first H columns and values in the others.
+struct Sequence<'a> {
+    q: &'a [f32],
+    kv: &'a [f32],
+    queries: usize,
+    keys: usize,
+    /// Packed number of the first query row.
+    first: usize,
+}
+
+/// out (queries x H) = softmax(q k^T / sqrt(dim)) v for each head; log_sums (queries x heads) of the scaled products.
+pub fn attention_forward(out: &mut [f32], log_sums: &mut [f32], q: &[f32], kv: &[f32], shape: Sequences) {
+    let width = shape.heads * shape.dim;
+    let mut jobs = Vec::with_capacity(shape.keys.len());
+    let (mut outs, mut sums) = (out, log_sums);
+    for index in 0..shape.keys.len() - 1 {
+        let sequence = Sequence::new(&shape, index, q, kv);
+        let (out, rest) = outs.split_at_mut(sequence.queries * width);
+        let (sum, tail) = sums.split_at_mut(sequence.queries * shape.heads);
+        (outs, sums) = (rest, tail);
+        jobs.push((sequence, out, sum));
+    }
+    jobs.into_par_iter().with_max_len(1).for_each_init(Tile::default, |tile, (sequence, out, sums)| {
+        for head in 0..shape.heads {
+            for start in (0..sequence.queries).step_by(QUERIES) {
+                sequence.forward_block(tile, out, sums, head, start, &shape);
+            }
+        }
+    });
+}
+
+/// Gradients of [`attention_forward`]: dq as q, dkv as kv.
+#[allow(clippy::too_many_arguments, reason = "outputs, inputs, then the shape, as every op")]
+pub fn attention_backward(
+    dq: &mut [f32],
+    dkv: &mut [f32],
+    dout: &[f32],
+    out: &[f32],
+    log_sums: &[f32],
+    q: &[f32],
+    kv: &[f32],
+    shape: Sequences,
+) {
+    let width = shape.heads * shape.dim;
+    let mut jobs = Vec::with_capacity(shape.keys.len());
+    let (mut dqs, mut dkvs) = (dq, dkv);
+    for index in 0..shape.keys.len() - 1 {
+        let sequence = Sequence::new(&shape, index, q, kv);
+        let (dq, rest) = dqs.split_at_mut(sequence.queries * width);
+        let (dkv, tail) = dkvs.split_at_mut(sequence.keys * 2 * width);
+        (dqs, dkvs) = (rest, tail);
+        let rows = sequence.first..sequence.first + sequence.queries;
+        let known = Known {
+            dout: &dout[rows.start * width..rows.end * width],
+            out: &out[rows.start * width..rows.end * width],
+            log_sums: &log_sums[rows.start * shape.heads..rows.end * shape.heads],
+        };
+        jobs.push((sequence, known, dq, dkv));
+    }
+    jobs.into_par_iter().with_max_len(1).for_each_init(Tile::default, |tile, (sequence, known, dq, dkv)| {
+        dkv.fill(0.0);
+        for head in 0..shape.heads {
+            for start in (0..sequence.queries).step_by(QUERIES) {
+                sequence.backward_block(tile, dq, dkv, &known, head, start, &shape);
+            }
+        }
+    });
+}
+
+/// What the forward pass left of one sequence, and the gradient that comes in.
+struct Known<'a> {
+    dout: &'a [f32],
+    out: &'a [f32],
+    log_sums: &'a [f32],
+}
+
+/// Room for one block's products, reused from block to block.
+#[derive(Default)]
+struct Tile {
+    /// (queries x keys)
+    scores: Vec<f32>,
+    slopes: Vec<f32>,
+    /// (rows x dim)
+    sums: Vec<f32>,
+    parts: Vec<f32>,
+    /// (queries)
+    peaks: Vec<f32>,
+    totals: Vec<f32>,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(shape: &Sequences, index: usize, q: &'a [f32], kv: &'a [f32]) -> Self {
+        let width = shape.heads * shape.dim;
+        let (queries, keys) = (&shape.queries[index..index + 2], &shape.keys[index..index + 2]);
+        let (first, last) = (queries[0] as usize, queries[1] as usize);
+        Self {
+            q: &q[first * width..last * width],
+            kv: &kv[keys[0] as usize * 2 * width..keys[1] as usize * 2 * width],
+            queries: last - first,
+            keys: (keys[1] - keys[0]) as usize,
+            first,
+        }
+    }
+
+    fn query_block(&self, start: usize, count: usize, head: usize, shape: &Sequences) -> View<'a> {
+        let width = shape.heads * shape.dim;
+        View::strided(&self.q[start * width + head * shape.dim..], count, shape.dim, width)
+    }
+
+    fn key_block(&self, start: usize, count: usize, head: usize, shape: &Sequences) -> View<'a> {
+        let width = shape.heads * shape.dim;
+        View::strided(&self.kv[start * 2 * width + head * shape.dim..], count, shape.dim, 2 * width)
+    }
+
+    fn value_block(&self, start: usize, count: usize, head: usize, shape: &Sequences) -> View<'a> {
+        let width = shape.heads * shape.dim;
+        View::strided(&self.kv[start * 2 * width + width + head * shape.dim..], count, shape.dim, 2 * width)
+    }
+
+    /// Queries `start..` of one head against all keys: a running peak, total and weighted sum of values per query.
+    fn forward_block(&self, tile: &mut Tile, out: &mut [f32], sums: &mut [f32], head: usize, start: usize, shape: &Sequences) {
+        let (dim, count) = (shape.dim, QUERIES.min(self.queries - start));
+        tile.sums.clear();
+        tile.sums.resize(count * dim, 0.0);
+        tile.peaks.clear();
+        tile.peaks.resize(count, f32::NEG_INFINITY);
+        tile.totals.clear();
+        tile.totals.resize(count, 0.0);
+        for key in (0..self.keys).step_by(KEYS) {
+            let keys = KEYS.min(self.keys - key);
+            tile.scores.resize(count * keys, 0.0);
+            let scores = &mut tile.scores[..count * keys];
+            let (q, k) = (self.query_block(start, count, head, shape), self.key_block(key, keys, head, shape));
+            matmul_single(scores, q, k.transposed(), Write::Replace);
+            let rows = (&mut tile.peaks[..], &mut tile.totals[..], &mut tile.sums[..]);
+            softmax_block(scores, rows, keys, dim, scale_of(dim));
+            if let Some(dropout) = &shape.dropout {
+                self.drop(scores, keys, [start, key], head, dropout);
+            }
+            matmul_single(&mut tile.sums, View::new(scores, count, keys), self.value_block(key, keys, head, shape), Write::Add);
+        }
+        for row in 0..count {
+            let total = 1.0 / tile.totals[row];
+            let out = &mut out[(start + row) * shape.heads * dim + head * dim..][..dim];
+            out.iter_mut().zip(&tile.sums[row * dim..]).for_each(|(out, sum)| *out = sum * total);
+            sums[(start + row) * shape.heads + head] = tile.peaks[row] + tile.totals[row].ln();
+        }
+    }
+
+    /// With P the weights and M the dropout mask over 1 - p: dV = (P M)^T dO, dS = P (M dO V^T - dO . O), dQ = dS K / sqrt(dim),
+    /// dK = dS^T Q / sqrt(dim).
+    #[allow(clippy::too_many_arguments, reason = "one block of three outputs")]
+    fn backward_block(
+        &self,
+        tile: &mut Tile,
+        dq: &mut [f32],
+        dkv: &mut [f32],
+        known: &Known,
+        head: usize,
+        start: usize,
+        shape: &Sequences,
+    ) {
+        let (dim, count) = (shape.dim, QUERIES.min(self.queries - start));
+        let width = shape.heads * dim;
+        let column = head * dim;
+        let (dout, out): (&[f32], &[f32]) = (known.dout, known.out);
+        tile.totals.clear();
+        tile.peaks.clear();
+        for row in 0..count {
+            let at = (start + row) * width + column;
+            tile.totals.push(inner(&dout[at..at + dim], &out[at..at + dim]));
+            tile.peaks.push(known.log_sums[(start + row) * shape.heads + head]);
+        }
+        let q = self.query_block(start, count, head, shape);
+        let dout = View::strided(&dout[start * width + column..], count, dim, width);
+        tile.sums.clear();
+        tile.sums.resize(count * dim, 0.0);
+        for key in (0..self.keys).step_by(KEYS) {
+            let keys = KEYS.min(self.keys - key);
+            tile.scores.resize(count * keys, 0.0);
+            tile.slopes.resize(count * keys, 0.0);
+            tile.parts.resize(keys * dim, 0.0);
+            let (scores, slopes) = (&mut tile.scores[..count * keys], &mut tile.slopes[..count * keys]);
+            let parts = &mut tile.parts[..keys * dim];
+            let (k, v) = (self.key_block(key, keys, head, shape), self.value_block(key, keys, head, shape));
+            matmul_single(scores, q, k.transposed(), Write::Replace);
+            weights_block(scores, &tile.peaks, keys, scale_of(dim));
+            matmul_single(slopes, dout, v.transposed(), Write::Replace);
+            match &shape.dropout {
+                None => {
+                    matmul_single(parts, View::new(scores, count, keys).transposed(), dout, Write::Replace);
+                }
+                Some(dropout) => {
+                    self.drop(slopes, keys, [start, key], head, dropout);
+                    let mut dropped = scores.to_vec();
+                    self.drop(&mut dropped, keys, [start, key], head, dropout);
+                    matmul_single(parts, View::new(&dropped, count, keys).transposed(), dout, Write::Replace);
+                }
+            }
+            add_rows(&mut dkv[key * 2 * width + width + column..], parts, dim, 2 * width);
+            slopes_block(slopes, scores, &tile.totals, keys, scale_of(dim));
+            let slopes = View::new(slopes, count, keys);
+            matmul_single(&mut tile.sums, slopes, k, Write::Add);
+            matmul_single(parts, slopes.transposed(), q, Write::Replace);
+            add_rows(&mut dkv[key * 2 * width + column..], parts, dim, 2 * width);
+        }
+        for row in 0..count {
+            dq[(start + row) * width + column..][..dim].copy_from_slice(&tile.sums[row * dim..(row + 1) * dim]);
+        }
+    }
+
+    /// Masks a block of weights (or of their slopes); `at` is its first query and key in the sequence.
+    fn drop(&self, block: &mut [f32], keys: usize, at: [usize; 2], head: usize, dropout: &AttentionDropout) {
+        if dropout.probability == 0.0 {
+            return;
+        }
+        let threshold = drop_threshold(dropout.probability);
+        let scale = (1.0 / (1.0 - dropout.probability)) as f32;
+        let blocks = self.keys.div_ceil(4);
+        for (row, weights) in block.chunks_exact_mut(keys).enumerate() {
+            let token = dropout.queries[self.first + at[0] + row];
+            let random = Keyed::new(dropout.seed, Stream::AttentionDropout, dropout.round, token.task, token.example);
+            let random = random.at_site(dropout.layer << 8 | head as u32);
+            let first = token.position as usize * blocks + at[1] / 4;
+            for (index, weights) in weights.chunks_mut(4).enumerate() {
+                for (weight, word) in weights.iter_mut().zip(random.block((first + index) as u32)) {
+                    *weight = if word < threshold { 0.0 } else { *weight * scale };
+                }
+            }
+        }
+    }
+}
+
+fn scale_of(dim: usize) -> f32 {
+    1.0 / (dim as f32).sqrt()
+}
+
+/// Products become weights exp(product * scale - peak), the peak being that of all keys so far; what was summed under an older
+/// peak is brought down to the new one.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn softmax_block(scores: &mut [f32], rows: (&mut [f32], &mut [f32], &mut [f32]), keys: usize, dim: usize, scale: f32) {
+    let (peaks, totals, sums) = rows;
+    for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
+        let peak = peak_of(scores) * scale;
+        let peak = peak.max(peaks[row]);
+        let correction = exp(peaks[row] - peak);
+        let total = weigh(scores, scale, peak);
+        if peaks[row] != f32::NEG_INFINITY && correction != 1.0 {
+            sums[row * dim..(row + 1) * dim].iter_mut().for_each(|sum| *sum *= correction);
+        }
+        let before = if peaks[row] == f32::NEG_INFINITY { 0.0 } else { totals[row] * correction };
+        totals[row] = before + total;
+        peaks[row] = peak;
+    }
+}
+
+/// Weights of a block from the log-sums of its rows.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn weights_block(scores: &mut [f32], log_sums: &[f32], keys: usize, scale: f32) {
+    for (scores, &log_sum) in scores.chunks_exact_mut(keys).zip(log_sums) {
+        scores.iter_mut().for_each(|x| *x = exp(x.mul_add(scale, -log_sum)));
+    }
+}
+
+/// slopes = weights * (slopes - mean) * scale, `means` (rows) being each row's weighted mean slope.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn slopes_block(slopes: &mut [f32], weights: &[f32], means: &[f32], keys: usize, scale: f32) {
+    for ((slopes, weights), &mean) in slopes.chunks_exact_mut(keys).zip(weights.chunks_exact(keys)).zip(means) {
+        slopes.iter_mut().zip(weights).for_each(|(slope, weight)| *slope = weight * (*slope - mean) * scale);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn inner(a: &[f32], b: &[f32]) -> f32 {
+    dot(a, b)
+}
+
+/// Adds dense rows (n x dim) to the first columns of rows `stride` apart.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn add_rows(out: &mut [f32], rows: &[f32], dim: usize, stride: usize) {
+    for (index, row) in rows.chunks_exact(dim).enumerate() {
+        add_scaled(&mut out[index * stride..][..dim], 1.0, row);
+    }
+}
+
+#[inline(always)]
+fn peak_of(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let tail = chunks.remainder().iter().fold(f32::NEG_INFINITY, |peak, &x| peak.max(x));
+    for chunk in chunks {
+        (0..LANES).for_each(|lane| lanes[lane] = lanes[lane].max(chunk[lane]));
+    }
+    lanes.iter().fold(tail, |peak, &x| peak.max(x))
+}
+
+/// Each x becomes exp(x * scale - peak); their sum.
+#[inline(always)]
+fn weigh(values: &mut [f32], scale: f32, peak: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for lane in 0..LANES {
+            chunk[lane] = exp(chunk[lane].mul_add(scale, -peak));
+            lanes[lane] += chunk[lane];
+        }
+    }
+    for (lane, x) in chunks.into_remainder().iter_mut().enumerate() {
+        *x = exp(x.mul_add(scale, -peak));
+        lanes[lane] += *x;
+    }
+    reduce(&lanes) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS: usize = 2;
+    const DIM: usize = 8;
+    const WIDTH: usize = HEADS * DIM;
+
+    fn noise(len: usize, id: u32) -> Vec<f32> {
+        let random = Keyed::new(4, Stream::Init, 0, 0, id);
+        (0..len as u32).map(|i| random.normal(i) as f32).collect()
+    }
+
+    fn wide(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    /// The plain formula in f64. `mask` (heads x queries x keys) is dropout's, already over 1 - p.
+    fn reference(q: &[f64], kv: &[f64], mask: &[f64]) -> Vec<f64> {
+        let (queries, keys) = (q.len() / WIDTH, kv.len() / (2 * WIDTH));
+        let mut out = vec![0.0; queries * WIDTH];
+        for head in 0..HEADS {
+            for i in 0..queries {
+                let product = |j: usize| -> f64 {
+                    let pairs = (0..DIM).map(|d| q[i * WIDTH + head * DIM + d] * kv[j * 2 * WIDTH + head * DIM + d]);
+                    pairs.sum::<f64>() / (DIM as f64).sqrt()
+                };
+                let weights: Vec<f64> = (0..keys).map(|j| product(j).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for (j, weight) in weights.iter().enumerate() {
+                    let weight = weight / total * mask.get((head * queries + i) * keys + j).copied().unwrap_or(1.0);
+                    for d in 0..DIM {
+                        out[i * WIDTH + head * DIM + d] += weight * kv[j * 2 * WIDTH + WIDTH + head * DIM + d];
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn close(what: &str, ours: &[f32], exact: &[f64], tolerance: f64) {
+        assert_eq!(ours.len(), exact.len());
+        for (i, (a, b)) in ours.iter().zip(exact).enumerate() {
+            assert!((f64::from(*a) - b).abs() < tolerance * b.abs().max(1.0), "{what} {i}: {a} against {b}");
+        }
+    }
+
+    /// Lengths with one, one odd, one beyond a block of queries and one beyond two blocks of keys.
+    const BOUNDS: [u32; 5] = [0, 1, 8, 80, 350];
+
+    fn shape<'a>(bounds: &'a [u32], dropout: Option<AttentionDropout<'a>>) -> Sequences<'a> {
+        Sequences { queries: bounds, keys: bounds, heads: HEADS, dim: DIM, dropout }
+    }
+
+    #[test]
+    fn blocks_agree_with_the_formula_in_f64() {
+        let rows = 350;
+        let (q, kv) = (noise(rows * WIDTH, 0), noise(rows * 2 * WIDTH, 1));
+        let (mut out, mut sums) = (vec![0.0; rows * WIDTH], vec![0.0; rows * HEADS]);
+        attention_forward(&mut out, &mut sums, &q, &kv, shape(&BOUNDS, None));
+        for ends in BOUNDS.windows(2) {
+            let (start, end) = (ends[0] as usize, ends[1] as usize);
+            let exact = reference(&wide(&q[start * WIDTH..end * WIDTH]), &wide(&kv[start * 2 * WIDTH..end * 2 * WIDTH]), &[]);
+            // Weighted means of unit normals; up to 270 f32 terms.
+            close("out", &out[start * WIDTH..end * WIDTH], &exact, 2e-6);
+        }
+    }
+
+    /// The mask a sequence gets, by sending ones through.
+    fn mask(dropout: &AttentionDropout, queries: usize, keys: usize) -> Vec<f64> {
+        let (q, kv) = (vec![0.0; queries * WIDTH], vec![0.0; keys * 2 * WIDTH]);
+        let sequence = Sequence { q: &q, kv: &kv, queries, keys, first: 0 };
+        let mut all = Vec::new();
+        for head in 0..HEADS {
+            let mut ones = vec![1.0; queries * keys];
+            sequence.drop(&mut ones, keys, [0, 0], head, dropout);
+            all.extend(wide(&ones));
+        }
+        all
+    }
+
+    #[test]
+    fn gradients_match_differences_in_f64() {
+        for (queries, keys, probability) in [(1, 1, 0.0), (5, 5, 0.0), (2, 7, 0.0), (6, 6, 0.4)] {
+            let (q, kv, probe) = (noise(queries * WIDTH, 0), noise(keys * 2 * WIDTH, 1), noise(queries * WIDTH, 2));
+            let tokens: Vec<TokenKey> = (0..queries as u32).map(|position| TokenKey { task: 1, example: 3, position }).collect();
+            let dropout = AttentionDropout { queries: &tokens, probability, seed: 5, round: 6, layer: 1 };
+            let mask = mask(&dropout, queries, keys);
+            let (query_ends, key_ends) = ([0, queries as u32], [0, keys as u32]);
+            let shape = Sequences { queries: &query_ends, keys: &key_ends, heads: HEADS, dim: DIM, dropout: Some(dropout) };
+            let (mut out, mut sums) = (vec![0.0; queries * WIDTH], vec![0.0; queries * HEADS]);
+            attention_forward(&mut out, &mut sums, &q, &kv, shape);
+            close("out", &out, &reference(&wide(&q), &wide(&kv), &mask), 2e-6);
+            let (mut dq, mut dkv) = (vec![9.0; q.len()], vec![9.0; kv.len()]);
+            attention_backward(&mut dq, &mut dkv, &probe, &out, &sums, &q, &kv, shape);
+            let objective = |q: &[f64], kv: &[f64]| -> f64 {
+                reference(q, kv, &mask).iter().zip(&probe).map(|(out, &p)| out * f64::from(p)).sum()
+            };
+            let (wq, wkv) = (wide(&q), wide(&kv));
+            close("dq", &dq, &differences(&wq, |q| objective(q, &wkv)), 5e-6);
+            close("dkv", &dkv, &differences(&wkv, |kv| objective(&wq, kv)), 5e-6);
+        }
+    }
+
+    fn differences(at: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+        const H: f64 = 1e-5;
+        let moved = |i: usize, by: f64| {
+            let mut moved = at.to_vec();
+            moved[i] += by;
+            f(&moved)
+        };
+        (0..at.len()).map(|i| (moved(i, H) - moved(i, -H)) / (2.0 * H)).collect()
+    }
+
+    #[test]
+    fn blocked_gradients_match_differences_in_f64() {
+        // Beyond one block of queries and of keys; a few elements stand for all.
+        let keys = 150;
+        let (q, kv, probe) = (noise(keys * WIDTH, 0), noise(keys * 2 * WIDTH, 1), noise(keys * WIDTH, 2));
+        let ends = [0, keys as u32];
+        let (mut out, mut sums) = (vec![0.0; q.len()], vec![0.0; keys * HEADS]);
+        attention_forward(&mut out, &mut sums, &q, &kv, shape(&ends, None));
+        let (mut dq, mut dkv) = (vec![0.0; q.len()], vec![0.0; kv.len()]);
+        attention_backward(&mut dq, &mut dkv, &probe, &out, &sums, &q, &kv, shape(&ends, None));
+        let objective =
+            |q: &[f64], kv: &[f64]| -> f64 { reference(q, kv, &[]).iter().zip(&probe).map(|(out, &p)| out * f64::from(p)).sum() };
+        let (wq, wkv) = (wide(&q), wide(&kv));
+        for i in [0, 17, 1000, 2000, 2399] {
+            let slope = |values: &[f64], f: &dyn Fn(&[f64]) -> f64| {
+                let moved = |by: f64| {
+                    let mut moved = values.to_vec();
+                    moved[i] += by;
+                    f(&moved)
+                };
+                (moved(1e-5) - moved(-1e-5)) / 2e-5
+            };
+            close("dq", &dq[i..=i], &[slope(&wq, &|q| objective(q, &wkv))], 5e-6);
+            close("dkv", &dkv[i..=i], &[slope(&wkv, &|kv| objective(&wq, kv))], 5e-6);
+        }
+    }
+
+    #[test]
+    fn fewer_queries_are_rows_of_all() {
+        let rows = 9;
+        let (q, kv) = (noise(rows * WIDTH, 0), noise(rows * 2 * WIDTH, 1));
+        let run = |q: &[f32], queries: &[u32]| {
+            let count = q.len() / WIDTH;
+            let (mut out, mut sums) = (vec![0.0; count * WIDTH], vec![0.0; count * HEADS]);
+            let shape = Sequences { queries, keys: &[0, 4, 9], heads: HEADS, dim: DIM, dropout: None };
+            attention_forward(&mut out, &mut sums, q, &kv, shape);
+            out
+        };
+        let all = run(&q, &[0, 4, 9]);
+        let firsts: Vec<f32> = [&q[..WIDTH], &q[4 * WIDTH..5 * WIDTH]].concat();
+        let some = run(&firsts, &[0, 1, 2]);
+        close("first", &some[..WIDTH], &wide(&all[..WIDTH]), 1e-6);
+        close("second", &some[WIDTH..], &wide(&all[4 * WIDTH..5 * WIDTH]), 1e-6);
+    }
+}

@@ -1,0 +1,46 @@
+//! Mean over stretches of packed rows: a sequence's first token (a stretch of one), a masked token, or all its tokens.
+
+use rayon::prelude::*;
+
+/// out (m x width): row i is the mean of the rows bounds[i]..bounds[i + 1] of x; `bounds` is (m + 1), no stretch is empty.
+pub fn mean_pool_forward(out: &mut [f32], x: &[f32], bounds: &[u32], width: usize) {
+    out.par_chunks_mut(width).zip(bounds.par_windows(2)).for_each(|(out, ends)| {
+        let [start, end] = [ends[0] as usize, ends[1] as usize];
+        out.copy_from_slice(&x[start * width..][..width]);
+        for row in x[(start + 1) * width..end * width].chunks_exact(width) {
+            out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+        let share = 1.0 / (end - start) as f32;
+        out.iter_mut().for_each(|sum| *sum *= share);
+    });
+}
+
+/// dx: every row of stretch i gets dout's row i over the stretch's length.
+pub fn mean_pool_backward(dx: &mut [f32], dout: &[f32], bounds: &[u32], width: usize) {
+    let mut rest = dx;
+    for (ends, dout) in bounds.windows(2).zip(dout.chunks_exact(width)) {
+        let count = (ends[1] - ends[0]) as usize;
+        let (own, tail) = rest.split_at_mut(count * width);
+        let share = 1.0 / count as f32;
+        for row in own.chunks_exact_mut(width) {
+            row.iter_mut().zip(dout).for_each(|(dx, d)| *dx = d * share);
+        }
+        rest = tail;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_averaged_and_share_their_gradient() {
+        let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let mut out = [0.0; 4];
+        mean_pool_forward(&mut out, &x, &[0, 1, 3], 2);
+        assert_eq!(out, [1.0, 2.0, 4.0, 5.0]);
+        let mut dx = [9.0; 6];
+        mean_pool_backward(&mut dx, &[1.0, 2.0, 4.0, 6.0], &[0, 1, 3], 2);
+        assert_eq!(dx, [1.0, 2.0, 2.0, 3.0, 2.0, 3.0]);
+    }
+}

@@ -1,0 +1,83 @@
+//! Inverted dropout inside the transformer: element j of a token is kept or dropped by (seed, round, site, task, example,
+//! position, j), wherever the token is packed.
+
+use rayon::prelude::*;
+
+use super::philox::{Keyed, Stream, drop_threshold};
+
+/// Identity of a token for everything random that happens to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenKey {
+    pub task: u32,
+    pub example: u32,
+    /// In its sequence.
+    pub position: u32,
+}
+
+/// What one application of dropout draws its mask from.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenDropout<'a> {
+    /// (n) by packed token.
+    pub tokens: &'a [TokenKey],
+    pub probability: f64,
+    pub seed: u64,
+    pub round: u32,
+    /// Place in the network; each has its own mask.
+    pub site: u32,
+}
+
+impl TokenDropout<'_> {
+    /// One token's values become value * mask / (1 - probability).
+    pub fn apply(&self, token: usize, values: &mut [f32]) {
+        if self.probability == 0.0 {
+            return;
+        }
+        let key = self.tokens[token];
+        let threshold = drop_threshold(self.probability);
+        let scale = (1.0 / (1.0 - self.probability)) as f32;
+        let random = Keyed::new(self.seed, Stream::TokenDropout, self.round, key.task, key.example).at_site(self.site);
+        let first = key.position * values.len().div_ceil(4) as u32;
+        for (block, values) in values.chunks_mut(4).enumerate() {
+            for (value, word) in values.iter_mut().zip(random.block(first + block as u32)) {
+                *value = if word < threshold { 0.0 } else { *value * scale };
+            }
+        }
+    }
+
+    /// All tokens of x (n x width). Applied to a gradient it is its own backward pass.
+    pub fn apply_all(&self, x: &mut [f32], width: usize) {
+        if self.probability > 0.0 {
+            x.par_chunks_mut(width).enumerate().with_min_len(8).for_each(|(token, values)| self.apply(token, values));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_follow_the_token_and_differ_by_site_and_position() {
+        let tokens = [TokenKey { task: 1, example: 2, position: 0 }, TokenKey { task: 1, example: 2, position: 1 }];
+        let drop = |tokens, site| TokenDropout { tokens, probability: 0.5, seed: 1, round: 3, site };
+        let mut both = vec![1.0; 2 * 64];
+        drop(&tokens, 0).apply_all(&mut both, 64);
+        let mut second = vec![1.0; 64];
+        drop(&tokens[1..], 0).apply_all(&mut second, 64);
+        assert_eq!(both[64..], second);
+        assert_ne!(both[..64], second);
+        let mut elsewhere = vec![1.0; 64];
+        drop(&tokens[1..], 1).apply_all(&mut elsewhere, 64);
+        assert_ne!(elsewhere, second);
+    }
+
+    #[test]
+    fn the_mean_is_kept() {
+        let tokens = [TokenKey::default()];
+        let mut x = vec![1.0; 40_000];
+        TokenDropout { tokens: &tokens, probability: 0.3, seed: 3, round: 7, site: 2 }.apply_all(&mut x, 40_000);
+        let mean = x.iter().sum::<f32>() / 40_000.0;
+        // Standard error sqrt(p / (1 - p) / n) = 0.0033.
+        assert!((mean - 1.0).abs() < 0.014, "{mean}");
+    }
+}

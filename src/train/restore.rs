@@ -1,0 +1,48 @@
+//! A trained model without its data: what `predict` and `export` work on.
+
+use anyhow::Result;
+use serde_json::Map;
+
+use crate::config::Config;
+use crate::config::schema::EncoderKind;
+use crate::data::Tokenizer;
+use crate::device::memory::Memory;
+use crate::model::Start;
+use crate::model::network::{Limits, Network};
+use crate::model::spec::{HeadSpec, Input, ModelSpec};
+use crate::model::transformer::TokenLimits;
+use crate::surgery::balance;
+use crate::surgery::methods::registry;
+use crate::train::checkpoint;
+use crate::train::plan::{bag_spec, encoder_spec, transformer_spec};
+use crate::train::round::Engine;
+use crate::train::rules::{Rules, Settlers};
+use crate::train::run_folder::Source;
+
+/// An engine with the checkpoint's parameters, able to run one example at a time, and the tokenizer of a text encoder.
+pub fn stored_engine(config: &Config, source: &Source) -> Result<(Engine, Option<Tokenizer>)> {
+    let outputs = source.state.tasks.iter().map(|task| task.outputs).max().unwrap_or(0);
+    let tokenizer = match (&config.encoder.tokenizer, config.encoder.kind) {
+        (Some(spec), EncoderKind::Bag | EncoderKind::Transformer) => Some(Tokenizer::open(spec, config.encoder.lowercase)?),
+        _ => None,
+    };
+    let input = match config.encoder.kind {
+        EncoderKind::Bag => Input::Bag(bag_spec(config, tokenizer.as_ref())),
+        EncoderKind::Linear => Input::Features(checkpoint::input_columns(&source.checkpoint)?),
+        EncoderKind::Transformer => Input::Tokens(transformer_spec(config, tokenizer.as_ref())?),
+    };
+    let heads = source.state.tasks.iter();
+    let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
+    let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
+    let longest = config.encoder.positions;
+    let tokens = TokenLimits { group_tokens: longest, group_queries: longest, head_rows: 1, ..TokenLimits::default() };
+    let limits = Limits { group_rows: 1, round_rows: 1, group_logits: outputs, tokens, ..Limits::default() };
+    let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
+    let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
+    let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
+    let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
+    let settlers = Settlers { balancer, methods: vec![method] };
+    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, Rules::plain(0), &limits)?;
+    checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
+    Ok((engine, tokenizer))
+}

@@ -1,0 +1,186 @@
+//! From token stores to packed sequences: `[CLS] text [SEP]`, or `[CLS] first [SEP] second [SEP]`.
+
+use rayon::prelude::*;
+
+use crate::data::{Inputs, Split, Targets, TokenStore};
+use crate::model::network::Batch;
+use crate::model::transformer::TransformerSpec;
+use crate::ops::dropout::RowKey;
+use crate::ops::token_dropout::TokenKey;
+use crate::train::masking::{Masking, masked_count};
+
+/// Tokens of an example with the special ones.
+pub fn sequence_len(store: &TokenStore, example: usize) -> usize {
+    let (all, first) = (store.token_count(example), store.first_count(example));
+    all + if first < all { 3 } else { 2 }
+}
+
+/// Ids of one sequence, and where its second text starts (its length without one).
+struct Sequence {
+    ids: Vec<u32>,
+    second: usize,
+}
+
+fn sequence(store: &TokenStore, example: usize, spec: &TransformerSpec) -> Sequence {
+    let mut ids = Vec::with_capacity(sequence_len(store, example));
+    ids.push(spec.cls);
+    let first = store.read(example, &mut ids);
+    ids.insert(1 + first, spec.sep);
+    let second = first + 2;
+    if ids.len() > second {
+        ids.push(spec.sep);
+    }
+    Sequence { ids, second }
+}
+
+impl Sequence {
+    /// Places of a text's own tokens, the special ones left out.
+    fn own_places(&self) -> Vec<usize> {
+        let separator = self.second - 1;
+        (1..self.ids.len() - 1).filter(|place| *place != separator).collect()
+    }
+}
+
+/// Tokens of an example that a masked language model predicts.
+pub fn masked_of(split: &Split, example: usize) -> usize {
+    match &split.inputs {
+        Inputs::Tokens(store) => masked_count(store.token_count(example)),
+        Inputs::Features(_) => 0,
+    }
+}
+
+/// The words at an example's masked places.
+pub fn masked_words(split: &Split, spec: &TransformerSpec, key: &RowKey, masking: Masking) -> Vec<u32> {
+    let Inputs::Tokens(store) = &split.inputs else { return Vec::new() };
+    let sequence = sequence(store, key.example as usize, spec);
+    let own = sequence.own_places();
+    masking.places(own.len(), key).into_iter().map(|place| sequence.ids[own[place]]).collect()
+}
+
+/// Hides the words at an example's masked places; returns the places in the sequence.
+fn hide(sequence: &mut Sequence, spec: &TransformerSpec, key: &RowKey, masking: Masking) -> Vec<usize> {
+    let own = sequence.own_places();
+    let places: Vec<usize> = masking.places(own.len(), key).into_iter().map(|place| own[place]).collect();
+    for &place in &places {
+        let mask = spec.mask.expect("a plan with a masked language model has a mask");
+        sequence.ids[place] = masking.shown(sequence.ids[place], place, key, mask, spec.vocabulary);
+    }
+    places
+}
+
+/// Appends the sequences of all of the batch's rows.
+pub fn pack<'a>(batch: &mut Batch, spec: &TransformerSpec, split: impl Fn(usize) -> &'a Split + Sync, masking: Masking) {
+    let one = |key: &RowKey| {
+        let split = split(key.task as usize);
+        let Inputs::Tokens(store) = &split.inputs else { return (Sequence { ids: Vec::new(), second: 0 }, Vec::new()) };
+        let mut sequence = sequence(store, key.example as usize, spec);
+        let masked = match split.targets {
+            Targets::Words => hide(&mut sequence, spec, key, masking),
+            _ => Vec::new(),
+        };
+        (sequence, masked)
+    };
+    let sequences: Vec<(Sequence, Vec<usize>)> = batch.keys.par_iter().map(one).collect();
+    batch.bags.clear();
+    batch.tokens.bounds.push(0);
+    for ((Sequence { ids, second }, masked), key) in sequences.into_iter().zip(&batch.keys) {
+        let start = batch.bags.rows.len();
+        batch.tokens.masked.extend(masked.iter().map(|place| (start + place) as u32));
+        for (position, id) in ids.into_iter().enumerate() {
+            batch.bags.rows.push(id);
+            batch.bags.finish_example(1.0);
+            batch.tokens.positions.push(position as u32);
+            batch.tokens.types.push(u32::from(position >= second));
+            batch.tokens.keys.push(TokenKey { task: key.task, example: key.example, position: position as u32 });
+        }
+        batch.tokens.bounds.push(batch.bags.rows.len() as u32);
+    }
+}
+
+/// Where an evaluation batch from `start` on ends: at most `most` examples, and (where given) `room` tokens, of which at most
+/// `masked` are predicted by a language model.
+pub fn evaluation_end(split: &Split, start: usize, most: usize, room: Option<usize>, masked: usize) -> usize {
+    let end = (start + most).min(split.len());
+    let (Inputs::Tokens(store), Some(room)) = (&split.inputs, room) else { return end };
+    let words = split.targets == Targets::Words;
+    let (mut tokens, mut hidden) = (0, 0);
+    let fits = |example: &usize| {
+        tokens += sequence_len(store, *example);
+        hidden += if words { masked_of(split, *example) } else { 0 };
+        tokens <= room && hidden <= masked
+    };
+    (start + (start..end).take_while(fits).count()).max(start + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::transformer::Pooling;
+    use crate::train::masking::EVALUATION;
+
+    fn spec() -> TransformerSpec {
+        TransformerSpec {
+            vocabulary: 100,
+            cls: 1,
+            sep: 2,
+            mask: None,
+            layers: 1,
+            heads: 1,
+            intermediate: 4,
+            positions: 16,
+            types: 2,
+            norm_eps: 1e-12,
+            init: 0.02,
+            attention_dropout: 0.0,
+            pooling: Pooling::Cls,
+            recompute: false,
+            frozen: 0,
+            dense_steps: false,
+        }
+    }
+
+    fn split() -> Split {
+        let store = TokenStore::from_rows(&[(vec![10, 11], 2), (vec![20, 21, 22], 1), (vec![], 0)]);
+        Split { inputs: Inputs::Tokens(store), targets: Targets::Class(vec![0; 3]), slices: Default::default() }
+    }
+
+    #[test]
+    fn pairs_get_segments_and_separators() {
+        let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
+        let split = split();
+        pack(&mut batch, &spec(), |_| &split, EVALUATION);
+        assert_eq!(batch.bags.rows, [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2]);
+        assert_eq!(batch.tokens.types, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0]);
+        assert_eq!(batch.tokens.positions, [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 1]);
+        assert_eq!(batch.tokens.bounds, [0, 4, 10, 12]);
+        let Inputs::Tokens(store) = &split.inputs else { panic!("tokens") };
+        assert_eq!([0, 1, 2].map(|example| sequence_len(store, example)), [4, 6, 2]);
+    }
+
+    #[test]
+    fn masked_words_are_hidden_and_known() {
+        let (mut split, spec) = (split(), TransformerSpec { mask: Some(3), ..spec() });
+        split.targets = Targets::Words;
+        let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
+        pack(&mut batch, &spec, |_| &split, EVALUATION);
+        // One word of each text with words.
+        assert_eq!(batch.tokens.masked.len(), 2);
+        let plain = [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2];
+        for (example, &place) in batch.tokens.masked.iter().enumerate() {
+            let word = masked_words(&split, &spec, &batch.keys[example], EVALUATION);
+            assert_eq!(word, [plain[place as usize]]);
+            assert!(word[0] >= 10, "special tokens are never masked");
+        }
+        assert_eq!(evaluation_end(&split, 0, 8, Some(99), 1), 1);
+    }
+
+    #[test]
+    fn evaluation_batches_fit_the_room() {
+        let split = split();
+        assert_eq!(evaluation_end(&split, 0, 8, None, 0), 3);
+        assert_eq!(evaluation_end(&split, 0, 8, Some(10), 0), 2);
+        assert_eq!(evaluation_end(&split, 0, 8, Some(9), 0), 1);
+        assert_eq!(evaluation_end(&split, 1, 8, Some(8), 0), 3);
+        assert_eq!(evaluation_end(&split, 2, 1, Some(99), 0), 3);
+    }
+}
