@@ -234,14 +234,14 @@ pub struct Network {
 enum Encoder {
     /// One layer over features or bags: the methods here.
     Dense,
-    Transformer(Transformer),
+    Transformer(Box<Transformer>),
 }
 
 impl Network {
     pub fn new(spec: ModelSpec) -> Self {
         let table = ParamTable::new(&spec);
         let encoder = match spec.encoder.transformer() {
-            Some(transformer) => Encoder::Transformer(Transformer::new(transformer, &spec.encoder)),
+            Some(transformer) => Encoder::Transformer(Box::new(Transformer::new(transformer, &spec.encoder))),
             None => Encoder::Dense,
         };
         Self { spec, label_smoothing: 0.0, table, encoder }

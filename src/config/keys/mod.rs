@@ -102,6 +102,7 @@ mod tests {
         let mut config = load_text(text, &[]).unwrap().config;
         config.encoder.tokenizer = Some("words".to_owned());
         config.train.epochs = Some(1.0);
+        config.encoder.from = Some("f".to_owned());
         config.tasks_from = Some(TasksFrom { file: "f".into(), task: "t".to_owned(), include: vec![] });
         for (params, section) in [(&mut config.surgery.params, "surgery"), (&mut config.balance.params, "balance")] {
             let section = sections().into_iter().find(|(path, _)| path == section).unwrap().1;

@@ -51,7 +51,7 @@ pub fn export(
     write_json(&out.join("heads.json"), &serde_json::to_value(heads)?)?;
     write_json(&out.join("config.json"), &HfConfig::document(spec, hidden, network.spec.encoder.dropout))?;
     if let Some(tokenizer) = tokenizer {
-        write(&out.join("tokenizer.json"), tokenizer)?;
+        write(&out.join("tokenizer.json"), &with_special_tokens(tokenizer, [spec.cls, spec.sep])?)?;
         let settings = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": spec.positions,
@@ -60,6 +60,21 @@ pub fn export(
         write_json(&out.join("tokenizer_config.json"), &settings)?;
     }
     Ok(())
+}
+
+/// A tokenizer.json that puts `cls` before a text and `sep` after each, as training did, unless it has its own rule.
+fn with_special_tokens(tokenizer: &str, [cls, sep]: [u32; 2]) -> Result<String> {
+    let mut value: Value = serde_json::from_str(tokenizer).context("the tokenizer is no JSON")?;
+    if value["post_processor"].is_null() {
+        let name = |id: u32| {
+            let mut words = value["model"]["vocab"].as_object().into_iter().flatten();
+            let found = words.find(|(_, number)| number.as_u64() == Some(u64::from(id)));
+            found.map(|(word, _)| word.clone()).with_context(|| format!("the tokenizer has no word {id}"))
+        };
+        let rule = json!({ "type": "BertProcessing", "sep": [name(sep)?, sep], "cls": [name(cls)?, cls] });
+        value["post_processor"] = rule;
+    }
+    Ok(format!("{value}\n"))
 }
 
 fn add<'a>(tensors: &mut BTreeMap<String, TensorView<'a>>, params: &[Param], values: &'a [f32]) -> Result<()> {
