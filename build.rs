@@ -7,6 +7,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "build/emulation.rs"]
+mod emulation;
+
 /// Oldest nvcc the kernels are meant for.
 const OLDEST: (u32, u32) = (12, 4);
 
@@ -19,7 +22,16 @@ fn main() {
     if Path::new("kernels").exists() {
         println!("cargo:rerun-if-changed=kernels");
     }
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rustc-env=TASKLOOM_CUDA={}", describe());
+    println!("cargo:rustc-check-cfg=cfg(emulated)");
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let missing = emulation::build(&manifest.join("kernels"), &out).err();
+    if missing.is_none() {
+        println!("cargo:rustc-cfg=emulated");
+    }
+    println!("cargo:rustc-env=TASKLOOM_NO_EMULATION={}", missing.unwrap_or_default());
 }
 
 /// One phrase for `--version`; a toolchain that was asked for by name but cannot serve is also a warning.
