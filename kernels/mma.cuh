@@ -16,8 +16,7 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
         uint32_t a[4];
         uint32_t b[2];
     } mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
-    Fragments all[kWarp];
-    warp_gather(all, mine);
+    emulated::Warp<Fragments> all(mine);
     int group = lane_id() / 4, thread = lane_id() % 4;
     auto value = [](uint32_t pair, int k) { return to_float(bf16(pair >> (16 * (k % 2)))); };
     for (int half = 0; half < 2; ++half) {
@@ -25,8 +24,7 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
             int column = 2 * thread + side;
             float sum = d[2 * half + side];
             for (int k = 0; k < 16; ++k) {
-                const Fragments& left = all[4 * group + k % 8 / 2];
-                const Fragments& right = all[4 * column + k % 8 / 2];
+                Fragments left = all[4 * group + k % 8 / 2], right = all[4 * column + k % 8 / 2];
                 sum += value(left.a[half + 2 * (k / 8)], k) * value(right.b[k / 8], k);
             }
             d[2 * half + side] = sum;
@@ -43,13 +41,12 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
 #ifdef TASKLOOM_EMULATED
 template <bool transposed>
 inline void emulated_ldmatrix(uint32_t (&r)[4], const bf16* row) {
-    const bf16* rows[kWarp];
-    warp_gather(rows, row);
+    emulated::Warp<const bf16*> rows(row);
     int group = lane_id() / 4, thread = lane_id() % 4;
     for (int matrix = 0; matrix < 4; ++matrix) {
-        const bf16* const* own = rows + 8 * matrix;
-        uint32_t low = transposed ? own[2 * thread][group] : own[group][2 * thread];
-        uint32_t high = transposed ? own[2 * thread + 1][group] : own[group][2 * thread + 1];
+        int own = 8 * matrix;
+        uint32_t low = transposed ? rows[own + 2 * thread][group] : rows[own + group][2 * thread];
+        uint32_t high = transposed ? rows[own + 2 * thread + 1][group] : rows[own + group][2 * thread + 1];
         r[matrix] = low | high << 16;
     }
 }
@@ -86,7 +83,7 @@ __device__ __forceinline__ void ldmatrix_transposed(uint32_t (&r)[4], const bf16
 // zero. Both addresses are 16-byte aligned; it is there after the wait for its group and a barrier.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, int bytes) {
 #ifdef TASKLOOM_EMULATED
-    async_copy(shared, global, 16, bytes);
+    taskloom_copy_async(shared, global, 16, bytes);
 #else
     uint32_t address = uint32_t(__cvta_generic_to_shared(shared));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(global), "r"(bytes) : "memory");
@@ -96,7 +93,7 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
 // Closes a group of the thread's copies.
 __device__ __forceinline__ void copy_async_commit() {
 #ifdef TASKLOOM_EMULATED
-    async_commit();
+    taskloom_copy_async_commit();
 #else
     asm volatile("cp.async.commit_group;\n" ::: "memory");
 #endif
@@ -106,7 +103,7 @@ __device__ __forceinline__ void copy_async_commit() {
 template <int pending>
 __device__ __forceinline__ void copy_async_wait() {
 #ifdef TASKLOOM_EMULATED
-    async_wait(pending);
+    taskloom_copy_async_wait(pending);
 #else
     asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
 #endif
