@@ -11,6 +11,7 @@ pub mod embedding_bag;
 pub mod gemm;
 pub mod gram;
 pub mod heads;
+pub mod launch;
 pub mod linear;
 pub mod loss;
 pub mod philox;
