@@ -70,6 +70,14 @@ impl Machine {
         Ok(())
     }
 
+    /// Copies to the host.
+    pub fn host_read(&mut self, address: usize, bytes: &mut [u8], moment: &Moment) -> Result<(), String> {
+        self.host_access(address, bytes.len(), Kind::Read, moment)?;
+        // SAFETY: the access lies inside an allocation, as just checked.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
     fn check(&mut self, address: usize, len: usize, kind: Kind) -> Result<(), String> {
         let space = self.space(address, len, kind)?;
         match space {

@@ -2,11 +2,14 @@
 
 mod callbacks;
 mod check;
+mod device;
 mod fiber;
 mod kernels;
 mod machine;
 mod memory;
 mod shadow;
+
+pub use device::Emulated;
 
 #[cfg(test)]
 mod tests;
