@@ -1,5 +1,5 @@
-//! Device code of the crate: the CUDA kernels, by nvcc for cards and by a C++ compiler for the emulated device, each where it
-//! is found. Writes only to OUT_DIR.
+//! Device code of the crate: the CUDA kernels, where a compiler for them is found, and the same files as C++ for the emulated
+//! device. Writes only to OUT_DIR.
 
 #[path = "build/emulation.rs"]
 mod emulation;
@@ -10,12 +10,15 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    println!("cargo:rustc-env=TASKLOOM_CUDA={}", nvcc::build(&out));
-    println!("cargo:rerun-if-changed=build/emulation.rs");
+    for path in ["build.rs", "build", "kernels"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let kernels = manifest.join("kernels");
+    println!("cargo:rustc-env=TASKLOOM_CUDA={}", nvcc::build(&kernels, &out));
     println!("cargo:rustc-check-cfg=cfg(emulated)");
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let missing = emulation::build(&manifest.join("kernels"), &out).err();
+    let missing = emulation::build(&kernels, &out).err();
     if missing.is_none() {
         println!("cargo:rustc-cfg=emulated");
     }

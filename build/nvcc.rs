@@ -14,29 +14,41 @@ const OLDEST: (u32, u32) = (12, 4);
 /// Machine code for Ampere and Hopper, and PTX that a driver compiles for anything newer.
 const TARGETS: [&str; 3] = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"];
 
+const FLAGS: [&str; 6] = ["-std=c++17", "-O3", "-fatbin", "--threads=0", "-Xptxas=-v", "-Werror=all-warnings"];
+
 /// Compiles the kernels; the answer is one phrase for `--version`.
-pub fn build(out: &Path) -> String {
+pub fn build(kernels: &Path, out: &Path) -> String {
     for variable in ["NVCC", "CUDA_HOME", "PATH"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    for path in ["build.rs", "build/nvcc.rs", "kernels"] {
-        println!("cargo:rerun-if-changed={path}");
-    }
     match usable() {
-        Ok((nvcc, (major, minor))) => match compile(&nvcc, out) {
-            Ok(report) => {
-                write(out, "ptxas.txt", format!("nvcc {major}.{minor}\n{report}").as_bytes());
-                format!("kernels for sm_80, sm_90a and PTX by nvcc {major}.{minor}")
+        Ok((nvcc, (major, minor))) => {
+            // Compiling takes most of a minute, and cargo asks whenever anything in kernels/ or build/ has changed.
+            let inputs = format!("nvcc {major}.{minor} {FLAGS:?} {TARGETS:?}\n{}", text(kernels));
+            if fs::read_to_string(out.join("kernels.inputs")).is_ok_and(|last| last == inputs) {
+                return phrase(major, minor);
             }
-            Err(error) => panic!("{} cannot compile the kernels:\n{error}", nvcc.display()),
-        },
+            match compile(&nvcc, kernels, out) {
+                Ok(report) => {
+                    write(out, "ptxas.txt", format!("nvcc {major}.{minor}\n{report}").as_bytes());
+                    write(out, "kernels.inputs", inputs.as_bytes());
+                    phrase(major, minor)
+                }
+                Err(error) => panic!("{} cannot compile the kernels:\n{error}", nvcc.display()),
+            }
+        }
         Err(reason) => {
             println!("cargo:warning=no CUDA kernels in this build: {reason} (scripts/cuda-toolkit.sh fetches a compiler)");
             write(out, "kernels.fatbin", b"");
             write(out, "ptxas.txt", b"");
+            write(out, "kernels.inputs", b"");
             format!("{reason}, no CUDA kernels")
         }
     }
+}
+
+fn phrase(major: u32, minor: u32) -> String {
+    format!("kernels for sm_80, sm_90a and PTX by nvcc {major}.{minor}")
 }
 
 fn usable() -> Result<(PathBuf, (u32, u32)), String> {
@@ -70,13 +82,12 @@ fn version(nvcc: &Path) -> Option<(u32, u32)> {
 }
 
 /// All kernels as one translation unit, so that one module holds them; returns what ptxas reports.
-fn compile(nvcc: &Path, out: &Path) -> Result<String, String> {
-    let folder = env::current_dir().map_err(|error| error.to_string())?.join("kernels");
-    let unit: String = sources(&folder).iter().map(|name| format!("#include \"{name}\"\n")).collect();
+fn compile(nvcc: &Path, kernels: &Path, out: &Path) -> Result<String, String> {
+    let names = sources(kernels).into_iter().filter(|name| name.ends_with(".cu"));
+    let unit: String = names.map(|name| format!("#include \"{name}\"\n")).collect();
     write(out, "kernels.cu", unit.as_bytes());
     let mut command = Command::new(nvcc);
-    command.args(["-std=c++17", "-O3", "-fatbin", "--threads=0", "-Xptxas=-v", "-Werror=all-warnings"]);
-    command.arg("-I").arg(&folder).arg("-o").arg(out.join("kernels.fatbin")).arg(out.join("kernels.cu"));
+    command.args(FLAGS).arg("-I").arg(kernels).arg("-o").arg(out.join("kernels.fatbin")).arg(out.join("kernels.cu"));
     for target in TARGETS {
         command.arg("-gencode").arg(target);
     }
@@ -85,11 +96,16 @@ fn compile(nvcc: &Path, out: &Path) -> Result<String, String> {
     if output.status.success() { Ok(report) } else { Err(report + &String::from_utf8_lossy(&output.stdout)) }
 }
 
-/// Names of kernels/*.cu, sorted.
-pub fn sources(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("kernels/ can be read").flatten();
+/// All that nvcc reads of the tree.
+fn text(kernels: &Path) -> String {
+    sources(kernels).iter().map(|name| fs::read_to_string(kernels.join(name)).expect("kernels are UTF-8")).collect()
+}
+
+/// Names of kernels/*.cu and *.cuh, sorted.
+fn sources(kernels: &Path) -> Vec<String> {
+    let entries = fs::read_dir(kernels).expect("kernels/ can be read").flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.retain(|name| name.ends_with(".cu"));
+    names.retain(|name| name.ends_with(".cu") || name.ends_with(".cuh"));
     names.sort();
     names
 }
