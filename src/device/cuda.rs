@@ -66,7 +66,7 @@ fn driver() -> Result<()> {
     type Version = unsafe extern "C" fn(*mut c_int) -> CUresult;
     // SAFETY: only opens the library and looks symbols up.
     if !unsafe { sys::is_culib_present() } {
-        return unavailable("no NVIDIA driver was found on this machine (libcuda.so.1): install one, or use \"cpu\"");
+        return unavailable("no NVIDIA driver was found on this machine (libcuda.so.1): install one");
     }
     // SAFETY: the library opened a moment ago; the symbols have these types in every version of the driver.
     let (init, version) = unsafe { (sys::culib().get::<Init>(b"cuInit"), sys::culib().get::<Version>(b"cuDriverGetVersion")) };
@@ -142,7 +142,7 @@ impl Cuda {
         driver()?;
         let count = cards()?;
         if ordinal >= count {
-            return unavailable(&format!("run.device = \"cuda:{ordinal}\": this machine has {count} cards, numbered from 0"));
+            return unavailable(&format!("there is no card {ordinal}: this machine has {count}, numbered from 0"));
         }
         if KERNELS.is_empty() {
             return unavailable(&format!(

@@ -157,7 +157,7 @@ pub fn open(name: &str) -> Result<Box<dyn Driver>> {
 pub fn cuda_ordinal(name: &str) -> Result<usize> {
     let invalid = || {
         let known = "known are \"auto\", \"cpu\", \"cuda\", \"cuda:N\" and \"emulated\"";
-        DeviceError::Invalid(format!("run.device = \"{name}\": {known}"))
+        DeviceError::Invalid(format!("\"{name}\" is no device: {known}"))
     };
     match name.strip_prefix("cuda").ok_or_else(invalid)? {
         "" => Ok(0),
@@ -174,7 +174,7 @@ pub fn open_emulated(seed: u64) -> Result<Box<dyn Driver>> {
 /// The emulated device, which this build lacks.
 #[cfg(not(emulated))]
 pub fn open_emulated(_: u64) -> Result<Box<dyn Driver>> {
-    Err(DeviceError::Unavailable(format!("run.device = \"emulated\": {}", env!("TASKLOOM_NO_EMULATION"))))
+    Err(DeviceError::Unavailable(env!("TASKLOOM_NO_EMULATION").to_owned()))
 }
 
 #[cfg(test)]
