@@ -438,7 +438,12 @@ mod tests {
             // Whichever of the two comes second is the one that is told.
             let (first, second) = (bench.device.synchronize(bench.streams[1]), bench.device.synchronize(bench.streams[0]));
             let error = first.and(second).unwrap_err().to_string();
-            assert!(error.contains("\"x\" + 0: race") && error.contains("no event puts that before this one"), "{error}");
+            assert!(
+                error.contains("at \"x\" + ")
+                    && error.contains(": race: ")
+                    && error.contains("no event puts that before this one"),
+                "{error}"
+            );
         }
     }
 
