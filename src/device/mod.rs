@@ -1,5 +1,9 @@
 //! Where a run computes, and the one place that owns its memory.
 
+mod cuda;
+pub mod driver;
+#[cfg(emulated)]
+mod emulated;
 pub mod memory;
 
 use anyhow::{Result, bail};
@@ -18,10 +22,15 @@ impl Device {
     pub fn select(name: &str) -> Result<Self> {
         match name {
             "auto" | "cpu" => Ok(Self::Cpu),
-            "emulated" => bail!("run.device = \"emulated\": this version has no emulated device; use \"cpu\" or \"auto\""),
-            _ => {
-                bail!("run.device = \"{name}\": this version has no CUDA kernels (build: {CUDA_BUILD}); use \"cpu\" or \"auto\"")
-            }
+            _ => match driver::open(name) {
+                Err(why) => bail!("run.device = \"{name}\": {why}; use \"cpu\" or \"auto\""),
+                Ok(device) => {
+                    let found = device.name();
+                    bail!(
+                        "run.device = \"{name}\": {found} is there, but this version trains on the CPU only; use \"cpu\" or \"auto\""
+                    )
+                }
+            },
         }
     }
 
@@ -40,7 +49,8 @@ mod tests {
     fn auto_is_always_possible_and_cuda_says_why_not() {
         assert_eq!(Device::select("auto").unwrap(), Device::Cpu);
         for name in ["cuda", "cuda:1", "emulated"] {
-            assert!(Device::select(name).unwrap_err().to_string().contains("this version has no"));
+            let error = Device::select(name).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("run.device = \"{name}\": ")) && error.contains("use \"cpu\""), "{error}");
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod gather;
 pub mod gemm;
 pub mod gram;
 pub mod heads;
+pub mod launch;
 pub mod layer_norm;
 pub mod linear;
 pub mod loss;

@@ -1,0 +1,115 @@
+//! Compiles kernels/*.cu into one fatbin when a CUDA compiler is at hand, and does without otherwise.
+//!
+//! Search order: NVCC, CUDA_HOME/bin, target/cuda-toolkit/bin (scripts/cuda-toolkit.sh), PATH. Into OUT_DIR go `kernels.fatbin`
+//! (sm_80 and sm_90a machine code, and PTX for later cards; empty without nvcc) and `ptxas.txt`, the assembler's report.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Oldest nvcc the kernels are meant for.
+const OLDEST: (u32, u32) = (12, 4);
+
+/// Machine code for Ampere and Hopper, and PTX that a driver compiles for anything newer.
+const TARGETS: [&str; 3] = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"];
+
+const FLAGS: [&str; 6] = ["-std=c++17", "-O3", "-fatbin", "--threads=0", "-Xptxas=-v", "-Werror=all-warnings"];
+
+/// Compiles the kernels; the answer is one phrase for `--version`.
+pub fn build(kernels: &Path, out: &Path) -> String {
+    for variable in ["NVCC", "CUDA_HOME", "PATH"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    match usable() {
+        Ok((nvcc, (major, minor))) => {
+            // Compiling takes most of a minute, and cargo asks whenever anything in kernels/ or build/ has changed.
+            let inputs = format!("nvcc {major}.{minor} {FLAGS:?} {TARGETS:?}\n{}", text(kernels));
+            if fs::read_to_string(out.join("kernels.inputs")).is_ok_and(|last| last == inputs) {
+                return phrase(major, minor);
+            }
+            match compile(&nvcc, kernels, out) {
+                Ok(report) => {
+                    write(out, "ptxas.txt", format!("nvcc {major}.{minor}\n{report}").as_bytes());
+                    write(out, "kernels.inputs", inputs.as_bytes());
+                    phrase(major, minor)
+                }
+                Err(error) => panic!("{} cannot compile the kernels:\n{error}", nvcc.display()),
+            }
+        }
+        Err(reason) => {
+            println!("cargo:warning=no CUDA kernels in this build: {reason} (scripts/cuda-toolkit.sh fetches a compiler)");
+            write(out, "kernels.fatbin", b"");
+            write(out, "ptxas.txt", b"");
+            write(out, "kernels.inputs", b"");
+            format!("{reason}, no CUDA kernels")
+        }
+    }
+}
+
+fn phrase(major: u32, minor: u32) -> String {
+    format!("kernels for sm_80, sm_90a and PTX by nvcc {major}.{minor}")
+}
+
+fn usable() -> Result<(PathBuf, (u32, u32)), String> {
+    let nvcc = find().ok_or("no nvcc")?;
+    match version(&nvcc) {
+        Some(found) if found >= OLDEST => Ok((nvcc, found)),
+        Some(found) => Err(format!("nvcc {}.{} is older than {}.{}", found.0, found.1, OLDEST.0, OLDEST.1)),
+        None => Err(format!("{} does not answer --version", nvcc.display())),
+    }
+}
+
+fn find() -> Option<PathBuf> {
+    if let Some(nvcc) = env::var_os("NVCC") {
+        return Some(nvcc.into());
+    }
+    let home = env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin"));
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = home.into_iter().chain([target.join("cuda-toolkit/bin")]).chain(env::split_paths(&path));
+    let found = folders.map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file())?;
+    Some(fs::canonicalize(&found).unwrap_or(found))
+}
+
+/// Reads `release 12.4,` out of `nvcc --version`.
+fn version(nvcc: &Path) -> Option<(u32, u32)> {
+    let output = Command::new(nvcc).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let release = text.split("release ").nth(1)?.split(',').next()?;
+    let (major, minor) = release.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// All kernels as one translation unit, so that one module holds them; returns what ptxas reports.
+fn compile(nvcc: &Path, kernels: &Path, out: &Path) -> Result<String, String> {
+    let names = sources(kernels).into_iter().filter(|name| name.ends_with(".cu"));
+    let unit: String = names.map(|name| format!("#include \"{name}\"\n")).collect();
+    write(out, "kernels.cu", unit.as_bytes());
+    let mut command = Command::new(nvcc);
+    command.args(FLAGS).arg("-I").arg(kernels).arg("-o").arg(out.join("kernels.fatbin")).arg(out.join("kernels.cu"));
+    for target in TARGETS {
+        command.arg("-gencode").arg(target);
+    }
+    let output = command.output().map_err(|error| error.to_string())?;
+    let report = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(report) } else { Err(report + &String::from_utf8_lossy(&output.stdout)) }
+}
+
+/// All that nvcc reads of the tree.
+fn text(kernels: &Path) -> String {
+    sources(kernels).iter().map(|name| fs::read_to_string(kernels.join(name)).expect("kernels are UTF-8")).collect()
+}
+
+/// Names of kernels/*.cu and *.cuh, sorted.
+fn sources(kernels: &Path) -> Vec<String> {
+    let entries = fs::read_dir(kernels).expect("kernels/ can be read").flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".cu") || name.ends_with(".cuh"));
+    names.sort();
+    names
+}
+
+fn write(out: &Path, name: &str, bytes: &[u8]) {
+    fs::write(out.join(name), bytes).expect("OUT_DIR can be written");
+}

@@ -1,0 +1,181 @@
+// The commit of a round: d from the rows of J, then the optimizer's step, in one pass that writes the f32 parameters, their
+// moments and the bf16 copy that the matrix products read.
+//
+// The parameters are cut into chunks as for the Gram matrices; chunk c takes the weights of block `blocks[c]` and the rates of
+// group `groups[c]`. 256 threads, each 4 neighbouring columns at a time where the addresses allow it (16-byte accesses).
+// No shared memory in update_weights; update_columns keeps T doubles a thread of it.
+// Floor: 4 T + 26 bytes a parameter (J; p, m, v read and written; the copy), T + 12 operations.
+#include "update.cuh"
+
+namespace update {
+
+constexpr int kThreads = 256;
+constexpr int kVector = 4;
+
+struct State {
+    float* values;
+    float* first;
+    float* second;
+    bf16* copy;
+};
+
+__device__ __forceinline__ void step_column(const State& state, const Rates& rates, const GroupRates& group, uint64_t at, float d) {
+    float p = state.values[at], m = state.first[at], v = state.second ? state.second[at] : 0.0f;
+    step_one(rates, group, p, m, v, d);
+    state.values[at] = p;
+    state.first[at] = m;
+    if (state.second) {
+        state.second[at] = v;
+    }
+    if (state.copy) {
+        state.copy[at] = from_float<bf16>(p);
+    }
+}
+
+__device__ __forceinline__ void step_vector(const State& state, const Rates& rates, const GroupRates& group, uint64_t at,
+                                            const float (&d)[kVector]) {
+    typedef Pack<float, kVector> Four;
+    Four p = *reinterpret_cast<const Four*>(state.values + at);
+    Four m = *reinterpret_cast<const Four*>(state.first + at);
+    Four v = {};
+    if (state.second) {
+        v = *reinterpret_cast<const Four*>(state.second + at);
+    }
+    Pack<bf16, kVector> copy;
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+        step_one(rates, group, p.at[k], m.at[k], v.at[k], d[k]);
+        copy.at[k] = from_float<bf16>(p.at[k]);
+    }
+    *reinterpret_cast<Four*>(state.values + at) = p;
+    *reinterpret_cast<Four*>(state.first + at) = m;
+    if (state.second) {
+        *reinterpret_cast<Four*>(state.second + at) = v;
+    }
+    if (state.copy) {
+        *reinterpret_cast<Pack<bf16, kVector>*>(state.copy + at) = copy;
+    }
+}
+
+// d (4 columns) = sum_t weights[t] J[t], in task order.
+__device__ __forceinline__ void combine_vector(float (&d)[kVector], const float* jacobian, uint64_t stride, const float* weights,
+                                               int tasks, uint64_t at) {
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+        d[k] = 0.0f;
+    }
+#pragma unroll 8
+    for (int t = 0; t < tasks; ++t) {
+        Pack<float, kVector> g = *reinterpret_cast<const Pack<float, kVector>*>(jacobian + t * stride + at);
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+            d[k] = fmaf(weights[t], g.at[k], d[k]);
+        }
+    }
+}
+
+}  // namespace update
+
+// values, first, second (P) f32; second is null under SGD; copy (P) bf16 or null. jacobian (tasks x stride): column p is that
+// of parameter p. weights (blocks x tasks) f32 hold clipping and balancing. grid: chunks.
+extern "C" __global__ void __launch_bounds__(256) update_weights(float* values, float* first, float* second, bf16* copy,
+                                                                 const float* jacobian, uint64_t stride, int tasks,
+                                                                 const float* weights, const Rates* rates,
+                                                                 const GroupRates* groups, const uint64_t* firsts,
+                                                                 const uint32_t* lengths, const uint32_t* chunk_blocks,
+                                                                 const uint32_t* chunk_groups) {
+    using namespace update;
+    Rates common = *rates;
+    if (common.halted) {
+        return;
+    }
+    State state = {values, first, second, copy};
+    GroupRates group = groups[chunk_groups[blockIdx.x]];
+    const float* own = weights + uint64_t(chunk_blocks[blockIdx.x]) * tasks;
+    uint64_t start = firsts[blockIdx.x], end = start + lengths[blockIdx.x];
+    bool aligned = stride % kVector == 0;
+    uint64_t body = aligned ? (start + kVector - 1) / kVector * kVector : end;
+    body = body < end ? body : end;
+    uint64_t tail = body + (end - body) / kVector * kVector;
+    for (uint64_t at = body + threadIdx.x * kVector; at < tail; at += kThreads * kVector) {
+        float d[kVector];
+        combine_vector(d, jacobian, stride, own, tasks, at);
+        step_vector(state, common, group, at, d);
+    }
+    // What no whole vector covers: before `body` and from `tail` on.
+    uint64_t rest = (body - start) + (end - tail);
+    for (uint64_t index = threadIdx.x; index < rest; index += kThreads) {
+        uint64_t at = start + index < body ? start + index : tail + (index - (body - start));
+        float d = 0.0f;
+        for (int t = 0; t < tasks; ++t) {
+            d = fmaf(own[t], jacobian[t * stride + at], d);
+        }
+        step_column(state, common, group, at, d);
+    }
+}
+
+// As update_weights, with a rule for columns: graddrop (parameter: leak) or trimmed mean (parameter: trim). factors (tasks)
+// f64 scale the gradients first. Shared memory: tasks x blockDim.x doubles.
+extern "C" __global__ void __launch_bounds__(256) update_columns(float* values, float* first, float* second, bf16* copy,
+                                                                 const float* jacobian, uint64_t stride, int tasks, int rule,
+                                                                 double parameter, const double* factors, uint64_t seed,
+                                                                 const uint64_t* round, const Rates* rates,
+                                                                 const GroupRates* groups, const uint64_t* firsts,
+                                                                 const uint32_t* lengths, const uint32_t* chunk_groups) {
+    using namespace update;
+    SHARED_DYNAMIC(double, shared);
+    Rates common = *rates;
+    if (common.halted) {
+        return;
+    }
+    State state = {values, first, second, copy};
+    GroupRates group = groups[chunk_groups[blockIdx.x]];
+    uint64_t start = firsts[blockIdx.x], end = start + lengths[blockIdx.x];
+    double* column = shared + threadIdx.x;
+    int pitch = int(blockDim.x);
+    for (uint64_t at = start + threadIdx.x; at < end; at += blockDim.x) {
+        for (int t = 0; t < tasks; ++t) {
+            column[t * pitch] = factors[t] * double(jacobian[t * stride + at]);
+        }
+        float d = float(column_value(rule, parameter, column, pitch, tasks, column_bits(seed, *round, at)));
+        step_column(state, common, group, at, d);
+    }
+}
+
+// squares (chunks) f64: squared norm of the update that a rule makes of each chunk. Shared memory: tasks x blockDim.x doubles.
+extern "C" __global__ void __launch_bounds__(256) column_squares(double* squares, const float* jacobian, uint64_t stride, int tasks,
+                                                                 int rule, double parameter, const double* factors, uint64_t seed,
+                                                                 const uint64_t* round, const uint64_t* firsts,
+                                                                 const uint32_t* lengths) {
+    SHARED_DYNAMIC(double, shared);
+    __shared__ double warps[kWarp];
+    uint64_t start = firsts[blockIdx.x], end = start + lengths[blockIdx.x];
+    double* column = shared + threadIdx.x;
+    int pitch = int(blockDim.x);
+    double square = 0.0;
+    for (uint64_t at = start + threadIdx.x; at < end; at += blockDim.x) {
+        for (int t = 0; t < tasks; ++t) {
+            column[t * pitch] = factors[t] * double(jacobian[t * stride + at]);
+        }
+        double d = double(float(column_value(rule, parameter, column, pitch, tasks, column_bits(seed, *round, at))));
+        square += d * d;
+    }
+    double total = block_sum(square, warps);
+    if (threadIdx.x == 0) {
+        squares[blockIdx.x] = total;
+    }
+}
+
+// squares (segments) f64: squared norm of values[bounds[s] .. bounds[s + 1]], for the heads. grid: segments.
+extern "C" __global__ void __launch_bounds__(256) segment_squares(double* squares, const float* values, const uint64_t* bounds) {
+    __shared__ double warps[kWarp];
+    double square = 0.0;
+    for (uint64_t at = bounds[blockIdx.x] + threadIdx.x; at < bounds[blockIdx.x + 1]; at += blockDim.x) {
+        double value = double(values[at]);
+        square += value * value;
+    }
+    double total = block_sum(square, warps);
+    if (threadIdx.x == 0) {
+        squares[blockIdx.x] = total;
+    }
+}

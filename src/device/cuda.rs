@@ -1,0 +1,480 @@
+//! An NVIDIA card through its driver, by way of cudarc's bindings, which load the driver's library at run time.
+//!
+//! Only raw driver calls are used: allocations, streams and events are ours, so nothing is tracked, allocated or ordered
+//! behind our back. Never tried on a card so far.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaContext, DriverError};
+
+use super::driver::{Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+
+/// Machine code and PTX of every kernel; empty in a build without nvcc.
+static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// Oldest driver that is taken: CUDA 12.4.
+const OLDEST_DRIVER: c_int = 12_040;
+
+/// Dynamic shared memory that needs no permission.
+const PLAIN_SHARED: u32 = 48 << 10;
+
+struct Staging {
+    start: *mut u8,
+    len: usize,
+    /// The stream of the copy that used it last, and an event after that copy.
+    used: Option<sys::CUevent>,
+    event: sys::CUevent,
+}
+
+/// A kernel, and how much dynamic shared memory it has been permitted.
+struct Function {
+    handle: sys::CUfunction,
+    permitted: u32,
+}
+
+pub struct Cuda {
+    context: Arc<CudaContext>,
+    ordinal: usize,
+    module: sys::CUmodule,
+    functions: HashMap<String, Function>,
+    /// Lowest and highest, as numbers of the driver.
+    priorities: [c_int; 2],
+    streams: Vec<sys::CUstream>,
+    events: Vec<sys::CUevent>,
+    staging: Vec<Staging>,
+    graphs: Vec<sys::CUgraphExec>,
+    allocations: Vec<Address>,
+    capturing: bool,
+}
+
+/// Cards that `cuda:N` can name; the error says why there are none.
+pub fn cards() -> Result<usize> {
+    driver()?;
+    let mut count = 0;
+    // SAFETY: the driver is there and initialized.
+    check(unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    Ok(count as usize)
+}
+
+/// Finds and initializes the driver. The library is asked for a symbol first, since a stub without any would panic later.
+fn driver() -> Result<()> {
+    type Init = unsafe extern "C" fn(u32) -> CUresult;
+    type Version = unsafe extern "C" fn(*mut c_int) -> CUresult;
+    // SAFETY: only opens the library and looks symbols up.
+    if !unsafe { sys::is_culib_present() } {
+        return unavailable("no NVIDIA driver was found on this machine (libcuda.so.1): install one");
+    }
+    // SAFETY: the library opened a moment ago; the symbols have these types in every version of the driver.
+    let (init, version) = unsafe { (sys::culib().get::<Init>(b"cuInit"), sys::culib().get::<Version>(b"cuDriverGetVersion")) };
+    let (Ok(init), Ok(version)) = (init, version) else {
+        return unavailable(
+            "the libcuda.so found first is a stub without the driver's functions: put the driver's own before it",
+        );
+    };
+    let mut number = 0;
+    // SAFETY: as their types say; the version may be asked before initialization.
+    if unsafe { version(&mut number) } == CUresult::CUDA_SUCCESS && number < OLDEST_DRIVER {
+        let (found, oldest) = (number, OLDEST_DRIVER);
+        return unavailable(&format!(
+            "the NVIDIA driver is for CUDA {}.{}, at least {}.{} is needed: update it",
+            found / 1000,
+            found % 1000 / 10,
+            oldest / 1000,
+            oldest % 1000 / 10
+        ));
+    }
+    // SAFETY: as above.
+    match unsafe { init(0) } {
+        CUresult::CUDA_SUCCESS => Ok(()),
+        CUresult::CUDA_ERROR_NO_DEVICE => unavailable("the NVIDIA driver sees no card (is CUDA_VISIBLE_DEVICES set?)"),
+        CUresult::CUDA_ERROR_STUB_LIBRARY => {
+            unavailable("the libcuda.so found first is the toolkit's stub: put the driver's own before it")
+        }
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            unavailable("the NVIDIA kernel module and libcuda.so differ in version: restart the machine or reinstall the driver")
+        }
+        other => unavailable(&format!("the NVIDIA driver cannot start ({})", error_name(other))),
+    }
+}
+
+fn unavailable<T>(why: &str) -> Result<T> {
+    Err(DeviceError::Unavailable(why.to_owned()))
+}
+
+/// Eight bytes of the image, the last ones filled up with zeros.
+fn padded(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_ne_bytes(word)
+}
+
+fn error_name(error: CUresult) -> String {
+    format!("{error:?}")
+}
+
+/// What a failed call says about the device.
+fn check(result: CUresult) -> Result<()> {
+    match result {
+        CUresult::CUDA_SUCCESS => Ok(()),
+        CUresult::CUDA_ERROR_LAUNCH_FAILED
+        | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+        | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+        | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+        | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+        | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
+        | CUresult::CUDA_ERROR_UNKNOWN => Err(DeviceError::Lost(error_name(result))),
+        other => Err(DeviceError::Invalid(format!("the NVIDIA driver refused a call ({})", error_name(other)))),
+    }
+}
+
+fn of(DriverError(result): DriverError) -> DeviceError {
+    check(result).err().unwrap_or_else(|| DeviceError::Invalid("the NVIDIA driver refused a call".to_owned()))
+}
+
+impl Cuda {
+    pub fn open(ordinal: usize) -> Result<Self> {
+        driver()?;
+        let count = cards()?;
+        if ordinal >= count {
+            return unavailable(&format!("there is no card {ordinal}: this machine has {count}, numbered from 0"));
+        }
+        if KERNELS.is_empty() {
+            return unavailable(&format!(
+                "this build has no CUDA kernels ({}): build again where nvcc is (scripts/cuda-toolkit.sh fetches one)",
+                super::CUDA_BUILD
+            ));
+        }
+        let context = CudaContext::new(ordinal).map_err(of)?;
+        let mut module = null_mut();
+        // The driver reads headers in place: the copy is aligned.
+        let image: Vec<u64> = KERNELS.chunks(8).map(padded).collect();
+        // SAFETY: the context is current, the image is a whole fatbin and outlives the call.
+        match unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) } {
+            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+                return unavailable("this card is older than the kernels: compute capability 8.0 (Ampere) is the least");
+            }
+            CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUresult::CUDA_ERROR_INVALID_IMAGE => {
+                return unavailable(&format!(
+                    "the NVIDIA driver is too old for this build's kernels ({}): update it",
+                    super::CUDA_BUILD
+                ));
+            }
+            result => check(result)?,
+        }
+        let (mut least, mut greatest) = (0, 0);
+        // SAFETY: the context is current.
+        check(unsafe { sys::cuCtxGetStreamPriorityRange(&mut least, &mut greatest) })?;
+        Ok(Self {
+            context,
+            ordinal,
+            module,
+            functions: HashMap::new(),
+            priorities: [least, greatest],
+            streams: Vec::new(),
+            events: Vec::new(),
+            staging: Vec::new(),
+            graphs: Vec::new(),
+            allocations: Vec::new(),
+            capturing: false,
+        })
+    }
+
+    /// Makes the context current, which every call needs.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(of)
+    }
+
+    /// The kernel, permitted to use as much shared memory as this launch wants.
+    fn function(&mut self, call: &Call) -> Result<sys::CUfunction> {
+        if !self.functions.contains_key(call.kernel) {
+            let name = CString::new(call.kernel).map_err(|_| DeviceError::Invalid("a kernel's name has no zero".to_owned()))?;
+            let mut handle = null_mut();
+            // SAFETY: the module is loaded; the name ends in zero.
+            if unsafe { sys::cuModuleGetFunction(&mut handle, self.module, name.as_ptr()) } != CUresult::CUDA_SUCCESS {
+                return Err(DeviceError::Invalid(format!("there is no kernel {} in this build", call.kernel)));
+            }
+            self.functions.insert(call.kernel.to_owned(), Function { handle, permitted: PLAIN_SHARED });
+        }
+        let function = self.functions.get_mut(call.kernel).expect("inserted above");
+        if call.shared > function.permitted {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function belongs to the loaded module.
+            check(unsafe { sys::cuFuncSetAttribute(function.handle, attribute, call.shared as c_int) })?;
+            function.permitted = call.shared;
+        }
+        Ok(function.handle)
+    }
+
+    /// Notes that a copy in `stream` uses this pinned memory.
+    fn mark(&mut self, staging: StagingId, stream: StreamId) -> Result<()> {
+        if self.capturing {
+            return Ok(());
+        }
+        let stream = self.streams[stream.0];
+        let staging = &mut self.staging[staging.0];
+        // SAFETY: both are of this context and alive.
+        check(unsafe { sys::cuEventRecord(staging.event, stream) })?;
+        staging.used = Some(staging.event);
+        Ok(())
+    }
+
+    fn new_event(&self) -> Result<sys::CUevent> {
+        let mut event = null_mut();
+        // SAFETY: the context is current.
+        check(unsafe { sys::cuEventCreate(&mut event, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32) })?;
+        Ok(event)
+    }
+}
+
+impl Driver for Cuda {
+    fn name(&self) -> String {
+        let mut text = [0; 128];
+        // SAFETY: room for 128 characters; the result ends in zero.
+        let known = self.bind().is_ok()
+            && unsafe { sys::cuDeviceGetName(text.as_mut_ptr(), 128, self.context.cu_device()) } == CUresult::CUDA_SUCCESS;
+        // SAFETY: as above; without a name the text is empty.
+        let name = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy();
+        if known { format!("cuda:{} ({name})", self.ordinal) } else { format!("cuda:{}", self.ordinal) }
+    }
+
+    fn memory(&self) -> Result<MemoryInfo> {
+        self.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the context is current.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
+        Ok(MemoryInfo { free: free as u64, total: total as u64 })
+    }
+
+    fn allocate(&mut self, name: &str, bytes: usize) -> Result<Address> {
+        self.bind()?;
+        let mut address = 0;
+        // SAFETY: the context is current.
+        match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let free = self.memory()?.free;
+                return Err(DeviceError::TooLittleMemory { name: name.to_owned(), bytes: bytes as u64, free });
+            }
+            result => check(result)?,
+        }
+        self.allocations.push(address);
+        Ok(address)
+    }
+
+    fn free(&mut self, address: Address) {
+        let at = self.allocations.iter().position(|&own| own == address).expect("freed what was allocated");
+        self.allocations.swap_remove(at);
+        // SAFETY: it was allocated here. A lost device frees everything by itself, so its error says nothing.
+        let _ = self.bind().map(|()| unsafe { sys::cuMemFree_v2(address) });
+    }
+
+    fn stream(&mut self, priority: Priority) -> Result<StreamId> {
+        self.bind()?;
+        let number = self.priorities[usize::from(priority == Priority::High)];
+        let mut stream = null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the context is current.
+        check(unsafe { sys::cuStreamCreateWithPriority(&mut stream, flags, number) })?;
+        self.streams.push(stream);
+        Ok(StreamId(self.streams.len() - 1))
+    }
+
+    fn event(&mut self) -> Result<EventId> {
+        self.bind()?;
+        let event = self.new_event()?;
+        self.events.push(event);
+        Ok(EventId(self.events.len() - 1))
+    }
+
+    fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
+        self.bind()?;
+        // SAFETY: both are of this context and alive.
+        check(unsafe { sys::cuEventRecord(self.events[event.0], self.streams[stream.0]) })
+    }
+
+    fn wait(&mut self, stream: StreamId, event: EventId) -> Result<()> {
+        self.bind()?;
+        // SAFETY: both are of this context and alive.
+        check(unsafe { sys::cuStreamWaitEvent(self.streams[stream.0], self.events[event.0], 0) })
+    }
+
+    fn staging(&mut self, bytes: usize) -> Result<StagingId> {
+        self.bind()?;
+        let mut start: *mut c_void = null_mut();
+        // SAFETY: the context is current. Plain pinned memory, since write-combined memory is slow to read.
+        check(unsafe { sys::cuMemHostAlloc(&mut start, bytes.max(1), 0) })?;
+        let start: *mut u8 = start.cast();
+        // SAFETY: just allocated with this size.
+        unsafe { start.write_bytes(0, bytes) };
+        let event = self.new_event()?;
+        self.staging.push(Staging { start, len: bytes, used: None, event });
+        Ok(StagingId(self.staging.len() - 1))
+    }
+
+    fn staging_bytes(&mut self, staging: StagingId) -> Result<&mut [u8]> {
+        self.bind()?;
+        let staging = &mut self.staging[staging.0];
+        if let Some(event) = staging.used {
+            // SAFETY: the event is alive.
+            match unsafe { sys::cuEventQuery(event) } {
+                CUresult::CUDA_ERROR_NOT_READY => {
+                    return Err(DeviceError::Invalid("pinned memory was used on the host while it is being copied".to_owned()));
+                }
+                result => check(result)?,
+            }
+            staging.used = None;
+        }
+        // SAFETY: allocated with this size; no copy is under way, and the borrow is of `self`.
+        Ok(unsafe { std::slice::from_raw_parts_mut(staging.start, staging.len) })
+    }
+
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: usize) -> Result<()> {
+        self.bind()?;
+        assert!(bytes <= self.staging[from.0].len, "a copy fits its pinned memory");
+        let start = self.staging[from.0].start;
+        // SAFETY: pinned memory lives as long as the device, and is not touched before the copy is done (staging_bytes).
+        check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, start.cast(), bytes, self.streams[stream.0]) })?;
+        self.mark(from, stream)
+    }
+
+    fn copy_out(&mut self, stream: StreamId, to: StagingId, from: Address, bytes: usize) -> Result<()> {
+        self.bind()?;
+        assert!(bytes <= self.staging[to.0].len, "a copy fits its pinned memory");
+        let start = self.staging[to.0].start;
+        // SAFETY: as in `copy_in`.
+        check(unsafe { sys::cuMemcpyDtoHAsync_v2(start.cast(), from, bytes, self.streams[stream.0]) })?;
+        self.mark(to, stream)
+    }
+
+    fn copy(&mut self, stream: StreamId, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: device addresses are the caller's to know, and a wrong one is an error of the device, not of this process.
+        check(unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.streams[stream.0]) })
+    }
+
+    fn fill(&mut self, stream: StreamId, address: Address, byte: u8, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: as in `copy`.
+        check(unsafe { sys::cuMemsetD8Async(address, byte, bytes, self.streams[stream.0]) })
+    }
+
+    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+        self.bind()?;
+        let function = self.function(call)?;
+        let mut arguments: Vec<*mut c_void> =
+            call.arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast()).collect();
+        let [x, y, z] = call.grid;
+        // SAFETY: one pointer per argument, each to 8 bytes; the driver copies them before it returns. Their number and
+        // widths are held against the kernel's on the emulated device.
+        check(unsafe {
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                call.threads,
+                1,
+                1,
+                call.shared,
+                self.streams[stream.0],
+                arguments.as_mut_ptr(),
+                null_mut(),
+            )
+        })
+    }
+
+    fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
+        self.bind()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        check(unsafe { sys::cuStreamBeginCapture_v2(self.streams[stream.0], mode) })?;
+        self.capturing = true;
+        Ok(())
+    }
+
+    fn end_capture(&mut self, stream: StreamId) -> Result<GraphId> {
+        self.bind()?;
+        self.capturing = false;
+        let (mut graph, mut executable) = (null_mut(), null_mut());
+        // SAFETY: the stream captures, or the driver says that it does not.
+        check(unsafe { sys::cuStreamEndCapture(self.streams[stream.0], &mut graph) })?;
+        // SAFETY: the graph was just made, and is not needed once it can be launched.
+        let made = unsafe {
+            let made = sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0);
+            sys::cuGraphDestroy(graph);
+            made
+        };
+        check(made)?;
+        self.graphs.push(executable);
+        Ok(GraphId(self.graphs.len() - 1))
+    }
+
+    fn replay(&mut self, graph: GraphId, stream: StreamId) -> Result<()> {
+        self.bind()?;
+        // SAFETY: both are alive.
+        check(unsafe { sys::cuGraphLaunch(self.graphs[graph.0], self.streams[stream.0]) })
+    }
+
+    fn synchronize(&mut self, stream: StreamId) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream is alive.
+        check(unsafe { sys::cuStreamSynchronize(self.streams[stream.0]) })
+    }
+}
+
+impl Drop for Cuda {
+    /// Gives everything back. Errors say nothing here: a lost device has taken it back already.
+    fn drop(&mut self) {
+        if self.bind().is_err() {
+            return;
+        }
+        // SAFETY: all of these are this device's own, and none is used again.
+        unsafe {
+            for &stream in &self.streams {
+                sys::cuStreamSynchronize(stream);
+            }
+            for &graph in &self.graphs {
+                sys::cuGraphExecDestroy(graph);
+            }
+            for staging in &self.staging {
+                sys::cuEventDestroy_v2(staging.event);
+                sys::cuMemFreeHost(staging.start.cast());
+            }
+            for &event in &self.events {
+                sys::cuEventDestroy_v2(event);
+            }
+            for &stream in &self.streams {
+                sys::cuStreamDestroy_v2(stream);
+            }
+            for &address in &self.allocations {
+                sys::cuMemFree_v2(address);
+            }
+            sys::cuModuleUnload(self.module);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_for_a_card_never_panics() {
+        match Cuda::open(99) {
+            Err(DeviceError::Unavailable(why)) => assert!(why.len() > 20, "{why}"),
+            Err(other) => panic!("a missing card is not an error of a call: {other}"),
+            Ok(_) => panic!("nobody has a hundred cards"),
+        }
+    }
+
+    #[test]
+    fn a_broken_device_is_told_from_a_wrong_call() {
+        assert!(matches!(check(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS), Err(DeviceError::Lost(_))));
+        assert!(matches!(check(CUresult::CUDA_ERROR_INVALID_VALUE), Err(DeviceError::Invalid(_))));
+    }
+}

@@ -1,0 +1,512 @@
+//! The emulated device as a driver: streams are queues, and what is unordered between them runs in a seeded order.
+//!
+//! Each operation carries a vector clock, from which the check knows whether an event puts one operation before another: a
+//! missing event is a fault whatever order the seed happened to choose.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::kernels::{self, Kernel};
+use super::machine::{Launch, Moment, Random, ThreadOrder, with_machine};
+use crate::device::driver::{
+    Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId,
+};
+
+/// Memory of the emulated device: enough for tests, and small enough to be run out of.
+const MEMORY: u64 = 4 << 30;
+
+#[derive(Clone, Debug)]
+enum Work {
+    CopyIn { to: Address, from: StagingId, bytes: usize },
+    CopyOut { to: StagingId, from: Address, bytes: usize },
+    Copy { to: Address, from: Address, bytes: usize },
+    Fill { address: Address, byte: u8, bytes: usize },
+    Launch { kernel: &'static str, grid: [u32; 3], threads: u32, shared: u32, arguments: Vec<u64> },
+    Record(EventId),
+    Wait(EventId),
+}
+
+impl Work {
+    fn staging(&self) -> Option<StagingId> {
+        match self {
+            Self::CopyIn { from, .. } => Some(*from),
+            Self::CopyOut { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+}
+
+/// An operation in its stream's queue.
+struct Queued {
+    work: Work,
+    moment: Moment,
+}
+
+#[derive(Default)]
+struct Stream {
+    queue: VecDeque<Queued>,
+    /// Operations given to it so far.
+    given: u32,
+    /// Operations done.
+    done: u32,
+    /// Newest operation of each stream that the next one is known to follow.
+    clock: Vec<u32>,
+}
+
+/// What an event stands for: the clock of its stream when it was recorded.
+type Recorded = Option<Vec<u32>>;
+
+pub struct Emulated {
+    random: Random,
+    streams: Vec<Stream>,
+    events: Vec<Recorded>,
+    staging: Vec<Vec<u8>>,
+    /// The stream that captured, and what was noted.
+    graphs: Vec<(StreamId, Vec<(StreamId, Work)>)>,
+    /// The stream that captures, and what was noted.
+    capture: Option<(StreamId, Vec<(StreamId, Work)>)>,
+    /// What the host knows to be over.
+    host: Vec<u32>,
+    allocations: BTreeMap<Address, u64>,
+    broken: Option<String>,
+}
+
+impl Emulated {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: Random(seed),
+            streams: Vec::new(),
+            events: Vec::new(),
+            staging: Vec::new(),
+            graphs: Vec::new(),
+            capture: None,
+            host: Vec::new(),
+            allocations: BTreeMap::new(),
+            broken: None,
+        }
+    }
+
+    fn usable(&self) -> Result<()> {
+        match &self.broken {
+            Some(fault) => Err(DeviceError::Fault(fault.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts work into a stream, or notes it for a graph.
+    fn give(&mut self, stream: StreamId, work: Work) -> Result<()> {
+        self.usable()?;
+        match &mut self.capture {
+            Some((_, noted)) => noted.push((stream, work)),
+            None => self.queue(stream, work)?,
+        }
+        Ok(())
+    }
+
+    fn queue(&mut self, StreamId(index): StreamId, work: Work) -> Result<()> {
+        let recorded =
+            match work {
+                Work::Wait(event) => {
+                    let recorded = self.events[event.0].clone();
+                    Some(recorded.ok_or_else(|| {
+                        DeviceError::Fault(format!("stream {index} waits for an event that was never recorded"))
+                    })?)
+                }
+                _ => None,
+            };
+        let stream = &mut self.streams[index];
+        join(&mut stream.clock, &self.host);
+        recorded.iter().for_each(|recorded| join(&mut stream.clock, recorded));
+        let before = stream.clock.clone();
+        stream.given += 1;
+        if stream.given >= Moment::PLACES {
+            return Err(DeviceError::Invalid("the emulated device takes 16 million operations a stream".to_owned()));
+        }
+        set(&mut stream.clock, index, stream.given);
+        let operation = index as u32 * Moment::PLACES + stream.given;
+        let clock = stream.clock.clone();
+        stream.queue.push_back(Queued { work: work.clone(), moment: Moment { operation, clock: before } });
+        if let Work::Record(event) = work {
+            self.events[event.0] = Some(clock);
+        }
+        Ok(())
+    }
+
+    /// Runs operations of all streams in a random order until this stream is empty.
+    fn drain(&mut self, StreamId(wanted): StreamId) -> Result<()> {
+        while !self.streams[wanted].queue.is_empty() {
+            let ready: Vec<usize> = (0..self.streams.len()).filter(|&index| self.is_ready(index)).collect();
+            if ready.is_empty() {
+                return self.fail("no stream can go on: events wait for each other".to_owned());
+            }
+            let index = ready[self.random.below(ready.len())];
+            let queued = self.streams[index].queue.pop_front().expect("a ready stream has work");
+            if let Err(what) = self.run(&queued) {
+                return self.fail(what);
+            }
+            self.streams[index].done += 1;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, what: String) -> Result<()> {
+        self.broken = Some(what.clone());
+        Err(DeviceError::Fault(what))
+    }
+
+    /// Everything that the front of a queue has to follow is done.
+    fn is_ready(&self, index: usize) -> bool {
+        let follows = |queued: &Queued| {
+            queued.moment.clock.iter().enumerate().all(|(stream, &place)| stream == index || self.streams[stream].done >= place)
+        };
+        self.streams[index].queue.front().is_some_and(follows)
+    }
+
+    fn run(&mut self, Queued { work, moment }: &Queued) -> std::result::Result<(), String> {
+        let in_copy = |what: String| format!("copy or fill: {what}");
+        match work {
+            Work::CopyIn { to, from, bytes } => {
+                let from = &self.staging[from.0][..*bytes];
+                with_machine(|machine| machine.host_write(*to as usize, from, moment)).map_err(in_copy)
+            }
+            Work::CopyOut { to, from, bytes } => {
+                let to = &mut self.staging[to.0][..*bytes];
+                with_machine(|machine| machine.host_read(*from as usize, to, moment)).map_err(in_copy)
+            }
+            Work::Copy { to, from, bytes } => {
+                let mut through = vec![0; *bytes];
+                with_machine(|machine| {
+                    machine.host_read(*from as usize, &mut through, moment)?;
+                    machine.host_write(*to as usize, &through, moment)
+                })
+                .map_err(in_copy)
+            }
+            Work::Fill { address, byte, bytes } => {
+                with_machine(|machine| machine.host_write(*address as usize, &vec![*byte; *bytes], moment)).map_err(in_copy)
+            }
+            Work::Launch { kernel, grid, threads, shared, arguments } => {
+                let pointers: Vec<_> = arguments.iter().map(|argument| std::ptr::from_ref(argument).cast()).collect();
+                let orders = [ThreadOrder::Ascending, ThreadOrder::Descending, ThreadOrder::Shuffled];
+                let launch = Launch {
+                    kernel: kernels::find(kernel).ok_or_else(|| format!("no kernel {kernel}"))?,
+                    grid: *grid,
+                    block: [*threads, 1, 1],
+                    shared: *shared as usize,
+                    arguments: &pointers,
+                    seed: self.random.next(),
+                    order: orders[self.random.below(orders.len())],
+                    moment: moment.clone(),
+                };
+                with_machine(|machine| machine.launch(&launch))
+            }
+            Work::Record(_) | Work::Wait(_) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Emulated {
+    fn drop(&mut self) {
+        for &address in self.allocations.keys() {
+            with_machine(|machine| machine.heap.free(address as usize));
+        }
+    }
+}
+
+impl Driver for Emulated {
+    fn name(&self) -> String {
+        "emulated".to_owned()
+    }
+
+    fn memory(&self) -> Result<MemoryInfo> {
+        let used: u64 = self.allocations.values().sum();
+        Ok(MemoryInfo { free: MEMORY - used, total: MEMORY })
+    }
+
+    fn allocate(&mut self, name: &str, bytes: usize) -> Result<Address> {
+        let free = self.memory()?.free;
+        let fits = bytes as u64 <= free;
+        let place = if fits { with_machine(|machine| machine.heap.allocate(name, bytes)) } else { None };
+        let too_little = || DeviceError::TooLittleMemory { name: name.to_owned(), bytes: bytes as u64, free };
+        let address = place.ok_or_else(too_little)? as Address;
+        self.allocations.insert(address, bytes as u64);
+        Ok(address)
+    }
+
+    fn free(&mut self, address: Address) {
+        assert!(self.allocations.remove(&address).is_some(), "freed what was allocated");
+        with_machine(|machine| machine.heap.free(address as usize));
+    }
+
+    fn stream(&mut self, _: Priority) -> Result<StreamId> {
+        self.streams.push(Stream::default());
+        Ok(StreamId(self.streams.len() - 1))
+    }
+
+    fn event(&mut self) -> Result<EventId> {
+        self.events.push(None);
+        Ok(EventId(self.events.len() - 1))
+    }
+
+    fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
+        self.give(stream, Work::Record(event))
+    }
+
+    fn wait(&mut self, stream: StreamId, event: EventId) -> Result<()> {
+        self.give(stream, Work::Wait(event))
+    }
+
+    fn staging(&mut self, bytes: usize) -> Result<StagingId> {
+        self.staging.push(vec![0; bytes]);
+        Ok(StagingId(self.staging.len() - 1))
+    }
+
+    fn staging_bytes(&mut self, staging: StagingId) -> Result<&mut [u8]> {
+        let queued = self.streams.iter().flat_map(|stream| &stream.queue);
+        if queued.into_iter().any(|queued| queued.work.staging() == Some(staging)) {
+            let what = "pinned memory was used on the host while a copy of it may be under way: synchronize its stream first";
+            return Err(DeviceError::Fault(what.to_owned()));
+        }
+        Ok(&mut self.staging[staging.0])
+    }
+
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: usize) -> Result<()> {
+        self.give(stream, Work::CopyIn { to, from, bytes })
+    }
+
+    fn copy_out(&mut self, stream: StreamId, to: StagingId, from: Address, bytes: usize) -> Result<()> {
+        self.give(stream, Work::CopyOut { to, from, bytes })
+    }
+
+    fn copy(&mut self, stream: StreamId, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.give(stream, Work::Copy { to, from, bytes })
+    }
+
+    fn fill(&mut self, stream: StreamId, address: Address, byte: u8, bytes: usize) -> Result<()> {
+        self.give(stream, Work::Fill { address, byte, bytes })
+    }
+
+    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+        let kernel = kernels::find(call.kernel).ok_or_else(|| no_kernel(call.kernel))?;
+        check_arguments(kernel, call)?;
+        let (grid, threads, shared) = (call.grid, call.threads, call.shared);
+        self.give(stream, Work::Launch { kernel: kernel.name(), grid, threads, shared, arguments: call.arguments.to_vec() })
+    }
+
+    fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
+        if self.capture.is_some() {
+            return Err(DeviceError::Invalid("a capture is under way already".to_owned()));
+        }
+        self.capture = Some((stream, Vec::new()));
+        Ok(())
+    }
+
+    fn end_capture(&mut self, stream: StreamId) -> Result<GraphId> {
+        match self.capture.take() {
+            Some((origin, noted)) if origin == stream => {
+                self.graphs.push((origin, noted));
+                Ok(GraphId(self.graphs.len() - 1))
+            }
+            _ => Err(DeviceError::Invalid("this stream does not capture".to_owned())),
+        }
+    }
+
+    fn replay(&mut self, graph: GraphId, stream: StreamId) -> Result<()> {
+        self.usable()?;
+        let (origin, noted) = self.graphs[graph.0].clone();
+        let place = |at: StreamId| if at == origin { stream } else { at };
+        for (at, work) in &noted {
+            self.queue(place(*at), work.clone())?;
+        }
+        // A graph is over for its stream when all of it is.
+        let all: Vec<Vec<u32>> = noted.iter().map(|(at, _)| self.streams[place(*at).0].clock.clone()).collect();
+        all.iter().for_each(|clock| join(&mut self.streams[stream.0].clock, clock));
+        Ok(())
+    }
+
+    fn synchronize(&mut self, stream: StreamId) -> Result<()> {
+        self.usable()?;
+        if self.capture.is_some() {
+            return Err(DeviceError::Invalid("no stream can be waited for during a capture".to_owned()));
+        }
+        self.drain(stream)?;
+        let clock = self.streams[stream.0].clock.clone();
+        join(&mut self.host, &clock);
+        Ok(())
+    }
+}
+
+fn no_kernel(name: &str) -> DeviceError {
+    DeviceError::Invalid(format!("there is no kernel {name}"))
+}
+
+/// An argument that is too wide for the kernel has bits where the kernel does not look.
+fn check_arguments(kernel: &Kernel, call: &Call) -> Result<()> {
+    let sizes = kernel.sizes();
+    if sizes.len() != call.arguments.len() {
+        let (takes, got) = (sizes.len(), call.arguments.len());
+        return Err(DeviceError::Invalid(format!("kernel {} takes {takes} arguments, got {got}", call.kernel)));
+    }
+    for (position, (&size, &argument)) in sizes.iter().zip(call.arguments).enumerate() {
+        if size > 8 || (size < 8 && argument >> (8 * size) != 0) {
+            let what = format!("kernel {}: argument {position} has {size} bytes and cannot hold {argument:#x}", call.kernel);
+            return Err(DeviceError::Invalid(what));
+        }
+    }
+    Ok(())
+}
+
+/// clock = max(clock, other), stream by stream.
+fn join(clock: &mut Vec<u32>, other: &[u32]) {
+    if clock.len() < other.len() {
+        clock.resize(other.len(), 0);
+    }
+    clock.iter_mut().zip(other).for_each(|(own, &other)| *own = (*own).max(other));
+}
+
+fn set(clock: &mut Vec<u32>, index: usize, place: u32) {
+    if clock.len() <= index {
+        clock.resize(index + 1, 0);
+    }
+    clock[index] = place;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device with `streams` streams, `x` filled with `values` by way of pinned memory, and as much room for results.
+    struct Bench {
+        device: Emulated,
+        streams: Vec<StreamId>,
+        staging: StagingId,
+        x: Address,
+        out: Address,
+        len: usize,
+    }
+
+    impl Bench {
+        fn new(seed: u64, streams: usize, values: &[f32]) -> Self {
+            let mut device = Emulated::new(seed);
+            let streams = (0..streams).map(|_| device.stream(Priority::Low).unwrap()).collect();
+            let len = 4 * values.len();
+            let staging = device.staging(len).unwrap();
+            device.staging_bytes(staging).unwrap().copy_from_slice(bytemuck::cast_slice(values));
+            let (x, out) = (device.allocate("x", len).unwrap(), device.allocate("out", len).unwrap());
+            Self { device, streams, staging, x, out, len }
+        }
+
+        fn copy_in(&mut self, stream: usize) {
+            self.device.copy_in(self.streams[stream], self.x, self.staging, self.len).unwrap();
+        }
+
+        fn add_one(&mut self, stream: usize, out: Address, x: Address) -> Result<()> {
+            let count = (self.len / 4) as u64;
+            let arguments = [out, x, count, 0];
+            let grid = [count.div_ceil(32) as u32, 1, 1];
+            let call = Call { kernel: "probe_add_one", grid, threads: 32, shared: 0, arguments: &arguments };
+            self.device.launch(self.streams[stream], &call)
+        }
+
+        fn result(&mut self, stream: usize, from: Address) -> Result<Vec<f32>> {
+            let to = self.device.staging(self.len)?;
+            self.device.copy_out(self.streams[stream], to, from, self.len)?;
+            self.device.synchronize(self.streams[stream])?;
+            Ok(bytemuck::pod_collect_to_vec(self.device.staging_bytes(to)?))
+        }
+    }
+
+    #[test]
+    fn events_order_two_streams_under_every_seed() {
+        for seed in 0..20 {
+            let mut bench = Bench::new(seed, 2, &[1.0; 70]);
+            let copied = bench.device.event().unwrap();
+            bench.copy_in(0);
+            bench.device.record(copied, bench.streams[0]).unwrap();
+            bench.device.wait(bench.streams[1], copied).unwrap();
+            bench.add_one(1, bench.out, bench.x).unwrap();
+            assert_eq!(bench.result(1, bench.out).unwrap(), [2.0; 70]);
+        }
+    }
+
+    #[test]
+    fn a_removed_event_is_caught_under_every_seed() {
+        for seed in 0..20 {
+            let mut bench = Bench::new(seed, 2, &[1.0; 70]);
+            bench.device.fill(bench.streams[1], bench.x, 0, bench.len).unwrap();
+            bench.device.synchronize(bench.streams[1]).unwrap();
+            bench.copy_in(0);
+            bench.add_one(1, bench.out, bench.x).unwrap();
+            // Whichever of the two comes second is the one that is told.
+            let (first, second) = (bench.device.synchronize(bench.streams[1]), bench.device.synchronize(bench.streams[0]));
+            let error = first.and(second).unwrap_err().to_string();
+            assert!(
+                error.contains("at \"x\" + ")
+                    && error.contains(": race: ")
+                    && error.contains("no event puts that before this one"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fault_stays() {
+        let mut bench = Bench::new(1, 1, &[1.0; 4]);
+        bench.add_one(0, bench.out, bench.x).unwrap();
+        let error = bench.device.synchronize(bench.streams[0]).unwrap_err();
+        assert!(error.to_string().contains("nothing has been written there yet"), "{error}");
+        assert_eq!(bench.device.synchronize(bench.streams[0]), Err(error));
+    }
+
+    #[test]
+    fn pinned_memory_is_left_alone_while_it_is_copied() {
+        let mut bench = Bench::new(1, 1, &[1.0; 4]);
+        bench.copy_in(0);
+        assert!(bench.device.staging_bytes(bench.staging).unwrap_err().to_string().contains("synchronize its stream first"));
+        bench.device.synchronize(bench.streams[0]).unwrap();
+        assert!(bench.device.staging_bytes(bench.staging).is_ok());
+    }
+
+    #[test]
+    fn a_graph_repeats_what_was_captured_on_two_streams() {
+        for seed in 0..20 {
+            let mut bench = Bench::new(seed, 2, &[1.0; 40]);
+            let (fork, join) = (bench.device.event().unwrap(), bench.device.event().unwrap());
+            let other = bench.device.allocate("other", bench.len).unwrap();
+            bench.copy_in(0);
+            bench.device.begin_capture(bench.streams[0]).unwrap();
+            bench.add_one(0, bench.out, bench.x).unwrap();
+            bench.device.record(fork, bench.streams[0]).unwrap();
+            bench.device.wait(bench.streams[1], fork).unwrap();
+            bench.add_one(1, other, bench.out).unwrap();
+            bench.device.record(join, bench.streams[1]).unwrap();
+            bench.device.wait(bench.streams[0], join).unwrap();
+            bench.add_one(0, bench.x, other).unwrap();
+            let graph = bench.device.end_capture(bench.streams[0]).unwrap();
+            for _ in 0..3 {
+                bench.device.replay(graph, bench.streams[0]).unwrap();
+            }
+            assert_eq!(bench.result(0, bench.x).unwrap(), [10.0; 40]);
+        }
+    }
+
+    #[test]
+    fn calls_that_cannot_be_are_refused() {
+        let mut bench = Bench::new(1, 1, &[1.0; 4]);
+        let stream = bench.streams[0];
+        let mut refused = |kernel, arguments: &[u64]| {
+            let call = Call { kernel, grid: [1, 1, 1], threads: 32, shared: 0, arguments };
+            bench.device.launch(stream, &call).unwrap_err().to_string()
+        };
+        assert_eq!(refused("probe_nothing", &[]), "there is no kernel probe_nothing");
+        assert_eq!(refused("probe_add_one", &[1]), "kernel probe_add_one takes 4 arguments, got 1");
+        assert!(refused("probe_add_one", &[1, 2, 1 << 40, 0]).contains("argument 2 has 4 bytes and cannot hold 0x10000000000"));
+        let error = bench.device.allocate("huge", 5 << 30).unwrap_err().to_string();
+        assert!(error.contains("\"huge\" needs 5.00 GiB of device memory"), "{error}");
+    }
+
+    #[test]
+    fn what_waits_for_nothing_is_told() {
+        let mut bench = Bench::new(1, 1, &[1.0; 4]);
+        let event = bench.device.event().unwrap();
+        assert!(bench.device.wait(bench.streams[0], event).unwrap_err().to_string().contains("never recorded"));
+    }
+}

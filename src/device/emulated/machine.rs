@@ -1,0 +1,362 @@
+//! One launch: its blocks one after another in a seeded order, the threads of a block as fibers.
+//!
+//! A thread runs until it waits for others or ends, so everything happens on one thread of the host, and the same seed gives
+//! the same interleaving. A fault leaves the fibers where they are; their stacks are simply used again.
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::fiber::{Stacks, switch};
+use super::kernels::Kernel;
+use super::memory::Heap;
+use super::shadow::Shadow;
+
+pub const WARP: usize = 32;
+
+/// Bytes that a lane can give in an exchange, as in kernels/emulation/emulated.h.
+pub const SLOT: usize = 128;
+
+/// Most shared memory of a block, as on sm_90.
+pub const MAX_SHARED: usize = 227 << 10;
+
+const MAX_THREADS: usize = 1024;
+
+/// In which order the threads of a block get their turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadOrder {
+    Ascending,
+    Descending,
+    Shuffled,
+}
+
+/// A launch as the device saw it.
+pub struct Launch<'a> {
+    pub kernel: &'static Kernel,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: usize,
+    /// One pointer per argument of the kernel.
+    pub arguments: &'a [*const c_void],
+    pub seed: u64,
+    pub order: ThreadOrder,
+    pub moment: Moment,
+}
+
+/// Where an operation stands among those of all streams.
+#[derive(Clone, Debug, Default)]
+pub struct Moment {
+    /// Stream in the upper 8 bits, place in the stream below.
+    pub operation: u32,
+    /// The newest operation of each stream that is known to be over.
+    pub clock: Vec<u32>,
+}
+
+impl Moment {
+    pub const PLACES: u32 = 1 << 24;
+
+    /// Whether `operation` is over when this one starts.
+    pub fn follows(&self, operation: u32) -> bool {
+        operation % Self::PLACES <= self.clock.get((operation / Self::PLACES) as usize).copied().unwrap_or(0)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Ready,
+    Barrier { line: i32 },
+    Warp { mask: u32, line: i32 },
+    Done,
+}
+
+pub struct AsyncCopy {
+    pub to: usize,
+    pub from: usize,
+    pub len: usize,
+    /// Bytes taken from the source; the rest becomes zero.
+    pub source_len: usize,
+}
+
+pub struct Thread {
+    pub stack: usize,
+    pub state: State,
+    pub mine: [u8; SLOT],
+    /// The exchange whose values this thread may still read; null if none.
+    pub holding: *mut Exchange,
+    pub issued: Vec<AsyncCopy>,
+    pub groups: VecDeque<Vec<AsyncCopy>>,
+}
+
+/// Values of the lanes of one finished exchange.
+pub struct Exchange {
+    pub slots: [[u8; SLOT]; WARP],
+    pub readers: usize,
+}
+
+#[derive(Default)]
+#[allow(clippy::vec_box, reason = "threads keep pointers to exchanges while more are made")]
+pub struct Warp {
+    /// When memory was last ordered among its lanes.
+    pub ordered: u32,
+    pub exchanges: Vec<Box<Exchange>>,
+}
+
+#[derive(Default)]
+pub struct Machine {
+    pub heap: Heap,
+    /// Shared memory by address, static and dynamic.
+    pub shared: Shadow,
+    pub dynamic: Vec<u128>,
+    pub dynamic_len: usize,
+    pub stacks: Option<Stacks>,
+    /// Tells blocks of the whole process apart.
+    pub serial: u32,
+    pub moment: Moment,
+    /// Counts what orders memory during a launch.
+    pub time: u32,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub block_index: u32,
+    pub barrier_time: u32,
+    pub votes: i32,
+    pub votes_of_last_barrier: i32,
+    pub warps: Vec<Warp>,
+    pub threads: Vec<Thread>,
+    pub current: usize,
+    /// (blocks) when each last published its writes, and when each last looked for those of others.
+    pub released: Vec<u32>,
+    pub acquired: Vec<u32>,
+    pub fence: Vec<u32>,
+    scheduler: usize,
+    call: Option<(&'static Kernel, *const *const c_void)>,
+    fault: Option<String>,
+}
+
+// SAFETY: the pointers lead into boxes that the machine owns, and a launch is over before the machine changes hands.
+unsafe impl Send for Machine {}
+
+static MACHINE: Mutex<Option<Box<Machine>>> = Mutex::new(None);
+static RUNNING: AtomicPtr<Machine> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Runs `use_it` with the process's machine, which serves one caller at a time.
+pub fn with_machine<R>(use_it: impl FnOnce(&mut Machine) -> R) -> R {
+    let mut guard = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    use_it(guard.get_or_insert_with(Default::default))
+}
+
+/// The machine of the running launch; null outside of one.
+pub fn running() -> *mut Machine {
+    RUNNING.load(Ordering::Relaxed)
+}
+
+impl Machine {
+    /// Runs a whole grid; the error is a fault's description.
+    pub fn launch(&mut self, launch: &Launch) -> Result<(), String> {
+        let threads = volume(launch.block);
+        check_shape(launch)?;
+        if self.stacks.as_ref().is_none_or(|stacks| stacks.count() < threads) {
+            self.stacks = Some(Stacks::new(threads.next_multiple_of(64)).map_err(|error| format!("{error:#}"))?);
+        }
+        if self.dynamic.is_empty() {
+            self.dynamic = vec![0; MAX_SHARED / 16];
+        }
+        let blocks = volume(launch.grid);
+        (self.grid, self.block, self.moment) = (launch.grid, launch.block, launch.moment.clone());
+        self.dynamic_len = launch.shared;
+        self.time = 1;
+        for times in [&mut self.released, &mut self.acquired, &mut self.fence] {
+            times.clear();
+            times.resize(blocks, 0);
+        }
+        self.call = Some((launch.kernel, launch.arguments.as_ptr()));
+        let mut random = Random(launch.seed);
+        let order = random.order(blocks);
+        RUNNING.store(self, Ordering::Relaxed);
+        for block in order {
+            self.run_block(block, launch.order, &mut random);
+            if self.fault.is_some() {
+                break;
+            }
+        }
+        RUNNING.store(std::ptr::null_mut(), Ordering::Relaxed);
+        self.call = None;
+        match self.fault.take() {
+            Some(fault) => Err(format!("kernel {}: {fault}", launch.kernel.name())),
+            None => Ok(()),
+        }
+    }
+
+    fn run_block(&mut self, block: usize, order: ThreadOrder, random: &mut Random) {
+        let count = volume(self.block);
+        self.serial += 1;
+        self.block_index = block as u32;
+        self.time += 1;
+        (self.barrier_time, self.votes) = (0, 0);
+        self.warps.clear();
+        self.warps.resize_with(count.div_ceil(WARP), Warp::default);
+        self.threads.clear();
+        let stacks = self.stacks.as_mut().expect("made for this launch");
+        for index in 0..count {
+            self.threads.push(Thread {
+                stack: stacks.start(index, thread_main),
+                state: State::Ready,
+                mine: [0; SLOT],
+                holding: std::ptr::null_mut(),
+                issued: Vec::new(),
+                groups: VecDeque::new(),
+            });
+        }
+        let turns = match order {
+            ThreadOrder::Ascending => (0..count).collect(),
+            ThreadOrder::Descending => (0..count).rev().collect(),
+            ThreadOrder::Shuffled => random.order(count),
+        };
+        loop {
+            let mut progress = false;
+            for &index in &turns {
+                if self.threads[index].state == State::Ready {
+                    progress = true;
+                    self.resume(index);
+                    if self.fault.is_some() {
+                        return;
+                    }
+                }
+            }
+            if !progress {
+                break;
+            }
+        }
+        self.fault = self.stuck();
+    }
+
+    fn resume(&mut self, index: usize) {
+        self.current = index;
+        let to = self.threads[index].stack;
+        // SAFETY: `to` is a fresh fiber, or one that left in `pause` and has not been resumed since.
+        unsafe { switch(&raw mut self.scheduler, to) }
+    }
+
+    /// Why a block whose threads all wait cannot go on; none if all are done.
+    fn stuck(&self) -> Option<String> {
+        let waiting = self.threads.iter().position(|thread| thread.state != State::Done)?;
+        let what = match self.threads[waiting].state {
+            State::Warp { mask, line } => {
+                let lane = |index: usize| index / WARP == waiting / WARP && mask >> (index % WARP) & 1 == 1;
+                let other = (0..self.threads.len())
+                    .find(|&index| lane(index) && self.threads[index].state != self.threads[waiting].state);
+                format!("waits at a warp operation (line {line}, mask {mask:#010x}){}", self.other(other))
+            }
+            State::Barrier { line } => {
+                let other = self.threads.iter().position(|thread| thread.state != self.threads[waiting].state);
+                format!("waits at __syncthreads (line {line}){}", self.other(other))
+            }
+            State::Ready | State::Done => unreachable!("a waiting thread"),
+        };
+        Some(format!("{}: deadlock or divergent barrier: {what}", self.place(waiting)))
+    }
+
+    fn other(&self, index: Option<usize>) -> String {
+        let Some(index) = index else { return " that lacks threads the block does not have".to_owned() };
+        let state = match self.threads[index].state {
+            State::Done => "has ended".to_owned(),
+            State::Barrier { line } => format!("waits at __syncthreads (line {line})"),
+            State::Warp { mask, line } => format!("waits at a warp operation (line {line}, mask {mask:#010x})"),
+            State::Ready => "runs".to_owned(),
+        };
+        format!(", while thread {:?} {state}", split(index as u32, self.block))
+    }
+
+    /// `block (1, 0, 0), thread (5, 0, 0)`
+    pub fn place(&self, thread: usize) -> String {
+        format!("block {:?}, thread {:?}", split(self.block_index, self.grid), split(thread as u32, self.block))
+    }
+}
+
+/// Leaves the running thread until the scheduler takes it up again. No reference into the machine may be held.
+///
+/// # Safety
+/// Called on a fiber of the running launch, whose machine `machine` is.
+pub unsafe fn pause(machine: *mut Machine) {
+    // SAFETY: the scheduler waits in `resume`; the fields outlive the launch.
+    unsafe {
+        let current = (*machine).current;
+        let save = &raw mut (&mut (*machine).threads)[current].stack;
+        switch(save, (*machine).scheduler);
+    }
+}
+
+/// Ends the launch with a fault of the running thread.
+///
+/// # Safety
+/// As [`pause`].
+pub unsafe fn fault(machine: *mut Machine, what: String) -> ! {
+    // SAFETY: as the caller promises; the fiber is never resumed.
+    unsafe {
+        let place = (*machine).place((*machine).current);
+        (*machine).fault = Some(format!("{place}: {what}"));
+        drop(what);
+        drop(place);
+        pause(machine);
+    }
+    unreachable!("a faulted fiber is not resumed")
+}
+
+extern "C" fn thread_main() -> ! {
+    let machine = running();
+    // SAFETY: runs on a fiber of the launch; the arguments outlive it.
+    unsafe {
+        let (kernel, arguments) = (*machine).call.expect("a launch has a kernel");
+        (kernel.call)(arguments);
+        let current = (*machine).current;
+        (&mut (*machine).threads)[current].state = State::Done;
+        pause(machine);
+    }
+    unreachable!("an ended fiber is not resumed")
+}
+
+fn check_shape(launch: &Launch) -> Result<(), String> {
+    let (threads, name) = (volume(launch.block), launch.kernel.name());
+    let grid_fits = launch.grid[1].max(launch.grid[2]) <= 65_535 && launch.grid[0] < 1 << 31 && volume(launch.grid) > 0;
+    if threads == 0 || threads > MAX_THREADS || !grid_fits {
+        return Err(format!("kernel {name}: no card runs a grid of {:?} blocks of {:?} threads", launch.grid, launch.block));
+    }
+    if launch.shared > MAX_SHARED {
+        return Err(format!("kernel {name}: {} bytes of shared memory, a block has {MAX_SHARED}", launch.shared));
+    }
+    Ok(())
+}
+
+pub fn volume(size: [u32; 3]) -> usize {
+    size.iter().map(|&n| n as usize).product()
+}
+
+/// Coordinates of element `index` of a box of this size, x fastest.
+pub fn split(index: u32, size: [u32; 3]) -> (u32, u32, u32) {
+    (index % size[0], index / size[0] % size[1], index / size[0] / size[1])
+}
+
+/// A small generator (SplitMix64, Steele et al. 2014): all that is asked of it are orders.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub fn order(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            order.swap(last, self.below(last + 1));
+        }
+        order
+    }
+}
