@@ -51,7 +51,8 @@ fn parse(report: &str) -> BTreeMap<(String, String), Usage> {
 /// Kernels by file, as the sources name them.
 fn kernels() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("kernels/ can be read").flatten().map(|entry| entry.path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("kernels/ can be read").flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
     files.sort();
     let mut found = Vec::new();

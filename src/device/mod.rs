@@ -1,7 +1,7 @@
 //! Where a run computes, and the one place that owns its memory.
 
 #[cfg(emulated)]
-mod emulated;
+pub mod emulated;
 pub mod memory;
 
 use anyhow::{Result, bail};

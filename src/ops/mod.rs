@@ -6,6 +6,8 @@
 pub mod activation;
 pub mod adamw;
 pub mod bandwidth;
+#[cfg(all(test, emulated))]
+pub mod cases;
 pub mod dropout;
 pub mod embedding_bag;
 pub mod gemm;

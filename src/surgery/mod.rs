@@ -2,6 +2,8 @@
 
 pub mod balance;
 pub mod conflict;
+#[cfg(all(test, emulated))]
+mod device_tests;
 pub mod gram;
 pub mod large;
 pub mod methods;

@@ -6,6 +6,8 @@ mod fiber;
 mod kernels;
 mod machine;
 mod memory;
+#[cfg(test)]
+pub mod sandbox;
 mod shadow;
 
 #[cfg(test)]
