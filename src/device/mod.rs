@@ -3,7 +3,7 @@
 mod cuda;
 pub mod driver;
 #[cfg(emulated)]
-mod emulated;
+pub mod emulated;
 pub mod memory;
 
 use anyhow::{Result, bail};

@@ -7,6 +7,8 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod bandwidth;
+#[cfg(all(test, emulated))]
+pub mod cases;
 pub mod dropout;
 pub mod embedding_bag;
 pub mod gather;

@@ -4,6 +4,8 @@ pub mod balance;
 pub mod blocks;
 pub mod buffers;
 pub mod conflict;
+#[cfg(all(test, emulated))]
+mod device_tests;
 pub mod gram;
 pub mod large;
 pub mod ledger;

@@ -21,6 +21,8 @@ mod fiber;
 mod kernels;
 mod machine;
 mod memory;
+#[cfg(test)]
+pub mod sandbox;
 mod shadow;
 
 pub use device::Emulated;

@@ -52,16 +52,7 @@ pub fn activation_backward(scalar: Scalar, dout: Address, pre: Address, count: u
 
 /// x (rows x width) *= mask / (1 - probability), as [`crate::ops::dropout::dropout`]. keys (rows): (task, example) u32;
 /// `round`: the address of one u64.
-pub fn dropout(
-    scalar: Scalar,
-    x: Address,
-    keys: Address,
-    rows: usize,
-    width: usize,
-    probability: f64,
-    seed: u64,
-    round: Address,
-) -> Launch {
+pub fn dropout(scalar: Scalar, [x, keys, round]: [Address; 3], rows: usize, width: usize, probability: f64, seed: u64) -> Launch {
     Launch::line(scalar.pick(["dropout_f32", "dropout_bf16"]), blocks(rows * width.div_ceil(4), 1), THREADS)
         .addresses([x, keys])
         .int(rows)

@@ -1,0 +1,134 @@
+//! kernels/embedding_bag.cu and kernels/row_gradients.cu against ops::embedding_bag and ops::row_gradients.
+
+use super::super::adamw::{Combine, Rule, Step};
+use super::super::embedding_bag::{self, RowInit, UNTOUCHED, embedding_bag_forward};
+use super::super::launch::rows::{self, Bags, Table, Union};
+use super::super::launch::surgery::{GroupRates, Rates, RatesOnDevice};
+use super::super::row_gradients::{self, RowGradient, RowState, row_gram, row_update};
+use super::{Device, assert_close, assert_near, noise, under_every_order};
+use crate::device::memory::Memory;
+
+const DIM: usize = 37;
+
+#[test]
+fn bags_of_touched_and_untouched_rows() {
+    let init = RowInit { seed: 77, deviation: 0.5 };
+    let values = noise(2 * DIM, 0);
+    let slots = [1, UNTOUCHED, 0, UNTOUCHED];
+    let bags = embedding_bag::Bags { offsets: vec![0, 2, 2, 5], rows: vec![0, 3, 0, 1, 2], scales: vec![0.5, 1.0, 2.0] };
+    let mut expected = vec![0.0; 3 * DIM];
+    embedding_bag_forward(&mut expected, &bags, 0..3, embedding_bag::Table { dim: DIM, slots: &slots, values: &values, init });
+    let (narrow, wide) = under_every_order(|device: &mut Device| {
+        let own = Bags {
+            offsets: device.upload(&bags.offsets),
+            rows: device.upload(&bags.rows),
+            scales: device.upload(&bags.scales),
+            slots: device.upload(&slots),
+            values: device.upload(&values),
+            dim: DIM,
+            init,
+        };
+        let (out, out_wide) = (device.room::<u16>(3 * DIM), device.room::<f32>(3 * DIM));
+        device.run(&rows::embedding_bag_forward(out, out_wide, own, 0, 3));
+        (device.download::<u16>(out, 3 * DIM), device.download::<f32>(out_wide, 3 * DIM))
+    });
+    assert_close(&wide, &expected, 1e-5, "bags");
+    assert_near(&narrow, &expected, "bags in bf16");
+}
+
+/// Three tasks with overlapping rows: gradients, Gram matrix and update.
+#[test]
+fn row_gradients_of_three_tasks() {
+    let dout = noise(6 * DIM, 1);
+    let bags = embedding_bag::Bags {
+        offsets: vec![0, 2, 4, 5, 7, 8, 10],
+        rows: vec![1, 4, 4, 6, 4, 1, 9, 6, 4, 9],
+        scales: vec![1.0, 0.5, 2.0, 1.5, 0.25, 1.0],
+    };
+    let mut memory = Memory::unlimited();
+    let mut gradients: Vec<RowGradient> =
+        (0..3).map(|_| RowGradient::new(&mut memory, "rows", DIM, 4).expect("memory")).collect();
+    let (mut sources, mut starts, mut bases) = (Vec::new(), Vec::new(), Vec::new());
+    for (task, gradient) in gradients.iter_mut().enumerate() {
+        let examples = 2 * task..2 * task + 2;
+        gradient.backward(&dout, &bags, examples.clone());
+        bases.push(starts.len() as u32);
+        for &row in &gradient.rows {
+            starts.push(sources.len() as u32);
+            sources.extend(examples.clone().filter(|&e| bags.example(e).contains(&row)).map(|e| e as u32));
+        }
+    }
+    let count = starts.len();
+    starts.push(sources.len() as u32);
+    let mut union = row_gradients::Union::default();
+    union.merge(&gradients);
+    let (mut union_starts, mut members) = (vec![0u32], Vec::new());
+    for row in &union.rows {
+        for (task, gradient) in gradients.iter().enumerate() {
+            if let Ok(at) = gradient.rows.binary_search(row) {
+                members.extend([task as u32, bases[task] + at as u32]);
+            }
+        }
+        union_starts.push(members.len() as u32 / 2);
+    }
+    let expected: Vec<f32> = gradients.iter().flat_map(|g| g.values[..g.rows.len() * DIM].to_vec()).collect();
+    let mut gram = vec![0.0; 9];
+    row_gram(&mut gram, &union, &gradients);
+    let total = union.rows.len();
+    let slots: Vec<u32> = (0..total as u32).rev().collect();
+    let rule = Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, correction1: 0.1, correction2: 0.01 };
+    let step = Step { rule, lr: 0.01, weight_decay: 0.1 };
+    let weights = [0.5f32, -1.0, 2.0];
+    for second_dim in [DIM, 1] {
+        let (values, first) = (noise(total * DIM, 2), noise(total * DIM, 3));
+        let second: Vec<f32> = noise(total * second_dim, 4).iter().map(|x| x * x).collect();
+        let [mut p, mut m, mut v] = [values.clone(), first.clone(), second.clone()];
+        let state = RowState { values: &mut p, first: &mut m, second: &mut v };
+        row_update(state, &slots, &union, &gradients, Combine::Weights(&weights), &step);
+        let (found, products, moved) = under_every_order(|device: &mut Device| {
+            let (dout, scales) = (device.upload(&dout), device.upload(&bags.scales));
+            let lists = [device.upload(&sources), device.upload(&starts)];
+            let rows_at = device.room::<f32>(count * DIM);
+            device.run(&rows::backward(rows_at, dout, scales, lists, count, DIM));
+            let own = Union {
+                rows: device.upload(&union.rows),
+                starts: device.upload(&union_starts),
+                members: device.upload(&members),
+                count: total,
+            };
+            let partials = device.room::<f64>(9 * rows::gram_partials(total));
+            device.run(&rows::gram(partials, rows_at, own, 3, DIM));
+            let table = Table {
+                values: device.upload(&values),
+                first: device.upload(&first),
+                second: device.upload(&second),
+                second_dim,
+                slots: device.upload(&slots),
+                dim: DIM,
+                group: 0,
+            };
+            let rates = RatesOnDevice {
+                rates: device.upload(&[Rates::from(rule)]),
+                groups: device.upload(&[GroupRates { lr: 0.01, weight_decay: 0.1 }]),
+            };
+            let weights = device.upload(&weights);
+            device.run(&rows::update_weights(table, rows_at, own, weights, rates));
+            let moved = [
+                device.download::<f32>(table.values, total * DIM),
+                device.download(table.first, total * DIM),
+                device.download(table.second, total * second_dim),
+            ];
+            (device.download::<f32>(rows_at, count * DIM), device.download::<f64>(partials, 9), moved)
+        });
+        assert_close(&found, &expected, 1e-5, "row gradients");
+        for i in 0..3 {
+            for j in i..3 {
+                let scale = (gram[4 * i] * gram[4 * j]).sqrt();
+                assert!((products[3 * i + j] - gram[3 * i + j]).abs() < 1e-6 * scale, "product {i} {j}");
+            }
+        }
+        for (found, expected) in moved.iter().zip([p, m, v]) {
+            assert_close(found, &expected, 1e-5, "state");
+        }
+    }
+}
