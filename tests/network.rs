@@ -105,6 +105,7 @@ impl Case {
                     rows: start..batch.keys.len(),
                     targets: self.targets(slot.task, first_example..first_example + sizes[slot.turn]),
                     scale: 0.5 / sizes.iter().sum::<usize>() as f32,
+                    batch: 0,
                     first: slot.turn == 0,
                 });
             }
@@ -183,9 +184,10 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
         round_rows: count,
         group_logits: 4 * count,
         bag_rows: if bag { vec![TABLE_ROWS; tasks] } else { Vec::new() },
+        task_rows: Vec::new(),
     };
     let mut memory = Memory::unlimited();
-    let mut gradients = Gradients::new(&mut memory, network, tasks, true, &limits).expect("memory for tiny gradients");
+    let mut gradients = Gradients::new(&mut memory, network, true, 1, &limits).expect("memory for tiny gradients");
     let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).expect("memory for tiny activations");
     let random = Randomness { seed: SEED, round: ROUND };
     let mut losses = vec![0.0; tasks];
@@ -198,13 +200,12 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
         network.backward(parameters.weights(), batch, parts, &mut scratch, &mut gradients, random);
     }
     network.row_gradients(batch, &mut gradients, tasks);
-    let width = network.table.shared_len();
     let sparse = |gradient: &taskloom::ops::row_gradients::RowGradient| {
         gradient.rows.iter().enumerate().map(|(index, &row)| (row, gradient.row(index).to_vec())).collect()
     };
     Round {
         losses,
-        jacobian: (0..tasks).map(|task| gradients.dense_row(task, width).to_vec()).collect(),
+        jacobian: (0..tasks).map(|task| gradients.dense_row(task).to_vec()).collect(),
         rows: gradients.rows.iter().map(sparse).collect(),
         heads: gradients.heads.to_vec(),
     }

@@ -10,7 +10,8 @@ use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
 use taskloom::surgery::methods::{Method, Order, PcGrad, Sum};
 use taskloom::surgery::update::Rates;
-use taskloom::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers};
+use taskloom::train::round::Engine;
+use taskloom::train::rules::{Rules, Settlers};
 
 const ROWS: usize = 5;
 const OUTPUTS: [usize; 3] = [3, 1, 2];
@@ -39,13 +40,12 @@ fn engine(case: &Value) -> Engine {
     let method: Box<dyn Method> =
         if case["method"] == "pcgrad" { Box::new(PcGrad { order: Order::Fixed }) } else { Box::new(Sum) };
     let balancer = taskloom::surgery::balance::registry::build("equal", &serde_json::Map::new(), 3).unwrap();
-    let settlers = Settlers { balancer, method };
-    let clip = Clip { norm: 0.0, scope: ClipScope::Update };
-    let rules = Rules { seed: 0, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0, rounds_per_epoch: 1 };
+    let settlers = Settlers { balancer, methods: vec![method] };
     let start = Start { seed: 0, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
     let rows = 3 * ROWS;
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, bag_rows: Vec::new() };
-    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, rules, &limits).unwrap();
+    let limits =
+        Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, bag_rows: Vec::new(), task_rows: Vec::new() };
+    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, Rules::plain(0), &limits).unwrap();
     let table = engine.network.table.clone();
     let fill = |params: &[Param], values: &mut [f32], from: Vec<f32>| {
         assert_eq!(params.last().unwrap().range().end, from.len());
@@ -66,7 +66,15 @@ fn batch(case: &Value) -> Batch {
         };
         batch.keys.extend((0..ROWS as u32).map(|example| RowKey { task: task as u32, example }));
         let scale = 1.0 / targets.observed() as f32;
-        batch.parts.push(Part { task, present: task, rows: task * ROWS..(task + 1) * ROWS, targets, scale, first: true });
+        batch.parts.push(Part {
+            task,
+            present: task,
+            rows: task * ROWS..(task + 1) * ROWS,
+            targets,
+            scale,
+            batch: 0,
+            first: true,
+        });
     }
     batch
 }

@@ -61,16 +61,10 @@ fn checkpoint(run: &Path, round: u64) -> std::path::PathBuf {
     run.join(format!("checkpoints/round-{round:08}"))
 }
 
-/// Names that `surgery.method` takes; the others say that a run cannot use them yet.
-fn trainable() -> Vec<&'static str> {
-    let names = methods::registry::DESCRIPTORS.iter().map(|method| method.name);
-    names.filter(|name| taskloom::config::SURGERY_METHODS.contains(name)).collect()
-}
-
 #[test]
 fn every_method_and_balancer_trains() {
     let folder = tempfile::tempdir().expect("a folder");
-    let surgery = trainable().into_iter().map(|name| format!("surgery.method={name}"));
+    let surgery = methods::registry::DESCRIPTORS.iter().map(|method| format!("surgery.method={}", method.name));
     let balance = balance::registry::DESCRIPTORS.iter().map(|balancer| format!("balance.method={}", balancer.name));
     for set in surgery.chain(balance) {
         let run = train(folder.path(), &set, &[&set]);
@@ -105,23 +99,100 @@ fn balancing_does_not_depend_on_stored_gradients() {
 #[test]
 fn a_resumed_run_ends_with_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
-    let pairs = [
-        ("gradvac", "uw"),
-        ("nash_mtl", "famo"),
-        ("gradnorm", "dwa"),
-        ("pcgrad", "stch"),
-        ("db_mtl", "imtl_l"),
-        ("graddrop", "rlw"),
+    let settings = [
+        ("gradvac", "uw", "tensor"),
+        ("nash_mtl", "famo", "model"),
+        ("gradnorm", "dwa", "layer"),
+        ("pcgrad", "stch", "tensor"),
+        ("db_mtl", "imtl_l", "model"),
+        ("graddrop", "rlw", "tensor"),
+        ("moco", "equal", "tensor"),
+        ("excess_mtl", "equal", "model"),
+        ("modo", "equal", "model"),
+        ("sdmgrad", "uw", "tensor"),
     ];
-    for (method, balancer) in pairs {
-        let sets = [format!("surgery.method={method}"), format!("balance.method={balancer}")];
-        let run = train(folder.path(), method, &[&sets[0], &sets[1]]);
+    for (method, balancer, granularity) in settings {
+        let sets = [("surgery.method", method), ("balance.method", balancer), ("surgery.granularity", granularity)];
+        let sets = sets.map(|(key, value)| format!("{key}={value}"));
+        let run = train(folder.path(), method, &sets.each_ref().map(String::as_str));
         let read = |file: &str| std::fs::read(checkpoint(&run, 12).join(file)).expect("a checkpoint file");
         let files = ["model.safetensors", "optimizer.safetensors", "state.json"];
         let expected = files.map(read);
         std::fs::remove_dir_all(checkpoint(&run, 12)).expect("removable");
         taskloom(&["resume", run.to_str().expect("UTF-8")]);
         assert!(files.map(read) == expected, "{method} with {balancer}");
+    }
+}
+
+/// Tensors settled apart have their own weights and statistics.
+#[test]
+fn every_tensor_has_its_own_weights_and_conflicts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = train(folder.path(), "tensors", &["surgery.granularity=tensor", "surgery.method=mgda", "train.equal_heads=true"]);
+    let names = ["encoder.dense.bias", "encoder.dense.weight"];
+    let keys = |value: &Value| value.as_object().map(|found| found.keys().cloned().collect::<Vec<_>>());
+    let round = lines(&run, "round").remove(0);
+    assert_eq!(keys(&round["block_weights"]).expect("by block"), names, "{round}");
+    assert_ne!(round["block_weights"][names[0]], round["block_weights"][names[1]]);
+    let conflict = lines(&run, "conflict").remove(0);
+    assert_eq!(keys(&conflict["blocks"]).expect("by block"), names);
+    let square = |value: &Value| value["norms"][0].as_f64().expect("a norm").powi(2);
+    let parts: f64 = names.iter().map(|name| square(&conflict["blocks"][name])).sum();
+    assert!((square(&conflict) - parts).abs() <= 1e-12 * parts, "{conflict}");
+    let end = lines(&run, "end").pop().expect("an end");
+    let contested = end["contested_blocks"].as_array().expect("blocks");
+    assert!(contested.iter().any(|block| block["block"] == names[1]), "{end}");
+}
+
+/// A data root with the files that configs/reviews.toml names: 16 tasks of short made-up reviews in the sets' form.
+fn reviews(root: &Path) {
+    let words = ["good", "bad", "book", "film", "very", "not", "dull", "fine", "read", "seen"];
+    let vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].iter().chain(&words).copied().collect::<Vec<_>>();
+    std::fs::create_dir_all(root.join("bert-vocab")).expect("a writable folder");
+    std::fs::write(root.join("bert-vocab/vocab.txt"), vocabulary.join("\n")).expect("a writable folder");
+    let mut table = String::from("task\tsplit\trow\tlabel\tseen\ttext\n");
+    for task in 0..16 {
+        for row in 0..24 {
+            let split = ["train", "train", "dev", "test"][row % 4];
+            let text: Vec<&str> = (0..6).map(|at| words[(row * (task + 3) + at * at) % words.len()]).collect();
+            table += &format!("t{task:02}\t{split}\t{row}\t{}\t0\t{}\n", (row / 4) % 2, text.join(" "));
+        }
+    }
+    std::fs::create_dir_all(root.join("fdu-mtl")).expect("a writable folder");
+    let file = std::fs::File::create(root.join("fdu-mtl/labelled.tsv.gz")).expect("a writable folder");
+    let mut file = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+    std::io::Write::write_all(&mut file, table.as_bytes()).and_then(|()| file.finish()).expect("a writable folder");
+}
+
+/// configs/reviews.toml as it is, on data of its form: text, the bag encoder and its row-sparse table.
+#[test]
+fn the_reviews_train_with_every_method() {
+    let folder = tempfile::tempdir().expect("a folder");
+    reviews(folder.path());
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/reviews.toml");
+    let root = format!("data.root={}", folder.path().display());
+    for method in methods::registry::DESCRIPTORS {
+        let run = folder.path().join(method.name);
+        let name = format!("surgery.method={}", method.name);
+        let mut arguments = vec!["train", config, "--run-dir", run.to_str().expect("UTF-8")];
+        let small = ["encoder.hidden=32", "encoder.embedding_dim=32", "encoder.buckets=512", "checkpoint.every=3"];
+        for set in small.iter().copied().chain(["train.micro_batch=4", "checkpoint.keep=9", &root, &name]) {
+            arguments.extend(["--set", set]);
+        }
+        taskloom(&arguments);
+        assert_eq!(lines(&run, "anomaly").len(), 0, "{}", method.name);
+        let end = lines(&run, "end").pop().expect("an end");
+        let rounds = end["round"].as_u64().expect("a round");
+        assert!(rounds > 6, "{end}");
+        if method.needs.row_state || method.needs.second_batch {
+            let read = || std::fs::read(checkpoint(&run, rounds).join("optimizer.safetensors")).expect("a checkpoint");
+            let expected = read();
+            for round in 4..=rounds {
+                let _ = std::fs::remove_dir_all(checkpoint(&run, round));
+            }
+            taskloom(&["resume", run.to_str().expect("UTF-8")]);
+            assert!(read() == expected, "{} resumed", method.name);
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use crate::ops::philox::{Keyed, Stream};
 use crate::surgery::balance;
 use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
-use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers, Stages};
+use crate::train::round::{Engine, Stages};
+use crate::train::rules::{Rules, Settlers};
 
 const HIDDEN: usize = 768;
 /// The bag: a BERT vocabulary and 2^19 buckets, and texts of this many n-grams, as the review tasks have after word dropout.
@@ -69,12 +70,17 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let rows = options.tasks * options.batch;
     let bag_rows = if options.encoder == BenchEncoder::Bag { vec![options.batch * GRAMS; options.tasks] } else { Vec::new() };
     let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows };
-    let clip = Clip { norm: 0.0, scope: ClipScope::Update };
-    let rules = Rules { seed: SEED, clip, scale: Scale::Native, weighted_heads: false, conflict_every: 0, rounds_per_epoch: 1 };
+    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows, task_rows: Vec::new() };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
-    Engine::new(&mut Memory::unlimited(), network, &start, Settlers { balancer, method }, rules, &limits)
+    Engine::new(
+        &mut Memory::unlimited(),
+        network,
+        &start,
+        Settlers { balancer, methods: vec![method] },
+        Rules::plain(SEED),
+        &limits,
+    )
 }
 
 fn rates(round: u64) -> Rates {
@@ -111,6 +117,7 @@ fn batch(options: &BenchStep, round: u32) -> Batch {
         batch.parts.push(Part {
             task,
             present: task,
+            batch: 0,
             rows: start..start + options.batch,
             targets: Targets::Class(classes),
             scale: 1.0 / options.batch as f32,

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::config::SURGERY_METHODS;
 use crate::surgery::balance::registry::DESCRIPTORS as BALANCERS;
 use crate::surgery::methods::Needs;
 use crate::surgery::methods::params::{Kind, Param};
@@ -32,11 +31,6 @@ fn needs(needs: Needs) -> Vec<&'static str> {
     named.into_iter().filter_map(|(needed, name)| needed.then_some(name)).collect()
 }
 
-/// Whether `surgery.method` takes it; the others are for `taskloom surgery` alone.
-fn trains(method: &str) -> bool {
-    SURGERY_METHODS.contains(&method)
-}
-
 fn document() -> Value {
     let surgery = METHODS.iter().map(|method| {
         json!({
@@ -44,7 +38,6 @@ fn document() -> Value {
             "formula": method.formula,
             "needs": needs(method.needs),
             "averages": method.averages,
-            "trains": trains(method.name),
             "params": params(method.params),
             "reference": method.reference,
         })
@@ -108,7 +101,6 @@ pub fn page() -> String {
             needs => format!("needs: {}", needs.join(", ")),
         }];
         facts.extend(method.averages.then(|| "averages".to_owned()));
-        facts.extend((!trains(method.name)).then(|| "not in runs yet, only in `taskloom surgery`".to_owned()));
         section(&mut page, method.name, method.formula, &facts.join("; "), method.params, method.reference);
     }
     page += "\n## Loss balancers\n\n`[balance] method = NAME`. A balancer scales the loss of task t by c_t before surgery, on \

@@ -20,7 +20,8 @@ use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::{self, TaskState};
 use crate::train::metrics::argmax;
 use crate::train::plan::{bag_spec, encoder_spec};
-use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers};
+use crate::train::round::Engine;
+use crate::train::rules::{Rules, Settlers};
 use crate::train::run_folder::Source;
 use crate::train::session::{set_threads, use_stored_tokenizer};
 
@@ -74,21 +75,14 @@ impl<'a> Predictor<'a> {
         let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
         let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
         let task = &source.state.tasks[number];
-        let limits = Limits { group_rows: 1, round_rows: 1, group_logits: task.outputs, bag_rows: Vec::new() };
+        let limits =
+            Limits { group_rows: 1, round_rows: 1, group_logits: task.outputs, bag_rows: Vec::new(), task_rows: Vec::new() };
         let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
         let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
-        let rules = Rules {
-            seed: 0,
-            clip: Clip { norm: 0.0, scope: ClipScope::Update },
-            scale: Scale::Native,
-            weighted_heads: false,
-            conflict_every: 0,
-            rounds_per_epoch: 1,
-        };
         let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
         let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
-        let settlers = Settlers { balancer, method };
-        let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, rules, &limits)?;
+        let settlers = Settlers { balancer, methods: vec![method] };
+        let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, Rules::plain(0), &limits)?;
         checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
         Ok(Self { engine, tokenizer, max_len: config.encoder.max_len, number, task })
     }

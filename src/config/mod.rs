@@ -28,7 +28,6 @@ use std::path::Path;
 use anyhow::Context;
 
 pub use diagnostic::{Diagnostic, Errors};
-pub use keys::SURGERY_METHODS;
 pub use metrics::{metrics_of, name as metric_name, usual_metrics};
 pub use objective::{Fold, Objective, Quantity};
 pub use paths::WORDS;

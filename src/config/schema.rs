@@ -225,10 +225,18 @@ pub enum HeadGradients {
     Weighted,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Granularity {
+    Model,
+    Layer,
+    Tensor,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Surgery {
     pub method: String,
-    pub granularity: String,
+    pub granularity: Granularity,
     pub scale: Scale,
     pub heads: HeadGradients,
     /// The method's own parameters, all of them.

@@ -34,13 +34,15 @@ pub struct Batch {
 pub struct Part {
     /// Run-wide index of the task.
     pub task: usize,
-    /// Its row of J: its position among the tasks present this round.
+    /// Its position among the tasks present this round.
     pub present: usize,
+    /// Which of a round's independent batches it belongs to; 0 where there is one.
+    pub batch: usize,
     pub rows: Range<usize>,
     pub targets: Targets,
     /// Factor on d(sum of losses): the task's weight over its observed targets of the round.
     pub scale: f32,
-    /// The first micro-batch of its task in this round: its gradients replace those of the round before.
+    /// The first micro-batch of its task and batch in this round: its gradients replace those of the round before.
     pub first: bool,
 }
 
@@ -73,33 +75,41 @@ pub struct Weights<'a> {
 
 /// Private gradients of one round.
 pub struct Gradients {
-    /// (J rows x P); row `present` belongs to that task, or row 0 to all when `stored` is false.
+    /// (J rows x P); row `present * batches + batch` belongs to that task, or row 0 to all when `stored` is false.
     pub jacobian: Buffer,
+    /// P, the columns of a dense row.
+    width: usize,
     /// Whether each task has its own row of J.
     pub stored: bool,
+    /// Independent batches of a round, each with its own row of J for every task.
+    pub batches: usize,
     /// (H) gradients of all heads; each is its task's own.
     pub heads: Buffer,
-    /// Row-sparse gradients of the embedding table by present task; empty without one.
+    /// Row-sparse gradients of the embedding table by row of J; empty without one.
     pub rows: Vec<RowGradient>,
     /// (rows of a round x inputs) gradient of the encoder's input, from which `rows` is built.
     dinput: Buffer,
 }
 
 impl Gradients {
-    /// `rows` of J: one per task, or 1 when gradients are only added up. `capacities`: embedding rows per task.
-    pub fn new(memory: &mut Memory, network: &Network, rows: usize, stored: bool, limits: &Limits) -> anyhow::Result<Self> {
+    /// Room for the gradients of all tasks, `batches` rows of J each, or for their sum where they are not `stored` apart.
+    pub fn new(memory: &mut Memory, network: &Network, stored: bool, batches: usize, limits: &Limits) -> anyhow::Result<Self> {
         let encoder = &network.spec.encoder;
         let dinput = if encoder.bag().is_some() { limits.round_rows * encoder.inputs() } else { 0 };
         // Index `present` never serves a task before itself in task order, but may serve any after.
         let mut rows_of_tasks = Vec::new();
-        for present in 0..limits.bag_rows.len() {
-            let capacity = limits.bag_rows[present..].iter().copied().max().unwrap_or(0);
-            let name = format!("jacobian: embedding rows {present}");
+        for row in 0..limits.bag_rows.len() * batches {
+            let capacity = limits.bag_rows[row / batches..].iter().copied().max().unwrap_or(0);
+            let name = format!("jacobian: embedding rows {row}");
             rows_of_tasks.push(RowGradient::new(memory, &name, encoder.inputs(), capacity)?);
         }
+        let rows = if stored { network.spec.heads.len() * batches } else { 1 };
+        let width = network.table.shared_len();
         Ok(Self {
-            jacobian: memory.buffer("jacobian: dense", rows * network.table.shared_len())?,
+            jacobian: memory.buffer("jacobian: dense", rows * width)?,
+            width,
             stored,
+            batches,
             heads: memory.buffer("heads: gradients", network.table.heads_len())?,
             rows: rows_of_tasks,
             dinput: memory.buffer("gradient of the encoder's input", dinput)?,
@@ -107,8 +117,13 @@ impl Gradients {
     }
 
     /// Row `index` of the dense part of J.
-    pub fn dense_row(&self, index: usize, width: usize) -> &[f32] {
-        &self.jacobian[index * width..(index + 1) * width]
+    pub fn dense_row(&self, index: usize) -> &[f32] {
+        &self.jacobian[index * self.width..(index + 1) * self.width]
+    }
+
+    /// Rows of J in use with this many tasks present.
+    pub fn rows_in_use(&self, present: usize) -> usize {
+        if self.stored { present * self.batches } else { 1 }
     }
 }
 
@@ -123,6 +138,8 @@ pub struct Limits {
     pub group_logits: usize,
     /// Embedding rows that one round of each task can touch; empty without a table.
     pub bag_rows: Vec<usize>,
+    /// Embedding rows that the whole run of each task can touch; empty without a table.
+    pub task_rows: Vec<usize>,
 }
 
 /// Activations of one group.
@@ -259,11 +276,10 @@ impl Network {
         heads_backward(dhidden, &mut head_gradients, &scratch.dlogits, hidden, width, &segments);
         dropout(dhidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
 
-        let dinput = &mut gradients.dinput[..];
-        let wanted = !dinput.is_empty();
+        let wanted = !gradients.dinput.is_empty();
         if wanted && encoder.residual {
             // The shortcut passes dhidden on as it is here; the dense branch changes it in place below.
-            let dinput = dinput[rows.start * inputs..rows.end * inputs].chunks_exact_mut(inputs);
+            let dinput = gradients.dinput[rows.start * inputs..rows.end * inputs].chunks_exact_mut(inputs);
             dinput.zip(dhidden.chunks_exact(width)).for_each(|(dx, dh)| dx.copy_from_slice(&dh[..inputs]));
         }
         activation_backward(dhidden, &scratch.pre[..count * width], width, encoder.activation);
@@ -271,11 +287,10 @@ impl Network {
             Input::Features(_) => &batch.features[rows.start * inputs..rows.end * inputs],
             Input::Bag(_) => &scratch.input[..count * inputs],
         };
-        let jacobian = &mut gradients.jacobian;
-        self.weight_gradients(jacobian, gradients.stored, group, dhidden, input);
+        self.weight_gradients(gradients, group, dhidden, input);
         if wanted {
             let [weight, _] = self.dense(weights.shared);
-            let dinput = &mut dinput[rows.start * inputs..rows.end * inputs];
+            let dinput = &mut gradients.dinput[rows.start * inputs..rows.end * inputs];
             if encoder.residual {
                 // The weight gradients were the last to read the input.
                 let branch = &mut scratch.input[..count * inputs];
@@ -292,19 +307,20 @@ impl Network {
         if self.spec.encoder.bag().is_none() {
             return;
         }
-        let dinput = &gradients.dinput;
+        let (dinput, batches) = (&gradients.dinput, gradients.batches);
         use rayon::prelude::*;
-        gradients.rows[..present].par_iter_mut().with_max_len(1).enumerate().for_each(|(index, gradient)| {
-            let own = batch.parts.iter().filter(|part| part.present == index);
+        gradients.rows[..present * batches].par_iter_mut().with_max_len(1).enumerate().for_each(|(index, gradient)| {
+            let own = batch.parts.iter().filter(|part| part.present * batches + part.batch == index);
             gradient.backward(dinput, &batch.bags, own.flat_map(|part| part.rows.clone()));
         });
     }
 
-    fn weight_gradients(&self, jacobian: &mut [f32], stored: bool, group: &[Part], dpre: &[f32], input: &[f32]) {
+    fn weight_gradients(&self, gradients: &mut Gradients, group: &[Part], dpre: &[f32], input: &[f32]) {
         let encoder = &self.spec.encoder;
         let (inputs, width, base) = (encoder.inputs(), encoder.hidden, group_rows(group).start);
-        let mut jacobian_rows = jacobian.chunks_exact_mut(self.table.shared_len());
-        if !stored {
+        let batches = gradients.batches;
+        let mut jacobian_rows = gradients.jacobian.chunks_exact_mut(self.table.shared_len());
+        if !gradients.stored {
             let row = jacobian_rows.next().expect("J has a row");
             let (weight, bias) = row.split_at_mut(width * inputs);
             for part in group {
@@ -318,8 +334,9 @@ impl Network {
         let mut next = 0;
         let mut segments = Vec::with_capacity(group.len());
         for part in group {
-            let row = jacobian_rows.nth(part.present - next).expect("J has a row for each present task");
-            next = part.present + 1;
+            let number = part.present * batches + part.batch;
+            let row = jacobian_rows.nth(number - next).expect("J has a row for each present task");
+            next = number + 1;
             let (weight, bias) = row.split_at_mut(width * inputs);
             let write = if part.first { Write::Replace } else { Write::Add };
             segments.push(WeightGradient { rows: part.rows.start - base..part.rows.end - base, weight, bias, write });
@@ -357,7 +374,7 @@ impl Network {
             let own = &mut own[weight.offset - consumed..];
             consumed = bias.range().end;
             rest = tail;
-            if part.first {
+            if part.first && part.batch == 0 {
                 own.fill(0.0);
             }
             let (weight, bias) = own.split_at_mut(weight.len());

@@ -10,15 +10,64 @@ use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
 use crate::ops::row_gradients::RowState;
 use anyhow::{Result, bail, ensure};
 
+/// The slots of touched rows, given in the order in which rows are first asked for.
+pub struct Slots {
+    /// (rows) slot of each row, or [`UNTOUCHED`].
+    of_row: Vec<u32>,
+    /// Row of each slot.
+    touched: Vec<u32>,
+}
+
+impl Slots {
+    /// For a table of `rows`, of which at most `capacity` get a slot; the caller counts the bytes.
+    pub fn new(rows: usize, capacity: usize) -> Self {
+        Self { of_row: vec![UNTOUCHED; rows], touched: Vec::with_capacity(capacity) }
+    }
+
+    /// Bytes of the index.
+    pub fn bytes(rows: usize, capacity: usize) -> u64 {
+        4 * (rows + capacity) as u64
+    }
+
+    /// The row's slot, and whether it is new.
+    pub fn touch(&mut self, row: u32) -> (u32, bool) {
+        let known = self.of_row[row as usize];
+        if known != UNTOUCHED {
+            return (known, false);
+        }
+        let slot = self.touched().len() as u32;
+        self.of_row[row as usize] = slot;
+        self.touched.push(row);
+        (slot, true)
+    }
+
+    /// Rows that have a slot, in slot order.
+    pub fn touched(&self) -> &[u32] {
+        &self.touched
+    }
+
+    /// Forgets all slots and gives these rows the first ones; at most `room`.
+    pub fn restore(&mut self, touched: &[u32], room: usize) -> Result<()> {
+        ensure!(touched.len() <= room, "the checkpoint holds {} embedding rows, {room} fit this run", touched.len());
+        self.of_row.fill(UNTOUCHED);
+        for (slot, &row) in touched.iter().enumerate() {
+            match self.of_row.get_mut(row as usize) {
+                Some(place) if *place == UNTOUCHED => *place = slot as u32,
+                _ => bail!("embedding row {row} of the checkpoint is out of range or doubled"),
+            }
+        }
+        self.touched.clear();
+        self.touched.extend_from_slice(touched);
+        Ok(())
+    }
+}
+
 pub struct RowTable {
     dim: usize,
     /// Second moments per row: `dim`, 1 or none.
     second_dim: usize,
     init: RowInit,
-    /// (rows) slot of each row, or [`UNTOUCHED`].
-    slots: Vec<u32>,
-    /// Row of each slot, in the order in which rows were first touched.
-    touched: Vec<u32>,
+    slots: Slots,
     /// (capacity x dim); pages beyond the touched slots are never written.
     values: Buffer,
     first: Buffer,
@@ -33,13 +82,13 @@ impl RowTable {
             (true, true) => 1,
             (true, false) => spec.dim,
         };
-        memory.reserve("embeddings: row index", 4 * (spec.rows + capacity) as u64)?;
+        memory.reserve("embeddings: row index", Slots::bytes(spec.rows, capacity))?;
+        let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(spec.rows, capacity) };
         Ok(Self {
             dim: spec.dim,
             second_dim,
             init: RowInit { seed: start.seed, deviation: spec.init },
-            slots: vec![UNTOUCHED; if memory.is_dry() { 0 } else { spec.rows }],
-            touched: Vec::with_capacity(if memory.is_dry() { 0 } else { capacity }),
+            slots,
             values: memory.buffer("embeddings: parameters", capacity * spec.dim)?,
             first: memory.buffer("embeddings: first moment", capacity * spec.dim)?,
             second: memory.buffer("embeddings: second moment", capacity * second_dim)?,
@@ -47,7 +96,7 @@ impl RowTable {
     }
 
     pub fn view(&self) -> Table<'_> {
-        Table { dim: self.dim, slots: &self.slots, values: &self.values, init: self.init }
+        Table { dim: self.dim, slots: &self.slots.of_row, values: &self.values, init: self.init }
     }
 
     pub fn dim(&self) -> usize {
@@ -58,13 +107,10 @@ impl RowTable {
     pub fn touch(&mut self, rows: &[u32], out: &mut Vec<u32>) {
         out.clear();
         for &row in rows {
-            let mut slot = self.slots[row as usize];
-            if slot == UNTOUCHED {
-                slot = self.touched.len() as u32;
+            let (slot, new) = self.slots.touch(row);
+            if new {
                 let start = slot as usize * self.dim;
                 assert!(start < self.values.len(), "more rows touched than planned");
-                self.slots[row as usize] = slot;
-                self.touched.push(row);
                 if self.init.deviation != 0.0 {
                     self.init.fill(row, &mut self.values[start..start + self.dim]);
                 }
@@ -79,35 +125,24 @@ impl RowTable {
 
     /// Rows that have a slot, in slot order.
     pub fn touched(&self) -> &[u32] {
-        &self.touched
+        self.slots.touched()
     }
 
     /// Values and moments of the touched rows, (touched x dim) each, in slot order.
     pub fn stored(&self) -> [&[f32]; 3] {
-        let used = self.touched.len() * self.dim;
-        [&self.values[..used], &self.first[..used], &self.second[..self.touched.len() * self.second_dim]]
+        let used = self.touched().len() * self.dim;
+        [&self.values[..used], &self.first[..used], &self.second[..self.touched().len() * self.second_dim]]
     }
 
     /// Forgets what was touched and gives these rows the first slots. Fill them through [`RowTable::stored_mut`].
     pub fn restore_touched(&mut self, touched: &[u32]) -> Result<()> {
-        let room = self.values.len() / self.dim;
-        ensure!(touched.len() <= room, "the checkpoint holds {} embedding rows, {room} fit this run", touched.len());
-        self.slots.fill(UNTOUCHED);
-        for (slot, &row) in touched.iter().enumerate() {
-            match self.slots.get_mut(row as usize) {
-                Some(place) if *place == UNTOUCHED => *place = slot as u32,
-                _ => bail!("embedding row {row} of the checkpoint is out of range or doubled"),
-            }
-        }
-        self.touched.clear();
-        self.touched.extend_from_slice(touched);
-        Ok(())
+        self.slots.restore(touched, self.values.len() / self.dim)
     }
 
     /// As [`RowTable::stored`], to be filled.
     pub fn stored_mut(&mut self) -> [&mut [f32]; 3] {
-        let used = self.touched.len() * self.dim;
-        let second = self.touched.len() * self.second_dim;
+        let used = self.touched().len() * self.dim;
+        let second = self.touched().len() * self.second_dim;
         [&mut self.values[..used], &mut self.first[..used], &mut self.second[..second]]
     }
 }

@@ -55,13 +55,20 @@ impl Console {
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
             Event::Evaluation { round, scores, objective, best, .. } => self.evaluation(*round, scores, *objective, *best),
             Event::Checkpoint { round, path, .. } => tracing::debug!("checkpoint after round {round}: {path}"),
-            Event::End { round, reason, seconds, conflicts, fallbacks, .. } => {
+            Event::End { round, reason, seconds, conflicts, blocks, fallbacks, .. } => {
                 self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());
                 self.rounds.finish_and_clear();
                 self.say(&format!("{reason} after {round} rounds, {seconds:.1} s"));
                 for pair in conflicts {
                     let ([one, other], cosine, share) = (&pair.tasks, pair.cosine, 100.0 * pair.share);
                     self.say(&format!("conflict: {one} and {other} in {share:.0} % of rounds, mean cosine {cosine:+.3}"));
+                }
+                for block in blocks {
+                    let (share, cosine) = (100.0 * block.share, block.cosine);
+                    self.say(&format!(
+                        "contested: {} in {share:.0} % of pairs and rounds, mean cosine {cosine:+.3}",
+                        block.block
+                    ));
                 }
                 for (name, rounds) in *fallbacks {
                     self.say(&format!("warning: {name} fell back in {rounds} rounds; metrics.jsonl says why"));
@@ -98,7 +105,7 @@ impl Console {
         self.rounds.set_message(format!("loss {smooth:.4}"));
         for (name, bar) in &self.tasks {
             if let Some(index) = event.tasks.iter().position(|task| task == name) {
-                let weight = event.weights.get(index).map_or(String::new(), |weight| format!("  weight {weight:.2}"));
+                let weight = one_weight(event, index).map_or(String::new(), |weight| format!("  weight {weight:.2}"));
                 bar.set_message(format!("loss {:.4}{weight}", event.losses[index]));
             }
         }
@@ -121,5 +128,13 @@ impl Console {
 impl Default for Console {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// A present task's weight, where the encoder has one set of them.
+fn one_weight(event: &RoundEvent, index: usize) -> Option<f64> {
+    match event.weights {
+        [one] => one.get(index).copied(),
+        _ => None,
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::surgery::conflict::{Conflicts, NamedPair};
+use crate::surgery::conflict::{Conflicts, RoundConflicts};
+use crate::surgery::ledger::{ContestedBlock, NamedPair};
 
 /// Version of the lines; raised when a field changes its meaning.
 pub const VERSION: u32 = 1;
@@ -21,12 +22,14 @@ pub enum Event<'a> {
         bytes: u64,
     },
     Round(RoundEvent<'a>),
-    /// Gradient conflicts of a round, and (T x T) the run's moving means of the cosines.
+    /// Gradient conflicts of a round, and (1 + B) of (T x T) the run's moving means of the cosines: in the whole encoder,
+    /// then in each of its blocks.
     Conflict {
         round: u64,
         tasks: &'a [&'a str],
-        conflicts: &'a Conflicts,
-        mean_cosines: &'a [f64],
+        conflicts: &'a RoundConflicts,
+        blocks: &'a [String],
+        mean_cosines: &'a [Vec<f64>],
     },
     /// A round without commit.
     Anomaly {
@@ -53,6 +56,8 @@ pub enum Event<'a> {
         peak_bytes: u64,
         /// The run's most conflicting pairs.
         conflicts: Vec<NamedPair>,
+        /// The blocks in which tasks conflicted most.
+        blocks: Vec<ContestedBlock>,
         /// Rounds in which a method or balancer fell back.
         fallbacks: &'a BTreeMap<String, u64>,
     },
@@ -67,7 +72,9 @@ pub struct RoundEvent<'a> {
     pub losses: &'a [f64],
     /// The balancer's factors; empty where losses keep their own scale.
     pub factors: &'a [f64],
-    pub weights: &'a [f64],
+    /// One set, or one for each of the `blocks`.
+    pub weights: &'a [Vec<f64>],
+    pub blocks: &'a [String],
     pub norm: f64,
     pub clip: f64,
     /// Why the method's solver fell back, if it did.
@@ -95,8 +102,8 @@ impl Event<'_> {
                 json!({ "round": round, "rounds": rounds, "tasks": tasks, "device": device, "threads": threads, "bytes": bytes }),
             ),
             Event::Round(round) => ("round", round.json()),
-            Event::Conflict { round, tasks, conflicts, mean_cosines } => {
-                ("conflict", conflict_json(*round, tasks, conflicts, mean_cosines))
+            Event::Conflict { round, tasks, conflicts, blocks, mean_cosines } => {
+                ("conflict", round_conflicts_json(*round, tasks, conflicts, blocks, mean_cosines))
             }
             Event::Anomaly { round, task, message } => ("anomaly", json!({ "round": round, "task": task, "message": message })),
             Event::Evaluation { round, scores, objective, best, seconds } => {
@@ -107,12 +114,15 @@ impl Event<'_> {
             Event::Checkpoint { round, path, seconds } => {
                 ("checkpoint", json!({ "round": round, "path": path, "seconds": seconds }))
             }
-            Event::End { round, reason, seconds, peak_bytes, conflicts, fallbacks } => {
+            Event::End { round, reason, seconds, peak_bytes, conflicts, blocks, fallbacks } => {
                 let pair = |pair: &NamedPair| json!({ "tasks": pair.tasks, "cosine": pair.cosine, "share": pair.share, "rounds": pair.rounds });
                 let conflicts: Vec<Value> = conflicts.iter().map(pair).collect();
+                let block =
+                    |block: &ContestedBlock| json!({ "block": block.block, "share": block.share, "cosine": block.cosine });
+                let blocks: Vec<Value> = blocks.iter().map(block).collect();
                 let value = json!({
                     "round": round, "reason": reason, "seconds": seconds, "peak_bytes": peak_bytes,
-                    "conflicts": conflicts, "fallbacks": fallbacks,
+                    "conflicts": conflicts, "contested_blocks": blocks, "fallbacks": fallbacks,
                 });
                 ("end", value)
             }
@@ -133,11 +143,17 @@ impl RoundEvent<'_> {
             "epoch": self.epoch,
             "lr": self.lr,
             "losses": by_task(self.losses),
-            "weights": by_task(self.weights),
             "norm": self.norm,
             "clip": self.clip,
             "ms": self.ms,
         });
+        match self.weights {
+            [one] => value["weights"] = Value::Object(by_task(one)),
+            many => {
+                let by_block = self.blocks.iter().zip(many).map(|(block, set)| (block.clone(), Value::Object(by_task(set))));
+                value["block_weights"] = Value::Object(by_block.collect());
+            }
+        }
         if !self.factors.is_empty() {
             value["balance"] = Value::Object(by_task(self.factors));
         }
@@ -148,11 +164,29 @@ impl RoundEvent<'_> {
     }
 }
 
-fn conflict_json(round: u64, tasks: &[&str], conflicts: &Conflicts, mean_cosines: &[f64]) -> Value {
-    let rows = |values: &[f64]| -> Vec<Vec<f64>> { values.chunks(tasks.len().max(1)).map(<[f64]>::to_vec).collect() };
+/// The whole encoder's conflicts, and beside them those of its blocks where there are several.
+fn round_conflicts_json(
+    round: u64,
+    tasks: &[&str],
+    conflicts: &RoundConflicts,
+    blocks: &[String],
+    mean_cosines: &[Vec<f64>],
+) -> Value {
+    let mut value = conflict_json(&conflicts.whole, &mean_cosines[0]);
+    value["round"] = json!(round);
+    value["tasks"] = json!(tasks);
+    if !conflicts.blocks.is_empty() {
+        let parts = blocks.iter().zip(conflicts.blocks.iter().zip(&mean_cosines[1..]));
+        let parts = parts.map(|(name, (conflicts, means))| (name.clone(), conflict_json(conflicts, means)));
+        value["blocks"] = Value::Object(parts.collect());
+    }
+    value
+}
+
+fn conflict_json(conflicts: &Conflicts, mean_cosines: &[f64]) -> Value {
+    let count = conflicts.norms.len().max(1);
+    let rows = |values: &[f64]| -> Vec<Vec<f64>> { values.chunks(count).map(<[f64]>::to_vec).collect() };
     json!({
-        "round": round,
-        "tasks": tasks,
         "norms": conflicts.norms,
         "cosines": rows(&conflicts.cosines),
         "mean_cosines": rows(mean_cosines),
@@ -177,8 +211,11 @@ mod tests {
     #[test]
     fn every_line_says_what_it_is() {
         let conflicts = Conflicts::of(&[1.0, -1.0, -1.0, 4.0], 2);
-        let event = Event::Conflict { round: 3, tasks: &["a", "b"], conflicts: &conflicts, mean_cosines: &[1.0, 0.0, 0.0, 1.0] };
+        let round = RoundConflicts { whole: conflicts.clone(), blocks: vec![conflicts; 2] };
+        let (blocks, means) = (["x".to_owned(), "y".to_owned()], [const { [1.0, 0.0, 0.0, 1.0] }; 3].map(Vec::from));
+        let event = Event::Conflict { round: 3, tasks: &["a", "b"], conflicts: &round, blocks: &blocks, mean_cosines: &means };
         let value = event.json();
+        assert_eq!(value["blocks"]["y"]["pairs"], 1);
         assert_eq!((value["v"].as_u64(), value["kind"].as_str(), value["round"].as_u64()), (Some(1), Some("conflict"), Some(3)));
         assert_eq!(value["cosines"][0][1], -0.5);
     }

@@ -54,13 +54,15 @@ fn scalars(event: &Event) -> Vec<(String, f64)> {
         Event::Round(round) => {
             let mut scalars =
                 vec![("train/lr".into(), round.lr), ("train/norm".into(), round.norm), ("train/ms".into(), round.ms)];
-            for ((task, loss), weight) in round.tasks.iter().zip(round.losses).zip(round.weights) {
-                scalars.push((format!("loss/{task}"), *loss));
-                scalars.push((format!("weight/{task}"), *weight));
+            scalars.extend(round.tasks.iter().zip(round.losses).map(|(task, loss)| (format!("loss/{task}"), *loss)));
+            for (set, weights) in round.weights.iter().enumerate() {
+                let part = if round.weights.len() > 1 { format!("/{}", round.blocks[set]) } else { String::new() };
+                let weights = round.tasks.iter().zip(weights);
+                scalars.extend(weights.map(|(task, weight)| (format!("weight/{task}{part}"), *weight)));
             }
             scalars
         }
-        Event::Conflict { conflicts, .. } => vec![("conflict/share".into(), conflicts.share())],
+        Event::Conflict { conflicts, .. } => vec![("conflict/share".into(), conflicts.whole.share())],
         Event::Evaluation { scores, .. } => evaluation_scalars(scores),
         _ => Vec::new(),
     }

@@ -28,24 +28,41 @@ const WIDE: usize = 2;
 type Sum = [f64; 4];
 
 /// gram (T x T, row-major, symmetric) gains J_i . J_j over `rows` (T rows of equal length).
-pub fn gram(gram: &mut [f64], rows: &[&[f32]]) {
+pub fn gram(gram: &mut Vec<f64>, rows: &[&[f32]]) {
+    let len = rows.first().map_or(0, |row| row.len());
+    block_grams(std::slice::from_mut(gram), rows, &[0..len; 1]);
+}
+
+/// grams[b] (T x T each, row-major, symmetric) gains J_i . J_j over the columns `blocks[b]`, all blocks in one pass.
+pub fn block_grams(grams: &mut [Vec<f64>], rows: &[&[f32]], blocks: &[Range<usize>]) {
     let count = rows.len();
-    let Some(len) = rows.first().map(|row| row.len()) else { return };
-    let partial: Vec<Vec<f64>> = (0..len.div_ceil(BLOCK))
-        .into_par_iter()
-        .map(|block| {
+    let pieces: Vec<(usize, Range<usize>)> = blocks.iter().enumerate().flat_map(|(block, range)| pieces(block, range)).collect();
+    let partial: Vec<Vec<f64>> = pieces
+        .par_iter()
+        .map(|(_, columns)| {
             let mut sums = vec![Sum::default(); count * count];
-            block_gram(&mut sums, rows, block * BLOCK, ((block + 1) * BLOCK).min(len));
+            piece_gram(&mut sums, rows, columns.start, columns.end);
             sums.iter().map(|sum| (sum[0] + sum[1]) + (sum[2] + sum[3])).collect()
         })
         .collect();
-    for sums in partial {
-        for i in 0..count {
-            for j in i..count {
-                gram[i * count + j] += sums[i * count + j];
-                if i != j {
-                    gram[j * count + i] += sums[i * count + j];
-                }
+    for ((block, _), sums) in pieces.iter().zip(partial) {
+        add_symmetric(&mut grams[*block], &sums, count);
+    }
+}
+
+/// A block's columns, cut into parts of at most [`BLOCK`].
+fn pieces(block: usize, range: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+    let Range { start, end } = *range;
+    (start..end).step_by(BLOCK).map(move |from| (block, from..(from + BLOCK).min(end)))
+}
+
+/// gram (count x count) gains a symmetric matrix of which only the upper triangle is given.
+pub(super) fn add_symmetric(gram: &mut [f64], upper: &[f64], count: usize) {
+    for i in 0..count {
+        for j in i..count {
+            gram[i * count + j] += upper[i * count + j];
+            if i != j {
+                gram[j * count + i] += upper[i * count + j];
             }
         }
     }
@@ -53,7 +70,7 @@ pub fn gram(gram: &mut [f64], rows: &[&[f32]]) {
 
 /// Upper triangle of the products of columns start..end; what lies below the diagonal is left undefined.
 #[multiversion(targets("x86_64+avx2+fma"))]
-fn block_gram(sums: &mut [Sum], rows: &[&[f32]], start: usize, end: usize) {
+fn piece_gram(sums: &mut [Sum], rows: &[&[f32]], start: usize, end: usize) {
     let count = rows.len();
     for span in (start..end).step_by(SPAN) {
         let span = span..(span + SPAN).min(end);
@@ -151,6 +168,22 @@ mod tests {
                     assert!((g[i * 5 + j] / expected - 1.0).abs() < 1e-6, "{len}: {i} {j} {} {expected}", g[i * 5 + j]);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn blocks_come_out_of_one_pass() {
+        let row = |t: u32| (0..40_000u32).map(|i| Keyed::new(3, Stream::Init, 0, 0, t).normal(i) as f32).collect::<Vec<f32>>();
+        let rows: Vec<Vec<f32>> = (0..3).map(row).collect();
+        let views: Vec<&[f32]> = rows.iter().map(|row| &row[..]).collect();
+        let blocks = [0..17, 17..17, 17..20_000, 20_000..40_000];
+        let mut grams = vec![vec![0.0; 9]; 4];
+        block_grams(&mut grams, &views, &blocks);
+        for (found, range) in grams.iter().zip(blocks) {
+            let own: Vec<&[f32]> = rows.iter().map(|row| &row[range.clone()]).collect();
+            let mut expected = vec![0.0; 9];
+            gram(&mut expected, &own);
+            assert_eq!(*found, expected);
         }
     }
 

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::adamw::{Combine, Step};
 use super::embedding_bag::Bags;
+use super::gram::add_symmetric;
 use super::simd::{add_scaled, dot};
 use crate::device::memory::{Buffer, Memory};
 
@@ -35,6 +36,11 @@ impl RowGradient {
             sources: Vec::with_capacity(capacity),
             starts: Vec::with_capacity(capacity + 1),
         })
+    }
+
+    /// Columns of the table.
+    pub fn dim(&self) -> usize {
+        self.dim
     }
 
     pub fn row(&self, index: usize) -> &[f32] {
@@ -147,14 +153,7 @@ pub fn row_gram(gram: &mut [f64], union: &Union, gradients: &[RowGradient]) {
         })
         .collect();
     for sums in partial {
-        for i in 0..count {
-            for j in i..count {
-                gram[i * count + j] += sums[i * count + j];
-                if i != j {
-                    gram[j * count + i] += sums[i * count + j];
-                }
-            }
-        }
+        add_symmetric(gram, &sums, count);
     }
 }
 

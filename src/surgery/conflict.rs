@@ -1,8 +1,7 @@
 //! Conflict statistics, all read off the Gram matrix of each round.
 
-use serde_json::{Value, json};
-
-use super::methods::state::{Saved, pack_all};
+use super::blocks::Blocks;
+use super::gram::RoundGram;
 
 /// How the present tasks' gradients point at each other in one round.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +15,38 @@ pub struct Conflicts {
     /// (T) length by which surgery changed the task's part of the update, |w_t - w| |g_t| with w the weight without
     /// surgery; negative where the task got less than that. Empty until [`Conflicts::settle`].
     pub yielded: Vec<f64>,
+}
+
+/// The conflicts of a round, in the whole encoder and in each of its blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundConflicts {
+    pub whole: Conflicts,
+    /// (B); empty where the encoder is one block.
+    pub blocks: Vec<Conflicts>,
+}
+
+impl RoundConflicts {
+    pub fn of(gram: &RoundGram, count: usize) -> Self {
+        let parts = if gram.blocks.len() > 1 { &gram.blocks[..] } else { &[] };
+        Self { whole: Conflicts::of(&gram.total(), count), blocks: parts.iter().map(|gram| Conflicts::of(gram, count)).collect() }
+    }
+
+    /// As [`Conflicts::settle`], with one set of weights for each settled part.
+    pub fn settle(&mut self, blocks: &Blocks, weights: &[Vec<f64>], factors: &[f64], plain: f64) {
+        for (block, conflicts) in self.blocks.iter_mut().enumerate() {
+            conflicts.settle(&weights[blocks.set_of(block)], factors, plain);
+        }
+        match weights {
+            [one] => self.whole.settle(one, factors, plain),
+            // The parts are orthogonal: lengths add up in squares, and the larger sum of squares gives the sign.
+            _ => {
+                let signed =
+                    |task: usize| self.blocks.iter().map(|block| block.yielded[task] * block.yielded[task].abs()).sum::<f64>();
+                let length = |task: usize| self.blocks.iter().map(|block| block.yielded[task].powi(2)).sum::<f64>().sqrt();
+                self.whole.yielded = (0..factors.len()).map(|task| length(task).copysign(signed(task))).collect();
+            }
+        }
+    }
 }
 
 impl Conflicts {
@@ -65,100 +96,6 @@ impl Conflicts {
     }
 }
 
-/// Weight of a new cosine in the moving mean.
-const FRESH: f64 = 0.05;
-
-/// What the conflicts of a run came to: every round counts, whether it is reported or not.
-pub struct Ledger {
-    tasks: usize,
-    /// (tasks x tasks) moving means of the cosines, 0 before the first.
-    cosines: Vec<f64>,
-    /// (tasks x tasks) rounds in which both were present, and in which they conflicted.
-    rounds: Vec<f64>,
-    conflicts: Vec<f64>,
-}
-
-/// Two tasks and how they got on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pair {
-    pub tasks: [usize; 2],
-    /// Moving mean.
-    pub cosine: f64,
-    /// Share of their common rounds with a negative product.
-    pub share: f64,
-    pub rounds: u64,
-}
-
-/// As [`Pair`], with names.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NamedPair {
-    pub tasks: [String; 2],
-    pub cosine: f64,
-    pub share: f64,
-    pub rounds: u64,
-}
-
-impl Pair {
-    pub fn named(&self, names: &[&str]) -> NamedPair {
-        let tasks = self.tasks.map(|task| names[task].to_owned());
-        NamedPair { tasks, cosine: self.cosine, share: self.share, rounds: self.rounds }
-    }
-}
-
-impl Ledger {
-    pub fn new(tasks: usize) -> Self {
-        let zeros = vec![0.0; tasks * tasks];
-        Self { tasks, cosines: zeros.clone(), rounds: zeros.clone(), conflicts: zeros }
-    }
-
-    /// Adds a round of the present `tasks` (run-wide indices).
-    pub fn add(&mut self, conflicts: &Conflicts, tasks: &[usize]) {
-        for (i, &one) in tasks.iter().enumerate() {
-            for (j, &other) in tasks.iter().enumerate() {
-                let (cell, cosine) = (one * self.tasks + other, conflicts.cosines[i * tasks.len() + j]);
-                let share = if self.rounds[cell] == 0.0 { 1.0 } else { FRESH };
-                self.cosines[cell] += share * (cosine - self.cosines[cell]);
-                self.rounds[cell] += 1.0;
-                self.conflicts[cell] += f64::from(cosine < 0.0);
-            }
-        }
-    }
-
-    /// (T x T) moving means of these tasks' cosines.
-    pub fn cosines(&self, tasks: &[usize]) -> Vec<f64> {
-        tasks.iter().flat_map(|one| tasks.iter().map(move |other| self.cosines[one * self.tasks + other])).collect()
-    }
-
-    /// At most `most` pairs that have conflicted, the most opposed first.
-    pub fn worst(&self, most: usize) -> Vec<Pair> {
-        let pairs = (0..self.tasks).flat_map(|i| (i + 1..self.tasks).map(move |j| [i, j]));
-        let mut found: Vec<Pair> = pairs.filter_map(|tasks| self.pair(tasks)).collect();
-        found.sort_by(|a, b| a.cosine.total_cmp(&b.cosine));
-        found.truncate(most);
-        found
-    }
-
-    fn pair(&self, tasks: [usize; 2]) -> Option<Pair> {
-        let cell = tasks[0] * self.tasks + tasks[1];
-        let (rounds, conflicts) = (self.rounds[cell], self.conflicts[cell]);
-        let pair = || Pair { tasks, cosine: self.cosines[cell], share: conflicts / rounds, rounds: rounds as u64 };
-        (conflicts > 0.0).then(pair)
-    }
-
-    /// For the checkpoint.
-    pub fn state(&self) -> Value {
-        json!({ "cosines": pack_all(&self.cosines), "rounds": pack_all(&self.rounds), "conflicts": pack_all(&self.conflicts) })
-    }
-
-    /// Takes back what [`Ledger::state`] gave.
-    pub fn restore(&mut self, state: &Value) -> Result<(), String> {
-        let saved = Saved::open("conflicts", state)?;
-        let values = |name| saved.values(name, self.tasks * self.tasks);
-        (self.cosines, self.rounds, self.conflicts) = (values("cosines")?, values("rounds")?, values("conflicts")?);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,24 +125,19 @@ mod tests {
     }
 
     #[test]
+    fn blocks_yield_apart() {
+        let blocks = Blocks { names: vec!["a".into(), "b".into()], ranges: vec![0..1, 1..2], table: None, apart: true };
+        let gram = RoundGram { blocks: vec![vec![9.0], vec![16.0]], cross: Vec::new(), added: None };
+        let mut conflicts = RoundConflicts::of(&gram, 1);
+        conflicts.settle(&blocks, &[vec![0.0], vec![2.0]], &[1.0], 1.0);
+        assert_eq!([conflicts.blocks[0].yielded[0], conflicts.blocks[1].yielded[0]], [-3.0, 4.0]);
+        assert_eq!((conflicts.whole.norms[0], conflicts.whole.yielded[0]), (5.0, 5.0));
+    }
+
+    #[test]
     fn who_yielded_is_seen_in_the_weights() {
         let mut conflicts = Conflicts::of(&[4.0, -1.0, -1.0, 1.0], 2);
         conflicts.settle(&[0.5, 1.25], &[1.0, 2.0], 1.0);
         assert_eq!(conflicts.yielded, [-1.0, 0.5]);
-    }
-
-    #[test]
-    fn the_ledger_counts_only_common_rounds() {
-        let mut ledger = Ledger::new(3);
-        ledger.add(&Conflicts::of(&[1.0, -0.5, -0.5, 1.0], 2), &[0, 2]);
-        ledger.add(&Conflicts::of(&[1.0, 0.5, 0.5, 1.0], 2), &[0, 2]);
-        ledger.add(&Conflicts::of(&[1.0, 0.5, 0.5, 1.0], 2), &[0, 1]);
-        let worst = ledger.worst(5);
-        assert_eq!(worst.len(), 1);
-        assert_eq!((worst[0].tasks, worst[0].share, worst[0].rounds), ([0, 2], 0.5, 2));
-        assert!((worst[0].cosine + 0.45).abs() < 1e-12);
-        let mut copy = Ledger::new(3);
-        copy.restore(&ledger.state()).unwrap();
-        assert_eq!(copy.worst(5), worst);
     }
 }

@@ -1,9 +1,12 @@
 //! Surgery: G = J J^T, weights w from it, and one fused pass that turns w^T J into new parameters.
 
 pub mod balance;
+pub mod blocks;
+pub mod buffers;
 pub mod conflict;
 pub mod gram;
 pub mod large;
+pub mod ledger;
 pub mod methods;
 pub mod request;
 pub mod update;

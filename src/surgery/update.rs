@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::blocks::Blocks;
 use crate::model::Parameters;
 use crate::model::network::{Gradients, Network};
 use crate::ops::adamw::{ColumnRule, Combine, Group, Rule, Step, combine_and_step};
-use crate::ops::row_gradients::{Union, row_update};
+use crate::ops::row_gradients::{RowGradient, Union, row_update};
 
 /// Step sizes of one round.
 #[derive(Clone, Copy, Debug)]
@@ -35,48 +36,58 @@ pub struct Decision<'a> {
 /// How the tasks' shared gradients become one.
 #[derive(Clone, Copy)]
 pub enum Shared<'a> {
-    /// (T) factor of each.
-    Weights(&'a [f64]),
+    /// (T) factor of each, by set of weights.
+    Weights { sets: &'a [Vec<f64>], blocks: &'a Blocks },
     /// Column by column.
     Columns(ColumnRule<'a>),
 }
 
 impl Shared<'_> {
-    /// Weights in f32; none where columns go by a rule.
-    fn weights(&self) -> Vec<f32> {
-        match self {
-            Self::Weights(weights) => weights.iter().map(|&w| w as f32).collect(),
-            Self::Columns(_) => Vec::new(),
-        }
+    /// (rows of J) weights in f32 of each set; none where columns go by a rule.
+    fn weights(&self, gradients: &Gradients) -> Vec<Vec<f32>> {
+        let Self::Weights { sets, .. } = self else { return Vec::new() };
+        // The sum of all gradients is one row, and all weights are equal.
+        let copies = if gradients.stored { gradients.batches } else { 1 };
+        sets.iter().map(|set| set.iter().flat_map(|&w| std::iter::repeat_n(w as f32, copies)).collect()).collect()
     }
 
-    fn combine<'a>(&'a self, weights: &'a [f32], first: usize) -> Combine<'a> {
+    fn combine<'a>(
+        &'a self,
+        weights: &'a [Vec<f32>],
+        block: impl Fn(&Blocks) -> usize,
+        rows: usize,
+        first: usize,
+    ) -> Combine<'a> {
         match *self {
-            Self::Weights(_) => Combine::Weights(weights),
+            Self::Weights { blocks, .. } => Combine::Weights(&weights[blocks.set_of(block(blocks))][..rows]),
             Self::Columns(rule) => Combine::Columns { rule, first: first as u64 },
         }
     }
 }
 
-/// Moves all parameters by one step. `slots` is room for the embedding slots of the union.
+/// The rows of the embedding table that a round moves.
+#[derive(Default)]
+pub struct Touched {
+    pub union: Union,
+    slots: Vec<u32>,
+}
+
+/// Moves all parameters by one step.
 pub fn commit(
     network: &Network,
     parameters: &mut Parameters,
     gradients: &Gradients,
-    union: &Union,
-    slots: &mut Vec<u32>,
+    touched: &mut Touched,
     decision: &Decision,
     rates: &Rates,
 ) {
     let width = network.table.shared_len();
-    let weights = decision.shared.weights();
-    // Without private gradients the sum lies in row 0, and all weights are equal.
-    let count = if gradients.stored { decision.tasks.len() } else { 1 };
-    let dense_weights = &weights[..count.min(weights.len())];
+    let weights = decision.shared.weights(gradients);
+    let count = gradients.rows_in_use(decision.tasks.len());
     for param in &network.table.shared {
-        let rows: Vec<&[f32]> = (0..count).map(|row| &gradients.dense_row(row, width)[param.range()]).collect();
+        let rows: Vec<&[f32]> = (0..count).map(|row| &gradients.dense_row(row)[param.range()]).collect();
         let group = group_of(&mut parameters.shared, param.range());
-        let how = decision.shared.combine(dense_weights, param.offset);
+        let how = decision.shared.combine(&weights, |blocks| blocks.of_column(param.offset), count, param.offset);
         combine_and_step(group, &rows, how, &rates.step(rates.lr, param.decay));
     }
     for (&task, &factor) in decision.tasks.iter().zip(decision.heads) {
@@ -88,32 +99,28 @@ pub fn commit(
         }
     }
     if let Some(table) = &mut parameters.rows {
+        let Touched { union, slots } = touched;
         table.touch(&union.rows, slots);
-        let rows = &gradients.rows[..decision.tasks.len()];
-        row_update(
-            table.state(),
-            slots,
-            union,
-            rows,
-            decision.shared.combine(&weights, width),
-            &rates.step(rates.embedding_lr, true),
-        );
+        let rows = &gradients.rows[..decision.tasks.len() * gradients.batches];
+        let block = |blocks: &Blocks| blocks.table.expect("the table has a block");
+        let how = decision.shared.combine(&weights, block, rows.len(), width);
+        row_update(table.state(), slots, union, rows, how, &rates.step(rates.embedding_lr, true));
     }
 }
 
 /// Squared norm of the shared update that a rule makes, which no Gram matrix knows.
-pub fn column_square(network: &Network, gradients: &Gradients, union: &Union, count: usize, rule: ColumnRule) -> f64 {
+pub fn column_square(gradients: &Gradients, union: &Union, count: usize, rule: ColumnRule) -> f64 {
     const COLUMNS: usize = 4096;
-    let width = network.table.shared_len();
+    let width = gradients.dense_row(0).len();
     let square = |d: &[f32]| d.iter().map(|&d| f64::from(d) * f64::from(d)).sum::<f64>();
     let dense = |block: usize| {
         let range = block * COLUMNS..((block + 1) * COLUMNS).min(width);
-        let rows: Vec<&[f32]> = (0..count).map(|row| &gradients.dense_row(row, width)[range.clone()]).collect();
+        let rows: Vec<&[f32]> = (0..count).map(|row| &gradients.dense_row(row)[range.clone()]).collect();
         let mut d = vec![0.0; range.len()];
         rule(&rows, range.start as u64, &mut d);
         square(&d)
     };
-    let dim = network.spec.encoder.inputs();
+    let dim = gradients.rows.first().map_or(0, RowGradient::dim);
     let zeros = vec![0.0f32; dim];
     let embedded = |index: usize| {
         let mut d = vec![0.0; dim];

@@ -18,19 +18,29 @@ pub struct Share {
     pub examples: Vec<u32>,
 }
 
+/// What a round's batch is packed for.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    pub seed: u64,
+    pub round: u64,
+    /// Independent batches, 1 or 2, among which a task's examples are divided.
+    pub batches: usize,
+}
+
 /// Packs the shares of a round; tasks whose targets are all missing are left out. Returns the batch and the present tasks.
 pub fn training_batch(
     corpus: &Corpus,
     encoder: &EncoderSpec,
     train: &Train,
     shares: &[Share],
-    seed: u64,
-    round: u64,
+    purpose: Purpose,
 ) -> (Batch, Vec<usize>) {
     let observed = |share: &&Share| targets(&corpus.tasks[share.task].train, &share.examples).observed() > 0;
     let shares: Vec<&Share> = shares.iter().filter(observed).collect();
     let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
-    let micro_batches: Vec<usize> = shares.iter().map(|share| share.examples.len().div_ceil(train.micro_batch)).collect();
+    let turns: Vec<Vec<Turn>> =
+        shares.iter().map(|share| turns(share.examples.len(), train.micro_batch, purpose.batches)).collect();
+    let micro_batches: Vec<usize> = turns.iter().map(Vec::len).collect();
     let mut packing = Packing::default();
     for group in groups(&micro_batches, train.fuse) {
         let start = packing.batch.parts.len();
@@ -38,8 +48,8 @@ pub fn training_batch(
             let share = shares[slot.task];
             let data = &corpus.tasks[share.task];
             let total = targets(&data.train, &share.examples).observed();
-            let end = ((slot.turn + 1) * train.micro_batch).min(share.examples.len());
-            let examples = &share.examples[slot.turn * train.micro_batch..end];
+            let turn = &turns[slot.task][slot.turn];
+            let examples = &share.examples[turn.examples.clone()];
             packing.add(
                 examples,
                 Part {
@@ -48,14 +58,15 @@ pub fn training_batch(
                     rows: 0..0,
                     targets: targets(&data.train, examples),
                     scale: (data.settings.weight / total as f64) as f32,
-                    first: slot.turn == 0,
+                    batch: turn.batch,
+                    first: turn.first,
                 },
             );
         }
         packing.batch.groups.push(start..packing.batch.parts.len());
     }
     let drop = encoder.bag().map_or(0.0, |bag| bag.word_dropout);
-    let words = WordDropout { seed, round: round as u32, probability: drop };
+    let words = WordDropout { seed: purpose.seed, round: purpose.round as u32, probability: drop };
     let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(words));
     (batch, present)
 }
@@ -64,7 +75,7 @@ pub fn training_batch(
 pub fn evaluation_batch(encoder: &EncoderSpec, task: usize, split: &Split, range: std::ops::Range<usize>) -> Batch {
     let examples: Vec<u32> = range.map(|example| example as u32).collect();
     let mut packing = Packing::default();
-    let part = Part { task, present: 0, rows: 0..0, targets: targets(split, &examples), scale: 0.0, first: true };
+    let part = Part { task, present: 0, batch: 0, rows: 0..0, targets: targets(split, &examples), scale: 0.0, first: true };
     packing.add(&examples, part);
     packing.batch.groups.push(0..1);
     packing.finish(encoder, |_| split, None)
@@ -78,6 +89,27 @@ fn targets(split: &Split, examples: &[u32]) -> Targets {
             Targets::Values(examples.iter().flat_map(row).collect())
         }
     }
+}
+
+/// One micro-batch of a task's share.
+#[derive(Debug, PartialEq)]
+struct Turn {
+    batch: usize,
+    examples: std::ops::Range<usize>,
+    /// The first of its batch.
+    first: bool,
+}
+
+/// Divides `count` examples among the batches as evenly as they go, and each batch into micro-batches.
+fn turns(count: usize, micro_batch: usize, batches: usize) -> Vec<Turn> {
+    let mut turns = Vec::new();
+    for batch in 0..batches {
+        let [start, end] = [batch, batch + 1].map(|batch| (batch * count).div_ceil(batches));
+        for from in (start..end).step_by(micro_batch) {
+            turns.push(Turn { batch, examples: from..(from + micro_batch).min(end), first: from == start });
+        }
+    }
+    turns
 }
 
 #[derive(Default)]
@@ -172,6 +204,14 @@ mod tests {
         // 3000 expected, standard deviation sqrt(4000 * 0.25 * 0.75) = 27.
         assert!((2890..3110).contains(&bags.example(0).len()), "{}", bags.example(0).len());
         assert!((f64::from(bags.scales[0]) - 1.0 / 4000f64.sqrt() / 0.75).abs() < 1e-6);
+    }
+
+    #[test]
+    fn two_batches_share_the_examples() {
+        let turn = |batch, examples, first| Turn { batch, examples, first };
+        assert_eq!(turns(5, 2, 1), [turn(0, 0..2, true), turn(0, 2..4, false), turn(0, 4..5, false)]);
+        assert_eq!(turns(5, 2, 2), [turn(0, 0..2, true), turn(0, 2..3, false), turn(1, 3..5, true)]);
+        assert_eq!(turns(1, 4, 2), [turn(0, 0..1, true)]);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 pub mod batch;
 pub mod checkpoint;
+mod decide;
 pub mod evaluate;
 pub mod guard;
 pub mod metrics;
 pub mod plan;
 pub mod rates;
 pub mod round;
+pub mod rules;
 pub mod run;
 pub mod run_folder;
 pub mod session;

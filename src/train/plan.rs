@@ -13,8 +13,10 @@ use crate::ops::activation::Activation;
 use crate::ops::philox::{Keyed, Stream};
 use crate::schedule::deal::{Player, proportional_rates, share};
 use crate::surgery::balance;
-use crate::surgery::methods::registry;
-use crate::train::round::{Clip, ClipScope, Engine, Rules, Scale, Settlers};
+use crate::surgery::blocks::{Blocks, Granularity};
+use crate::surgery::methods::{Needs, registry};
+use crate::train::round::Engine;
+use crate::train::rules::{Clip, ClipScope, Rules, Scale, Settlers};
 
 pub struct Plan {
     pub spec: ModelSpec,
@@ -38,18 +40,18 @@ impl Plan {
             (Some(rounds), _) => rounds,
             (None, epochs) => (epochs.unwrap_or(1.0) * rounds_per_epoch as f64).ceil() as u64,
         };
-        let (bag_rows, row_capacity) = match &spec.encoder.input {
+        let shapes = match &spec.encoder.input {
             Input::Bag(bag) => bag_shapes(config, corpus, bag, &players),
-            Input::Features(_) => (Vec::new(), 0),
+            Input::Features(_) => BagShapes::default(),
         };
         let start = Start {
             seed: config.run.seed,
             equal_heads: config.train.equal_heads,
             second_moment: config.optimizer.kind == schema::OptimizerKind::Adamw,
             row_moment: config.optimizer.row_moment == schema::RowMoment::Row,
-            row_capacity,
+            row_capacity: shapes.rows,
         };
-        let limits = limits(config, &spec, &players, bag_rows);
+        let limits = limits(config, &spec, &players, shapes);
         let plan = Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
         plan.check_task_budgets(corpus)?;
         Ok(plan)
@@ -83,14 +85,17 @@ impl Plan {
     /// Allocates everything the run needs.
     pub fn engine(&self, config: &Config, memory: &mut Memory) -> Result<Engine> {
         let surgery = &config.surgery;
-        let method = registry::build(&surgery.method, &surgery.params, self.spec.heads.len())
-            .map_err(|fault| anyhow!("surgery.method: {fault}"))?;
+        let needs = registry::find(&surgery.method).map_or(Needs::NOTHING, |found| found.needs);
         let mut network = Network::new(self.spec.clone());
         network.label_smoothing = config.train.label_smoothing;
         let balance = &config.balance;
         let balancer = balance::registry::build(&balance.method, &balance.params, self.spec.heads.len())
             .map_err(|fault| anyhow!("balance.method: {fault}"))?;
-        Engine::new(memory, network, &self.start, Settlers { balancer, method }, self.rules, &self.limits)
+        let blocks = Blocks::new(&network, self.rules.granularity, needs);
+        let method = |_| registry::build(&surgery.method, &surgery.params, self.spec.heads.len());
+        let methods = (0..blocks.settled()).map(method).collect::<Result<_, _>>();
+        let methods = methods.map_err(|fault| anyhow!("surgery.method: {fault}"))?;
+        Engine::new(memory, network, &self.start, Settlers { balancer, methods }, self.rules, &self.limits)
     }
 
     /// Buffers of the run and their bytes, without allocating them.
@@ -110,7 +115,7 @@ impl Plan {
         let engine = self.engine(config, &mut Memory::plan(0))?;
         let row = 4 * engine.network.table.shared_len() as u64;
         let rows = self.spec.heads.len() as u64;
-        Ok(if self.rules.stores_jacobian(engine.method.as_ref()) { 0 } else { (rows - 1) * row })
+        Ok(if self.rules.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
     }
 
     /// Passes over a task's data in the whole run, if it is present throughout.
@@ -141,10 +146,16 @@ fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
         schema::Scale::Sum => Scale::Sum,
         schema::Scale::Mean => Scale::Mean,
     };
+    let granularity = match config.surgery.granularity {
+        schema::Granularity::Model => Granularity::Model,
+        schema::Granularity::Layer => Granularity::Layer,
+        schema::Granularity::Tensor => Granularity::Tensor,
+    };
     Rules {
         seed: config.run.seed,
         clip: Clip { norm: config.clip.norm, scope },
         scale,
+        granularity,
         weighted_heads: config.surgery.heads == schema::HeadGradients::Weighted,
         conflict_every: config.observe.conflict_every,
         rounds_per_epoch,
@@ -243,7 +254,7 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
     Ok(players)
 }
 
-fn limits(config: &Config, spec: &ModelSpec, players: &[Player], bag_rows: Vec<usize>) -> Limits {
+fn limits(config: &Config, spec: &ModelSpec, players: &[Player], shapes: BagShapes) -> Limits {
     let train = &config.train;
     let fused = if train.fuse == 0 { players.len() } else { train.fuse.min(players.len()) };
     let mut outputs: Vec<usize> = spec.heads.iter().map(|head| head.outputs).collect();
@@ -253,39 +264,56 @@ fn limits(config: &Config, spec: &ModelSpec, players: &[Player], bag_rows: Vec<u
         group_rows: (fused * train.micro_batch).max(config.eval.batch),
         round_rows: most * train.accumulate * train.micro_batch,
         group_logits: (outputs[..fused].iter().sum::<usize>() * train.micro_batch).max(outputs[0] * config.eval.batch),
-        bag_rows,
+        bag_rows: shapes.per_round,
+        task_rows: shapes.per_task,
     }
 }
 
-/// Embedding rows that one round of each task can touch at most, and that the whole run can touch.
-fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> (Vec<usize>, usize) {
-    let mut touched = vec![false; spec.rows];
-    let mut per_round = Vec::with_capacity(corpus.tasks.len());
-    for (task, player) in corpus.tasks.iter().zip(players) {
-        let mut sizes = mark_rows(&task.train, spec, &mut touched);
+/// Embedding rows that a run touches.
+#[derive(Default)]
+struct BagShapes {
+    /// At most in one round, by task.
+    per_round: Vec<usize>,
+    /// In the whole run, by task.
+    per_task: Vec<usize>,
+    /// In the whole run.
+    rows: usize,
+}
+
+fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> BagShapes {
+    let mut shapes = BagShapes::default();
+    // The last task, counted from 1, that was seen to touch a row.
+    let mut touched = vec![0u32; spec.rows];
+    for (number, (task, player)) in (1..).zip(corpus.tasks.iter().zip(players)) {
+        let (mut sizes, own) = mark_rows(&task.train, spec, number, &mut touched);
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let examples = player.most() * config.train.accumulate * config.train.micro_batch;
         // A round longer than the data sees the largest examples again.
         let whole: usize = sizes.iter().cycle().take(examples).sum();
-        per_round.push(whole.min(spec.rows));
+        shapes.per_round.push(whole.min(own));
+        shapes.per_task.push(own);
     }
-    (per_round, touched.iter().filter(|touched| **touched).count())
+    shapes.rows = touched.iter().filter(|task| **task > 0).count();
+    shapes
 }
 
-/// Marks the rows of a split's examples; their bag sizes.
-fn mark_rows(split: &Split, spec: &BagSpec, touched: &mut [bool]) -> Vec<usize> {
+/// Marks the rows of a split's examples with the task's number; their bag sizes, and the rows newly marked.
+fn mark_rows(split: &Split, spec: &BagSpec, number: u32, touched: &mut [u32]) -> (Vec<usize>, usize) {
     const CHUNK: usize = 4096;
-    let Inputs::Tokens(store) = &split.inputs else { return Vec::new() };
+    let Inputs::Tokens(store) = &split.inputs else { return (Vec::new(), 0) };
     let mut sizes = Vec::with_capacity(store.len());
+    let mut own = 0;
     for start in (0..store.len()).step_by(CHUNK) {
         let end = (start + CHUNK).min(store.len());
         let bags: Vec<Vec<u32>> = (start..end).into_par_iter().map(|example| example_bag(store, example, spec)).collect();
         for rows in bags {
             sizes.push(rows.len());
-            rows.iter().for_each(|&row| touched[row as usize] = true);
+            for row in rows {
+                own += usize::from(std::mem::replace(&mut touched[row as usize], number) != number);
+            }
         }
     }
-    sizes
+    (sizes, own)
 }
 
 /// The table rows of one example, ascending.

@@ -2,86 +2,41 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use serde_json::Value;
 
+use super::decide::{Decided, Known, scaled_rule};
+use super::rules::{Rules, Scale, Settlers};
 use crate::device::memory::Memory;
 use crate::model::network::{Batch, Gradients, Limits, Network, Part, Randomness, Scratch, Targets};
 use crate::model::{Parameters, Start};
-use crate::ops::row_gradients::Union;
 use crate::surgery::balance::{Balancer, Factors, Losses};
-use crate::surgery::conflict::{Conflicts, Ledger};
+use crate::surgery::blocks::Blocks;
+use crate::surgery::buffers::TaskBuffers;
+use crate::surgery::conflict::RoundConflicts;
 use crate::surgery::gram::{RoundGram, round_gram};
-use crate::surgery::methods::{ColumnBlock, Columnwise, Inputs, Method, Status, columns, registry};
-use crate::surgery::update::{Decision, Rates, Shared, column_square, commit};
-
-/// Whose norm is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClipScope {
-    /// The whole update: shared gradient after surgery and all heads together.
-    Update,
-    /// Each task's private gradient, encoder and head together, before surgery.
-    Task,
-}
-
-/// Gradient clipping; a norm of 0 is none.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Clip {
-    pub norm: f64,
-    pub scope: ClipScope,
-}
-
-/// On which scale a method's update is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// The reference's own.
-    Native,
-    Sum,
-    Mean,
-}
-
-/// The fixed choices of a run that a round needs.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    pub seed: u64,
-    pub clip: Clip,
-    pub scale: Scale,
-    /// Heads take the surgery's weight of their task instead of their own gradient.
-    pub weighted_heads: bool,
-    /// Rounds between two sets of conflict statistics; 0 for none.
-    pub conflict_every: u64,
-    /// What balancers that average over epochs go by.
-    pub rounds_per_epoch: u64,
-}
-
-/// What settles a round: factors on the losses, then weights of the gradients.
-pub struct Settlers {
-    pub balancer: Box<dyn Balancer>,
-    pub method: Box<dyn Method>,
-}
-
-impl Rules {
-    /// Whether each task's gradient must be kept apart.
-    pub fn stores_jacobian(&self, method: &dyn Method) -> bool {
-        let clips_tasks = self.clip.norm > 0.0 && self.clip.scope == ClipScope::Task;
-        method.needs().gram || method.needs().elementwise || self.conflict_every > 0 || clips_tasks
-    }
-}
+use crate::surgery::ledger::RunLedger;
+use crate::surgery::methods::{Method, Status, registry};
+use crate::surgery::update::{Decision, Rates, Shared, Touched, commit};
 
 /// Everything a round works on.
 pub struct Engine {
     pub network: Network,
     pub parameters: Parameters,
     pub balancer: Box<dyn Balancer>,
-    pub method: Box<dyn Method>,
     pub rules: Rules,
     /// What the run's conflicts came to so far.
-    pub ledger: Ledger,
+    pub ledger: RunLedger,
+    pub blocks: Blocks,
+    /// What the method keeps by task and parameter, if it does.
+    pub buffers: Option<TaskBuffers>,
+    /// One for each settled part of the encoder.
+    pub(super) methods: Vec<Box<dyn Method>>,
     /// The method's update is on the scale of one gradient, not of their sum.
-    averages: bool,
-    gradients: Gradients,
+    pub(super) averages: bool,
+    pub(super) gradients: Gradients,
+    pub(super) touched: Touched,
     scratch: Scratch,
-    union: Union,
-    slots: Vec<u32>,
 }
 
 /// Time spent in the stages of a round.
@@ -99,14 +54,15 @@ pub struct Committed {
     pub losses: Vec<f64>,
     /// (T) the balancer's factor on each task's loss.
     pub balance: Factors,
-    /// (T) weight of each task's shared gradient, balancing and clipping left out; empty for an elementwise method.
-    pub weights: Vec<f64>,
+    /// (T) by settled part: weight of each task's shared gradient, balancing and clipping left out; empty for an elementwise
+    /// method.
+    pub weights: Vec<Vec<f64>>,
     /// Norm of the whole update before clipping.
     pub norm: f64,
     /// Share of the update left by clipping; 1 if none.
     pub clip: f64,
     pub status: Status,
-    pub conflicts: Option<Conflicts>,
+    pub conflicts: Option<RoundConflicts>,
     pub stages: Stages,
 }
 
@@ -130,16 +86,48 @@ impl Engine {
         rules: Rules,
         limits: &Limits,
     ) -> Result<Self> {
-        let Settlers { balancer, method } = settlers;
-        let parameters = Parameters::new(memory, &network, start)?;
-        let stored = rules.stores_jacobian(method.as_ref());
-        let rows = if stored { network.spec.heads.len() } else { 1 };
-        let gradients = Gradients::new(memory, &network, rows, stored, limits)?;
-        let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
+        let Settlers { balancer, methods } = settlers;
+        let blocks = Blocks::new(&network, rules.granularity, methods[0].needs());
+        ensure!(methods.len() == blocks.settled(), "{} methods for {} parts of the encoder", methods.len(), blocks.settled());
+        let method = &*methods[0];
         let averages = registry::find(method.name()).is_ok_and(|found| found.averages);
-        let (union, slots) = (Union::default(), Vec::new());
-        let ledger = Ledger::new(network.spec.heads.len());
-        Ok(Self { network, parameters, balancer, method, rules, ledger, averages, gradients, scratch, union, slots })
+        let parameters = Parameters::new(memory, &network, start)?;
+        let batches = if method.needs().second_batch { 2 } else { 1 };
+        let gradients = Gradients::new(memory, &network, rules.stores_jacobian(method), batches, limits)?;
+        let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, &network, &limits.task_rows)).transpose()?;
+        let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
+        let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
+        let touched = Touched::default();
+        Ok(Self { network, parameters, balancer, rules, ledger, blocks, buffers, methods, averages, gradients, touched, scratch })
+    }
+
+    /// Independent batches that a round is divided into.
+    pub fn batches(&self) -> usize {
+        self.gradients.batches
+    }
+
+    /// The method, by its first instance.
+    pub fn method(&self) -> &dyn Method {
+        &*self.methods[0]
+    }
+
+    /// What the method remembers, for the checkpoint; a list where there is one for each block.
+    pub fn method_state(&self) -> Value {
+        match &self.methods[..] {
+            [one] => one.state(),
+            many => many.iter().map(|method| method.state()).collect(),
+        }
+    }
+
+    /// Takes back what [`Engine::method_state`] gave.
+    pub fn restore_method(&mut self, state: &Value) -> Result<(), String> {
+        match (&mut self.methods[..], state) {
+            ([one], state) => one.restore(state),
+            (many, Value::Array(states)) if many.len() == states.len() => {
+                many.iter_mut().zip(states).try_for_each(|(method, state)| method.restore(state))
+            }
+            (many, _) => Err(format!("the saved state of {} is not one for each of {} blocks", many[0].name(), many.len())),
+        }
     }
 
     /// Logits of a batch without training, part after part of its first group.
@@ -162,13 +150,15 @@ impl Engine {
         let (losses, balance) = self.forward_backward(batch, tasks, round)?;
         stages.forward_backward = lap();
 
-        self.union.merge(&self.gradients.rows[..tasks.len().min(self.gradients.rows.len())]);
-        let (gram, head_squares) = self.products(tasks)?;
-        let conflicts = self.tracks_conflicts().then(|| Conflicts::of(&gram.gram, tasks.len()));
+        let rows = (tasks.len() * self.gradients.batches).min(self.gradients.rows.len());
+        self.touched.union.merge(&self.gradients.rows[..rows]);
+        let shares = batch_shares(batch, tasks.len(), self.gradients.batches);
+        let (gram, heads) = self.products(tasks, &shares)?;
+        let conflicts = self.tracks_conflicts().then(|| RoundConflicts::of(&gram, tasks.len()));
         stages.gram = lap();
 
-        let factors = if self.gradients.stored { balance.factors.clone() } else { vec![1.0; tasks.len()] };
-        let decision = self.decide(gram, head_squares, tasks, &losses, factors, round);
+        let balanced = if self.gradients.stored { balance.factors.clone() } else { vec![1.0; tasks.len()] };
+        let decision = self.decide(Known { gram, heads, tasks, losses: &losses, balanced, shares: &shares, round });
         let conflicts = conflicts.and_then(|conflicts| self.book(conflicts, &decision, tasks, round));
         stages.solve = lap();
 
@@ -221,11 +211,13 @@ impl Engine {
 
     /// Moves all parameters as decided.
     fn commit(&mut self, decision: &Decided, tasks: &[usize], round: u64, rates: &Rates) {
-        let shared: Vec<f64> = decision.weights.iter().zip(&decision.factors).map(|(w, f)| w * f).collect();
-        let rule = self.method.columnwise().map(|rule| scaled_rule(rule, &decision.factors, round, self.rules.seed));
-        let shared = rule.as_ref().map_or(Shared::Weights(&shared), |rule| Shared::Columns(rule));
+        let scaled = |set: &Vec<f64>| set.iter().zip(&decision.factors).map(|(w, f)| w * f).collect();
+        let sets: Vec<Vec<f64>> = decision.weights.iter().map(scaled).collect();
+        let rule = self.methods[0].columnwise().map(|rule| scaled_rule(rule, &decision.factors, round, self.rules.seed));
+        let weights = Shared::Weights { sets: &sets, blocks: &self.blocks };
+        let shared = rule.as_ref().map_or(weights, |rule| Shared::Columns(rule));
         let applied = Decision { tasks, shared, heads: &decision.heads };
-        commit(&self.network, &mut self.parameters, &self.gradients, &self.union, &mut self.slots, &applied, rates);
+        commit(&self.network, &mut self.parameters, &self.gradients, &mut self.touched, &applied, rates);
     }
 
     fn randomness(&self, round: u64) -> Randomness {
@@ -267,8 +259,9 @@ impl Engine {
     }
 
     /// Adds a round's conflicts to the run's; returns them where they are to be reported.
-    fn book(&mut self, mut conflicts: Conflicts, decision: &Decided, tasks: &[usize], round: u64) -> Option<Conflicts> {
-        conflicts.settle(&decision.weights, &decision.balanced, self.plain_weight(tasks.len()));
+    fn book(&mut self, mut conflicts: RoundConflicts, decision: &Decided, tasks: &[usize], round: u64) -> Option<RoundConflicts> {
+        let plain = self.plain_weight(tasks.len());
+        conflicts.settle(&self.blocks, &decision.weights, &decision.balanced, plain);
         self.ledger.add(&conflicts, tasks);
         round.is_multiple_of(self.rules.conflict_every).then_some(conflicts)
     }
@@ -282,14 +275,15 @@ impl Engine {
     }
 
     /// Gram matrix and squared norms of the heads' gradients.
-    fn products(&self, tasks: &[usize]) -> Result<(RoundGram, Vec<f64>), Anomaly> {
-        let gram = round_gram(&self.network, &self.gradients, &self.union, tasks.len());
+    fn products(&self, tasks: &[usize], shares: &[f64]) -> Result<(RoundGram, Vec<f64>), Anomaly> {
+        let gram = round_gram(&self.gradients, &self.touched.union, &self.blocks, tasks.len(), shares);
+        let total = gram.total();
         let mut head_squares = Vec::with_capacity(tasks.len());
         for (index, &task) in tasks.iter().enumerate() {
             let (weight, bias) = self.network.table.head(task);
             let gradient = &self.gradients.heads[weight.offset..bias.range().end];
             let square: f64 = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
-            let own = gram.gram[index * tasks.len() + index] + square;
+            let own = total[index * tasks.len() + index] + square;
             if !own.is_finite() {
                 return Err(Anomaly { task: Some(task), what: "gradient norm", value: own.sqrt() });
             }
@@ -300,91 +294,6 @@ impl Engine {
         }
         Ok((gram, head_squares))
     }
-
-    /// Surgery and clipping: from products to one factor per task for encoder and head. `balanced` are the factors on the
-    /// tasks' gradients that are still to be applied.
-    fn decide(
-        &mut self,
-        mut gram: RoundGram,
-        heads: Vec<f64>,
-        tasks: &[usize],
-        losses: &[f64],
-        balanced: Vec<f64>,
-        round: u64,
-    ) -> Decided {
-        let count = tasks.len();
-        let Clip { norm: limit, scope } = self.rules.clip;
-        gram.scale(&balanced);
-        let mut factors = balanced.clone();
-        if limit > 0.0 && scope == ClipScope::Task {
-            let square = |index: usize| gram.gram[index * count + index] + factors[index].powi(2) * heads[index];
-            let clips: Vec<f64> = (0..count).map(|index| clip_factor(limit, square(index))).collect();
-            gram.scale(&clips);
-            factors.iter_mut().zip(clips).for_each(|(factor, clip)| *factor *= clip);
-        }
-        let inputs = Inputs {
-            gram: &gram.gram,
-            cross_gram: &[],
-            losses,
-            row_sums: &[],
-            tasks,
-            round,
-            seed: self.rules.seed,
-            orders: None,
-        };
-        let solution = self.method.solve(&inputs);
-        let mut weights = solution.weights;
-        let rescale = match (self.rules.scale, self.averages) {
-            (Scale::Sum, true) => count as f64,
-            (Scale::Mean, false) => 1.0 / count as f64,
-            _ => 1.0,
-        };
-        weights.iter_mut().for_each(|weight| *weight *= rescale);
-        let mut head_factors = factors.clone();
-        if self.rules.weighted_heads {
-            head_factors.iter_mut().zip(&weights).for_each(|(factor, weight)| *factor *= weight);
-        }
-        let head_square: f64 = head_factors.iter().zip(&heads).map(|(f, square)| f * f * square).sum();
-        let shared_square = match self.method.columnwise() {
-            Some(rule) => {
-                factors.iter_mut().for_each(|factor| *factor *= rescale);
-                let rule = scaled_rule(rule, &factors, round, self.rules.seed);
-                column_square(&self.network, &self.gradients, &self.union, count, &rule)
-            }
-            None => gram.update_square(&weights),
-        };
-        let square = shared_square + head_square;
-        let mut clip = 1.0;
-        if limit > 0.0 && scope == ClipScope::Update {
-            clip = clip_factor(limit, square);
-            factors.iter_mut().chain(&mut head_factors).for_each(|factor| *factor *= clip);
-        }
-        Decided { weights, balanced, factors, heads: head_factors, norm: square.sqrt(), clip, status: solution.status }
-    }
-}
-
-/// What surgery and clipping came to.
-struct Decided {
-    weights: Vec<f64>,
-    /// (T) balancing of each task's gradient, where it was still to be applied.
-    balanced: Vec<f64>,
-    /// (T) balancing and clipping of each task's shared gradient.
-    factors: Vec<f64>,
-    /// (T) factor of each head's gradient.
-    heads: Vec<f64>,
-    norm: f64,
-    clip: f64,
-    status: Status,
-}
-
-/// A method's rule on gradients scaled by the tasks' factors.
-fn scaled_rule<'a>(
-    rule: &'a dyn Columnwise,
-    factors: &'a [f64],
-    round: u64,
-    seed: u64,
-) -> impl Fn(&[&[f32]], u64, &mut [f32]) + Sync + 'a {
-    move |rows, first, out| columns::combine_scaled(rule, &ColumnBlock { rows, first, round, seed }, factors, out)
 }
 
 /// Losses of a round as they come in, group by group.
@@ -409,8 +318,12 @@ impl MeanLosses {
     }
 }
 
-/// Factor that brings a vector with this squared norm inside the limit.
-fn clip_factor(limit: f64, square: f64) -> f64 {
-    let norm = square.sqrt();
-    if norm > limit { limit / norm } else { 1.0 }
+/// (rows of J) the part of its task's observed targets that each row comes from.
+fn batch_shares(batch: &Batch, present: usize, batches: usize) -> Vec<f64> {
+    let mut counts = vec![0.0; present * batches];
+    for part in &batch.parts {
+        counts[part.present * batches + part.batch] += part.targets.observed() as f64;
+    }
+    let totals: Vec<f64> = counts.chunks(batches).map(|counts| counts.iter().sum()).collect();
+    counts.iter().enumerate().map(|(row, count)| count / totals[row / batches]).collect()
 }

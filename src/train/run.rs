@@ -15,7 +15,7 @@ use crate::observe::Observer;
 use crate::observe::event::{Event, RoundEvent};
 use crate::schedule::deal::{all_done, deal};
 use crate::surgery::methods::Status;
-use crate::train::batch::{Share, training_batch};
+use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::checkpoint::{self, Best, State, TaskState};
 use crate::train::evaluate::{Evaluation, evaluate, is_better};
 use crate::train::guard::{Guard, describe};
@@ -26,6 +26,9 @@ use crate::train::run_folder::RunFolder;
 
 /// Conflicting pairs named at the end.
 const MOST_PAIRS: usize = 5;
+
+/// Contested blocks named at the end.
+const MOST_BLOCKS: usize = 5;
 
 /// A run in progress.
 pub struct Run<'a> {
@@ -141,13 +144,14 @@ impl<'a> Run<'a> {
         };
         let seconds = self.started.elapsed().as_secs_f64();
         let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let conflicts = self.engine.ledger.worst(MOST_PAIRS);
+        let conflicts = self.engine.ledger.whole.worst(MOST_PAIRS);
         let end_event = Event::End {
             round: self.state.round,
             reason,
             seconds,
             peak_bytes: peak_resident(),
             conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
+            blocks: self.engine.ledger.contested(&self.engine.blocks.names, MOST_BLOCKS),
             fallbacks: &self.state.fallbacks,
         };
         self.observer.emit(&end_event)?;
@@ -182,9 +186,9 @@ impl<'a> Run<'a> {
         let clock = Instant::now();
         let round = self.state.round;
         let shares = self.draw(round);
-        let seed = self.config.run.seed;
-        let (batch, tasks) =
-            training_batch(self.corpus, &self.engine.network.spec.encoder, &self.config.train, &shares, seed, round);
+        let purpose = Purpose { seed: self.config.run.seed, round, batches: self.engine.batches() };
+        let encoder = &self.engine.network.spec.encoder;
+        let (batch, tasks) = training_batch(self.corpus, encoder, &self.config.train, &shares, purpose);
         if !tasks.is_empty() {
             let rates = rates(&self.config.optimizer, round, self.plan.rounds, self.state.commits);
             match self.engine.round(&batch, &tasks, round, &rates) {
@@ -224,7 +228,8 @@ impl<'a> Run<'a> {
         let names: Vec<&str> = tasks.iter().map(|&task| self.corpus.tasks[task].name.as_str()).collect();
         if let Some(conflicts) = &done.conflicts {
             let means = self.engine.ledger.cosines(tasks);
-            self.observer.emit(&Event::Conflict { round, tasks: &names, conflicts, mean_cosines: &means })?;
+            let blocks = &self.engine.blocks.names;
+            self.observer.emit(&Event::Conflict { round, tasks: &names, conflicts, blocks, mean_cosines: &means })?;
         }
         let fallback = fallback(&done.status).or(fallback(&done.balance.status));
         for (name, status) in [(&self.state.method, &done.status), (&self.state.balancer, &done.balance.status)] {
@@ -243,6 +248,7 @@ impl<'a> Run<'a> {
             losses: &done.losses,
             factors: if self.state.balancer == "equal" { &[] } else { &done.balance.factors },
             weights: &done.weights,
+            blocks: &self.engine.blocks.names,
             norm: done.norm,
             clip: done.clip,
             fallback,
@@ -296,7 +302,7 @@ impl<'a> Run<'a> {
 
     /// What the engine remembers beside its tensors, for a checkpoint.
     fn keep_states(&mut self) {
-        self.state.method_state = self.engine.method.state();
+        self.state.method_state = self.engine.method_state();
         self.state.balancer_state = self.engine.balancer.state();
         self.state.conflicts = self.engine.ledger.state();
     }
@@ -371,8 +377,8 @@ fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         evaluations_without_best: 0,
         stopped_early: false,
         tasks: corpus.tasks.iter().map(task).collect(),
-        method: engine.method.name().to_owned(),
-        method_state: engine.method.state(),
+        method: engine.method().name().to_owned(),
+        method_state: engine.method_state(),
         balancer: engine.balancer.name().to_owned(),
         balancer_state: engine.balancer.state(),
         conflicts: engine.ledger.state(),

@@ -7,6 +7,7 @@ mod best;
 mod depends;
 mod files;
 mod run;
+mod surgery;
 mod tasks;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use super::{Resolved, synthetic};
 pub fn run(resolved: &Resolved) -> Vec<Diagnostic> {
     let mut checker = Checker { resolved, config: &resolved.config, errors: Vec::new() };
     run::check(&mut checker);
+    surgery::check(&mut checker);
     tasks::check(&mut checker);
     depends::check(&mut checker);
     best::check(&mut checker);

@@ -6,7 +6,7 @@ use super::kind::{Bounds, Kind};
 use super::{Key, Section, key, optional};
 
 /// Names and ranges are those of `surgery::methods::registry`; a test holds the two together.
-pub const SURGERY_METHODS: &[&str] = &[
+const SURGERY_METHODS: &[&str] = &[
     "mean",
     "sum",
     "pcgrad",
@@ -23,12 +23,13 @@ pub const SURGERY_METHODS: &[&str] = &[
     "krum",
     "gradnorm",
     "db_mtl",
+    "sdmgrad",
+    "modo",
     "graddrop",
     "trimmed_mean",
+    "moco",
+    "excess_mtl",
 ];
-
-/// Known to `taskloom surgery`, not yet to a run.
-pub const SURGERY_METHODS_LATER: &[&str] = &["sdmgrad", "modo", "moco", "excess_mtl"];
 
 const BALANCE_METHODS: &[&str] = &["equal", "uw", "dwa", "rlw", "gls", "si", "stch", "famo", "imtl_l"];
 
@@ -46,15 +47,15 @@ pub static SURGERY: Section = Section {
     keys: &[
         key(
             "method",
-            Kind::OneOf { values: SURGERY_METHODS, later: SURGERY_METHODS_LATER },
+            Kind::one_of(SURGERY_METHODS),
             "\"pcgrad\"",
             "`taskloom methods` describes each, with the defaults of its parameters.",
         ),
         key(
             "granularity",
-            Kind::OneOf { values: &["model"], later: &["layer", "tensor"] },
+            Kind::one_of(&["model", "layer", "tensor"]),
             "\"model\"",
-            "The part of the encoder that is settled at once.",
+            "The part of the encoder that is settled at once: `layer` and `tensor` give each its own Gram matrix and weights.",
         ),
         key("scale", Kind::one_of(&["native", "sum", "mean"]), "\"native\"", "`native` is the scale of the method's reference."),
         key("heads", Kind::one_of(&["own", "weighted"]), "\"own\"", "`own`: a head takes its own unweighted gradient."),
@@ -64,7 +65,12 @@ pub static SURGERY: Section = Section {
             &["pcgrad", "gradvac"],
             "In which order a row visits the others: drawn per row from the run's seed, or 0, 1, ..., T-1.",
         ),
-        surgery("beta", UNIT, &["gradvac"], "How fast the target follows the cosines seen."),
+        surgery(
+            "beta",
+            UNIT,
+            &["gradvac", "moco"],
+            "How fast the target follows the cosines seen, or the averages the gradients.",
+        ),
         surgery("eps", NON_NEGATIVE, &["gradvac"], "Added to the denominators."),
         surgery("epsilon", POSITIVE, &["mgda"], "Step length at which the iteration stops."),
         surgery("max_iters", FROM_1, &["mgda"], "Most Frank-Wolfe steps."),
@@ -75,7 +81,16 @@ pub static SURGERY: Section = Section {
         surgery("max_norm", NON_NEGATIVE, &["nash_mtl"], "Longest update; 0 for no limit."),
         surgery("update_every", FROM_1, &["nash_mtl"], "Rounds from one bargain to the next."),
         surgery("alpha", NON_NEGATIVE, &["fairgrad", "gradnorm"], "How fair, or how strongly slow tasks are favoured."),
-        surgery("lr", POSITIVE, &["gradnorm"], "Step of the weights."),
+        surgery("lr", POSITIVE, &["gradnorm", "sdmgrad"], "Step of the weights, or of the inner iteration."),
+        surgery("momentum", Kind::Float(Bounds::UNIT_OPEN), &["sdmgrad"], "Momentum of the inner iteration."),
+        surgery("n_iter", FROM_1, &["sdmgrad"], "Inner steps per round."),
+        surgery("lambda", NON_NEGATIVE, &["sdmgrad"], "Pull toward the mean gradient."),
+        surgery("gamma", POSITIVE, &["modo", "moco"], "Step of the weights."),
+        surgery("rho", NON_NEGATIVE, &["modo", "moco"], "Pull toward equal weights."),
+        surgery("beta_sigma", NON_NEGATIVE, &["moco"], "Decay of `beta` over rounds."),
+        surgery("gamma_sigma", NON_NEGATIVE, &["moco"], "Decay of `gamma` over rounds."),
+        surgery("robust_step_size", POSITIVE, &["excess_mtl"], "Step of the weights' logarithms."),
+        surgery("n_warmup_steps", FROM_0, &["excess_mtl"], "Rounds of equal weights over which baselines are averaged."),
         surgery("scale_mode", Kind::one_of(&["min", "median", "rmse"]), &["aligned_mtl"], "Which eigenvalue gives the length."),
         surgery("byzantine", FROM_0, &["krum"], "Gradients that may be arbitrary."),
         surgery("leak", UNIT, &["graddrop"], "Share of a dropped gradient that passes."),
@@ -157,10 +172,7 @@ mod tests {
     fn the_surgery_table_takes_what_the_methods_take() {
         let params_of = |name: &str| DESCRIPTORS.iter().find(|found| found.name == name).expect("a method").params;
         holds(&SURGERY, SURGERY_METHODS, params_of);
-        let mut all: Vec<&str> = SURGERY_METHODS.iter().chain(SURGERY_METHODS_LATER).copied().collect();
-        let mut known: Vec<&str> = DESCRIPTORS.iter().map(|found| found.name).collect();
-        all.sort_unstable();
-        known.sort_unstable();
-        assert_eq!(all, known);
+        let known: Vec<&str> = DESCRIPTORS.iter().map(|found| found.name).collect();
+        assert_eq!(SURGERY_METHODS, known);
     }
 }

@@ -7,7 +7,6 @@ mod tables;
 mod task;
 
 pub use kind::Kind;
-pub use methods::SURGERY_METHODS;
 pub use tables::ROOT;
 
 /// A table of the configuration.

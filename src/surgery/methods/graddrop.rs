@@ -4,10 +4,12 @@
 //! P > U keeps the positive gradients, P < U the negative ones. Of what is dropped, the share `leak` (0) passes.
 //! U is a function of (seed, round, column). A column of zeros stays zero.
 
-use super::columns::Columnwise;
+use multiversion::multiversion;
+
+use super::columns::{Columnwise, Draws, TILE};
 use super::params::{Param, Range};
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution, random};
+use super::{Inputs, Method, Needs, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "graddrop",
@@ -24,17 +26,28 @@ struct GradDrop {
 }
 
 impl Columnwise for GradDrop {
-    fn column(&self, gradients: &mut [f64], bits: u64) -> f64 {
-        let positive: f64 = gradients.iter().filter(|g| **g > 0.0).sum();
-        let negative: f64 = gradients.iter().filter(|g| **g < 0.0).sum();
-        if positive == negative {
-            return 0.0;
+    fn settle(&self, tile: &mut [[f64; TILE]], draws: &Draws, out: &mut [f64; TILE]) {
+        drop_signs(tile, draws, self.leak, out);
+    }
+}
+
+/// Sums of the positive and of the negative gradients of each column, of which one is kept whole.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn drop_signs(tile: &[[f64; TILE]], draws: &Draws, leak: f64, out: &mut [f64; TILE]) {
+    let (mut positive, mut negative) = ([0.0; TILE], [0.0; TILE]);
+    for row in tile {
+        for column in 0..TILE {
+            positive[column] += row[column].max(0.0);
+            negative[column] += row[column].min(0.0);
         }
-        // (1 + (p + n) / (p - n)) / 2 = p / (p - n)
-        let purity = positive / (positive - negative);
-        let draw = random::uniform(bits);
-        let share = |kept: bool| if kept { 1.0 } else { self.leak };
-        share(purity > draw) * positive + share(purity < draw) * negative
+    }
+    for column in 0..TILE {
+        let (positive, negative) = (positive[column], negative[column]);
+        let draw = draws.uniform(column);
+        // (1 + (p + n) / (p - n)) / 2 = p / (p - n), compared without the division; a column of zeros compares equal.
+        let threshold = draw * (positive - negative);
+        let share = |kept: bool| if kept { 1.0 } else { leak };
+        out[column] = share(positive > threshold) * positive + share(positive < threshold) * negative;
     }
 }
 
@@ -58,15 +71,16 @@ impl Method for GradDrop {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::column;
     use super::*;
 
     #[test]
     fn agreeing_signs_always_pass() {
         let rule = GradDrop { leak: 0.0 };
-        for bits in [0, 1 << 63, u64::MAX] {
-            assert_eq!(rule.column(&mut [1.0, 2.0], bits), 3.0);
-            assert_eq!(rule.column(&mut [-1.0, -2.0], bits), if bits == 0 { 0.0 } else { -3.0 });
-            assert_eq!(rule.column(&mut [0.0, 0.0], bits), 0.0);
+        for number in 0..100 {
+            assert_eq!(column(&rule, &[1.0, 2.0], number), 3.0);
+            assert_eq!(column(&rule, &[-1.0, -2.0], number), -3.0);
+            assert_eq!(column(&rule, &[0.0, 0.0], number), 0.0);
         }
     }
 
@@ -75,12 +89,12 @@ mod tests {
     fn signs_are_drawn_by_their_purity() {
         let rule = GradDrop { leak: 0.0 };
         let draws = 40_000;
-        let sum: f64 = (0..draws).map(|column| rule.column(&mut [3.0, -1.0], random::bits(1, 2, column))).sum();
+        let sum: f64 = (0..draws).map(|number| column(&rule, &[3.0, -1.0], number)).sum();
         assert!((sum / draws as f64 - 2.0).abs() < 5.0 * (3.0 / draws as f64).sqrt());
     }
 
     #[test]
     fn a_full_leak_is_the_sum() {
-        assert_eq!(GradDrop { leak: 1.0 }.column(&mut [3.0, -1.0], 77), 2.0);
+        assert_eq!(column(&GradDrop { leak: 1.0 }, &[3.0, -1.0], 77), 2.0);
     }
 }

@@ -73,6 +73,11 @@ impl Needs {
     pub const GRAM_AND_LOSSES: Self = Self { losses: true, ..Self::GRAM };
     pub const SECOND_BATCH: Self = Self { second_batch: true, ..Self::NOTHING };
     pub const ELEMENTWISE: Self = Self { elementwise: true, ..Self::NOTHING };
+
+    /// Whether a method sees other things in one block of the encoder than in another.
+    pub fn differ_by_block(&self) -> bool {
+        self.gram || self.second_batch || self.row_state
+    }
 }
 
 /// What a method sees of one round: the present tasks only, an absent task has no row.

@@ -1,6 +1,7 @@
 //! Counter-based randomness: every draw is a pure function of its key, so a resumed run draws what the first one drew.
 
 /// SplitMix64's step and finalizer (Steele, Lea & Flood 2014).
+#[inline(always)]
 pub fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -10,10 +11,22 @@ pub fn mix(value: u64) -> u64 {
 
 /// 64 random bits for (seed, round, index).
 pub fn bits(seed: u64, round: u64, index: u64) -> u64 {
-    mix(mix(mix(seed) ^ round) ^ index)
+    keyed(key(seed, round), index)
+}
+
+/// What all draws of one round share.
+pub fn key(seed: u64, round: u64) -> u64 {
+    mix(mix(seed) ^ round)
+}
+
+/// 64 random bits for an index under a [`key`].
+#[inline(always)]
+pub fn keyed(key: u64, index: u64) -> u64 {
+    mix(key ^ index)
 }
 
 /// Uniform in [0, 1), on the 2^53 grid.
+#[inline(always)]
 pub fn uniform(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -27,24 +27,34 @@ impl RowPass {
 
     /// Runs the pass over one block of columns and adds to `sums`; rows are the present tasks' in both.
     pub fn apply<S: Scalar>(&self, gradients: &[&[S]], buffers: &mut [&mut [S]], sums: &mut [f64]) {
+        for (row, (buffer, gradient)) in buffers.iter_mut().zip(gradients).enumerate() {
+            let sum = self.apply_row(row, 1.0, gradient, buffer);
+            if let Self::Squares { .. } = self {
+                sums[row] += sum;
+            }
+        }
+        if let Self::Blend { .. } = self {
+            add_gram(buffers, sums);
+        }
+    }
+
+    /// One task's part of the pass: present row `row`, whose gradient is `factor` times what is given. Returns its sum under
+    /// [`RowPass::Squares`], else 0.
+    pub fn apply_row<S: Scalar>(&self, row: usize, factor: f64, gradient: &[S], buffer: &mut [S]) -> f64 {
+        let pairs = buffer.iter_mut().zip(gradient);
         match self {
             Self::Blend { keep, add } => {
-                for ((buffer, gradient), add) in buffers.iter_mut().zip(gradients).zip(add) {
-                    for (b, g) in buffer.iter_mut().zip(*gradient) {
-                        *b = S::from_f64(keep * b.to_f64() + add * g.to_f64());
-                    }
-                }
-                add_gram(buffers, sums);
+                let add = add[row] * factor;
+                pairs.for_each(|(b, g)| *b = S::from_f64(keep * b.to_f64() + add * g.to_f64()));
+                0.0
             }
-            Self::Squares { eps } => {
-                for ((buffer, gradient), sum) in buffers.iter_mut().zip(gradients).zip(sums) {
-                    for (b, g) in buffer.iter_mut().zip(*gradient) {
-                        let square = g.to_f64() * g.to_f64();
-                        *b = S::from_f64(b.to_f64() + square);
-                        *sum += square / (b.to_f64() + eps).sqrt();
-                    }
-                }
-            }
+            Self::Squares { eps } => pairs
+                .map(|(b, g)| {
+                    let square = (factor * g.to_f64()).powi(2);
+                    *b = S::from_f64(b.to_f64() + square);
+                    square / (b.to_f64() + eps).sqrt()
+                })
+                .sum(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::columns::{ColumnBlock, Columnwise, combine};
 use super::linalg::dot;
 use super::random::{bits, normal};
 use super::{Inputs, Method, registry};
@@ -14,6 +15,14 @@ pub fn inputs(tasks: &[usize]) -> Inputs<'_> {
 pub fn build(name: &str, params: Value, tasks: usize) -> Box<dyn Method> {
     let params = params.as_object().expect("parameters are a table");
     registry::build(name, params, tasks).expect("a valid method")
+}
+
+/// What a rule makes of one column of J, by the column's number.
+pub fn column(rule: &dyn Columnwise, gradients: &[f64], number: u64) -> f64 {
+    let rows: Vec<&[f64]> = gradients.iter().map(std::slice::from_ref).collect();
+    let mut out = [0.0];
+    combine(rule, &ColumnBlock { rows: &rows, first: number, round: 2, seed: 1 }, &mut out);
+    out[0]
 }
 
 pub fn gaussian(rows: usize, columns: usize, seed: u64) -> Vec<Vec<f64>> {

@@ -49,7 +49,25 @@ pub(super) fn optimizer_tensors(engine: &Engine) -> Result<Tensors<'_>> {
             tensors.insert(name.into(), view);
         }
     }
+    if let Some(buffers) = &engine.buffers {
+        let view = TensorView::new(Dtype::F32, vec![buffers.dense.len()], bytemuck::cast_slice(&buffers.dense))?;
+        tensors.insert(BUFFERS.into(), view);
+        for (task, buffer) in buffers.rows.iter().enumerate() {
+            let (rows, values) = buffer.stored();
+            let [rows_name, values_name] = row_buffer_names(task);
+            tensors.insert(rows_name, TensorView::new(Dtype::U32, vec![rows.len()], bytemuck::cast_slice(rows))?);
+            let shape = vec![rows.len(), buffer.dim()];
+            tensors.insert(values_name, TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))?);
+        }
+    }
     Ok(tensors)
+}
+
+/// The buffers of a surgery method with row state: (tasks x P), and those of the embedding rows each task has touched.
+const BUFFERS: &str = "surgery.buffers";
+
+fn row_buffer_names(task: usize) -> [String; 2] {
+    [format!("{BUFFERS}.{task}.rows"), format!("{BUFFERS}.{task}.values")]
 }
 
 fn dense<'a>(tensors: &mut Tensors<'a>, prefix: &str, params: &[Param], values: &'a [f32]) -> Result<()> {
@@ -100,10 +118,24 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
         optimizer.read("first.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(first))?;
         optimizer.read("second.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(second))?;
     }
-    ensure!(state.method == engine.method.name(), "the checkpoint's surgery is {}, not {}", state.method, engine.method.name());
+    if let Some(buffers) = &mut engine.buffers {
+        optimizer.read(BUFFERS, Dtype::F32, bytemuck::cast_slice_mut(&mut buffers.dense))?;
+        for (task, buffer) in buffers.rows.iter_mut().enumerate() {
+            let [rows_name, values_name] = row_buffer_names(task);
+            let mut touched = vec![0u32; optimizer.shape(&rows_name)?[0]];
+            optimizer.read(&rows_name, Dtype::U32, bytemuck::cast_slice_mut(&mut touched))?;
+            optimizer.read(&values_name, Dtype::F32, bytemuck::cast_slice_mut(buffer.restore(&touched)?))?;
+        }
+    }
+    ensure!(
+        state.method == engine.method().name(),
+        "the checkpoint's surgery is {}, not {}",
+        state.method,
+        engine.method().name()
+    );
     let (theirs, ours) = (&state.balancer, engine.balancer.name());
     ensure!(theirs == ours, "the checkpoint's balancer is {theirs}, not {ours}");
-    engine.method.restore(&state.method_state).map_err(anyhow::Error::msg)?;
+    engine.restore_method(&state.method_state).map_err(anyhow::Error::msg)?;
     engine.balancer.restore(&state.balancer_state).map_err(anyhow::Error::msg)?;
     engine.ledger.restore(&state.conflicts).map_err(anyhow::Error::msg)
 }

@@ -1,0 +1,75 @@
+//! The fixed choices of a run that its rounds go by.
+
+use crate::surgery::balance::Balancer;
+use crate::surgery::blocks::Granularity;
+use crate::surgery::methods::{Method, Needs};
+
+/// Whose norm is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClipScope {
+    /// The whole update: shared gradient after surgery and all heads together.
+    Update,
+    /// Each task's private gradient, encoder and head together, before surgery.
+    Task,
+}
+
+/// Gradient clipping; a norm of 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clip {
+    pub norm: f64,
+    pub scope: ClipScope,
+}
+
+/// On which scale a method's update is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// The reference's own.
+    Native,
+    Sum,
+    Mean,
+}
+
+/// The fixed choices of a run that a round needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub seed: u64,
+    pub clip: Clip,
+    pub scale: Scale,
+    /// Parts of the encoder with weights of their own.
+    pub granularity: Granularity,
+    /// Heads take the surgery's weight of their task instead of their own gradient.
+    pub weighted_heads: bool,
+    /// Rounds between two sets of conflict statistics; 0 for none.
+    pub conflict_every: u64,
+    /// What balancers that average over epochs go by.
+    pub rounds_per_epoch: u64,
+}
+
+/// What settles a round: factors on the losses, then weights of the gradients.
+pub struct Settlers {
+    pub balancer: Box<dyn Balancer>,
+    /// One for each part of the encoder that is settled on its own; all of one kind.
+    pub methods: Vec<Box<dyn Method>>,
+}
+
+impl Rules {
+    /// Neither clipping nor statistics, the whole encoder at once, everything on its own scale.
+    pub fn plain(seed: u64) -> Self {
+        Self {
+            seed,
+            clip: Clip { norm: 0.0, scope: ClipScope::Update },
+            scale: Scale::Native,
+            granularity: Granularity::Model,
+            weighted_heads: false,
+            conflict_every: 0,
+            rounds_per_epoch: 1,
+        }
+    }
+
+    /// Whether each task's gradient must be kept apart.
+    pub fn stores_jacobian(&self, method: &dyn Method) -> bool {
+        let clips_tasks = self.clip.norm > 0.0 && self.clip.scope == ClipScope::Task;
+        let Needs { gram, losses: _, second_batch, elementwise, row_state } = method.needs();
+        gram || second_batch || elementwise || row_state || self.conflict_every > 0 || clips_tasks
+    }
+}
