@@ -7,5 +7,6 @@ pub mod eval;
 pub mod methods;
 pub mod plan;
 pub mod predict;
+pub mod simulate;
 pub mod surgery;
 pub mod train;

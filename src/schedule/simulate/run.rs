@@ -9,6 +9,7 @@ use super::workload::{Arrival, Mode, SimTask, Workload};
 use crate::schedule::Nanos;
 use crate::schedule::access::{Blocks, Operation};
 use crate::schedule::dispatcher::{After, Dispatcher, Job, Started};
+use crate::schedule::graph;
 use crate::schedule::random::Random;
 use crate::schedule::retry::Status;
 use crate::schedule::task::Spec;
@@ -78,6 +79,8 @@ pub struct Simulation<'a> {
     timeouts: u64,
     failed: Vec<usize>,
     shares: Option<f64>,
+    /// Tasks that wait for each task.
+    children: Vec<Vec<u32>>,
     spans: Option<Vec<Span>>,
 }
 
@@ -88,6 +91,7 @@ pub fn simulate(workload: &Workload) -> Result<Report, String> {
 
 impl<'a> Simulation<'a> {
     pub fn new(workload: &'a Workload) -> Result<Self, String> {
+        let parents: Vec<Vec<usize>> = workload.tasks.iter().map(|task| task.spec.parents.clone()).collect();
         let mut specs: Vec<Spec> = workload.tasks.iter().map(|task| task.spec.clone()).collect();
         if workload.mode == Mode::Synchronous {
             all_fit(workload)?;
@@ -133,6 +137,7 @@ impl<'a> Simulation<'a> {
             timeouts: 0,
             failed: Vec::new(),
             shares: None,
+            children: graph::children(&parents),
             spans: None,
         })
     }
@@ -166,13 +171,20 @@ impl<'a> Simulation<'a> {
 
     fn begin(&mut self) {
         for task in 0..self.tasks.len() {
-            if self.workload.mode == Mode::Synchronous {
-                continue;
+            if self.workload.tasks[task].spec.parents.is_empty() {
+                self.open(task);
             }
-            match self.first_arrival(task) {
-                Some(at) => self.schedule(at, Event::Arrive(task as u32)),
-                None => self.finish(task),
-            }
+        }
+    }
+
+    /// The task's jobs become due from now on. Rounds deal their own.
+    fn open(&mut self, task: usize) {
+        if self.workload.mode == Mode::Synchronous {
+            return;
+        }
+        match self.first_arrival(task) {
+            Some(at) => self.schedule(at.max(self.now), Event::Arrive(task as u32)),
+            None => self.finish(task),
         }
     }
 
@@ -183,9 +195,9 @@ impl<'a> Simulation<'a> {
 
     fn first_arrival(&mut self, task: usize) -> Option<Nanos> {
         match &self.workload.tasks[task].arrival {
-            Arrival::Closed { .. } => Some(0),
-            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(self.gap(task, *gap)),
-            Arrival::Periodic { offset, .. } => Some(*offset),
+            Arrival::Closed { .. } => Some(self.now),
+            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(self.now + self.gap(task, *gap)),
+            Arrival::Periodic { offset, .. } => Some(self.now + *offset),
             Arrival::Trace(times) => times.first().copied(),
         }
     }
@@ -433,6 +445,11 @@ impl<'a> Simulation<'a> {
     fn finish(&mut self, task: usize) {
         self.note_shares();
         self.dispatcher.finish(task, self.now);
+        for child in std::mem::take(&mut self.children[task]) {
+            if !self.dispatcher.is_waiting(child as usize) && !self.dispatcher.state(child as usize).is_final() {
+                self.open(child as usize);
+            }
+        }
     }
 
     /// Shares count while everybody has work: up to the first end.
