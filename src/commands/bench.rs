@@ -70,7 +70,14 @@ fn engine(options: &BenchStep) -> Result<Engine> {
     let rows = options.tasks * options.batch;
     let bag_rows = if options.encoder == BenchEncoder::Bag { vec![options.batch * GRAMS; options.tasks] } else { Vec::new() };
     let row_capacity = (3 * rows * GRAMS).min(TABLE_ROWS);
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, bag_rows, task_rows: Vec::new() };
+    let limits = Limits {
+        group_rows: rows,
+        round_rows: rows,
+        group_logits: 2 * rows,
+        present: options.tasks,
+        bag_rows,
+        task_rows: Vec::new(),
+    };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
     Engine::new(

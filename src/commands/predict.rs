@@ -75,8 +75,14 @@ impl<'a> Predictor<'a> {
         let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
         let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
         let task = &source.state.tasks[number];
-        let limits =
-            Limits { group_rows: 1, round_rows: 1, group_logits: task.outputs, bag_rows: Vec::new(), task_rows: Vec::new() };
+        let limits = Limits {
+            group_rows: 1,
+            round_rows: 1,
+            group_logits: task.outputs,
+            present: 1,
+            bag_rows: Vec::new(),
+            task_rows: Vec::new(),
+        };
         let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
         let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
         let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;

@@ -16,6 +16,7 @@ pub mod queue;
 pub mod random;
 pub mod retry;
 pub mod simulate;
+pub mod slices;
 pub mod straggler;
 pub mod task;
 

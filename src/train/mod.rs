@@ -7,6 +7,7 @@ pub mod evaluate;
 pub mod guard;
 pub mod metrics;
 pub mod plan;
+pub mod pressure;
 pub mod rates;
 pub mod round;
 pub mod rules;

@@ -3,15 +3,19 @@
 use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 
-use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind};
-use crate::data::{Corpus, Inputs, Split, TokenStore, Tokenizer, bag};
+use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind, ScheduleMode};
+use crate::data::{Corpus, Inputs, Split, TaskData, TokenStore, Tokenizer, bag};
 use crate::device::memory::{Memory, human_bytes};
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
 use crate::ops::activation::Activation;
 use crate::ops::philox::{Keyed, Stream};
+use crate::schedule::Policy;
 use crate::schedule::deal::{Player, proportional_rates, share};
+use crate::schedule::dispatcher::Settings;
+use crate::schedule::slices::{Slice, Slices};
+use crate::schedule::task::Spec;
 use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
@@ -21,6 +25,8 @@ use crate::train::rules::{Clip, ClipScope, Rules, Scale, Settlers};
 pub struct Plan {
     pub spec: ModelSpec,
     pub players: Vec<Player>,
+    /// Time-sliced: the tasks and the settings of their scheduler.
+    pub slices: Option<(Settings, Vec<Slice>)>,
     pub rounds: u64,
     pub rounds_per_epoch: u64,
     pub limits: Limits,
@@ -31,10 +37,19 @@ pub struct Plan {
 impl Plan {
     pub fn new(config: &Config, corpus: &Corpus) -> Result<Self> {
         let spec = model_spec(config, corpus)?;
-        let players = players(config, corpus)?;
+        let mut players = players(config, corpus)?;
+        let slices = (config.schedule.mode == ScheduleMode::TimeSliced).then(|| slices(config, corpus, &players));
+        if let Some((settings, slices)) = &slices {
+            Slices::new(settings.clone(), slices.clone()).map_err(|refusal| anyhow!("schedule: {refusal}"))?;
+            // A round is one slot of one task; how often it comes is the scheduler's.
+            players.iter_mut().for_each(|player| player.rate = 1.0);
+        }
         let examples: f64 = corpus.tasks.iter().map(|task| task.train.len() as f64).sum();
-        let per_round = players.iter().map(|player| player.rate / player.period as f64).sum::<f64>()
-            * (config.train.micro_batch * config.train.accumulate) as f64;
+        let slots = match &slices {
+            Some(_) => 1.0,
+            None => players.iter().map(|player| player.rate / player.period as f64).sum::<f64>(),
+        };
+        let per_round = slots * (config.train.micro_batch * config.train.accumulate) as f64;
         let rounds_per_epoch = (examples / per_round).ceil().max(1.0) as u64;
         let rounds = match (config.train.rounds, config.train.epochs) {
             (Some(rounds), _) => rounds,
@@ -52,7 +67,8 @@ impl Plan {
             row_capacity: shapes.rows,
         };
         let limits = limits(config, &spec, &players, shapes);
-        let plan = Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
+        let plan =
+            Self { spec, players, slices, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
         plan.check_task_budgets(corpus)?;
         Ok(plan)
     }
@@ -63,7 +79,8 @@ impl Plan {
         let head_copies = if self.start.second_moment { 4 } else { 3 };
         let inputs = self.spec.encoder.inputs();
         let dense = (inputs + 1) * self.spec.encoder.hidden;
-        let rows = self.limits.bag_rows.get(task).map_or(0, |rows| rows * (4 * inputs + 16));
+        // Time-sliced tasks share one row of J.
+        let rows = self.limits.bag_rows.get(task).or(self.limits.bag_rows.first()).map_or(0, |rows| rows * (4 * inputs + 16));
         (4 * (dense + head_copies * head) + rows) as u64
     }
 
@@ -118,8 +135,26 @@ impl Plan {
         Ok(if self.rules.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
     }
 
-    /// Passes over a task's data in the whole run, if it is present throughout.
-    pub fn passes(&self, config: &Config, corpus: &Corpus, task: usize) -> f64 {
+    /// The order of tasks of a time-sliced run, from its first round on.
+    pub fn order(&self) -> Option<Slices> {
+        let (settings, slices) = self.slices.as_ref()?;
+        Slices::new(settings.clone(), slices.clone()).ok()
+    }
+
+    /// Passes over each task's data in the whole run. In synchronous rounds: if it is present throughout.
+    pub fn passes(&self, config: &Config, corpus: &Corpus) -> Vec<f64> {
+        let slot = (config.train.micro_batch * config.train.accumulate) as f64;
+        if let Some(mut order) = self.order() {
+            let mut passes = vec![0.0; self.players.len()];
+            for task in std::iter::from_fn(|| order.next_task()).take(self.rounds as usize) {
+                passes[task] += slot / corpus.tasks[task].train.len() as f64;
+            }
+            return passes;
+        }
+        (0..self.players.len()).map(|task| self.synchronous_passes(config, corpus, task)).collect()
+    }
+
+    fn synchronous_passes(&self, config: &Config, corpus: &Corpus, task: usize) -> f64 {
         let player = &self.players[task];
         let rounds = player.rounds.map_or(self.rounds, |own| own.min(self.rounds)) as f64;
         let examples = rounds * player.rate / player.period as f64 * (config.train.micro_batch * config.train.accumulate) as f64;
@@ -254,17 +289,45 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
     Ok(players)
 }
 
+/// The tasks of a time-sliced run. Under `weighted` a task's weight is its share of the sampler's slots.
+fn slices(config: &Config, corpus: &Corpus, players: &[Player]) -> (Settings, Vec<Slice>) {
+    let schedule = &config.schedule;
+    let settings = Settings {
+        policy: Policy::find(&schedule.policy).unwrap_or_default(),
+        server_share: schedule.server_share,
+        seed: config.run.seed,
+        ..Settings::default()
+    };
+    let cost = (config.train.micro_batch * config.train.accumulate) as f64 * schedule.example_us * 1e3;
+    let slice = |(task, player): (&TaskData, &Player)| {
+        let period = task.settings.deadline_ms.map_or(0, |ms| (ms * 1e6) as u64);
+        let spec = Spec {
+            weight: player.rate,
+            priority: task.settings.priority,
+            period,
+            parents: player.parents.clone(),
+            ..Spec::new(task.name.clone(), (cost as u64).max(1))
+        };
+        Slice { spec, every: player.period, rounds: player.rounds }
+    };
+    (settings, corpus.tasks.iter().zip(players).map(slice).collect())
+}
+
 fn limits(config: &Config, spec: &ModelSpec, players: &[Player], shapes: BagShapes) -> Limits {
     let train = &config.train;
-    let fused = if train.fuse == 0 { players.len() } else { train.fuse.min(players.len()) };
+    let sliced = config.schedule.mode == ScheduleMode::TimeSliced;
+    let present = if sliced { 1 } else { players.len() };
+    let fused = if train.fuse == 0 { present } else { train.fuse.min(present) };
     let mut outputs: Vec<usize> = spec.heads.iter().map(|head| head.outputs).collect();
     outputs.sort_unstable_by(|a, b| b.cmp(a));
-    let most: usize = players.iter().map(Player::most).sum();
+    let most: usize = if sliced { 1 } else { players.iter().map(Player::most).sum() };
+    let largest = shapes.per_round.iter().max().map(|&most| vec![most]).unwrap_or_default();
     Limits {
         group_rows: (fused * train.micro_batch).max(config.eval.batch),
         round_rows: most * train.accumulate * train.micro_batch,
         group_logits: (outputs[..fused].iter().sum::<usize>() * train.micro_batch).max(outputs[0] * config.eval.batch),
-        bag_rows: shapes.per_round,
+        present,
+        bag_rows: if sliced { largest } else { shapes.per_round },
         task_rows: shapes.per_task,
     }
 }

@@ -121,6 +121,7 @@ mod tests {
         task.format = Some(Format::Csv);
         task.quoted = Some(true);
         task.rounds = Some(1);
+        task.deadline_ms = Some(1.0);
         task.synthetic = None;
     }
 
