@@ -54,9 +54,10 @@ __device__ __forceinline__ double column_value(int rule, double parameter, const
         if (positive == negative) {
             return 0.0;
         }
-        double purity = positive / (positive - negative);
+        // The purity p / (p - n) against the draw, compared without the division.
         double draw = double(bits >> 11) * (1.0 / 9007199254740992.0);
-        return (purity > draw ? 1.0 : parameter) * positive + (purity < draw ? 1.0 : parameter) * negative;
+        double threshold = draw * (positive - negative);
+        return (positive > threshold ? 1.0 : parameter) * positive + (positive < threshold ? 1.0 : parameter) * negative;
     }
     int trim = parameter < double((tasks - 1) / 2) ? int(parameter) : (tasks - 1) / 2;
     double sum = 0.0;

@@ -84,6 +84,8 @@ enum Command {
         #[arg(long)]
         markdown: bool,
     },
+    /// Run the scheduler on made-up tasks over a virtual clock
+    Simulate(Simulate),
     /// Measure a part of the program on made-up data
     #[command(subcommand)]
     Bench(Bench),
@@ -96,6 +98,26 @@ struct ConfigArgs {
     /// Set a key, e.g. --set train.epochs=2; wins over the file and its bases
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Simulate {
+    /// Workload file; ready ones are in configs/workloads
+    pub workload: PathBuf,
+    /// Set a key, e.g. --set schedule.policy=edf
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    #[arg(long)]
+    pub json: bool,
+    /// Receives every quantum, for chrome://tracing or ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Receives the timeline as a picture
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Milliseconds shown in it; 0 shows all
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    pub svg_ms: f64,
 }
 
 #[derive(Args)]
@@ -200,6 +222,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Export { path, out } => commands::export::run(&path, &out)?,
         Command::Surgery(args) => commands::surgery::run(&args)?,
         Command::Methods { json, markdown } => commands::methods::run(json, markdown),
+        Command::Simulate(options) => commands::simulate::run(&options)?,
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
         Command::Bench(Bench::Surgery(options)) => commands::bench_surgery::run(&options)?,
     }

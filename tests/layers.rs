@@ -19,8 +19,8 @@ const RULES: &[(&str, &[&str])] = &[
     ("schedule", &[]),
     ("model", &["device", "ops"]),
     ("data", &["config", "ops"]),
-    // Conflict statistics are shown as surgery computes them.
-    ("observe", &["surgery"]),
+    // Conflict statistics are shown as surgery computes them, operations as the scheduler names them.
+    ("observe", &["schedule", "surgery"]),
     ("ops", &["device"]),
     ("device", &[]),
     // The parameters of `[surgery]` and `[balance]` come from the descriptors of methods and balancers, which are pure.

@@ -183,6 +183,7 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
         group_rows: count,
         round_rows: count,
         group_logits: 4 * count,
+        present: tasks,
         bag_rows: if bag { vec![TABLE_ROWS; tasks] } else { Vec::new() },
         ..Limits::default()
     };

@@ -43,7 +43,7 @@ fn engine(case: &Value) -> Engine {
     let settlers = Settlers { balancer, methods: vec![method] };
     let start = Start { seed: 0, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
     let rows = 3 * ROWS;
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, bag_rows: Vec::new(), ..Limits::default() };
+    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, present: 3, ..Limits::default() };
     let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, Rules::plain(0), &limits).unwrap();
     let table = engine.network.table.clone();
     let fill = |params: &[Param], values: &mut [f32], from: Vec<f32>| {

@@ -8,5 +8,6 @@ pub mod export;
 pub mod methods;
 pub mod plan;
 pub mod predict;
+pub mod simulate;
 pub mod surgery;
 pub mod train;

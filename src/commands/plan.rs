@@ -10,16 +10,29 @@ use crate::data::Corpus;
 use crate::device::memory::human_bytes;
 use crate::observe::console::Console;
 use crate::schedule::deal::deal;
-use crate::schedule::fuse::groups;
+use crate::schedule::fuse::{Slot, groups};
 use crate::train::plan::Plan;
+use crate::train::pressure;
 use crate::train::session::{load_corpus, set_threads};
+
+/// Rounds whose groups are shown.
+const ROUNDS_SHOWN: u64 = 8;
 
 pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
     let mut config = super::check::load(path, sets)?.config;
     set_threads(config.run.threads)?;
     let corpus = load_corpus(&mut config, &Console::new())?;
-    let plan = Plan::new(&config, &corpus)?;
-    let document = document(&config, &corpus, &plan)?;
+    // A run that does not fit is shown as it was asked for, so that the numbers can be seen.
+    let asked = config.clone();
+    let (plan, steps) = match pressure::fit(&mut config, &corpus) {
+        Ok(fitted) => fitted,
+        Err(_) => {
+            config = asked;
+            (Plan::new(&config, &corpus)?, Vec::new())
+        }
+    };
+    let mut document = document(&config, &corpus, &plan)?;
+    document["on_pressure"] = json!(steps);
     if json {
         println!("{document}");
     } else {
@@ -35,18 +48,14 @@ pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
 fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
     let buffers = plan.buffers(config)?;
     let total: u64 = buffers.iter().map(|(_, bytes)| bytes).sum();
-    let first = deal(&plan.players, 0, &vec![0; plan.players.len()]);
-    let micro_batches: Vec<usize> = first.iter().map(|count| count * config.train.accumulate).collect();
-    let names = |group: &Vec<crate::schedule::fuse::Slot>| -> Vec<&str> {
-        group.iter().map(|slot| corpus.tasks[slot.task].name.as_str()).collect()
-    };
-    let groups: Vec<Vec<&str>> = groups(&micro_batches, config.train.fuse).iter().map(names).collect();
+    let schedule = first_rounds(config, corpus, plan);
+    let passes = plan.passes(config, corpus);
     let task = |(number, task): (usize, &crate::data::TaskData)| {
         json!({
             "name": task.name,
             "examples": task.train.len(),
             "micro_batches_per_round": plan.players[number].rate,
-            "epochs": plan.passes(config, corpus, number),
+            "epochs": passes[number],
             "bytes": plan.task_bytes(number),
         })
     };
@@ -54,13 +63,36 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         "rounds": plan.rounds,
         "rounds_per_epoch": plan.rounds_per_epoch,
         "tasks": corpus.tasks.iter().enumerate().map(task).collect::<Vec<_>>(),
-        "first_round_groups": groups,
+        "mode": if plan.slices.is_some() { "time_sliced" } else { "synchronous" },
+        "first_round_groups": schedule.first().cloned().unwrap_or_default(),
+        "first_rounds": schedule,
         "lanes": 1,
         "buffers": buffers.iter().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
         "total_bytes": total,
         "saved_bytes": plan.saved_bytes(config)?,
         "budget_bytes": config.memory.device,
     }))
+}
+
+/// Fused groups of the first rounds, by the names of their tasks.
+fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Vec<Vec<Vec<&'a str>>> {
+    let count = plan.players.len();
+    let mut order = plan.order();
+    let mut taken = vec![0u64; count];
+    let rounds = (0..plan.rounds.min(ROUNDS_SHOWN)).map(|round| {
+        let dealt = match &mut order {
+            Some(order) => {
+                let chosen = order.next_task();
+                (0..count).map(|task| usize::from(chosen == Some(task))).collect()
+            }
+            None => deal(&plan.players, round, &taken),
+        };
+        dealt.iter().zip(&mut taken).for_each(|(&dealt, taken)| *taken += u64::from(dealt > 0));
+        let micro_batches: Vec<usize> = dealt.iter().map(|count| count * config.train.accumulate).collect();
+        let names = |group: &Vec<Slot>| group.iter().map(|slot| corpus.tasks[slot.task].name.as_str()).collect();
+        groups(&micro_batches, config.train.fuse).iter().map(names).collect()
+    });
+    rounds.collect()
 }
 
 fn print_text(document: &Value) {
@@ -75,10 +107,15 @@ fn print_text(document: &Value) {
             task["epochs"].as_f64().unwrap_or_default()
         );
     }
-    println!("\nfused groups of the first round, on one lane:");
-    for group in document["first_round_groups"].as_array().into_iter().flatten() {
-        let names: Vec<&str> = group.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        println!("  {}", names.join(" "));
+    println!("\n{}, the fused groups of the first rounds:", document["mode"].as_str().unwrap_or_default());
+    for (round, of_round) in document["first_rounds"].as_array().into_iter().flatten().enumerate() {
+        let names =
+            |group: &Value| group.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+        let groups: Vec<String> = of_round.as_array().into_iter().flatten().map(names).collect();
+        println!("  {round:>4}  {}", groups.join(" | "));
+    }
+    for step in document["on_pressure"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        println!("memory.device is tight: {step}");
     }
     println!("\n{:<48} {:>12}", "buffer (at most)", "bytes");
     for buffer in document["buffers"].as_array().into_iter().flatten() {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::data::{Corpus, SplitName};
 use crate::device::Device;
 use crate::failure::INTERRUPTED;
@@ -17,6 +17,7 @@ use crate::observe::metrics_file::MetricsFile;
 use crate::observe::tensorboard::TensorBoard;
 use crate::train::checkpoint;
 use crate::train::plan::Plan;
+use crate::train::pressure;
 use crate::train::run::{End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
 use crate::train::session::{RunFiles, load_corpus, load_pretrained, set_threads, use_stored};
@@ -29,9 +30,8 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     set_threads(config.run.threads)?;
     let console = Console::new();
     let corpus = load_corpus(&mut config, &console)?;
-    let plan = Plan::new(&config, &corpus)?;
     // Before there is a run folder: a refused run leaves none behind.
-    plan.check_budget(&config)?;
+    let plan = fit(&mut config, &corpus, &console)?;
     let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
     store_encoder(&config, &corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
@@ -65,7 +65,7 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     if let Some((_, state)) = &newest {
         check_data(&corpus, state)?;
     }
-    let plan = Plan::new(&config, &corpus)?;
+    let plan = fit(&mut config, &corpus, &console)?;
     let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
     console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));
     let notes = Console::new();
@@ -79,6 +79,13 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
         None => load_pretrained(&config, &mut run.engine, &notes)?,
     }
     finish(&mut run, config.eval.test)
+}
+
+/// The plan within the budget; says what had to give for it.
+fn fit(config: &mut Config, corpus: &Corpus, console: &Console) -> Result<Plan> {
+    let (plan, steps) = pressure::fit(config, corpus)?;
+    steps.iter().for_each(|step| console.say(&format!("memory.device is tight: {step}")));
+    Ok(plan)
 }
 
 /// Trains, then prints the final scores.

@@ -123,7 +123,7 @@ fn inherited(node: &Node, key: &str) -> Node {
 }
 
 /// `place` is where a missing key is reported: the nearest table that was written.
-fn fill(path: &str, node: &mut Node, section: &Section, place: &Origin, errors: &mut Vec<Diagnostic>) {
+pub fn fill(path: &str, node: &mut Node, section: &Section, place: &Origin, errors: &mut Vec<Diagnostic>) {
     let flawed = node.flawed;
     let place = if node.place().is_default() { place.clone() } else { node.place().clone() };
     let Some(table) = node.table_mut() else { return };

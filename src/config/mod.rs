@@ -23,6 +23,7 @@ mod synthetic;
 #[cfg(test)]
 mod testing;
 mod tree;
+pub mod workload;
 
 use std::path::Path;
 

@@ -287,7 +287,20 @@ pub struct Surgery {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    pub mode: String,
+    pub mode: ScheduleMode,
+    /// Time-sliced: whose round is next.
+    pub policy: String,
+    /// Share of the time of tasks that the policy would pass over.
+    pub server_share: f64,
+    /// Planned microseconds of one example.
+    pub example_us: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleMode {
+    Synchronous,
+    TimeSliced,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -295,6 +308,8 @@ pub struct Schedule {
 pub struct Memory {
     /// Bytes the run's arenas may take; 0 means no limit.
     pub device: u64,
+    /// What gives when they do not suffice.
+    pub on_pressure: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -461,6 +476,10 @@ pub struct Task {
     pub classes: Vec<String>,
     /// Factor on the task's loss.
     pub weight: f64,
+    /// The larger goes first under `schedule.policy = "priority"`.
+    pub priority: i64,
+    /// Planned milliseconds within which the task commits once.
+    pub deadline_ms: Option<f64>,
     /// Present every `period`-th round.
     pub period: u64,
     /// Rounds after which the task is done; absent means it trains to the end.

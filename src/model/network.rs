@@ -121,7 +121,7 @@ impl Gradients {
             let name = format!("jacobian: embedding rows {row}");
             rows_of_tasks.push(RowGradient::new(memory, &name, encoder.inputs(), capacity)?);
         }
-        let rows = if stored { network.spec.heads.len() * batches } else { 1 };
+        let rows = if stored { limits.present * batches } else { 1 };
         let width = network.table.shared_len();
         Ok(Self {
             jacobian: memory.buffer("jacobian: dense", rows * width)?,
@@ -154,6 +154,8 @@ pub struct Limits {
     pub round_rows: usize,
     /// Logits of the largest group.
     pub group_logits: usize,
+    /// Most tasks in one round.
+    pub present: usize,
     /// Embedding rows that one round of each task can touch; empty without a table that is trained.
     pub bag_rows: Vec<usize>,
     /// Embedding rows that the whole run of each task can touch; empty without a table.

@@ -4,6 +4,8 @@ pub mod console;
 pub mod event;
 pub mod metrics_file;
 pub mod tensorboard;
+pub mod timeline;
+pub mod trace;
 
 use anyhow::Result;
 

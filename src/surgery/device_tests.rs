@@ -107,10 +107,10 @@ fn rule_matches(name: &str, rule: Columnwise) {
     let rows: Vec<f32> = (0..TASKS * width).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect();
     let factors = [1.0f64, 0.5, 2.0, 1.5];
     let method = registry::build(name, &serde_json::Map::new(), TASKS).expect("known");
-    let views: Vec<&[f32]> = rows.chunks(width).collect();
+    let views: Vec<(f64, &[f32])> = factors.into_iter().zip(rows.chunks(width)).collect();
     let mut expected = vec![0.0f32; width];
-    let block = ColumnBlock { rows: &views, first: 0, round, seed };
-    columns::combine_scaled(method.columnwise().expect("elementwise"), &block, &factors, &mut expected);
+    let block = ColumnBlock { rows: &views, count: TASKS, first: 0, round, seed };
+    columns::combine(method.columnwise().expect("elementwise"), &block, &mut expected);
     let found = under_every_order(|device: &mut Device| {
         let chunks = Chunks::new(&[Columns { columns: 0..width as u64, block: 0, group: 0 }], 128);
         let at = ChunksOnDevice {

@@ -8,6 +8,7 @@ pub mod guard;
 pub mod masking;
 pub mod metrics;
 pub mod plan;
+pub mod pressure;
 pub mod rates;
 pub mod restore;
 pub mod round;

@@ -4,8 +4,8 @@ use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 
 use crate::config;
-use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind};
-use crate::data::{Corpus, Inputs, Split, TokenStore, Tokenizer, bag};
+use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind, ScheduleMode};
+use crate::data::{Corpus, Inputs, Split, TaskData, TokenStore, Tokenizer, bag};
 use crate::device::memory::{Memory, human_bytes};
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
@@ -13,7 +13,11 @@ use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelS
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::ops::activation::Activation;
 use crate::ops::philox::{Keyed, Stream};
+use crate::schedule::Policy;
 use crate::schedule::deal::{Player, proportional_rates, share};
+use crate::schedule::dispatcher::Settings;
+use crate::schedule::slices::{Slice, Slices};
+use crate::schedule::task::Spec;
 use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
@@ -24,6 +28,8 @@ use crate::train::tokens::{masked_of, sequence_len};
 pub struct Plan {
     pub spec: ModelSpec,
     pub players: Vec<Player>,
+    /// Time-sliced: the tasks and the settings of their scheduler.
+    pub slices: Option<(Settings, Vec<Slice>)>,
     pub rounds: u64,
     pub rounds_per_epoch: u64,
     pub limits: Limits,
@@ -34,10 +40,19 @@ pub struct Plan {
 impl Plan {
     pub fn new(config: &Config, corpus: &Corpus) -> Result<Self> {
         let spec = model_spec(config, corpus)?;
-        let players = players(config, corpus)?;
+        let mut players = players(config, corpus)?;
+        let slices = (config.schedule.mode == ScheduleMode::TimeSliced).then(|| slices(config, corpus, &players));
+        if let Some((settings, slices)) = &slices {
+            Slices::new(settings.clone(), slices.clone()).map_err(|refusal| anyhow!("schedule: {refusal}"))?;
+            // A round is one slot of one task; how often it comes is the scheduler's.
+            players.iter_mut().for_each(|player| player.rate = 1.0);
+        }
         let examples: f64 = corpus.tasks.iter().map(|task| task.train.len() as f64).sum();
-        let per_round = players.iter().map(|player| player.rate / player.period as f64).sum::<f64>()
-            * (config.train.micro_batch * config.train.accumulate) as f64;
+        let slots = match &slices {
+            Some(_) => 1.0,
+            None => players.iter().map(|player| player.rate / player.period as f64).sum::<f64>(),
+        };
+        let per_round = slots * (config.train.micro_batch * config.train.accumulate) as f64;
         let rounds_per_epoch = (examples / per_round).ceil().max(1.0) as u64;
         let rounds = match (config.train.rounds, config.train.epochs) {
             (Some(rounds), _) => rounds,
@@ -63,7 +78,8 @@ impl Plan {
         if let Some(transformer) = spec.encoder.transformer() {
             limits.tokens = token_limits(config, corpus, transformer, &players, &rows);
         }
-        let plan = Self { spec, players, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
+        let plan =
+            Self { spec, players, slices, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
         plan.check_task_budgets(corpus)?;
         Ok(plan)
     }
@@ -75,7 +91,8 @@ impl Plan {
         let head_copies = if self.start.second_moment { 4 } else { 3 };
         let inputs = self.spec.encoder.inputs();
         let dense = table.shared_len();
-        let rows = self.limits.bag_rows.get(task).map_or(0, |rows| rows * (4 * inputs + 16));
+        // Time-sliced tasks share one row of J.
+        let rows = self.limits.bag_rows.get(task).or(self.limits.bag_rows.first()).map_or(0, |rows| rows * (4 * inputs + 16));
         (4 * (dense + head_copies * head) + rows) as u64
     }
 
@@ -130,8 +147,26 @@ impl Plan {
         Ok(if self.rules.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
     }
 
-    /// Passes over a task's data in the whole run, if it is present throughout.
-    pub fn passes(&self, config: &Config, corpus: &Corpus, task: usize) -> f64 {
+    /// The order of tasks of a time-sliced run, from its first round on.
+    pub fn order(&self) -> Option<Slices> {
+        let (settings, slices) = self.slices.as_ref()?;
+        Slices::new(settings.clone(), slices.clone()).ok()
+    }
+
+    /// Passes over each task's data in the whole run. In synchronous rounds: if it is present throughout.
+    pub fn passes(&self, config: &Config, corpus: &Corpus) -> Vec<f64> {
+        let slot = (config.train.micro_batch * config.train.accumulate) as f64;
+        if let Some(mut order) = self.order() {
+            let mut passes = vec![0.0; self.players.len()];
+            for task in std::iter::from_fn(|| order.next_task()).take(self.rounds as usize) {
+                passes[task] += slot / corpus.tasks[task].train.len() as f64;
+            }
+            return passes;
+        }
+        (0..self.players.len()).map(|task| self.synchronous_passes(config, corpus, task)).collect()
+    }
+
+    fn synchronous_passes(&self, config: &Config, corpus: &Corpus, task: usize) -> f64 {
         let player = &self.players[task];
         let rounds = player.rounds.map_or(self.rounds, |own| own.min(self.rounds)) as f64;
         let examples = rounds * player.rate / player.period as f64 * (config.train.micro_batch * config.train.accumulate) as f64;
@@ -315,19 +350,52 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
     Ok(players)
 }
 
+/// The tasks of a time-sliced run. Under `weighted` a task's weight is its share of the sampler's slots.
+fn slices(config: &Config, corpus: &Corpus, players: &[Player]) -> (Settings, Vec<Slice>) {
+    let schedule = &config.schedule;
+    let settings = Settings {
+        policy: Policy::find(&schedule.policy).unwrap_or_default(),
+        server_share: schedule.server_share,
+        seed: config.run.seed,
+        ..Settings::default()
+    };
+    let cost = (config.train.micro_batch * config.train.accumulate) as f64 * schedule.example_us * 1e3;
+    let slice = |(task, player): (&TaskData, &Player)| {
+        let period = task.settings.deadline_ms.map_or(0, |ms| (ms * 1e6) as u64);
+        let spec = Spec {
+            weight: player.rate,
+            priority: task.settings.priority,
+            period,
+            parents: player.parents.clone(),
+            ..Spec::new(task.name.clone(), (cost as u64).max(1))
+        };
+        Slice { spec, every: player.period, rounds: player.rounds }
+    };
+    (settings, corpus.tasks.iter().zip(players).map(slice).collect())
+}
+
+/// Most tasks in one round, and in one fused group.
+fn together(config: &Config, players: &[Player]) -> [usize; 2] {
+    let present = if config.schedule.mode == ScheduleMode::TimeSliced { 1 } else { players.len() };
+    [present, if config.train.fuse == 0 { present } else { config.train.fuse.min(present) }]
+}
+
 fn limits(config: &Config, spec: &ModelSpec, players: &[Player], shapes: TableShapes, rows: &HeadRows) -> Limits {
     let train = &config.train;
-    let fused = if train.fuse == 0 { players.len() } else { train.fuse.min(players.len()) };
+    let sliced = config.schedule.mode == ScheduleMode::TimeSliced;
+    let [present, fused] = together(config, players);
     let logits = |(head, rows): (&HeadSpec, &usize)| head.outputs * rows;
     let mut trained: Vec<usize> = spec.heads.iter().zip(&rows.trained).map(logits).collect();
     trained.sort_unstable_by(|a, b| b.cmp(a));
     let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
-    let most: usize = players.iter().map(Player::most).sum();
+    let most: usize = if sliced { 1 } else { players.iter().map(Player::most).sum() };
+    let largest = shapes.per_round.iter().max().map(|&most| vec![most]).unwrap_or_default();
     Limits {
         group_rows: (fused * train.micro_batch).max(config.eval.batch),
         round_rows: most * train.accumulate * train.micro_batch,
         group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
-        bag_rows: shapes.per_round,
+        present,
+        bag_rows: if sliced { largest } else { shapes.per_round },
         task_rows: shapes.per_task,
         tokens: Default::default(),
     }
@@ -369,17 +437,18 @@ impl HeadRows {
 /// Largest shapes of a transformer's batches.
 fn token_limits(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players: &[Player], rows: &HeadRows) -> TokenLimits {
     let train = &config.train;
-    let fused = if train.fuse == 0 { players.len() } else { train.fuse.min(players.len()) };
-    let (mut groups, mut round_tokens, mut longest) = (Vec::new(), 0, 0);
+    let [present, fused] = together(config, players);
+    let (mut groups, mut rounds, mut longest) = (Vec::new(), Vec::new(), 0);
     for (task, player) in corpus.tasks.iter().zip(players) {
         let mut lengths = sequence_lengths(&task.train);
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         groups.push(lengths.iter().take(train.micro_batch).sum::<usize>());
-        round_tokens += largest_round(config, player, &lengths);
+        rounds.push(largest_round(config, player, &lengths));
         let others = [&task.dev, &task.test].into_iter().flatten().flat_map(sequence_lengths);
         longest = others.chain(lengths).max().unwrap_or(0).max(longest);
     }
     groups.sort_unstable_by(|a, b| b.cmp(a));
+    let round_tokens = HeadRows::largest(rounds.into_iter(), present);
     let group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
     let head_rows = HeadRows::largest(rows.trained.iter().copied(), fused).max(rows.evaluated.iter().copied().max().unwrap_or(0));
     let words = corpus.tasks.iter().map(|task| task.settings.head == schema::HeadKind::Mlm);

@@ -14,6 +14,7 @@ use crate::failure::Stopped;
 use crate::observe::Observer;
 use crate::observe::event::{Event, RoundEvent};
 use crate::schedule::deal::{all_done, deal};
+use crate::schedule::slices::Slices;
 use crate::surgery::methods::Status;
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::checkpoint::{self, Best, State, TaskState};
@@ -41,6 +42,8 @@ pub struct Run<'a> {
     pub engine: Engine,
     state: State,
     streams: Vec<ExampleStream>,
+    /// Time-sliced: whose round is next.
+    slices: Option<Slices>,
     objective: Objective,
     started: Instant,
     bytes: u64,
@@ -80,6 +83,7 @@ impl<'a> Run<'a> {
             engine,
             state,
             streams: Vec::new(),
+            slices: plan.order(),
             objective,
             started,
             bytes: memory.used(),
@@ -96,6 +100,9 @@ impl<'a> Run<'a> {
         self.state = state;
         self.unsaved = false;
         self.open_streams();
+        if let Some(slices) = &mut self.slices {
+            slices.skip(self.state.round);
+        }
         Ok(())
     }
 
@@ -209,7 +216,13 @@ impl<'a> Run<'a> {
     /// The examples of each present task; moves the cursors.
     fn draw(&mut self, round: u64) -> Vec<Share> {
         let taken: Vec<u64> = self.state.tasks.iter().map(|task| task.taken).collect();
-        let dealt = deal(&self.plan.players, round, &taken);
+        let dealt = match &mut self.slices {
+            Some(slices) => {
+                let chosen = slices.next_task();
+                (0..taken.len()).map(|task| usize::from(chosen == Some(task))).collect()
+            }
+            None => deal(&self.plan.players, round, &taken),
+        };
         let mut shares = Vec::new();
         for (task, micro_batches) in dealt.into_iter().enumerate().filter(|(_, count)| *count > 0) {
             let count = micro_batches * self.config.train.accumulate * self.config.train.micro_batch;

@@ -56,15 +56,15 @@ impl Key {
     }
 }
 
-const fn key(name: &'static str, kind: Kind, literal: &'static str, doc: &'static str) -> Key {
+pub const fn key(name: &'static str, kind: Kind, literal: &'static str, doc: &'static str) -> Key {
     Key { name, kind, default: Default::Is(literal), only: None, doc }
 }
 
-const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+pub const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key { name, kind, default: Default::Required, only: None, doc }
 }
 
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+pub const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key { name, kind, default: Default::Absent, only: None, doc }
 }
 
@@ -122,6 +122,7 @@ mod tests {
         task.format = Some(Format::Csv);
         task.quoted = Some(true);
         task.rounds = Some(1);
+        task.deadline_ms = Some(1.0);
         task.synthetic = None;
     }
 

@@ -290,18 +290,50 @@ static CLIP: Section = Section {
 };
 
 static SCHEDULE: Section = Section {
-    keys: &[key(
-        "mode",
-        Kind::OneOf { values: &["synchronous"], later: &["time_sliced"] },
-        "\"synchronous\"",
-        "All tasks present in a round commit together.",
-    )],
-    later: &["policy", "lanes", "server_share", "max_staleness", "max_retries", "retry_base", "retry_cap"],
+    keys: &[
+        key(
+            "mode",
+            Kind::one_of(&["synchronous", "time_sliced"]),
+            "\"synchronous\"",
+            "All tasks present in a round commit together, or each round belongs to one task (the least memory).",
+        ),
+        key(
+            "policy",
+            Kind::one_of(&["round_robin", "weighted", "priority", "rms", "edf"]),
+            "\"round_robin\"",
+            "Whose round is next: in turn; by the sampler's shares; by `priority`; by period or deadline (`deadline_ms`).",
+        )
+        .only("schedule.mode", &["time_sliced"]),
+        key(
+            "server_share",
+            Kind::Float(Bounds::UNIT_OPEN),
+            "0.05",
+            "Share of the time of tasks that `priority`, `rms` or `edf` would pass over.",
+        )
+        .only("schedule.policy", &["priority", "rms", "edf"]),
+        key(
+            "example_us",
+            Kind::Float(Bounds::POSITIVE),
+            "100.0",
+            "Planned time of one example: the clock that policies go by, so that equal configurations have equal orders.",
+        )
+        .only("schedule.mode", &["time_sliced"]),
+    ],
+    later: &["lanes", "max_staleness", "max_retries", "retry_base", "retry_cap"],
 };
 
 static MEMORY: Section = Section {
-    keys: &[key("device", Kind::Bytes, "0", "What the run's arenas may take; 0 means no limit.")],
-    later: &["on_pressure"],
+    keys: &[
+        key("device", Kind::Bytes, "0", "What the run's arenas may take; 0 means no limit."),
+        key(
+            "on_pressure",
+            Kind::List(&Kind::OneOf { values: &["split"], later: &["recompute", "queue"] }),
+            "[]",
+            "What gives when the run does not fit. `split`: fewer tasks in a fused group (the same bytes), then half the \
+            micro-batch and twice the accumulation (the same within rounding). Empty: the run is refused.",
+        ),
+    ],
+    later: &[],
 };
 
 static SAMPLER: Section = Section {

@@ -34,6 +34,13 @@ pub static TASK: Section = Section {
         key("classes", TEXTS, "[]", "Class names in index order; empty means discovered from the training rows, sorted.")
             .only(".head", &["classification", "multilabel"]),
         key("weight", Kind::Float(Bounds::POSITIVE), "1.0", "Factor on the task's loss."),
+        key("priority", Kind::Int(-1_000_000, 1_000_000), "0", "The larger goes first.").only("schedule.policy", &["priority"]),
+        optional(
+            "deadline_ms",
+            Kind::Float(Bounds::POSITIVE),
+            "The task commits once in every such span of planned time; a set of deadlines that cannot be met is refused.",
+        )
+        .only("schedule.policy", &["rms", "edf"]),
         key("period", Kind::Int(1, 1 << 40), "1", "The task is present every `period`-th round."),
         optional("rounds", Kind::Int(1, 1 << 40), "Rounds after which the task is done; absent means it trains to the end."),
         key("depends_on", TEXTS, "[]", "Tasks that must be done before this one starts; each needs `rounds`."),
@@ -52,5 +59,5 @@ pub static TASK: Section = Section {
             "What the task may take for itself (its row of J, head, moments, data); 0 means no limit.",
         ),
     ],
-    later: &["deadline_ms", "priority"],
+    later: &[],
 };

@@ -1,0 +1,544 @@
+//! The one owner of all scheduling state.
+//!
+//! A task has at most one job at a time. [`Dispatcher::submit`] makes it known, [`Dispatcher::next`] starts it on a free lane
+//! when it is its turn, [`Dispatcher::complete`] ends it. A job that cannot start for want of memory or because of a
+//! conflict keeps its turn: nobody overtakes it, so that nobody starves and a writer waits for running readers only.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::access::{Access, Blocks, Conflict, OnStale, Operation};
+use super::budget::{Budget, refusal};
+use super::deadlines::{late_under_edf, late_under_rms};
+use super::graph;
+use super::log::{Log, What};
+use super::queue::{Candidate, Ready};
+use super::random::Random;
+use super::retry::{Remedy, Retry, Status};
+use super::straggler::Watch;
+use super::task::{Spec, State, normalised_weights};
+use super::{Nanos, Policy};
+
+/// What holds for all tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub policy: Policy,
+    pub lanes: usize,
+    /// Share of the time of tasks the policy would pass over.
+    pub server_share: f64,
+    /// Bytes of the device; 0: no limit.
+    pub device: u64,
+    /// Of these, taken from the start.
+    pub shared: u64,
+    /// Commits of a block that a gradient may miss.
+    pub max_staleness: u32,
+    pub on_stale: OnStale,
+    pub retry: Retry,
+    pub seed: u64,
+    /// Micro-batches may be halved.
+    pub split: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::RoundRobin,
+            lanes: 1,
+            server_share: 0.05,
+            device: 0,
+            shared: 0,
+            max_staleness: u32::MAX,
+            on_stale: OnStale::Recompute,
+            retry: Retry::default(),
+            seed: 0,
+            split: true,
+        }
+    }
+}
+
+/// One quantum's worth of work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Job {
+    pub operation: Operation,
+    pub blocks: Blocks,
+    /// When it became due: latencies and deadlines count from here.
+    pub release: Nanos,
+    /// Planned time.
+    pub cost: Nanos,
+    /// Bytes of scratch.
+    pub bytes: u64,
+}
+
+/// A quantum that has begun.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Started {
+    pub task: usize,
+    pub lane: usize,
+    pub job: Job,
+}
+
+/// What the caller has to do after a quantum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing is left of the job: submit the next one, or [`Dispatcher::finish`] the task.
+    Free { straggler: bool },
+    /// The same job is tried again later; with `halve`, change it by [`Dispatcher::resize`] first.
+    Again { trim: bool, halve: bool },
+    /// Bring the task back to its last commit, then call [`Dispatcher::restored`].
+    Restore,
+}
+
+/// Counts over the whole run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub quanta: u64,
+    pub deadline_misses: u64,
+    pub retries: u64,
+    pub rollbacks: u64,
+    pub halved: u64,
+    pub stragglers: u64,
+    pub write_write: u64,
+    pub read_write: u64,
+    pub causal: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    state: State,
+    /// Parents not done.
+    waiting: u32,
+    admitted: bool,
+    in_line: bool,
+    job: Option<Job>,
+    /// Ready with this job number.
+    ticket: Option<u64>,
+    failures: u32,
+    pass: u64,
+    weight: u64,
+    /// It has been counted that this job waits for another operation.
+    blocked: bool,
+    watch: Watch,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    task: u32,
+    charged: Nanos,
+}
+
+pub struct Dispatcher {
+    pub settings: Settings,
+    specs: Vec<Spec>,
+    tasks: Vec<Task>,
+    children: Vec<Vec<u32>>,
+    ready: Ready,
+    lanes: Vec<Option<Running>>,
+    busy: usize,
+    budget: Budget,
+    access: Access,
+    /// (tasks x blocks) versions each task's newest gradient was computed at.
+    seen: Vec<u32>,
+    blocks: usize,
+    timers: BinaryHeap<Reverse<(Nanos, u32)>>,
+    random: Random,
+    tickets: u64,
+    /// Weighted service of whoever ran last: where a waking task starts.
+    pass: u64,
+    heaviest: u64,
+    pub counts: Counts,
+    pub log: Log,
+}
+
+impl Dispatcher {
+    /// `blocks` are told apart. Refuses cycles, budgets that are too small and deadlines that cannot be met, with the numbers.
+    pub fn new(settings: Settings, specs: Vec<Spec>, blocks: usize) -> Result<Self, String> {
+        check(&settings, &specs)?;
+        let parents: Vec<Vec<usize>> = specs.iter().map(|spec| spec.parents.clone()).collect();
+        let weights = normalised_weights(&specs.iter().map(|spec| spec.weight).collect::<Vec<_>>());
+        let task = |(spec, &weight): (&Spec, &u64)| Task {
+            state: State::Pending,
+            waiting: spec.parents.len() as u32,
+            admitted: false,
+            in_line: false,
+            job: None,
+            ticket: None,
+            failures: 0,
+            pass: 0,
+            weight,
+            blocked: false,
+            watch: Watch::default(),
+        };
+        Ok(Self {
+            tasks: specs.iter().zip(&weights).map(task).collect(),
+            children: graph::children(&parents),
+            ready: Ready::new(settings.policy, settings.server_share),
+            lanes: vec![None; settings.lanes],
+            busy: 0,
+            budget: Budget::new(settings.device, settings.shared),
+            access: Access::default(),
+            seen: vec![0; specs.len() * blocks],
+            blocks,
+            timers: BinaryHeap::new(),
+            random: Random::new(settings.seed, u64::MAX),
+            tickets: 0,
+            pass: 0,
+            heaviest: weights.iter().copied().max().unwrap_or(1),
+            counts: Counts::default(),
+            log: Log::default(),
+            settings,
+            specs,
+        })
+    }
+
+    pub fn state(&self, task: usize) -> State {
+        self.tasks[task].state
+    }
+
+    pub fn specs(&self) -> &[Spec] {
+        &self.specs
+    }
+
+    /// Bytes reserved now, and the most so far.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.budget.reserved(), self.budget.peak())
+    }
+
+    /// Quanta in flight.
+    pub fn in_flight(&self) -> usize {
+        self.busy
+    }
+
+    /// Weighted service of a task, in nanoseconds of the heaviest.
+    pub fn pass(&self, task: usize) -> u64 {
+        self.tasks[task].pass
+    }
+
+    /// Failures in a row.
+    pub fn failures(&self, task: usize) -> u32 {
+        self.tasks[task].failures
+    }
+
+    /// Whether the task waits for parents.
+    pub fn is_waiting(&self, task: usize) -> bool {
+        self.tasks[task].waiting > 0
+    }
+
+    /// Makes a job known. The task must be pending without one; a job of a final task is dropped.
+    pub fn submit(&mut self, task: usize, job: Job, now: Nanos) {
+        let own = &mut self.tasks[task];
+        if own.state.is_final() {
+            return;
+        }
+        assert!(own.job.is_none() && own.state == State::Pending, "task {task} has a job");
+        own.job = Some(job);
+        own.blocked = false;
+        self.log.add(now, task as u32, What::Submit);
+        if own.waiting == 0 {
+            self.make_ready(task as u32, now);
+        }
+    }
+
+    /// Changes the job a task waits with, after [`After::Again`] with `halve`.
+    pub fn resize(&mut self, task: usize, bytes: u64, cost: Nanos) {
+        if let Some(job) = &mut self.tasks[task].job {
+            (job.bytes, job.cost) = (bytes, cost);
+        }
+    }
+
+    fn make_ready(&mut self, task: u32, now: Nanos) {
+        let own = &mut self.tasks[task as usize];
+        if !own.admitted {
+            if !own.in_line {
+                own.in_line = true;
+                self.budget.ask(task);
+            }
+            self.admit(now);
+            return;
+        }
+        self.enqueue(task);
+    }
+
+    fn admit(&mut self, now: Nanos) {
+        let specs = &self.specs;
+        let needs = |task: u32| (specs[task as usize].persistent, specs[task as usize].scratch);
+        let admitted: Vec<u32> = std::iter::from_fn(|| self.budget.admit(needs)).collect();
+        for task in admitted {
+            let own = &mut self.tasks[task as usize];
+            own.admitted = true;
+            own.in_line = false;
+            self.log.add(now, task, What::Admit { bytes: self.specs[task as usize].persistent });
+            self.enqueue(task);
+        }
+    }
+
+    fn enqueue(&mut self, task: u32) {
+        let spec = &self.specs[task as usize];
+        let own = &mut self.tasks[task as usize];
+        let Some(job) = own.job else { return };
+        own.ticket = Some(self.tickets);
+        own.pass = own.pass.max(self.pass);
+        let relative = spec.relative_deadline();
+        let span = relative.map_or(0, |deadline| if spec.period == 0 { deadline } else { deadline.min(spec.period) });
+        self.ready.push(&Candidate {
+            task,
+            ticket: self.tickets,
+            deadline: relative.map(|deadline| job.release.saturating_add(deadline)),
+            period: span,
+            priority: spec.priority,
+            pass: own.pass,
+            cost: job.cost,
+        });
+        self.tickets += 1;
+    }
+
+    /// Starts the next quantum, if a lane is free and somebody may run.
+    pub fn next(&mut self, now: Nanos) -> Option<Started> {
+        self.wake(now);
+        if self.busy == self.lanes.len() {
+            return None;
+        }
+        loop {
+            let tasks = &self.tasks;
+            let current = |task: u32| {
+                let own = &tasks[task as usize];
+                own.ticket.map(|ticket| (ticket, own.job.map_or(0, |job| job.cost)))
+            };
+            let choice = self.ready.choose(now, current)?;
+            let task = choice.task as usize;
+            let job = self.tasks[task].job?;
+            if let Some(conflict) = self.access.conflict(job.operation, job.blocks) {
+                self.count_conflict(task, conflict, now);
+                return None;
+            }
+            if !self.budget.fits(job.bytes) {
+                return None;
+            }
+            if job.operation.writes() && !self.is_fresh(task, &job, now) {
+                continue;
+            }
+            self.ready.take(choice, job.cost);
+            return Some(self.start(task, job, now));
+        }
+    }
+
+    fn count_conflict(&mut self, task: usize, conflict: Conflict, now: Nanos) {
+        if std::mem::replace(&mut self.tasks[task].blocked, true) {
+            return;
+        }
+        let what = match conflict {
+            Conflict::WriteWrite => What::WriteWrite,
+            Conflict::ReadWrite => What::ReadWrite,
+        };
+        match conflict {
+            Conflict::WriteWrite => self.counts.write_write += 1,
+            Conflict::ReadWrite => self.counts.read_write += 1,
+        }
+        self.log.add(now, task as u32, what);
+    }
+
+    /// Whether the gradient behind a commit may still be committed. If not, the job becomes a gradient again (or, where
+    /// that is refused, one whose result the caller drops): the task keeps its turn.
+    fn is_fresh(&mut self, task: usize, job: &Job, now: Nanos) -> bool {
+        let seen = &self.seen[task * self.blocks..][..self.blocks];
+        let staleness = self.access.staleness(job.blocks, seen);
+        if staleness <= self.settings.max_staleness {
+            return true;
+        }
+        self.counts.causal += 1;
+        self.log.add(now, task as u32, What::Causal { staleness });
+        if self.settings.on_stale == OnStale::Allow {
+            return true;
+        }
+        if let Some(job) = &mut self.tasks[task].job {
+            job.operation = Operation::Gradient;
+        }
+        false
+    }
+
+    fn start(&mut self, task: usize, job: Job, now: Nanos) -> Started {
+        let lane = self.lanes.iter().position(Option::is_none).expect("a lane is free");
+        self.access.acquire(job.operation, job.blocks);
+        if job.operation == Operation::Gradient {
+            self.access.note(job.blocks, &mut self.seen[task * self.blocks..][..self.blocks]);
+        }
+        self.budget.reserve(job.bytes);
+        let heaviest = self.heaviest;
+        let own = &mut self.tasks[task];
+        own.ticket = None;
+        self.pass = self.pass.max(own.pass);
+        own.pass = own.pass.saturating_add(charge(job.cost, own.weight, heaviest));
+        self.lanes[lane] = Some(Running { task: task as u32, charged: job.cost });
+        self.busy += 1;
+        self.log.add(now, task as u32, What::Start { lane: lane as u32, bytes: job.bytes });
+        self.go(task, State::Running, now);
+        Started { task, lane, job }
+    }
+
+    /// Ends the quantum on `lane` after `cost`. Panics if none runs there.
+    pub fn complete(&mut self, lane: usize, cost: Nanos, status: Status, now: Nanos) -> (usize, After) {
+        let Running { task, charged } = self.lanes[lane].take().expect("a quantum runs on the lane");
+        let task = task as usize;
+        self.busy -= 1;
+        let job = self.tasks[task].job.expect("a running task has a job");
+        self.access.release(job.operation, job.blocks, status == Status::Ok);
+        if job.operation == Operation::Commit && status == Status::Ok {
+            // Whoever wrote a version knows it.
+            self.access.note(job.blocks, &mut self.seen[task * self.blocks..][..self.blocks]);
+        }
+        self.budget.release(job.bytes);
+        self.correct(task, charged, cost);
+        self.counts.quanta += 1;
+        self.log.add(now, task as u32, What::End { lane: lane as u32 });
+        let after = if status == Status::Ok { self.succeeded(task, &job, cost, now) } else { self.failed(task, status, now) };
+        self.admit(now);
+        (task, after)
+    }
+
+    /// Charges what the quantum took in place of what was planned.
+    fn correct(&mut self, task: usize, charged: Nanos, cost: Nanos) {
+        let heaviest = self.heaviest;
+        let own = &mut self.tasks[task];
+        let planned = charge(charged, own.weight, heaviest);
+        own.pass = own.pass.saturating_sub(planned).saturating_add(charge(cost, own.weight, heaviest));
+    }
+
+    fn succeeded(&mut self, task: usize, job: &Job, cost: Nanos, now: Nanos) -> After {
+        if self.specs[task].relative_deadline().is_some_and(|deadline| now > job.release.saturating_add(deadline)) {
+            self.counts.deadline_misses += 1;
+        }
+        let own = &mut self.tasks[task];
+        own.job = None;
+        own.failures = 0;
+        let straggler = own.watch.add(cost);
+        self.counts.stragglers += u64::from(straggler);
+        self.go(task, State::Pending, now);
+        After::Free { straggler }
+    }
+
+    fn failed(&mut self, task: usize, status: Status, now: Nanos) -> After {
+        let own = &mut self.tasks[task];
+        own.failures += 1;
+        let failures = own.failures;
+        let can_halve = self.settings.split && own.job.is_some_and(|job| job.bytes > 1);
+        let remedy = self.settings.retry.remedy(status, failures, can_halve);
+        match remedy {
+            Remedy::Restore | Remedy::GiveUp => {
+                self.counts.rollbacks += 1;
+                own.job = None;
+                self.go(task, State::Rollback, now);
+                After::Restore
+            }
+            Remedy::Trim | Remedy::Halve | Remedy::Again => {
+                self.counts.retries += 1;
+                self.counts.halved += u64::from(remedy == Remedy::Halve);
+                // Memory that was freed is there at once; only what may pass by itself is waited for.
+                let wait = if status == Status::OutOfMemory { 0 } else { self.settings.retry.wait(failures, &mut self.random) };
+                self.go(task, State::Retrying, now);
+                self.timers.push(Reverse((now.saturating_add(wait), task as u32)));
+                After::Again { trim: remedy == Remedy::Trim, halve: remedy == Remedy::Halve }
+            }
+        }
+    }
+
+    /// The caller has brought the task back to its last commit: it goes on, or has failed, and with it all that wait for it.
+    /// Returns every task that has failed now.
+    pub fn restored(&mut self, task: usize, now: Nanos) -> Vec<usize> {
+        if self.tasks[task].failures <= self.settings.retry.max {
+            self.go(task, State::Pending, now);
+            return Vec::new();
+        }
+        let mut failed = Vec::new();
+        let mut doomed = vec![task];
+        while let Some(task) = doomed.pop() {
+            if self.tasks[task].state.is_final() {
+                continue;
+            }
+            self.go(task, State::Failed, now);
+            self.leave(task, now);
+            failed.push(task);
+            doomed.extend(self.children[task].iter().map(|&child| child as usize));
+        }
+        self.admit(now);
+        failed
+    }
+
+    /// A pending task has nothing more to do: its children may start.
+    pub fn finish(&mut self, task: usize, now: Nanos) {
+        self.go(task, State::Done, now);
+        self.leave(task, now);
+        for index in 0..self.children[task].len() {
+            let child = self.children[task][index];
+            let own = &mut self.tasks[child as usize];
+            own.waiting -= 1;
+            if own.waiting == 0 && own.state == State::Pending && own.job.is_some() {
+                self.make_ready(child, now);
+            }
+        }
+        self.admit(now);
+    }
+
+    /// Gives back all that a final task holds.
+    fn leave(&mut self, task: usize, now: Nanos) {
+        let own = &mut self.tasks[task];
+        own.job = None;
+        if own.ticket.take().is_some() {
+            self.ready.withdraw();
+        }
+        if std::mem::take(&mut own.in_line) {
+            self.budget.forget(task as u32);
+        }
+        if std::mem::take(&mut own.admitted) {
+            let bytes = self.specs[task].persistent;
+            self.budget.dismiss(bytes, self.specs[task].scratch);
+            self.log.add(now, task as u32, What::Dismiss { bytes });
+        }
+    }
+
+    /// When a task that backs off comes back.
+    pub fn wakes_at(&self) -> Option<Nanos> {
+        self.timers.peek().map(|&Reverse((at, _))| at)
+    }
+
+    fn wake(&mut self, now: Nanos) {
+        while let Some(&Reverse((at, task))) = self.timers.peek().filter(|&&Reverse((at, _))| at <= now) {
+            self.timers.pop();
+            self.go(task as usize, State::Pending, at.max(now));
+            self.enqueue(task);
+        }
+    }
+
+    fn go(&mut self, task: usize, to: State, now: Nanos) {
+        let own = &mut self.tasks[task];
+        let from = std::mem::replace(&mut own.state, to);
+        assert!(from.allows(to), "task {task} cannot go from {} to {}", from.name(), to.name());
+        self.log.add(now, task as u32, What::State { from, to });
+    }
+}
+
+/// Service of `cost` counted by weight, in nanoseconds of the heaviest task.
+fn charge(cost: Nanos, weight: u64, heaviest: u64) -> u64 {
+    u64::try_from(u128::from(cost) * u128::from(heaviest) / u128::from(weight)).unwrap_or(u64::MAX)
+}
+
+fn check(settings: &Settings, specs: &[Spec]) -> Result<(), String> {
+    if settings.lanes == 0 {
+        return Err("at least one lane is needed".to_owned());
+    }
+    if let Some(spec) = specs.iter().find(|spec| !(spec.weight.is_finite() && spec.weight > 0.0)) {
+        return Err(format!("task {} has weight {}: it must be above 0", spec.name, spec.weight));
+    }
+    let parents: Vec<Vec<usize>> = specs.iter().map(|spec| spec.parents.clone()).collect();
+    if let Some(cycle) = graph::cycle(&parents) {
+        let names: Vec<&str> = cycle.iter().map(|&task| specs[task].name.as_str()).collect();
+        return Err(format!("tasks wait for each other: {}", names.join(" -> ")));
+    }
+    if let Some(refusal) = specs.iter().find_map(|spec| refusal(spec, settings.device, settings.shared)) {
+        return Err(refusal);
+    }
+    let late = match settings.policy {
+        Policy::Edf => late_under_edf(specs, settings.server_share),
+        Policy::Rms => late_under_rms(specs, settings.server_share),
+        _ => None,
+    };
+    late.map_or(Ok(()), |late| Err(late.message))
+}

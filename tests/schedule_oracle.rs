@@ -1,0 +1,198 @@
+//! The dispatcher against brute force, on every instance of up to six jobs (up to renaming jobs).
+
+use taskloom::schedule::access::Operation;
+use taskloom::schedule::deadlines::{late_under_edf, late_under_rms};
+use taskloom::schedule::dispatcher::{Dispatcher, Job, Settings};
+use taskloom::schedule::retry::Status;
+use taskloom::schedule::simulate::{Arrival, Cost, Faults, Mode, SimTask, Workload, simulate};
+use taskloom::schedule::task::Spec;
+use taskloom::schedule::{Nanos, Policy};
+
+const UNIT: Nanos = 1_000_000;
+
+/// One job of its own task. `key` is a deadline, a period or a priority.
+#[derive(Clone, Copy, Debug)]
+struct Small {
+    release: Nanos,
+    cost: Nanos,
+    key: Nanos,
+}
+
+/// Every multiset of `count` of the `choices`.
+fn multisets(choices: &[Small], count: usize, visit: &mut impl FnMut(&[Small])) {
+    fn extend(choices: &[Small], from: usize, chosen: &mut Vec<Small>, count: usize, visit: &mut impl FnMut(&[Small])) {
+        if chosen.len() == count {
+            return visit(chosen);
+        }
+        for next in from..choices.len() {
+            chosen.push(choices[next]);
+            extend(choices, next, chosen, count, visit);
+            chosen.pop();
+        }
+    }
+    extend(choices, 0, &mut Vec::new(), count, visit);
+}
+
+/// The order in which the dispatcher runs the jobs on one lane, and when each of them ends.
+fn dispatched(policy: Policy, jobs: &[Small]) -> Vec<(usize, Nanos)> {
+    let spec = |job: &Small| match policy {
+        Policy::Edf => Spec { deadline: job.key * UNIT, ..Spec::new("t", 0) },
+        Policy::Rms => Spec { period: job.key * UNIT, ..Spec::new("t", 0) },
+        _ => Spec { priority: job.key as i64, ..Spec::new("t", 0) },
+    };
+    let settings = Settings { policy, server_share: 0.0, ..Settings::default() };
+    let mut dispatcher = Dispatcher::new(settings, jobs.iter().map(spec).collect(), 1).unwrap();
+    let mut order = Vec::new();
+    let mut submitted = vec![false; jobs.len()];
+    let mut now = 0;
+    while order.len() < jobs.len() {
+        let mut due: Vec<usize> = (0..jobs.len()).filter(|&job| !submitted[job] && jobs[job].release <= now).collect();
+        // What became due while a quantum ran became so in this order.
+        due.sort_by_key(|&job| jobs[job].release);
+        for job in due {
+            let Small { release, cost, .. } = jobs[job];
+            let new = Job { operation: Operation::Commit, blocks: 1, release: release * UNIT, cost: cost * UNIT, bytes: 0 };
+            dispatcher.submit(job, new, now * UNIT);
+            submitted[job] = true;
+        }
+        match dispatcher.next(now * UNIT) {
+            Some(started) => {
+                now += jobs[started.task].cost;
+                dispatcher.complete(started.lane, started.job.cost, Status::Ok, now * UNIT);
+                order.push((started.task, now));
+            }
+            None => now += 1,
+        }
+    }
+    order
+}
+
+/// The same by the policy's definition, looking at all jobs each time.
+fn by_definition(policy: Policy, jobs: &[Small]) -> Vec<(usize, Nanos)> {
+    let mut left: Vec<usize> = (0..jobs.len()).collect();
+    let mut now = 0;
+    let mut order = Vec::new();
+    while !left.is_empty() {
+        let rank = |&job: &usize| {
+            let Small { release, key, .. } = jobs[job];
+            let first = match policy {
+                Policy::Edf => (release + key) as i64,
+                Policy::Rms => key as i64,
+                Policy::Priority => -(key as i64),
+                _ => 0,
+            };
+            (first, release, job)
+        };
+        match left.iter().copied().filter(|&job| jobs[job].release <= now).min_by_key(rank) {
+            Some(job) => {
+                now += jobs[job].cost;
+                order.push((job, now));
+                left.retain(|&other| other != job);
+            }
+            None => now += 1,
+        }
+    }
+    order
+}
+
+fn choices(releases: Nanos, costs: Nanos, keys: Nanos) -> Vec<Small> {
+    let mut all = Vec::new();
+    for release in 0..releases {
+        for cost in 1..=costs {
+            all.extend((1..=keys).map(|key| Small { release, cost, key }));
+        }
+    }
+    all
+}
+
+#[test]
+fn every_policy_runs_as_it_is_defined() {
+    let mut seen = 0;
+    for count in 1..=6 {
+        multisets(&choices(3, 2, 2), count, &mut |jobs| {
+            for policy in [Policy::RoundRobin, Policy::Priority, Policy::Rms, Policy::Edf] {
+                assert_eq!(dispatched(policy, jobs), by_definition(policy, jobs), "{policy:?} {jobs:?}");
+                seen += 1;
+            }
+        });
+    }
+    assert!(seen > 50_000, "{seen}");
+}
+
+/// Least greatest lateness over every order of the jobs, all released at once.
+fn best_lateness(jobs: &[Small], now: i64, left: &mut Vec<usize>) -> i64 {
+    if left.is_empty() {
+        return i64::MIN;
+    }
+    let mut best = i64::MAX;
+    for position in 0..left.len() {
+        let job = left.swap_remove(position);
+        let end = now + jobs[job].cost as i64;
+        let worst = (end - jobs[job].key as i64).max(best_lateness(jobs, end, left));
+        best = best.min(worst);
+        left.push(job);
+        let last = left.len() - 1;
+        left.swap(position, last);
+    }
+    best
+}
+
+#[test]
+fn no_order_is_less_late_than_edf() {
+    for count in 1..=6 {
+        multisets(&choices(1, 2, 4), count, &mut |jobs| {
+            let ours = dispatched(Policy::Edf, jobs).into_iter().map(|(job, end)| end as i64 - jobs[job].key as i64).max();
+            assert_eq!(ours, Some(best_lateness(jobs, 0, &mut (0..count).collect())), "{jobs:?}");
+        });
+    }
+}
+
+fn misses(policy: Policy, specs: &[Spec], offsets: &[Nanos]) -> u64 {
+    let task = |(spec, &offset): (&Spec, &Nanos)| SimTask {
+        spec: spec.clone(),
+        class: 0,
+        quanta: 12,
+        cost: Cost::fixed(spec.cost),
+        arrival: Arrival::Periodic { period: spec.period, offset: offset * UNIT },
+        write_share: 0.0,
+        blocks: 1,
+        faults: Faults::default(),
+        timeout: 0,
+        every: 1,
+    };
+    let tasks = specs.iter().zip(offsets).map(task).collect();
+    let settings = Settings { policy, server_share: 0.0, ..Settings::default() };
+    let workload = Workload { settings, mode: Mode::TimeSliced, commit: 0, classes: vec!["all".into()], tasks, blocks: 1 };
+    simulate(&workload).map_or(u64::MAX, |report| report.counts.deadline_misses)
+}
+
+#[test]
+fn an_admitted_periodic_set_meets_every_deadline_from_every_start() {
+    let shapes: Vec<(Nanos, Nanos)> = (1..=2).flat_map(|cost| (2..=7).map(move |period| (cost, period))).collect();
+    let (mut admitted, mut full) = (0, 0);
+    for (i, &one) in shapes.iter().enumerate() {
+        for (j, &two) in shapes.iter().enumerate().skip(i) {
+            for &three in &shapes[j..] {
+                let specs: Vec<Spec> = [one, two, three]
+                    .iter()
+                    .map(|&(cost, period)| Spec { period: period * UNIT, ..Spec::new("t", cost * UNIT) })
+                    .collect();
+                let load: f64 = [one, two, three].iter().map(|&(cost, period)| cost as f64 / period as f64).sum();
+                for (policy, late) in [(Policy::Edf, late_under_edf(&specs, 0.0)), (Policy::Rms, late_under_rms(&specs, 0.0))] {
+                    assert!(load <= 1.0 + 1e-9 || late.is_some(), "{policy:?} admits a load of {load}");
+                    if late.is_some() {
+                        continue;
+                    }
+                    admitted += 1;
+                    full += u32::from(load > 0.8);
+                    for a in 0..one.1 {
+                        for b in 0..two.1 {
+                            assert_eq!(misses(policy, &specs, &[a, b, 0]), 0, "{policy:?} {specs:?} from {a}, {b}, 0");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(admitted > 100 && full > 10, "{admitted} sets admitted, {full} of them nearly full");
+}
