@@ -48,7 +48,7 @@ pub fn task(changes: Value) -> Value {
         "train": null, "dev": null, "test": null, "file": null, "split": null,
         "train_splits": ["train"], "dev_splits": ["dev"], "test_splits": ["test"],
         "format": null, "columns": [], "quoted": null, "text": ["text"], "features": [], "label": ["label"],
-        "head": "classification", "classes": [], "weight": 1.0, "period": 1, "rounds": null, "depends_on": [],
+        "head": "classification", "classes": [], "weight": 1.0, "priority": 0, "deadline_ms": null, "period": 1, "rounds": null, "depends_on": [],
         "metrics": [], "share": 1.0, "memory": 0, "synthetic": null,
     });
     merged(base, changes)
@@ -72,8 +72,8 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
         "clip": {"norm": 0.0, "scope": "update"},
         "balance": {"method": "equal"},
         "surgery": {"method": "mean", "granularity": "model", "scale": "native", "heads": "own", "order": "random"},
-        "schedule": {"mode": "synchronous"},
-        "memory": {"device": 0},
+        "schedule": {"mode": "synchronous", "policy": "round_robin", "server_share": 0.05, "example_us": 1.0},
+        "memory": {"device": 0, "on_pressure": []},
         "sampler": {"kind": "proportional", "temperature": 1.0, "cap": 0},
         "eval": {"every": "epoch", "batch": 8, "test": false, "slices": {}},
         "best": {"metric": "mean(primary)", "patience": 0, "keep": false},

@@ -2,8 +2,10 @@
 //! `cargo run --release --example two_task_toy`.
 //!
 //! Two parameters, two losses whose gradients differ by an order of magnitude and conflict along a curved valley. Each
-//! method starts from five points and takes 35,000 Adam steps of 1e-3. Prints one line a start and writes the paths to
-//! `two_task_toy.tsv` (method, start, step, x, y, loss 1, loss 2) if a path is given as argument.
+//! method starts from five points and takes 35,000 Adam steps of 1e-3. Prints one line a start. A file given as argument gets
+//! the paths: a picture of some methods if it ends in `.svg`, else a table (method, start, step, x, y, loss 1, loss 2).
+
+mod plot;
 
 use std::fmt::Write;
 use std::ops::{Add, Mul};
@@ -13,6 +15,8 @@ use taskloom::surgery::methods::{Inputs, registry};
 
 const STARTS: [[f64; 2]; 5] = [[-8.5, 7.5], [0.0, 0.0], [9.0, 9.0], [-7.5, -0.5], [9.0, -1.0]];
 const METHODS: [&str; 8] = ["sum", "pcgrad", "mgda", "cagrad", "imtl_g", "nash_mtl", "upgrad", "aligned_mtl"];
+/// Those in the picture.
+const SHOWN: [&str; 4] = ["sum", "pcgrad", "cagrad", "nash_mtl"];
 const STEPS: u64 = 35_000;
 const LR: f64 = 1e-3;
 /// Makes the first loss small beside the second, as in Nash-MTL.
@@ -133,19 +137,28 @@ fn descend(name: &str, start: [f64; 2], every: u64) -> Vec<(u64, [f64; 2])> {
 
 fn main() -> std::io::Result<()> {
     let mut table = String::from("method\tstart\tstep\tx\ty\tloss_1\tloss_2\n");
+    let mut panels = Vec::new();
     for method in METHODS {
+        let mut panel = plot::Panel { title: method, paths: Vec::new() };
         for start in STARTS {
             let path = descend(method, start, 250);
             let (_, end) = path[path.len() - 1];
             let [one, two] = losses(end).map(|loss| loss.value);
             println!("{method:12} {start:>12?} -> ({:7.3}, {:7.3})  losses {one:8.3} {two:8.3}", end[0], end[1]);
+            panel.paths.push(path.iter().map(|(_, point)| *point).collect());
             for (step, point) in path {
                 let [one, two] = losses(point).map(|loss| loss.value);
                 let _ = writeln!(table, "{method}\t{start:?}\t{step}\t{}\t{}\t{one}\t{two}", point[0], point[1]);
             }
         }
+        if SHOWN.contains(&method) {
+            panels.push(panel);
+        }
     }
     match std::env::args().nth(1) {
+        Some(path) if path.ends_with(".svg") => {
+            std::fs::write(path, plot::svg(&panels, |point| losses(point).iter().map(|loss| loss.value).sum()))
+        }
         Some(path) => std::fs::write(path, table),
         None => Ok(()),
     }
