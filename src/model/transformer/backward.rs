@@ -79,12 +79,10 @@ impl Transformer {
         let (n, h, group) = (pass.group.len(), self.hidden, pass.group);
         let slot = Scratch::slot(&self.spec, layer);
         let (below, rest) = s.saved.split_at_mut(slot);
-        let first = layer == self.spec.first_trained();
-        let x = match pass.states(h).filter(|_| first) {
-            Some(states) => states,
-            None if layer == 0 => &s.embedded[..n * h],
-            None if self.spec.recompute => &s.inputs[layer - 1][..n * h],
-            None => &below[slot - 1].out[..n * h],
+        let x = match layer {
+            0 => &s.embedded[..n * h],
+            _ if self.spec.recompute => &s.inputs[layer - 1][..n * h],
+            _ => &below[slot - 1].out[..n * h],
         };
         let all = layer + 1 < self.spec.layers || group.reads_all();
         let rows = if all {

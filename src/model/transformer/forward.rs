@@ -41,25 +41,13 @@ impl<'a> Pass<'a> {
             types: &tokens.types[range],
         }
     }
-
-    /// What the frozen prefix made of the group's tokens, where it was kept.
-    pub fn states(&self, hidden: usize) -> Option<&[f32]> {
-        let states = &self.batch.tokens.states;
-        (!states.is_empty()).then(|| &states[self.group.tokens.start * hidden..self.group.tokens.end * hidden])
-    }
 }
 
 impl Transformer {
     /// out (head rows x hidden): what the heads see.
     pub(super) fn run(&self, out: &mut [f32], pass: &Pass, s: &mut Scratch) {
-        let start = match pass.states(self.hidden) {
-            Some(_) => self.spec.first_trained(),
-            None => {
-                self.embed(pass, s);
-                0
-            }
-        };
-        for layer in start..self.spec.layers {
+        self.embed(pass, s);
+        for layer in 0..self.spec.layers {
             self.run_layer(layer, pass, s);
         }
         self.pool(out, pass, s);
@@ -85,12 +73,10 @@ impl Transformer {
         let (n, h) = (pass.group.len(), self.hidden);
         let slot = Scratch::slot(&self.spec, index);
         let (below, rest) = s.saved.split_at_mut(slot);
-        let first = index == self.spec.first_trained();
-        let x = match pass.states(h).filter(|_| first) {
-            Some(states) => states,
-            None if index == 0 => &s.embedded[..n * h],
-            None if self.spec.recompute => &s.inputs[index - 1][..n * h],
-            None => &below[slot - 1].out[..n * h],
+        let x = match index {
+            0 => &s.embedded[..n * h],
+            _ if self.spec.recompute => &s.inputs[index - 1][..n * h],
+            _ => &below[slot - 1].out[..n * h],
         };
         let saved = &mut rest[0];
         if index + 1 < self.spec.layers {

@@ -20,8 +20,6 @@ pub struct TokenBatch {
     pub keys: Vec<TokenKey>,
     /// Packed numbers of the tokens that `mlm` heads predict, ascending.
     pub masked: Vec<u32>,
-    /// (n x hidden) what the frozen prefix makes of the tokens, where that is kept; else empty.
-    pub states: Vec<f32>,
 }
 
 impl TokenBatch {
