@@ -92,11 +92,14 @@ pub fn combine_and_step(group: Group, rows: &Rows, combination: Combine, step: &
         let columns = index * COLUMNS..index * COLUMNS + p.len();
         let mut d = [0.0f32; COLUMNS];
         let d = &mut d[..p.len()];
-        rows.with_f32(columns.clone(), room, |rows, start| match combination {
-            Combine::Weights(weights) => combine(d, rows, weights, start),
-            Combine::Columns { rule, first } => {
-                let parts: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[start..start + d.len()]).enumerate().collect();
-                rule(&parts, first + columns.start as u64, d);
+        rows.each_f32(columns.clone(), room, |rows, at, stretch| {
+            let d = &mut d[stretch.start - columns.start..stretch.end - columns.start];
+            match combination {
+                Combine::Weights(weights) => combine(d, rows, weights, at),
+                Combine::Columns { rule, first } => {
+                    let parts: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[at..at + d.len()]).enumerate().collect();
+                    rule(&parts, first + stretch.start as u64, d);
+                }
             }
         });
         step.run(p, m, v, d);
@@ -114,8 +117,10 @@ pub fn combine_rows(out: &mut [f32], rows: &Rows, weights: &[f64]) {
     let weights: Vec<f32> = weights.iter().map(|&weight| weight as f32).collect();
     out.par_chunks_mut(COLUMNS).with_min_len(8).enumerate().for_each_init(Vec::new, |room, (index, d)| {
         d.fill(0.0);
-        let columns = index * COLUMNS..index * COLUMNS + d.len();
-        rows.with_f32(columns, room, |rows, start| combine(d, rows, &weights, start));
+        let start = index * COLUMNS;
+        rows.each_f32(start..start + d.len(), room, |rows, at, stretch| {
+            combine(&mut d[stretch.start - start..stretch.end - start], rows, &weights, at);
+        });
     });
 }
 

@@ -48,8 +48,8 @@ pub fn block_grams(grams: &mut [Vec<f64>], rows: &Rows, blocks: &[Range<usize>])
         .map_init(Vec::new, |room, (_, columns)| {
             let mut sums = vec![Sum::default(); count * count];
             for start in columns.clone().step_by(SPAN) {
-                let len = SPAN.min(columns.end - start);
-                rows.with_f32(start..start + len, room, |rows, start| span_gram(&mut sums, rows, start..start + len));
+                let span = start..(start + SPAN).min(columns.end);
+                rows.each_f32(span, room, |rows, at, columns| span_gram(&mut sums, rows, at..at + columns.len()));
             }
             sums.iter().map(|sum| (sum[0] + sum[1]) + (sum[2] + sum[3])).collect()
         })

@@ -42,21 +42,27 @@ impl Rows<'_> {
         }
     }
 
-    /// Calls `work` with some columns of every row in f32: the slices it gets hold them from the given position on. Rounded
-    /// rows are widened into `room`.
-    pub fn with_f32<T>(&self, columns: Range<usize>, room: &mut Vec<f32>, work: impl FnOnce(&[&[f32]], usize) -> T) -> T {
+    /// Goes through some columns of every row in f32, in order: `work` gets slices, the position in them where a stretch of
+    /// columns begins, and that stretch. Rounded rows are widened into `room`, a stretch at a time.
+    pub fn each_f32(&self, columns: Range<usize>, room: &mut Vec<f32>, mut work: impl FnMut(&[&[f32]], usize, Range<usize>)) {
         match self {
-            Self::F32(rows) => work(rows, columns.start),
+            Self::F32(rows) => work(rows, columns.start, columns),
             Self::Bf16(rows) => {
-                let len = columns.len();
-                room.resize(room.len().max(rows.len() * len), 0.0);
-                room.chunks_exact_mut(len.max(1)).zip(rows).for_each(|(wide, row)| widen(wide, &row[columns.clone()]));
-                let views: Vec<&[f32]> = room.chunks_exact(len.max(1)).take(rows.len()).collect();
-                work(&views, 0)
+                room.resize(room.len().max(rows.len() * STRETCH), 0.0);
+                for start in columns.clone().step_by(STRETCH) {
+                    let stretch = start..(start + STRETCH).min(columns.end);
+                    let wide = room.chunks_exact_mut(STRETCH).zip(rows);
+                    wide.for_each(|(wide, row)| widen(&mut wide[..stretch.len()], &row[stretch.clone()]));
+                    let views: Vec<&[f32]> = room.chunks_exact(STRETCH).take(rows.len()).collect();
+                    work(&views, 0, stretch);
+                }
             }
         }
     }
 }
+
+/// Columns widened at a time: few enough for the first-level cache.
+const STRETCH: usize = 256;
 
 /// wide = narrow, exactly; equal lengths.
 #[multiversion(targets("x86_64+avx2+fma"))]
@@ -92,16 +98,17 @@ mod tests {
 
     #[test]
     fn columns_of_both_kinds_read_alike() {
-        let wide: Vec<Vec<f32>> = (0..3).map(|row| (0..10).map(|column| (10 * row + column) as f32).collect()).collect();
+        let wide: Vec<Vec<f32>> = (0..3).map(|row| (0..600).map(|column| (column % 80 + row) as f32).collect()).collect();
         let narrow: Vec<Vec<bf16>> = wide.iter().map(|row| row.iter().map(|&x| bf16::from_f32(x)).collect()).collect();
         let kinds = [Rows::F32(wide.iter().map(Vec::as_slice).collect()), Rows::Bf16(narrow.iter().map(Vec::as_slice).collect())];
         let mut room = Vec::new();
         for rows in kinds {
-            assert_eq!((rows.count(), rows.width(), rows.all_have(10)), (3, 10, true));
-            for columns in [2..5, 0..10, 4..4] {
-                let len = columns.len();
-                let seen = rows.with_f32(columns.clone(), &mut room, |rows, start| {
-                    rows.iter().map(|row| row[start..start + len].to_vec()).collect::<Vec<_>>()
+            assert_eq!((rows.count(), rows.width(), rows.all_have(600)), (3, 600, true));
+            for columns in [2..5, 0..600, 4..4] {
+                let mut seen = vec![Vec::new(); 3];
+                rows.each_f32(columns.clone(), &mut room, |rows, at, stretch| {
+                    assert_eq!(stretch.start, columns.start + seen[0].len());
+                    seen.iter_mut().zip(rows).for_each(|(seen, row)| seen.extend_from_slice(&row[at..at + stretch.len()]));
                 });
                 let expected: Vec<Vec<f32>> = wide.iter().map(|row| row[columns.clone()].to_vec()).collect();
                 assert_eq!(seen, expected);

@@ -122,9 +122,10 @@ pub fn column_square(gradients: &Gradients, union: &Union, count: usize, rule: C
     let dense = |block: usize| {
         let range = block * COLUMNS..((block + 1) * COLUMNS).min(width);
         let mut d = vec![0.0; range.len()];
-        all.with_f32(range.clone(), &mut Vec::new(), |rows, start| {
-            let rows: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[start..start + d.len()]).enumerate().collect();
-            rule(&rows, range.start as u64, &mut d);
+        all.each_f32(range.clone(), &mut Vec::new(), |rows, at, stretch| {
+            let d = &mut d[stretch.start - range.start..stretch.end - range.start];
+            let rows: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[at..at + d.len()]).enumerate().collect();
+            rule(&rows, stretch.start as u64, d);
         });
         square(&d)
     };
