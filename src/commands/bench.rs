@@ -14,6 +14,7 @@ use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::ops::activation::Activation;
 use crate::ops::adamw::Rule;
 use crate::ops::dropout::RowKey;
+use crate::ops::gemm::time_in_products;
 use crate::ops::philox::{Keyed, Stream};
 use crate::ops::token_dropout::TokenKey;
 use crate::surgery::balance;
@@ -42,13 +43,15 @@ pub fn step(options: &BenchStep) -> Result<()> {
     let mut times = Vec::new();
     for run in 0..options.runs + 2 {
         let rates = rates(run as u64);
+        let products = time_in_products();
         let clock = Instant::now();
         let outcome = engine.round(&batches[run % batches.len()], &tasks, run as u64, &rates);
         let total = clock.elapsed();
         let stages = outcome.map_err(|anomaly| anyhow::anyhow!("{anomaly:?}"))?.stages;
         // The first two rounds touch memory for the first time.
         if run >= 2 {
-            times.push((total, stages));
+            let share = (time_in_products() - products).div_duration_f64(total * rayon::current_num_threads() as u32);
+            times.push((total, stages, share));
         }
     }
     let tokens = batches.iter().map(|batch| batch.bags.rows.len()).sum::<usize>() as f64 / batches.len() as f64;
@@ -184,10 +187,10 @@ fn batch(options: &BenchStep, round: u32) -> Batch {
     batch
 }
 
-fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Duration, Stages)>) -> Value {
+fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Duration, Stages, f64)>) -> Value {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let part = |stage: fn(&Stages) -> Duration| {
-        let mut values: Vec<f64> = times.iter().map(|(_, stages)| ms(stage(stages))).collect();
+        let mut values: Vec<f64> = times.iter().map(|(_, stages, _)| ms(stage(stages))).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
@@ -197,7 +200,9 @@ fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Durati
         part(|stages| stages.solve),
         part(|stages| stages.update),
     ];
-    times.sort_by_key(|(total, _)| *total);
+    let mut shares: Vec<f64> = times.iter().map(|(_, _, share)| *share).collect();
+    shares.sort_by(f64::total_cmp);
+    times.sort_by_key(|(total, ..)| *total);
     let quantile = |share: f64| ms(times[((times.len() - 1) as f64 * share).round() as usize].0);
     let median = quantile(0.5);
     let encoder = match options.encoder {
@@ -217,6 +222,7 @@ fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Durati
         "ms_p90": quantile(0.9),
         "runs": times.len(),
         "examples_per_second": (options.tasks * options.batch) as f64 / median * 1e3,
+        "products_share": shares[shares.len() / 2],
         "peak_bytes": peak_resident(),
         "parts": {
             "forward_backward": parts[0],
@@ -240,17 +246,19 @@ fn print(options: &BenchStep, report: &Value) -> Result<()> {
         println!("{report}");
         return Ok(());
     }
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
     println!(
         "{} encoder, {} tasks x {} examples, {}: {:.2} ms a round ({:.0} examples/s)",
         report["encoder"].as_str().unwrap_or_default(),
         options.tasks,
         options.batch,
         options.method,
-        report["ms"].as_f64().unwrap_or_default(),
-        report["examples_per_second"].as_f64().unwrap_or_default()
+        number(&report["ms"]),
+        number(&report["examples_per_second"])
     );
+    println!("  {:<17} {:8.1} % of the threads' time", "matrix products", 100.0 * number(&report["products_share"]));
     for stage in ["forward_backward", "gram", "solve", "update", "other"] {
-        println!("  {stage:<17} {:8.2} ms", report["parts"][stage].as_f64().unwrap_or_default());
+        println!("  {stage:<17} {:8.2} ms", number(&report["parts"][stage]));
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
             "bytes": plan.task_bytes(number),
         })
     };
-    Ok(json!({
+    let mut planned = json!({
         "rounds": plan.rounds,
         "rounds_per_epoch": plan.rounds_per_epoch,
         "tasks": corpus.tasks.iter().enumerate().map(task).collect::<Vec<_>>(),
@@ -71,7 +71,15 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         "total_bytes": total,
         "saved_bytes": plan.saved_bytes(config)?,
         "budget_bytes": config.memory.device,
-    }))
+    });
+    if plan.spec.encoder.transformer().is_some() {
+        let mut other = config.clone();
+        other.encoder.recompute = !config.encoder.recompute;
+        let other: u64 = Plan::new(&other, corpus)?.buffers(&other)?.iter().map(|(_, bytes)| bytes).sum();
+        let (with, without) = if config.encoder.recompute { (total, other) } else { (other, total) };
+        planned["recompute"] = json!({ "on": config.encoder.recompute, "bytes_with": with, "bytes_without": without });
+    }
+    Ok(planned)
 }
 
 /// Fused groups of the first rounds, by the names of their tasks.
@@ -127,4 +135,12 @@ fn print_text(document: &Value) {
         println!("{:<48} {:>12}", "(not kept: the tasks' own dense gradients)", human_bytes(saved));
     }
     println!("{:<48} {:>12}", "all", human_bytes(document["total_bytes"].as_u64().unwrap_or_default()));
+    let recompute = &document["recompute"];
+    let (other, bytes) = match recompute["on"].as_bool() {
+        Some(true) => ("false", &recompute["bytes_without"]),
+        Some(false) => ("true", &recompute["bytes_with"]),
+        None => return,
+    };
+    let label = format!("(all with encoder.recompute = {other})");
+    println!("{label:<48} {:>12}", human_bytes(bytes.as_u64().unwrap_or_default()));
 }

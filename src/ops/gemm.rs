@@ -1,7 +1,18 @@
 //! Matrix products through the `gemm` crate, shaped so that a row's result does not depend on the rows around it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use gemm::Parallelism;
 use rayon::prelude::*;
+
+/// See [`time_in_products`].
+static NANOSECONDS: AtomicU64 = AtomicU64::new(0);
+
+/// What this process's threads spent in matrix products so far, added up; a product on all threads counts for each of them.
+pub fn time_in_products() -> Duration {
+    Duration::from_nanos(NANOSECONDS.load(Ordering::Relaxed))
+}
 
 /// A matrix seen through element strides.
 #[derive(Clone, Copy)]
@@ -86,6 +97,7 @@ fn multiply(out: &mut [f32], a: View, b: View, write: Write, parallelism: Parall
         }
         return;
     }
+    let clock = Instant::now();
     // SAFETY: the views' constructors and the asserts above bound every index i * row_stride + j * column_stride of the
     // three matrices by their slices; `out` is uniquely borrowed and row-major.
     unsafe {
@@ -111,6 +123,8 @@ fn multiply(out: &mut [f32], a: View, b: View, write: Write, parallelism: Parall
             parallelism,
         );
     }
+    let threads = if matches!(parallelism, Parallelism::None) { 1 } else { rayon::current_num_threads() as u64 };
+    NANOSECONDS.fetch_add(threads * clock.elapsed().as_nanos() as u64, Ordering::Relaxed);
 }
 
 #[cfg(test)]
