@@ -92,8 +92,9 @@ fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result
     let tokens = batches.iter().map(|batch| batch.bags.rows.len()).max().unwrap_or(0);
     let tokens = TokenLimits { group_tokens: tokens, group_queries: rows, head_rows: rows, masked: 0, round_tokens: tokens };
     let present = options.tasks;
-    let task_rows = Vec::new();
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, present, bag_rows, task_rows, tokens };
+    let (task_rows, bag_entries) = (Vec::new(), rows * GRAMS);
+    let limits =
+        Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, present, bag_rows, bag_entries, task_rows, tokens };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
     Engine::new(memory, network, &start, Settlers { balancer, methods: vec![method] }, Rules::plain(SEED), &limits)

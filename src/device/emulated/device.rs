@@ -4,6 +4,7 @@
 //! missing event is a fault whatever order the seed happened to choose.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::kernels::{self, Kernel};
 use super::machine::{Launch, Moment, Random, ThreadOrder, with_machine};
@@ -16,7 +17,7 @@ const MEMORY: u64 = 4 << 30;
 
 #[derive(Clone, Debug)]
 enum Work {
-    CopyIn { to: Address, from: StagingId, bytes: usize },
+    CopyIn { to: Address, from: StagingId, bytes: Range<usize> },
     CopyOut { to: StagingId, from: Address, bytes: usize },
     Copy { to: Address, from: Address, bytes: usize },
     Fill { address: Address, byte: u8, bytes: usize },
@@ -165,7 +166,7 @@ impl Emulated {
         let in_copy = |what: String| format!("copy or fill: {what}");
         match work {
             Work::CopyIn { to, from, bytes } => {
-                let from = &self.staging[from.0][..*bytes];
+                let from = &self.staging[from.0][bytes.clone()];
                 with_machine(|machine| machine.host_write(*to as usize, from, moment)).map_err(in_copy)
             }
             Work::CopyOut { to, from, bytes } => {
@@ -268,7 +269,7 @@ impl Driver for Emulated {
         Ok(&mut self.staging[staging.0])
     }
 
-    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: usize) -> Result<()> {
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: Range<usize>) -> Result<()> {
         self.give(stream, Work::CopyIn { to, from, bytes })
     }
 
@@ -395,7 +396,7 @@ mod tests {
         }
 
         fn copy_in(&mut self, stream: usize) {
-            self.device.copy_in(self.streams[stream], self.x, self.staging, self.len).unwrap();
+            self.device.copy_in(self.streams[stream], self.x, self.staging, 0..self.len).unwrap();
         }
 
         fn add_one(&mut self, stream: usize, out: Address, x: Address) -> Result<()> {
