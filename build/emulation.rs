@@ -50,7 +50,9 @@ pub fn build(kernels: &Path, out: &Path) -> Result<(), String> {
         let stem = source.file_stem().and_then(OsStr::to_str).unwrap_or_default().to_owned();
         let faults = FAULTS.iter().filter(|(file, ..)| *file == stem);
         let units = [(stem.clone(), "", "")].into_iter();
-        for (unit, suffix, before) in units.chain(faults.map(|(file, suffix, before)| (format!("{file}_{suffix}"), *suffix, *before))) {
+        for (unit, suffix, before) in
+            units.chain(faults.map(|(file, suffix, before)| (format!("{file}_{suffix}"), *suffix, *before)))
+        {
             let wrapper = wrapper(&unit, &source, &names, suffix, before);
             objects.push(compile(&compiler, kernels, out, &unit, &wrapper)?);
             lists.push((unit, names.len()));
@@ -66,13 +68,15 @@ pub fn build(kernels: &Path, out: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The translation unit of a kernel file, and the list of its kernels.
+/// The translation unit of a kernel file, and the list of its kernels, whose names end in `suffix`.
 fn wrapper(unit: &str, source: &Path, names: &[String], suffix: &str, before: &str) -> String {
-    let exported = |name: &String| if suffix.is_empty() { name.clone() } else { format!("{name}_{suffix}") };
-    let entry = |name: &String| format!("    TaskloomCall<&{name}>::entry(\"{}\"),\n", exported(name));
+    let suffix = if suffix.is_empty() { String::new() } else { format!("_{suffix}") };
+    let renamed = names.iter().filter(|_| !suffix.is_empty()).map(|name| format!("#define {name} {name}{suffix}\n"));
+    let renamed: String = renamed.collect();
+    let entry = |name: &String| format!("    TaskloomCall<&{name}{suffix}>::entry(\"{name}{suffix}\"),\n");
     let entries: String = names.iter().map(entry).collect();
     format!(
-        "#include \"emulated.h\"\n#include \"registry.h\"\nnamespace {{\n{before}#include \"{}\"\n}}\n\
+        "#include \"emulated.h\"\n#include \"registry.h\"\n{renamed}namespace {{\n{before}#include \"{}\"\n}}\n\
          extern \"C\" const TaskloomKernel taskloom_kernels_of_{unit}[] = {{\n{entries}}};\n",
         source.display()
     )

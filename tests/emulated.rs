@@ -422,7 +422,9 @@ fn a_removed_event_is_caught() {
     let mut unseen = Vec::new();
     for missed in round..waits {
         let fault = without_wait(case, missed, missed as u64).and_then(|(fault, _)| fault);
-        if !fault.is_some_and(|fault| fault.contains("no event puts that before this one") || fault.contains("nothing has been written")) {
+        if !fault.is_some_and(|fault| {
+            fault.contains("no event puts that before this one") || fault.contains("nothing has been written")
+        }) {
             unseen.push(missed - round);
         }
     }

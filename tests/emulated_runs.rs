@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{
-    Outcome, Place, assert_same_files, checkpoints, final_checkpoint, metrics, outcome, resume, run, training, weights,
+    Outcome, Place, assert_same_files, checkpoints, example, final_checkpoint, metrics, outcome, resume, run, training, weights,
 };
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ fn is_there() -> bool {
 }
 
 fn config() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/emulated.toml")
+    example("emulated.toml")
 }
 
 const EMULATED: &str = "run.device=emulated";
@@ -30,7 +30,7 @@ const EMULATED: &str = "run.device=emulated";
 fn losses(run: &Path) -> Vec<f64> {
     let lines = metrics(run).into_iter().filter(|line| line["kind"] == "eval");
     let of_line = |line: Value| -> Vec<f64> {
-        let tasks = line["scores"]["tasks"].as_object().expect("scores by task").clone();
+        let tasks = line["tasks"].as_object().expect("scores by task").clone();
         tasks.values().map(|task| task["loss"].as_f64().expect("a loss")).collect()
     };
     lines.flat_map(of_line).collect()
@@ -89,13 +89,15 @@ fn a_lost_device_leaves_the_last_checkpoint() {
         return;
     }
     let place = Place::new();
-    for (config, sets) in [(config(), vec!["surgery.method=gradvac"]), (place.bag(), vec![EMULATED, "surgery.method=cagrad"])] {
+    for (config, sets, launches) in
+        [(config(), vec!["surgery.method=gradvac"], 900), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 300)]
+    {
         let reference = place.train(&config, &sets);
         let lost = place.path(&format!("lost-{}", sets.len()));
-        losing(&config, &sets, &lost, 600)
+        losing(&config, &sets, &lost, launches)
             .failed(3, &["the device was lost", "the last checkpoint is intact", "taskloom resume"]);
-        let before = checkpoints(&lost);
-        assert!(!before.is_empty() && before.last() < checkpoints(&reference).last().map(|_| &lost.join("z")), "{before:?}");
+        let count = |run: &Path| checkpoints(run).last().map(|path| path.file_name().map(|name| name.to_owned()));
+        assert!(count(&lost).is_some() && count(&lost) < count(&reference), "{:?}", checkpoints(&lost));
         resume(&lost).ok();
         assert_same_files(&final_checkpoint(&lost), &final_checkpoint(&reference), "after a lost device");
     }
@@ -116,7 +118,14 @@ fn too_little_memory_is_said_before_anything_is_allocated() {
     assert_eq!(planned.code, Some(2), "{}", planned.err);
     assert!(planned.out.contains("jacobian: dense"), "{}", planned.out);
     // More than the emulated device has.
-    let huge = ["encoder.hidden=2000000", "memory.on_pressure=[]"];
+    let huge = [
+        "encoder.hidden=65536",
+        "synthetic.features=20000",
+        "synthetic.train=4",
+        "synthetic.dev=4",
+        "synthetic.test=4",
+        "memory.on_pressure=[]",
+    ];
     let parts = ["emulated has 4.00 GiB of memory free", "the run needs "];
     outcome(training(Path::new(&config), &huge, &place.path("run")).output()).failed(2, &parts);
     assert!(!place.path("run").exists(), "a refused run leaves no folder");
@@ -131,5 +140,15 @@ fn what_the_device_lacks_is_refused_by_check() {
     let config = place.linear().display().to_string();
     let check = |set: &str| run(&["check", &config, "--set", EMULATED, "--set", set]);
     check("surgery.method=graddrop").failed(2, &["surgery.method", "runs on the CPU only in this version"]);
-    check("surgery.storage=bf16").failed(2, &["surgery.storage", "f32 on a device"]);
+    check("surgery.storage=bf16").failed(2, &["surgery.storage", "J is f32 on a device"]);
+}
+
+/// Times of the emulated device mean nothing, and a machine without a card says so.
+#[test]
+fn kernels_are_timed_on_a_card_only() {
+    run(&["bench", "kernels", "--device", "emulated"]).failed(2, &["its times mean nothing"]);
+    if taskloom::device::driver::open("cuda").is_err() {
+        let refused = run(&["bench", "kernels", "--json"]);
+        assert_eq!((refused.code, refused.out.as_str()), (Some(2), ""), "{}", refused.err);
+    }
 }

@@ -11,7 +11,7 @@ use crate::ops::activation::Activation;
 use crate::ops::adamw::Rule;
 use crate::ops::launch::Launch;
 use crate::ops::launch::elementwise::{self, Scalar};
-use crate::ops::launch::gemm::{self, Forward, Input, Segments};
+use crate::ops::launch::gemm::{Forward, Input, Segments, forward, input, weight as weight_gradient};
 use crate::ops::launch::surgery::{
     Chunks, ChunksOnDevice, Columns, GroupRates, Jacobian, Rates, RatesOnDevice, State, gram, update_weights,
 };
@@ -181,13 +181,13 @@ fn products(bench: &mut Bench) -> Result<Vec<Value>> {
         };
         let activation = Activation::None;
         let (residual, residual_columns) = (0, 0);
-        let forward = Forward { out, pre: 0, x, weight, bias: 0, residual, residual_columns, m, n, k, activation };
-        let input =
+        let own_forward = Forward { out, pre: 0, x, weight, bias: 0, residual, residual_columns, m, n, k, activation };
+        let own_input =
             Input { out: x, out_wide: 0, dout: out, weight, pre: 0, residual, residual_columns, m, n: k, k: n, activation };
         let launches = [
-            ("gemm_forward", gemm::forward(forward)),
-            ("gemm_input", gemm::input(input)),
-            ("gemm_weight", gemm::weight(gradient, out, x, segments, n, k)),
+            ("gemm_forward", forward(own_forward)),
+            ("gemm_input", input(own_input)),
+            ("gemm_weight", weight_gradient(gradient, out, x, segments, n, k)),
         ];
         for (name, launch) in launches {
             let times = bench.time_launch(&launch)?;

@@ -20,7 +20,7 @@ pub struct Planned {
 
 impl Planned {
     /// The device, and the list that it writes.
-    pub fn new() -> (Box<dyn Driver>, Buffers) {
+    pub fn driver() -> (Box<dyn Driver>, Buffers) {
         let planned = Self::default();
         let buffers = Rc::clone(&planned.buffers);
         (Box::new(planned), buffers)

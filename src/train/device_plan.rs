@@ -17,7 +17,7 @@ impl Plan {
         }
         let engine = self.engine(config, &mut Memory::plan(0))?;
         engine.check_accelerable()?;
-        let (driver, buffers) = Planned::new();
+        let (driver, buffers) = Planned::driver();
         drop(Accelerator::new(driver, &engine.network, &engine.blocks, &self.limits, &self.start)?);
         Ok(Some(buffers.take()))
     }

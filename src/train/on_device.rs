@@ -49,7 +49,7 @@ impl Engine {
     pub fn private_gradients(&mut self, tasks: usize) -> Result<Vec<Vec<f32>>> {
         match &mut self.accelerator {
             Some(accelerator) => Ok(accelerator.private_gradients(tasks)?),
-            None => Ok((0..tasks).map(|row| self.gradients.dense_row(row).to_vec()).collect()),
+            None => Ok((0..tasks).map(|row| self.gradients.jacobian.row(row)).collect()),
         }
     }
 

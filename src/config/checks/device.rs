@@ -1,6 +1,6 @@
 //! What a device other than the CPU does not compute yet.
 
-use super::super::schema::EncoderKind;
+use super::super::schema::{EncoderKind, Storage};
 use super::Checker;
 use crate::surgery::methods::registry;
 
@@ -14,6 +14,10 @@ pub fn check(checker: &mut Checker) {
     if config.encoder.kind == EncoderKind::Transformer {
         let message = format!("\"transformer\" runs on the CPU only in this version, but run.device is \"{device}\"");
         checker.error(&["encoder.kind", "run.device"], message, help);
+    }
+    if config.surgery.storage == Storage::Bf16 {
+        let message = format!("\"bf16\" is for the CPU: J is f32 on a device in this version, but run.device is \"{device}\"");
+        checker.error(&["surgery.storage", "run.device"], message, "set surgery.storage = \"f32\"");
     }
     let Ok(method) = registry::find(&config.surgery.method) else { return };
     if method.needs.elementwise || method.needs.second_batch || method.needs.row_state {

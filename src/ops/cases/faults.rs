@@ -53,7 +53,10 @@ fn a_removed_barrier() {
         Launch { kernel: "gram_4_without_barriers", ..surgery::gram(partials, jacobian, chunks) }
     };
     for fault in faults(gram) {
-        assert!(fault.contains("shared memory") && (fault.contains("race") || fault.contains("nothing has been written")), "{fault}");
+        assert!(
+            fault.contains("shared memory") && (fault.contains("race") || fault.contains("nothing has been written")),
+            "{fault}"
+        );
     }
 }
 
