@@ -122,7 +122,7 @@ fn batch(case: Case, round: u64) -> (Batch, Vec<usize>) {
         parts.push((0, false));
     }
     let split = if case.uneven { parts.len() - 1 } else { parts.len() };
-    let mut batch = Batch { groups: vec![0..split], ..Batch::default() };
+    let mut batch = Batch { groups: std::iter::once(0..split).collect(), ..Batch::default() };
     if case.apart {
         batch.groups = (0..parts.len()).map(|part| part..part + 1).collect();
     } else if split < parts.len() {
