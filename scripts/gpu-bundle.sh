@@ -22,7 +22,7 @@ for line in sys.stdin:
     test = message.get("profile", {}).get("test")
     if message.get("executable") and test and kind in target["kind"] and target["name"] == name:
         print(message["executable"])
-' "$@" <<<"$messages" | tail -n 1
+' "$@" <<<"$messages" | sed -n '$p'
 }
 cargo build --release --bin taskloom
 
@@ -43,7 +43,7 @@ if [[ -d ../shared/bench ]]; then
     cp -r ../shared/bench "$folder/bench"
 fi
 git rev-parse HEAD >"$folder/commit"
-ldd --version | head -n 1 >"$folder/glibc"
+ldd --version | sed -n 1p >"$folder/glibc"
 
 size=$(du -sm "$folder" | cut -f 1)
 if ((size > limit_mib)); then
