@@ -24,6 +24,13 @@ const FLAGS: &[&str] = &[
     "-DTASKLOOM_EMULATED",
 ];
 
+/// Faults that tests plant: (kernel file, suffix of its kernels' names, what stands before the file).
+const FAULTS: &[(&str, &str, &str)] = &[
+    ("gemm", "without_barriers", "#include \"mma.cuh\"\n#define __syncthreads()\n"),
+    ("gemm", "without_waits", "#include \"mma.cuh\"\ntemplate <int> void no_wait() {}\n#define copy_async_wait no_wait\n"),
+    ("gram", "without_barriers", "#include \"common.cuh\"\n#define __syncthreads()\n"),
+];
+
 /// Compiles and links; otherwise says in one sentence what is missing.
 pub fn build(kernels: &Path, out: &Path) -> Result<(), String> {
     println!("cargo:rerun-if-env-changed=CXX");
@@ -41,14 +48,15 @@ pub fn build(kernels: &Path, out: &Path) -> Result<(), String> {
             continue;
         }
         let stem = source.file_stem().and_then(OsStr::to_str).unwrap_or_default().to_owned();
-        let entries: String = names.iter().map(|name| format!("    TaskloomCall<&{name}>::entry(\"{name}\"),\n")).collect();
-        let wrapper = format!(
-            "#include \"emulated.h\"\n#include \"registry.h\"\nnamespace {{\n#include \"{}\"\n}}\n\
-             extern \"C\" const TaskloomKernel taskloom_kernels_of_{stem}[] = {{\n{entries}}};\n",
-            source.display()
-        );
-        objects.push(compile(&compiler, kernels, out, &stem, &wrapper)?);
-        lists.push((stem, names.len()));
+        let faults = FAULTS.iter().filter(|(file, ..)| *file == stem);
+        let units = [(stem.clone(), "", "")].into_iter();
+        for (unit, suffix, before) in
+            units.chain(faults.map(|(file, suffix, before)| (format!("{file}_{suffix}"), *suffix, *before)))
+        {
+            let wrapper = wrapper(&unit, &source, &names, suffix, before);
+            objects.push(compile(&compiler, kernels, out, &unit, &wrapper)?);
+            lists.push((unit, names.len()));
+        }
     }
     objects.push(compile(&compiler, kernels, out, "registry", &registry(&lists))?);
     let archive = out.join("libtaskloom_kernels.a");
@@ -58,6 +66,20 @@ pub fn build(kernels: &Path, out: &Path) -> Result<(), String> {
     println!("cargo:rustc-link-lib=static=taskloom_kernels");
     println!("cargo:rustc-link-lib=m");
     Ok(())
+}
+
+/// The translation unit of a kernel file, and the list of its kernels, whose names end in `suffix`.
+fn wrapper(unit: &str, source: &Path, names: &[String], suffix: &str, before: &str) -> String {
+    let suffix = if suffix.is_empty() { String::new() } else { format!("_{suffix}") };
+    let renamed = names.iter().filter(|_| !suffix.is_empty()).map(|name| format!("#define {name} {name}{suffix}\n"));
+    let renamed: String = renamed.collect();
+    let entry = |name: &String| format!("    TaskloomCall<&{name}{suffix}>::entry(\"{name}{suffix}\"),\n");
+    let entries: String = names.iter().map(entry).collect();
+    format!(
+        "#include \"emulated.h\"\n#include \"registry.h\"\n{renamed}namespace {{\n{before}#include \"{}\"\n}}\n\
+         extern \"C\" const TaskloomKernel taskloom_kernels_of_{unit}[] = {{\n{entries}}};\n",
+        source.display()
+    )
 }
 
 /// Names of `extern "C" __global__ void NAME(`, in order; a `__launch_bounds__(..)` may stand anywhere before the name.

@@ -29,7 +29,7 @@ __device__ __forceinline__ float initial(uint64_t seed, double deviation, uint32
 }  // namespace embedding_bag
 
 // out (examples x dim) bf16 and/or out_wide f32. Example e has rows[offsets[e] .. offsets[e + 1]]; slots (table rows) says
-// where a row lies in values (slots x dim). grid: examples, of which `first` is the first.
+// where a row lies in values (slots x dim), or is null where `rows` are slots already. grid: examples, of which `first` is the first.
 extern "C" __global__ void __launch_bounds__(256) embedding_bag_forward(bf16* out, float* out_wide, const uint32_t* offsets,
                                                                         const uint32_t* rows, const float* scales,
                                                                         const uint32_t* slots, const float* values, int dim,
@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(256) embedding_bag_forward(bf16* ou
         float sum = 0.0f;
 #pragma unroll 4
         for (uint32_t at = start; at < end; ++at) {
-            uint32_t row = rows[at], slot = slots[row];
+            uint32_t row = rows[at], slot = slots ? slots[row] : row;
             if (slot != kUntouched) {
                 sum += values[uint64_t(slot) * dim + column];
             } else if (deviation != 0.0) {

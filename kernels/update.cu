@@ -166,11 +166,11 @@ extern "C" __global__ void __launch_bounds__(256) column_squares(double* squares
     }
 }
 
-// squares (segments) f64: squared norm of values[bounds[s] .. bounds[s + 1]], for the heads. grid: segments.
+// squares (segments) f64: squared norm of values[bounds[2 s] .. bounds[2 s + 1]], for the heads. grid: segments.
 extern "C" __global__ void __launch_bounds__(256) segment_squares(double* squares, const float* values, const uint64_t* bounds) {
     __shared__ double warps[kWarp];
     double square = 0.0;
-    for (uint64_t at = bounds[blockIdx.x] + threadIdx.x; at < bounds[blockIdx.x + 1]; at += blockDim.x) {
+    for (uint64_t at = bounds[2 * blockIdx.x] + threadIdx.x; at < bounds[2 * blockIdx.x + 1]; at += blockDim.x) {
         double value = double(values[at]);
         square += value * value;
     }

@@ -147,6 +147,23 @@ enum Bench {
     Step(BenchStep),
     /// Gram matrix, solve and fused update on a made-up Jacobian, beside the time memory alone takes
     Surgery(BenchSurgery),
+    /// The CUDA kernels on a card, beside a ceiling measured in the same run
+    Kernels(BenchKernels),
+}
+
+#[derive(Args)]
+pub struct BenchKernels {
+    /// The card: cuda or cuda:N
+    #[arg(long, default_value = "cuda")]
+    pub device: String,
+    /// Columns of the Jacobian of 8 tasks
+    #[arg(long, default_value_t = 100_000_000)]
+    pub params: usize,
+    /// Runs of ten launches to time, after two to warm up
+    #[arg(long, default_value_t = 15)]
+    pub runs: usize,
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]
@@ -193,6 +210,9 @@ pub struct BenchStep {
     /// Keep only the transformer layers' inputs
     #[arg(long)]
     pub recompute: bool,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Surgery method
     #[arg(long, default_value = "pcgrad")]
     pub method: String,
@@ -234,6 +254,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Simulate(options) => commands::simulate::run(&options)?,
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
         Command::Bench(Bench::Surgery(options)) => commands::bench_surgery::run(&options)?,
+        Command::Bench(Bench::Kernels(options)) => commands::bench_kernels::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

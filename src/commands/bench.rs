@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{BenchEncoder, BenchStep};
+use crate::device::Device;
 use crate::device::memory::{Memory, peak_resident};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits, Network, Part, Targets};
@@ -37,15 +38,18 @@ pub fn step(options: &BenchStep) -> Result<()> {
     }
     let batches: Vec<Batch> = (0..3).map(|round| batch(options, round)).collect();
     let mut memory = Memory::unlimited();
-    let mut engine = engine(options, &batches, &mut memory)?;
+    let (mut engine, limits, start) = engine(options, &batches, &mut memory)?;
     let planned = memory.used();
+    if let Some(driver) = Device::select(&options.device)?.open()? {
+        engine.accelerate(driver, &limits, &start)?;
+    }
     let tasks: Vec<usize> = (0..options.tasks).collect();
     let mut times = Vec::new();
     for run in 0..options.runs + 2 {
         let rates = rates(run as u64);
         let products = time_in_products();
         let clock = Instant::now();
-        let outcome = engine.round(&batches[run % batches.len()], &tasks, run as u64, &rates);
+        let outcome = engine.run_round(&batches[run % batches.len()], &tasks, run as u64, &rates)?;
         let total = clock.elapsed();
         let stages = outcome.map_err(|anomaly| anyhow::anyhow!("{anomaly:?}"))?.stages;
         // The first two rounds touch memory for the first time.
@@ -58,7 +62,7 @@ pub fn step(options: &BenchStep) -> Result<()> {
     print(options, &report(options, tokens, planned, times))
 }
 
-fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result<Engine> {
+fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result<(Engine, Limits, Start)> {
     let input = match options.encoder {
         BenchEncoder::Linear => Input::Features(HIDDEN),
         BenchEncoder::Bag => Input::Bag(BagSpec {
@@ -95,11 +99,13 @@ fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result
     let tokens = batches.iter().map(|batch| batch.bags.rows.len()).max().unwrap_or(0);
     let tokens = TokenLimits { group_tokens: tokens, group_queries: rows, head_rows: rows, masked: 0, round_tokens: tokens };
     let present = options.tasks;
-    let task_rows = Vec::new();
-    let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, present, bag_rows, task_rows, tokens };
+    let (task_rows, bag_entries) = (Vec::new(), rows * GRAMS);
+    let limits =
+        Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, present, bag_rows, bag_entries, task_rows, tokens };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
-    Engine::new(memory, network, &start, Settlers { balancer, methods: vec![method] }, Rules::plain(SEED), &limits)
+    let settlers = Settlers { balancer, methods: vec![method] };
+    Ok((Engine::new(memory, network, &start, settlers, Rules::plain(SEED), &limits)?, limits, start))
 }
 
 /// BERT's shape at a width of 768, as the PyTorch side of the comparison builds it.
@@ -213,6 +219,7 @@ fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Durati
     let mut document = json!({
         "name": "step",
         "encoder": encoder,
+        "device": options.device,
         "tasks": options.tasks,
         "batch": options.batch,
         "method": options.method,

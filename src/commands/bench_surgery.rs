@@ -111,7 +111,7 @@ fn fill<T>(row: usize, values: &mut [T], kept: impl Fn(f32) -> T) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let noise = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
         let common = if column % 2 == 0 { 0.3 } else { -0.3 };
-        *value = kept(noise + if row % 2 == 0 { common } else { -common });
+        *value = kept(noise + if row.is_multiple_of(2) { common } else { -common });
     }
 }
 

@@ -1,6 +1,7 @@
 //! One file per subcommand, each a few calls long.
 
 pub mod bench;
+pub mod bench_kernels;
 pub mod bench_surgery;
 pub mod check;
 pub mod eval;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::ops::Range;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
@@ -333,12 +334,13 @@ impl Driver for Cuda {
         Ok(unsafe { std::slice::from_raw_parts_mut(staging.start, staging.len) })
     }
 
-    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: usize) -> Result<()> {
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: Range<usize>) -> Result<()> {
         self.bind()?;
-        assert!(bytes <= self.staging[from.0].len, "a copy fits its pinned memory");
-        let start = self.staging[from.0].start;
+        assert!(bytes.start <= bytes.end && bytes.end <= self.staging[from.0].len, "a copy lies in its pinned memory");
+        // SAFETY: the range was just checked.
+        let start = unsafe { self.staging[from.0].start.add(bytes.start) };
         // SAFETY: pinned memory lives as long as the device, and is not touched before the copy is done (staging_bytes).
-        check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, start.cast(), bytes, self.streams[stream.0]) })?;
+        check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, start.cast(), bytes.len(), self.streams[stream.0]) })?;
         self.mark(from, stream)
     }
 

@@ -5,6 +5,7 @@
 //! two streams in any order that events leave open.
 
 use std::fmt;
+use std::ops::Range;
 
 /// A place in device memory; 0 is null.
 pub type Address = u64;
@@ -120,8 +121,8 @@ pub trait Driver {
     /// To be read or written between copies. An error while a copy that uses it may be under way.
     fn staging_bytes(&mut self, staging: StagingId) -> Result<&mut [u8]>;
 
-    /// The first `bytes` of `from`.
-    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: usize) -> Result<()>;
+    /// These bytes of `from`.
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: Range<usize>) -> Result<()>;
 
     /// To the first `bytes` of `to`.
     fn copy_out(&mut self, stream: StreamId, to: StagingId, from: Address, bytes: usize) -> Result<()>;

@@ -5,40 +5,54 @@ pub mod driver;
 #[cfg(emulated)]
 pub mod emulated;
 pub mod memory;
+pub mod planned;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 
-/// A device this build can compute on.
+use driver::{DeviceError, Driver, cuda_ordinal};
+
+/// Where a run computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     Cpu,
+    /// An NVIDIA card, by its number.
+    Cuda(usize),
+    /// The kernels as C++, every access checked: for tests.
+    Emulated,
 }
 
 /// Whether the build found nvcc and holds CUDA kernels, for `--version` and messages.
 pub const CUDA_BUILD: &str = env!("TASKLOOM_CUDA");
 
 impl Device {
-    /// Resolves `run.device`. `auto` takes the best there is and never fails.
-    pub fn select(name: &str) -> Result<Self> {
-        match name {
-            "auto" | "cpu" => Ok(Self::Cpu),
-            _ => match driver::open(name) {
-                Err(why) => bail!("run.device = \"{name}\": {why}; use \"cpu\" or \"auto\""),
-                Ok(device) => {
-                    let found = device.name();
-                    bail!(
-                        "run.device = \"{name}\": {found} is there, but this version trains on the CPU only; use \"cpu\" or \"auto\""
-                    )
-                }
-            },
-        }
+    /// What `run.device` names, there or not. `auto` is the CPU until the kernels have trained on a card.
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "auto" | "cpu" => Self::Cpu,
+            "emulated" => Self::Emulated,
+            _ => Self::Cuda(cuda_ordinal(name).map_err(|why| refused(name, why))?),
+        })
     }
 
-    pub fn name(self) -> &'static str {
+    /// As [`Device::parse`]; an error says why this device cannot serve here. `auto` never fails.
+    pub fn select(name: &str) -> Result<Self> {
+        let device = Self::parse(name)?;
+        device.open().map_err(|why| refused(name, why))?;
+        Ok(device)
+    }
+
+    /// The device's driver; none for the CPU.
+    pub fn open(self) -> driver::Result<Option<Box<dyn Driver>>> {
         match self {
-            Self::Cpu => "cpu",
+            Self::Cpu => Ok(None),
+            Self::Cuda(ordinal) => Ok(Some(driver::open(&format!("cuda:{ordinal}"))?)),
+            Self::Emulated => Ok(Some(driver::open("emulated")?)),
         }
     }
+}
+
+fn refused(name: &str, why: DeviceError) -> anyhow::Error {
+    anyhow!("run.device = \"{name}\": {why}; use \"cpu\" or \"auto\"")
 }
 
 #[cfg(test)]
@@ -48,8 +62,10 @@ mod tests {
     #[test]
     fn auto_is_always_possible_and_cuda_says_why_not() {
         assert_eq!(Device::select("auto").unwrap(), Device::Cpu);
-        for name in ["cuda", "cuda:1", "emulated"] {
-            let error = Device::select(name).unwrap_err().to_string();
+        assert!(Device::Cpu.open().unwrap().is_none());
+        for name in ["cuda", "cuda:900", "emulated"] {
+            let Err(error) = Device::select(name) else { continue };
+            let error = error.to_string();
             assert!(error.starts_with(&format!("run.device = \"{name}\": ")) && error.contains("use \"cpu\""), "{error}");
         }
     }

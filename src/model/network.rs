@@ -162,6 +162,8 @@ pub struct Limits {
     pub present: usize,
     /// Embedding rows that one round of each task can touch; empty without a table that is trained.
     pub bag_rows: Vec<usize>,
+    /// N-grams of the largest round of all tasks; 0 without bags.
+    pub bag_entries: usize,
     /// Embedding rows that the whole run of each task can touch; empty without a table.
     pub task_rows: Vec<usize>,
     /// For the `transformer`, else zeros.

@@ -7,7 +7,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod bandwidth;
-#[cfg(all(test, emulated))]
+#[cfg(test)]
 pub mod cases;
 pub mod dropout;
 pub mod embedding_bag;

@@ -2,11 +2,12 @@
 
 use super::methods::{ColumnBlock, Inputs, columns, registry};
 use crate::ops::adamw::Rule;
-use crate::ops::cases::{Device, under_every_order};
+use crate::ops::cases::{Device, On};
+use crate::ops::launch::rows::{self, Table, Union};
 use crate::ops::launch::surgery::ChunksOnDevice;
 use crate::ops::launch::surgery::{
-    Chunks, ColumnRule, Columns, Columnwise, GroupRates, Jacobian, Method, Rates, RatesOnDevice, Solve, State, solve,
-    update_columns,
+    Chunks, ColumnRule, Columns, Columnwise, GroupRates, Jacobian, Method, Rates, RatesOnDevice, Solve, State, column_squares,
+    solve, update_columns,
 };
 
 const TASKS: usize = 4;
@@ -21,16 +22,26 @@ fn gram(rows: &[f64]) -> Vec<f64> {
     (0..TASKS * TASKS).map(|cell| product(cell / TASKS, cell % TASKS)).collect()
 }
 
-fn matches(name: &str, method: Method) {
-    let gram = gram(&jacobian());
+/// Another block's rows.
+fn other() -> Vec<f64> {
+    jacobian().iter().rev().map(|x| 2.0 * x).collect()
+}
+
+/// Blocks with a method of their own each, three rounds; clipping either the update or each task's gradient.
+fn matches(on: On, name: &str, method: Method, grams: &[Vec<f64>], clip_tasks: bool) {
+    let (clip_norm, heads) = (0.5, [1.0f64, 2.0, 3.0, 4.0]);
+    let cells = TASKS * TASKS;
     let orders: Vec<Vec<usize>> = (0..TASKS).map(|row| (0..TASKS).map(|at| (at + row) % TASKS).collect()).collect();
     let tasks: Vec<usize> = (0..TASKS).collect();
-    let params = serde_json::Map::new();
-    let mut reference = registry::build(name, &params, TASKS).expect("known");
+    let own_square = |task: usize| heads[task] + grams.iter().map(|gram| gram[task * (TASKS + 1)]).sum::<f64>();
+    let clips: Vec<f64> = (0..TASKS).map(|task| if clip_tasks { clip_norm / own_square(task).sqrt() } else { 1.0 }).collect();
     let mut expected = Vec::new();
-    for round in 0..3 {
-        let inputs = Inputs {
-            gram: &gram,
+    let mut square: f64 = heads.iter().zip(&clips).map(|(head, clip)| clip * clip * head).sum();
+    for gram in grams {
+        let scaled: Vec<f64> = (0..cells).map(|cell| gram[cell] * clips[cell / TASKS] * clips[cell % TASKS]).collect();
+        let mut reference = registry::build(name, &serde_json::Map::new(), TASKS).expect("known");
+        let inputs = |round| Inputs {
+            gram: &scaled,
             cross_gram: &[],
             losses: &[1.0; TASKS],
             row_sums: &[],
@@ -39,70 +50,81 @@ fn matches(name: &str, method: Method) {
             seed: 1,
             orders: Some(&orders),
         };
-        expected = reference.solve(&inputs).weights;
+        let mut weights = Vec::new();
+        for round in 0..3 {
+            weights = reference.solve(&inputs(round)).weights;
+        }
+        square += (0..cells).map(|cell| weights[cell / TASKS] * weights[cell % TASKS] * scaled[cell]).sum::<f64>();
+        expected.extend(weights);
     }
-    let clip_norm = 0.5;
-    let (weights, factors, summary) = under_every_order(|device: &mut Device| {
+    let count = expected.len();
+    let (weights, factors, summary) = on.run(|device: &mut Device| {
         let flat: Vec<u32> = orders.iter().flatten().map(|&at| at as u32).collect();
         let own = Solve {
-            weights: device.room::<f64>(TASKS),
+            weights: device.room::<f64>(count),
             factors: device.room::<f64>(TASKS),
-            shared_factors: device.room::<f32>(TASKS),
+            shared_factors: device.room::<f32>(count),
             head_factors: device.room::<f32>(TASKS),
             summary: device.room::<f64>(4),
             rates: device.upload(&[Rates::from(Rule::Sgd { momentum: 0.0 })]),
-            targets: device.upload(&[0.0f64; TASKS * TASKS]),
-            parts: device.room::<f64>(TASKS * TASKS),
-            products: device.room::<f64>(TASKS * TASKS),
-            gram: device.upload(&gram),
-            orders: device.upload(&flat),
+            targets: device.upload(&vec![0.0f64; grams.len() * cells]),
+            parts: device.room::<f64>(grams.len() * cells),
+            products: device.room::<f64>(grams.len() * cells),
+            gram: device.upload(&grams.concat()),
+            orders: device.upload(&flat.repeat(grams.len())),
             tasks: device.upload(&[0u32, 1, 2, 3]),
             balance: device.upload(&[1.0f64; TASKS]),
             losses: device.upload(&[1.0f64; TASKS]),
-            head_squares: device.upload(&[1.0f64, 2.0, 3.0, 4.0]),
+            head_squares: device.upload(&heads),
             method,
-            blocks: 1,
+            blocks: grams.len(),
             count: TASKS,
             run_tasks: TASKS,
             rescale: 1.0,
             clip_norm,
-            clip_tasks: false,
+            clip_tasks,
             heads_weighted: false,
         };
         for _ in 0..3 {
             device.run(&solve(&own));
         }
         (
-            device.download::<f64>(own.weights, TASKS),
-            device.download::<f32>(own.shared_factors, TASKS),
+            device.download::<f64>(own.weights, count),
+            device.download::<f32>(own.shared_factors, count),
             device.download::<f64>(own.summary, 4),
         )
     });
-    let mut square = 10.0;
-    for i in 0..TASKS {
-        for j in 0..TASKS {
-            square += expected[i] * expected[j] * gram[i * TASKS + j];
-        }
-        assert!((weights[i] - expected[i]).abs() < 1e-12 * (1.0 + expected[i].abs()), "{name}: {weights:?} for {expected:?}");
+    for (found, expected) in weights.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-11 * (1.0 + expected.abs()), "{name}: {found} for {expected}");
     }
     assert!((summary[0] - square.sqrt()).abs() < 1e-9 * square.sqrt() && summary[2] == 1.0, "{summary:?} for {square}");
-    for (factor, weight) in factors.iter().zip(&expected) {
-        assert!((f64::from(*factor) - weight * clip_norm / square.sqrt()).abs() < 1e-6, "{factors:?}");
+    let clip = if clip_tasks { 1.0 } else { clip_norm / square.sqrt() };
+    assert!((summary[1] - clip).abs() < 1e-9);
+    for (at, (factor, weight)) in factors.iter().zip(&expected).enumerate() {
+        assert!((f64::from(*factor) - weight * clips[at % TASKS] * clip).abs() < 1e-6, "{factors:?}");
     }
 }
 
-#[test]
-fn pcgrad_on_the_device() {
-    matches("pcgrad", Method::PcGrad);
+const GRADVAC: Method = Method::GradVac { beta: 0.5, eps: 1e-8 };
+
+fn pcgrad_on_the_device(on: On) {
+    matches(on, "pcgrad", Method::PcGrad, &[gram(&jacobian())], false);
 }
 
-#[test]
-fn gradvac_on_the_device() {
-    matches("gradvac", Method::GradVac { beta: 0.5, eps: 1e-8 });
+fn gradvac_on_the_device(on: On) {
+    matches(on, "gradvac", GRADVAC, &[gram(&jacobian())], false);
+}
+
+fn several_blocks_and_clipped_tasks(on: On) {
+    let grams = [gram(&jacobian()), gram(&other())];
+    for clip_tasks in [false, true] {
+        matches(on, "pcgrad", Method::PcGrad, &grams, clip_tasks);
+        matches(on, "gradvac", GRADVAC, &grams, clip_tasks);
+    }
 }
 
 /// SGD with rate -1 from zero leaves the combined gradient itself.
-fn rule_matches(name: &str, rule: Columnwise) {
+fn rule_matches(on: On, name: &str, rule: Columnwise) {
     let (width, seed, round) = (300usize, 5u64, 7u64);
     let rows: Vec<f32> = (0..TASKS * width).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect();
     let factors = [1.0f64, 0.5, 2.0, 1.5];
@@ -111,7 +133,7 @@ fn rule_matches(name: &str, rule: Columnwise) {
     let mut expected = vec![0.0f32; width];
     let block = ColumnBlock { rows: &views, count: TASKS, first: 0, round, seed };
     columns::combine(method.columnwise().expect("elementwise"), &block, &mut expected);
-    let found = under_every_order(|device: &mut Device| {
+    let (found, squares) = on.run(|device: &mut Device| {
         let chunks = Chunks::new(&[Columns { columns: 0..width as u64, block: 0, group: 0 }], 128);
         let at = ChunksOnDevice {
             count: chunks.len(),
@@ -129,19 +151,87 @@ fn rule_matches(name: &str, rule: Columnwise) {
         };
         let rule = ColumnRule { rule, factors: device.upload(&factors), seed, round: device.upload(&[round]) };
         device.run(&update_columns(state, own, rule, rates, at));
-        device.download::<f32>(state.values, width)
+        let squares = device.room::<f64>(at.count);
+        device.run(&column_squares(squares, own, rule, at));
+        (device.download::<f32>(state.values, width), device.download::<f64>(squares, at.count))
+    });
+    for (square, columns) in squares.iter().zip(expected.chunks(128)) {
+        let exact: f64 = columns.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        assert!((square - exact).abs() <= 1e-6 * exact, "{name}: {square} for {exact}");
+    }
+    for (x, y) in found.iter().zip(&expected) {
+        assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{name}: {x} for {y}");
+    }
+}
+
+fn graddrop_on_the_device(on: On) {
+    rule_matches(on, "graddrop", Columnwise::GradDrop { leak: 0.0 });
+}
+
+fn trimmed_mean_on_the_device(on: On) {
+    rule_matches(on, "trimmed_mean", Columnwise::TrimmedMean { trim: 1 });
+}
+
+/// Two table rows, the second one of all but one task; SGD with rate -1 from zero leaves the update itself.
+fn row_rule_matches(on: On, name: &str, rule: Columnwise) {
+    let (dim, seed, round, base) = (37usize, 5u64, 7u64, 1000u64);
+    let table_rows = [3u32, 8];
+    let members: [&[u32]; 2] = [&[0, 1, 2, 3], &[0, 2, 3]];
+    let rows: Vec<f32> = (0..7 * dim).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect();
+    let factors = [1.0f64, 0.5, 2.0, 1.5];
+    let method = registry::build(name, &serde_json::Map::new(), TASKS).expect("known");
+    let mut expected = vec![0.0f32; 2 * dim];
+    let (mut pairs, mut next) = (Vec::new(), 0u32);
+    for (index, (tasks, out)) in members.iter().zip(expected.chunks_mut(dim)).enumerate() {
+        let own = tasks.iter().zip(next..);
+        let views: Vec<(f64, &[f32])> =
+            own.clone().map(|(&task, row)| (factors[task as usize], &rows[row as usize * dim..][..dim])).collect();
+        pairs.extend(own.map(|(&task, row)| [task, row]));
+        next += tasks.len() as u32;
+        let first = base + u64::from(table_rows[index]) * dim as u64;
+        let block = ColumnBlock { rows: &views, count: TASKS, first, round, seed };
+        columns::combine(method.columnwise().expect("elementwise"), &block, out);
+    }
+    let found = on.run(|device: &mut Device| {
+        let table = Table {
+            values: device.upload(&vec![0.0f32; 2 * dim]),
+            first: device.upload(&vec![0.0f32; 2 * dim]),
+            second: 0,
+            second_dim: 0,
+            slots: device.upload(&[0u32, 1]),
+            dim,
+            group: 0,
+        };
+        let union = Union {
+            rows: device.upload(&table_rows),
+            starts: device.upload(&[0u32, 4, 7]),
+            members: device.upload(&pairs),
+            count: 2,
+        };
+        let rates = RatesOnDevice {
+            rates: device.upload(&[Rates::from(Rule::Sgd { momentum: 0.0 })]),
+            groups: device.upload(&[GroupRates { lr: -1.0, weight_decay: 0.0 }]),
+        };
+        let rule = ColumnRule { rule, factors: device.upload(&factors), seed, round: device.upload(&[round]) };
+        let gradients = device.upload(&rows);
+        device.run(&rows::update_columns(table, gradients, union, TASKS, rule, base, rates));
+        device.download::<f32>(table.values, 2 * dim)
     });
     for (x, y) in found.iter().zip(&expected) {
         assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{name}: {x} for {y}");
     }
 }
 
-#[test]
-fn graddrop_on_the_device() {
-    rule_matches("graddrop", Columnwise::GradDrop { leak: 0.0 });
+fn rules_on_table_rows(on: On) {
+    row_rule_matches(on, "graddrop", Columnwise::GradDrop { leak: 0.0 });
+    row_rule_matches(on, "trimmed_mean", Columnwise::TrimmedMean { trim: 1 });
 }
 
-#[test]
-fn trimmed_mean_on_the_device() {
-    rule_matches("trimmed_mean", Columnwise::TrimmedMean { trim: 1 });
+crate::ops::cases::on_devices! {
+    several_blocks_and_clipped_tasks,
+    rules_on_table_rows,
+    pcgrad_on_the_device,
+    gradvac_on_the_device,
+    graddrop_on_the_device,
+    trimmed_mean_on_the_device,
 }

@@ -4,7 +4,7 @@ pub mod balance;
 pub mod blocks;
 pub mod buffers;
 pub mod conflict;
-#[cfg(all(test, emulated))]
+#[cfg(test)]
 mod device_tests;
 pub mod gram;
 pub mod large;

@@ -1,12 +1,15 @@
 //! Training: the loop, its rounds, evaluation, and what survives a crash.
 
+mod accelerator;
 pub mod batch;
 pub mod checkpoint;
 mod decide;
+mod device_plan;
 pub mod evaluate;
 pub mod guard;
 pub mod masking;
 pub mod metrics;
+mod on_device;
 pub mod plan;
 pub mod pressure;
 pub mod rates;

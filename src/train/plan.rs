@@ -128,20 +128,30 @@ impl Plan {
         Engine::new(memory, network, &self.start, Settlers { balancer, methods }, self.rules, &self.limits)
     }
 
-    /// Buffers of the run and their bytes, without allocating them.
+    /// Buffers of the run and their bytes, without allocating them: those on its device, if it has one.
     pub fn buffers(&self, config: &Config) -> Result<Vec<(String, u64)>> {
+        if let Some(buffers) = self.device_buffers(config)? {
+            return Ok(buffers);
+        }
         let mut memory = Memory::plan(0);
         self.engine(config, &mut memory)?;
         Ok(memory.buffers().to_vec())
     }
 
-    /// An error that names the buffer with which the run would exceed `memory.device`.
+    /// An error that names the buffer with which the run would exceed `memory.device`, or the largest one where it would
+    /// exceed what a device has.
     pub fn check_budget(&self, config: &Config) -> Result<()> {
+        if let Some(buffers) = self.device_buffers(config)? {
+            return self.check_device_memory(config, &buffers);
+        }
         self.engine(config, &mut Memory::plan(config.memory.device)).map(|_| ())
     }
 
     /// Bytes of J's dense part that the run does without, because nothing in it needs the tasks' gradients apart.
     pub fn saved_bytes(&self, config: &Config) -> Result<u64> {
+        if self.device_buffers(config)?.is_some() {
+            return Ok(0);
+        }
         let engine = self.engine(config, &mut Memory::plan(0))?;
         let row = 4 * engine.network.table.shared_len() as u64;
         let rows = self.spec.heads.len() as u64;
@@ -401,6 +411,7 @@ fn limits(config: &Config, spec: &ModelSpec, players: &[Player], shapes: TableSh
         group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
         present,
         bag_rows: if sliced { largest } else { shapes.per_round },
+        bag_entries: shapes.entries,
         task_rows: shapes.per_task,
         tokens: Default::default(),
     }
@@ -494,7 +505,7 @@ fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players:
         }
     }
     let rows = touched.iter().filter(|touched| **touched).count();
-    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows }
+    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0 }
 }
 
 /// Embedding rows that a run touches.
@@ -506,6 +517,8 @@ struct TableShapes {
     per_task: Vec<usize>,
     /// In the whole run.
     rows: usize,
+    /// N-grams of all examples of the largest round.
+    entries: usize,
 }
 
 fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> TableShapes {
@@ -518,6 +531,7 @@ fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Playe
         let examples = player.most() * config.train.accumulate * config.train.micro_batch;
         // A round longer than the data sees the largest examples again.
         let whole: usize = sizes.iter().cycle().take(examples).sum();
+        shapes.entries += whole;
         shapes.per_round.push(whole.min(own));
         shapes.per_task.push(own);
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
+use super::accelerator::Accelerator;
 use super::decide::{Decided, Known, scaled_rule};
 use super::rules::{Rules, Scale, Settlers};
 use crate::device::memory::Memory;
@@ -37,6 +38,8 @@ pub struct Engine {
     pub(super) gradients: Gradients,
     pub(super) touched: Touched,
     scratch: Scratch,
+    /// Where rounds are computed, if not here.
+    pub(super) accelerator: Option<Accelerator>,
 }
 
 /// Time spent in the stages of a round.
@@ -99,7 +102,21 @@ impl Engine {
         let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
         let touched = Touched::default();
-        Ok(Self { network, parameters, balancer, rules, ledger, blocks, buffers, methods, averages, gradients, touched, scratch })
+        Ok(Self {
+            network,
+            parameters,
+            balancer,
+            rules,
+            ledger,
+            blocks,
+            buffers,
+            methods,
+            averages,
+            gradients,
+            touched,
+            scratch,
+            accelerator: None,
+        })
     }
 
     /// Independent batches that a round is divided into.
@@ -173,7 +190,7 @@ impl Engine {
 
         let balanced = if self.gradients.stored { balance.factors.clone() } else { vec![1.0; tasks.len()] };
         let decision = self.decide(Known { gram, heads, tasks, losses: &losses, balanced, shares: &shares, round });
-        let conflicts = conflicts.and_then(|conflicts| self.book(conflicts, &decision, tasks, round));
+        let conflicts = conflicts.and_then(|conflicts| self.book(conflicts, &decision.weights, &decision.balanced, tasks, round));
         stages.solve = lap();
 
         self.commit(&decision, tasks, round, rates);
@@ -234,7 +251,7 @@ impl Engine {
         commit(&self.network, &mut self.parameters, &self.gradients, &mut self.touched, &applied, rates);
     }
 
-    fn randomness(&self, round: u64) -> Randomness {
+    pub(super) fn randomness(&self, round: u64) -> Randomness {
         Randomness { seed: self.rules.seed, round: round as u32 }
     }
 
@@ -259,23 +276,30 @@ impl Engine {
         Ok(means.means())
     }
 
-    fn balance(&mut self, losses: &[f64], tasks: &[usize], round: u64) -> Factors {
+    pub(super) fn balance(&mut self, losses: &[f64], tasks: &[usize], round: u64) -> Factors {
         let seen = self.seen(losses, tasks, round);
         self.balancer.factors(&seen)
     }
 
-    fn seen<'a>(&self, losses: &'a [f64], tasks: &'a [usize], round: u64) -> Losses<'a> {
+    pub(super) fn seen<'a>(&self, losses: &'a [f64], tasks: &'a [usize], round: u64) -> Losses<'a> {
         Losses { losses, tasks, round, epoch: round / self.rules.rounds_per_epoch, seed: self.rules.seed }
     }
 
-    fn tracks_conflicts(&self) -> bool {
+    pub(super) fn tracks_conflicts(&self) -> bool {
         self.gradients.stored && self.rules.conflict_every > 0
     }
 
     /// Adds a round's conflicts to the run's; returns them where they are to be reported.
-    fn book(&mut self, mut conflicts: RoundConflicts, decision: &Decided, tasks: &[usize], round: u64) -> Option<RoundConflicts> {
+    pub(super) fn book(
+        &mut self,
+        mut conflicts: RoundConflicts,
+        weights: &[Vec<f64>],
+        balanced: &[f64],
+        tasks: &[usize],
+        round: u64,
+    ) -> Option<RoundConflicts> {
         let plain = self.plain_weight(tasks.len());
-        conflicts.settle(&self.blocks, &decision.weights, &decision.balanced, plain);
+        conflicts.settle(&self.blocks, weights, balanced, plain);
         self.ledger.add(&conflicts, tasks);
         round.is_multiple_of(self.rules.conflict_every).then_some(conflicts)
     }
@@ -332,7 +356,7 @@ impl MeanLosses {
 }
 
 /// (rows of J) the part of its task's observed targets that each row comes from.
-fn batch_shares(batch: &Batch, present: usize, batches: usize) -> Vec<f64> {
+pub(super) fn batch_shares(batch: &Batch, present: usize, batches: usize) -> Vec<f64> {
     let mut counts = vec![0.0; present * batches];
     for part in &batch.parts {
         counts[part.present * batches + part.batch] += part.targets.observed() as f64;

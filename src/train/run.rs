@@ -68,8 +68,15 @@ impl<'a> Run<'a> {
         observer: Observer,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let mut memory = Memory::new(config.memory.device);
-        let engine = plan.engine(config, &mut memory)?;
+        let driver = Device::select(&config.run.device)?.open()?;
+        // With a device the budget is the device's; what the host then maps and never writes takes no memory.
+        let mut memory = Memory::new(if driver.is_some() { 0 } else { config.memory.device });
+        let mut engine = plan.engine(config, &mut memory)?;
+        let mut bytes = memory.used();
+        if let Some(driver) = driver {
+            bytes = plan.buffers(config)?.iter().map(|(_, bytes)| bytes).sum();
+            engine.accelerate(driver, &plan.limits, &plan.start)?;
+        }
         let objective = Objective::parse(&config.best.metric).context("best.metric cannot be read")?;
         let state = fresh_state(corpus, &engine);
         let started = Instant::now();
@@ -86,7 +93,7 @@ impl<'a> Run<'a> {
             slices: plan.order(),
             objective,
             started,
-            bytes: memory.used(),
+            bytes,
             unsaved: true,
         };
         run.open_streams();
@@ -97,6 +104,7 @@ impl<'a> Run<'a> {
     pub fn restore(&mut self, path: &std::path::Path, state: State) -> Result<()> {
         checkpoint::read_tensors(path, &mut self.engine, &state, true)
             .with_context(|| format!("cannot resume from {}", path.display()))?;
+        self.engine.send_parameters()?;
         self.state = state;
         self.unsaved = false;
         self.open_streams();
@@ -171,13 +179,16 @@ impl<'a> Run<'a> {
         if self.state.best.is_some() && best.is_dir() {
             let state = checkpoint::read_state(&best)?;
             checkpoint::read_tensors(&best, &mut self.engine, &state, false)?;
+        } else {
+            self.engine.fetch_parameters()?;
         }
         Ok(evaluate(&mut self.engine, self.corpus, split, self.config.eval.batch, &AtomicBool::new(false)))
     }
 
     fn announce(&mut self) -> Result<()> {
         let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let device = Device::select(&self.config.run.device)?.name();
+        let device = self.engine.device_name();
+        let device = device.as_str();
         let threads = rayon::current_num_threads();
         let (round, rounds) = (self.state.round, self.plan.rounds);
         self.observer.emit(&Event::Start { round, rounds, tasks: &names, device, threads, bytes: self.bytes })
@@ -198,7 +209,7 @@ impl<'a> Run<'a> {
         let (batch, tasks) = training_batch(self.corpus, encoder, &self.config.train, &shares, purpose);
         if !tasks.is_empty() {
             let rates = rates(&self.config.optimizer, round, self.plan.rounds, self.state.commits);
-            match self.engine.round(&batch, &tasks, round, &rates) {
+            match self.engine.run_round(&batch, &tasks, round, &rates)? {
                 Ok(committed) => self.committed(round, rates.lr, &tasks, &committed, clock)?,
                 Err(anomaly) => self.not_committed(round, &anomaly, &shares)?,
             }
@@ -284,6 +295,7 @@ impl<'a> Run<'a> {
     /// Evaluates on dev, keeps the best parameters, counts towards an early stop. False if interrupted.
     fn evaluate_dev(&mut self) -> Result<bool> {
         let clock = Instant::now();
+        self.engine.fetch_parameters()?;
         let scores = evaluate(&mut self.engine, self.corpus, SplitName::Dev, self.config.eval.batch, self.stop);
         let Some(scores) = scores else { return Ok(false) };
         self.state.evaluation_due = false;
@@ -331,6 +343,7 @@ impl<'a> Run<'a> {
         let clock = Instant::now();
         let checkpoints = self.folder.checkpoints();
         let path = checkpoints.join(checkpoint::folder_name(self.state.round));
+        self.engine.fetch_parameters()?;
         self.keep_states();
         checkpoint::write(&path, &self.engine, &self.state, true)?;
         self.unsaved = false;

@@ -70,9 +70,20 @@ pub fn training(config: &Path, sets: &[&str], run: &Path) -> Command {
     command
 }
 
+/// `TASKLOOM_BIN`, where tests run beside a program that was built elsewhere; else the one of this build.
+fn program() -> PathBuf {
+    std::env::var_os("TASKLOOM_BIN").map_or_else(|| env!("CARGO_BIN_EXE_taskloom").into(), PathBuf::from)
+}
+
+/// An example configuration: beside `TASKLOOM_BIN`, or of this checkout.
+pub fn example(name: &str) -> PathBuf {
+    let beside = std::env::var_os("TASKLOOM_BIN").map(|program| Path::new(&program).with_file_name("configs"));
+    beside.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("configs")).join(name)
+}
+
 /// The built program, its input closed and its output kept.
 pub fn taskloom() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taskloom"));
+    let mut command = Command::new(program());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -5,6 +5,7 @@
 
 mod best;
 mod depends;
+mod device;
 mod files;
 mod run;
 mod surgery;
@@ -21,6 +22,7 @@ pub fn run(resolved: &Resolved) -> Vec<Diagnostic> {
     let mut checker = Checker { resolved, config: &resolved.config, errors: Vec::new() };
     run::check(&mut checker);
     surgery::check(&mut checker);
+    device::check(&mut checker);
     tasks::check(&mut checker);
     depends::check(&mut checker);
     best::check(&mut checker);

@@ -53,7 +53,12 @@ static RUN: Section = Section {
     keys: &[
         key("name", Kind::Name, "\"run\"", "Names the run and the start of its folder."),
         key("seed", Kind::Int(0, i64::MAX), "42", "Same configuration, seed and device: the same bytes."),
-        key("device", Kind::Device, "\"auto\"", "`auto` takes a usable CUDA device, else the CPU; `emulated` is for tests."),
+        key(
+            "device",
+            Kind::Device,
+            "\"auto\"",
+            "`auto` is the CPU in this version; `emulated` runs the CUDA kernels as C++, checked and slow, for tests.",
+        ),
         key(
             "out",
             Kind::Path(PathFrom::CurrentDir),

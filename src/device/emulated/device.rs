@@ -4,6 +4,7 @@
 //! missing event is a fault whatever order the seed happened to choose.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::kernels::{self, Kernel};
 use super::machine::{Launch, Moment, Random, ThreadOrder, with_machine};
@@ -14,9 +15,12 @@ use crate::device::driver::{
 /// Memory of the emulated device: enough for tests, and small enough to be run out of.
 const MEMORY: u64 = 4 << 30;
 
+/// Environment variable: the launch at which the device is lost.
+const LIFETIME: &str = "TASKLOOM_EMULATED_LAUNCHES";
+
 #[derive(Clone, Debug)]
 enum Work {
-    CopyIn { to: Address, from: StagingId, bytes: usize },
+    CopyIn { to: Address, from: StagingId, bytes: Range<usize> },
     CopyOut { to: StagingId, from: Address, bytes: usize },
     Copy { to: Address, from: Address, bytes: usize },
     Fill { address: Address, byte: u8, bytes: usize },
@@ -68,6 +72,8 @@ pub struct Emulated {
     host: Vec<u32>,
     allocations: BTreeMap<Address, u64>,
     broken: Option<String>,
+    /// Launches until the device is lost, for tests of what is then left.
+    lifetime: Option<u64>,
 }
 
 impl Emulated {
@@ -82,6 +88,7 @@ impl Emulated {
             host: Vec::new(),
             allocations: BTreeMap::new(),
             broken: None,
+            lifetime: std::env::var(LIFETIME).ok().and_then(|launches| launches.parse().ok()),
         }
     }
 
@@ -140,12 +147,23 @@ impl Emulated {
             }
             let index = ready[self.random.below(ready.len())];
             let queued = self.streams[index].queue.pop_front().expect("a ready stream has work");
+            if self.is_lost(&queued) {
+                return Err(DeviceError::Lost(format!("after as many launches as {LIFETIME} allows")));
+            }
             if let Err(what) = self.run(&queued) {
                 return self.fail(what);
             }
             self.streams[index].done += 1;
         }
         Ok(())
+    }
+
+    /// Whether the device ends before this operation.
+    fn is_lost(&mut self, queued: &Queued) -> bool {
+        if let (Some(left), Work::Launch { .. }) = (&mut self.lifetime, &queued.work) {
+            *left = left.saturating_sub(1);
+        }
+        self.lifetime == Some(0)
     }
 
     fn fail(&mut self, what: String) -> Result<()> {
@@ -165,7 +183,7 @@ impl Emulated {
         let in_copy = |what: String| format!("copy or fill: {what}");
         match work {
             Work::CopyIn { to, from, bytes } => {
-                let from = &self.staging[from.0][..*bytes];
+                let from = &self.staging[from.0][bytes.clone()];
                 with_machine(|machine| machine.host_write(*to as usize, from, moment)).map_err(in_copy)
             }
             Work::CopyOut { to, from, bytes } => {
@@ -268,7 +286,7 @@ impl Driver for Emulated {
         Ok(&mut self.staging[staging.0])
     }
 
-    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: usize) -> Result<()> {
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: Range<usize>) -> Result<()> {
         self.give(stream, Work::CopyIn { to, from, bytes })
     }
 
@@ -395,7 +413,7 @@ mod tests {
         }
 
         fn copy_in(&mut self, stream: usize) {
-            self.device.copy_in(self.streams[stream], self.x, self.staging, self.len).unwrap();
+            self.device.copy_in(self.streams[stream], self.x, self.staging, 0..self.len).unwrap();
         }
 
         fn add_one(&mut self, stream: usize, out: Address, x: Address) -> Result<()> {

@@ -11,6 +11,8 @@
 //! bytes, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
 //! was captured on. It runs on x86-64 Linux.
 //!
+//! For tests of what follows, `TASKLOOM_EMULATED_LAUNCHES=N` lets the device be lost at its Nth launch.
+//!
 //! [`machine`] runs a launch, [`fiber`] switches threads, [`check`] and [`shadow`] judge accesses, [`memory`] owns what is
 //! allocated, [`callbacks`] is what kernels call, [`device`] makes a driver of it.
 
@@ -21,8 +23,6 @@ mod fiber;
 mod kernels;
 mod machine;
 mod memory;
-#[cfg(test)]
-pub mod sandbox;
 mod shadow;
 
 pub use device::Emulated;

@@ -5,7 +5,7 @@ use super::super::gemm::Write;
 use super::super::launch::Launch;
 use super::super::launch::gemm::{self, Forward, Input, Segments};
 use super::super::linear::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
-use super::{Device, assert_close, assert_near, coarse_noise, narrow, noise, under_every_order};
+use super::{Device, On, assert_close, assert_near, coarse_noise, narrow, noise};
 
 /// The same launch with large tiles, whatever the size.
 fn large(mut launch: Launch, [m, n]: [usize; 2]) -> Launch {
@@ -28,7 +28,7 @@ struct Case {
     large: bool,
 }
 
-fn forward(case: &Case) {
+fn forward(on: On, case: &Case) {
     let &Case { m, n, k, activation, residual, .. } = case;
     let (x, weight, bias, shortcut) =
         (coarse_noise(m * k, 0), coarse_noise(n * k, 1), noise(n, 2), coarse_noise(m * residual, 3));
@@ -42,7 +42,7 @@ fn forward(case: &Case) {
     for (out, own) in out.chunks_mut(n).zip(shortcut.chunks(residual.max(1))) {
         out.iter_mut().zip(own).for_each(|(out, own)| *out += own);
     }
-    let (found, found_pre) = under_every_order(|device: &mut Device| {
+    let (found, found_pre) = on.run(|device: &mut Device| {
         let [at, at_pre] = [device.room::<u16>(m * n), device.room::<u16>(m * n)];
         let launch = gemm::forward(Forward {
             out: at,
@@ -64,27 +64,23 @@ fn forward(case: &Case) {
     assert_near(&found_pre, &pre, "pre");
 }
 
-#[test]
-fn forward_small_ragged() {
-    forward(&Case { m: 65, n: 70, k: 40, activation: Activation::Gelu, residual: 30, large: false });
+fn forward_small_ragged(on: On) {
+    forward(on, &Case { m: 65, n: 70, k: 40, activation: Activation::Gelu, residual: 30, large: false });
 }
 
-#[test]
-fn forward_small_unaligned() {
-    forward(&Case { m: 3, n: 7, k: 13, activation: Activation::Tanh, residual: 0, large: false });
+fn forward_small_unaligned(on: On) {
+    forward(on, &Case { m: 3, n: 7, k: 13, activation: Activation::Tanh, residual: 0, large: false });
 }
 
-#[test]
-fn forward_small_many_steps() {
-    forward(&Case { m: 16, n: 24, k: 200, activation: Activation::None, residual: 24, large: false });
+fn forward_small_many_steps(on: On) {
+    forward(on, &Case { m: 16, n: 24, k: 200, activation: Activation::None, residual: 24, large: false });
 }
 
-#[test]
-fn forward_large_ragged() {
-    forward(&Case { m: 130, n: 40, k: 72, activation: Activation::Relu, residual: 0, large: true });
+fn forward_large_ragged(on: On) {
+    forward(on, &Case { m: 130, n: 40, k: 72, activation: Activation::Relu, residual: 0, large: true });
 }
 
-fn input(case: &Case) {
+fn input(on: On, case: &Case) {
     let &Case { m, n, k, activation, residual, .. } = case;
     let (dout, weight) = (coarse_noise(m * k, 4), coarse_noise(k * n, 5));
     let (pre, shortcut) = (coarse_noise(m * n, 6), coarse_noise(m * residual, 7));
@@ -94,7 +90,7 @@ fn input(case: &Case) {
         out.iter_mut().zip(own).for_each(|(out, own)| *out += own);
     }
     activation_backward(&mut expected, &pre, n, activation);
-    let (found, found_wide) = under_every_order(|device: &mut Device| {
+    let (found, found_wide) = on.run(|device: &mut Device| {
         let (out, out_wide) = (device.room::<u16>(m * n), device.room::<f32>(m * n));
         let launch = gemm::input(Input {
             out,
@@ -116,23 +112,20 @@ fn input(case: &Case) {
     assert_close(&found_wide, &expected, 1e-5, "dx in f32");
 }
 
-#[test]
-fn input_small_ragged() {
-    input(&Case { m: 66, n: 72, k: 48, activation: Activation::Gelu, residual: 20, large: false });
+fn input_small_ragged(on: On) {
+    input(on, &Case { m: 66, n: 72, k: 48, activation: Activation::Gelu, residual: 20, large: false });
 }
 
-#[test]
-fn input_small_unaligned() {
-    input(&Case { m: 5, n: 9, k: 33, activation: Activation::None, residual: 0, large: false });
+fn input_small_unaligned(on: On) {
+    input(on, &Case { m: 5, n: 9, k: 33, activation: Activation::None, residual: 0, large: false });
 }
 
-#[test]
-fn input_large_ragged() {
-    input(&Case { m: 20, n: 264, k: 40, activation: Activation::Gelu, residual: 0, large: true });
+fn input_large_ragged(on: On) {
+    input(on, &Case { m: 20, n: 264, k: 40, activation: Activation::Gelu, residual: 0, large: true });
 }
 
 /// Three segments, one empty and one that adds; their rows of J begin at odd places.
-fn weight(outputs: usize, inputs: usize, with_large: bool) {
+fn weight(on: On, outputs: usize, inputs: usize, with_large: bool) {
     let bounds = [(0usize, 37usize), (37, 37), (37, 90)];
     let (rows, cells) = (90, outputs * inputs);
     let stride = cells + outputs + 1;
@@ -145,7 +138,7 @@ fn weight(outputs: usize, inputs: usize, with_large: bool) {
         segments.push(WeightGradient { rows: start..end, weight, bias, write });
     }
     linear_weight_backward(&mut segments, &dout, &x, inputs, outputs);
-    let found = under_every_order(|device: &mut Device| {
+    let found = on.run(|device: &mut Device| {
         let jacobian = device.upload(&before);
         let (dout, x) = (device.upload(&narrow(&dout)), device.upload(&narrow(&x)));
         let mut segments = Segments {
@@ -164,17 +157,27 @@ fn weight(outputs: usize, inputs: usize, with_large: bool) {
     assert_close(&found, &expected, 1e-5, "weight gradients");
 }
 
-#[test]
-fn weight_small() {
-    weight(72, 40, false);
+fn weight_small(on: On) {
+    weight(on, 72, 40, false);
 }
 
-#[test]
-fn weight_small_unaligned() {
-    weight(5, 67, false);
+fn weight_small_unaligned(on: On) {
+    weight(on, 5, 67, false);
 }
 
-#[test]
-fn weight_large() {
-    weight(136, 16, true);
+fn weight_large(on: On) {
+    weight(on, 136, 16, true);
+}
+
+super::on_devices! {
+    forward_small_ragged,
+    forward_small_unaligned,
+    forward_small_many_steps,
+    forward_large_ragged,
+    input_small_ragged,
+    input_small_unaligned,
+    input_large_ragged,
+    weight_small,
+    weight_small_unaligned,
+    weight_large,
 }

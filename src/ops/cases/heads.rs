@@ -3,7 +3,7 @@
 use super::super::heads::{Gradient, Segment, heads_backward, heads_forward};
 use super::super::launch::heads::{self, HeadSegment, Loss, LossSegment, Segments};
 use super::super::loss::{binary_cross_entropy, cross_entropy, squared_error};
-use super::{Device, assert_close, assert_near, coarse_noise, narrow, noise, under_every_order};
+use super::{Device, On, assert_close, assert_near, coarse_noise, narrow, noise};
 
 const WIDTH: usize = 41;
 /// (rows, outputs) of each task.
@@ -30,8 +30,7 @@ fn segments() -> (Vec<HeadSegment>, usize, usize, usize) {
     (found, row, logit, value)
 }
 
-#[test]
-fn heads_forward_and_backward() {
+fn heads_forward_and_backward(on: On) {
     let (table, rows, logits, values) = segments();
     let (hidden, parameters, dlogits) = (coarse_noise(rows * WIDTH, 0), noise(values, 1), noise(logits, 2));
     let parts = |segment: &HeadSegment| (segment.weight as usize, segment.bias as usize, segment.outputs as usize);
@@ -59,7 +58,7 @@ fn heads_forward_and_backward() {
         }
         heads_backward(&mut dhidden, &mut own, &dlogits, &hidden, WIDTH, &cpu);
     }
-    let (found, found_hidden, found_gradients) = under_every_order(|device: &mut Device| {
+    let (found, found_hidden, found_gradients) = on.run(|device: &mut Device| {
         let segments = Segments { at: device.upload(&table), count: table.len(), rows };
         let (hidden, parameters) = (device.upload(&narrow(&hidden)), device.upload(&parameters));
         let [out, dhidden] = [device.room::<f32>(logits), device.room::<u16>(rows * WIDTH)];
@@ -74,8 +73,7 @@ fn heads_forward_and_backward() {
     assert_close(&found_gradients, &gradients, 1e-5, "head gradients");
 }
 
-#[test]
-fn losses_of_every_kind() {
+fn losses_of_every_kind(on: On) {
     let (table, rows, logits, _) = segments();
     let x = noise(logits, 4);
     let classes = [2u32, 0, 1, 1, 2];
@@ -107,7 +105,7 @@ fn losses_of_every_kind() {
         .collect();
     let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
     let targets: Vec<u32> = classes.iter().copied().chain(bits(&regression)).chain(bits(&labels)).collect();
-    let (found, found_sums) = under_every_order(|device: &mut Device| {
+    let (found, found_sums) = on.run(|device: &mut Device| {
         let segments = Segments { at: device.upload(&own), count: 3, rows };
         let [dlogits, row_losses] = [device.room::<f32>(logits), device.room::<f64>(rows)];
         let (x, targets) = (device.upload(&x), device.upload(&targets));
@@ -121,4 +119,9 @@ fn losses_of_every_kind() {
     for (found, expected) in found_sums.iter().zip([10.0 + sums[0], sums[1], 10.0 + sums[2]]) {
         assert!((found - expected).abs() < 1e-12 * expected, "{found} for {expected}");
     }
+}
+
+super::on_devices! {
+    heads_forward_and_backward,
+    losses_of_every_kind,
 }

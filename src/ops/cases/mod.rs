@@ -1,9 +1,11 @@
-//! The kernels against the CPU bodies: one line a case, run on the emulated device under several orders of threads and blocks,
-//! which must give the same bytes. Shapes are tiny and ragged.
+//! The kernels against the CPU bodies, each case on the emulated device under several orders of threads and blocks, which must
+//! give the same bytes, and on a card where there is one (`TASKLOOM_REQUIRE_CUDA=1`: a missing one fails). Shapes are tiny and
+//! ragged.
 //!
 //! Tolerances: f32 kernels 1e-5 of the largest value, bf16 1e-2 by norm (8 bits of mantissa).
 
 mod elementwise;
+mod faults;
 mod gemm;
 mod heads;
 mod rows;
@@ -13,42 +15,120 @@ use bytemuck::Pod;
 
 use super::launch::{Address, Launch};
 use super::philox::{Keyed, Stream};
-use crate::device::emulated::sandbox::Sandbox;
+use crate::device::driver::{Call, DeviceError, Driver, Priority, StreamId, open, open_emulated};
 
-/// A device as a case sees it.
+/// A device as a case sees it: every operation follows the one before.
 pub struct Device {
-    sandbox: Sandbox,
+    driver: Box<dyn Driver>,
+    stream: StreamId,
 }
 
 impl Device {
+    fn new(mut driver: Box<dyn Driver>) -> Self {
+        let stream = driver.stream(Priority::Low).expect("a stream");
+        Self { driver, stream }
+    }
+
     pub fn upload<T: Pod>(&mut self, values: &[T]) -> Address {
-        let at = self.room::<T>(values.len());
-        self.sandbox.write(at, bytemuck::cast_slice(values));
+        let (at, bytes) = (self.room::<T>(values.len()), bytemuck::cast_slice::<T, u8>(values));
+        if !bytes.is_empty() {
+            let staging = self.driver.staging(bytes.len()).expect("little pinned memory");
+            self.driver.staging_bytes(staging).expect("fresh").copy_from_slice(bytes);
+            self.driver.copy_in(self.stream, at, staging, 0..bytes.len()).unwrap_or_else(|error| panic!("{error}"));
+        }
         at
     }
 
     /// Room for `count` values that nobody has written.
     pub fn room<T: Pod>(&mut self, count: usize) -> Address {
-        self.sandbox.allocate(count.max(1) * size_of::<T>())
+        self.driver.allocate("buffer", count.max(1) * size_of::<T>()).expect("tests need little memory")
     }
 
+    /// Panics where nobody has written, and on any fault before.
     pub fn download<T: Pod>(&mut self, at: Address, count: usize) -> Vec<T> {
-        bytemuck::pod_collect_to_vec(&self.sandbox.read(at, count * size_of::<T>()))
+        self.try_download(at, count).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`Device::download`]; the error is the fault.
+    pub fn try_download<T: Pod>(&mut self, at: Address, count: usize) -> Result<Vec<T>, DeviceError> {
+        let bytes = count * size_of::<T>();
+        let staging = self.driver.staging(bytes)?;
+        self.driver.copy_out(self.stream, staging, at, bytes)?;
+        self.driver.synchronize(self.stream)?;
+        Ok(bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..bytes]))
     }
 
     pub fn run(&mut self, launch: &Launch) {
         assert!(!launch.is_empty(), "{} has an empty grid", launch.kernel);
-        self.sandbox.launch(launch.kernel, launch.grid, launch.threads, launch.shared as usize, &launch.arguments);
+        let Launch { kernel, grid, threads, shared, arguments } = launch;
+        let call = Call { kernel, grid: *grid, threads: *threads, shared: *shared, arguments };
+        self.driver.launch(self.stream, &call).unwrap_or_else(|error| panic!("{kernel}: {error}"));
     }
 }
 
-/// Runs a case under three orders; what it returns must not depend on them.
-pub fn under_every_order<T: PartialEq>(case: impl Fn(&mut Device) -> T) -> T {
-    let mut results = (0..3).map(|seed| case(&mut Device { sandbox: Sandbox::new(seed) }));
-    let first = results.next().expect("three results");
-    assert!(results.all(|result| result == first), "the order of threads and blocks changes the result");
-    first
+/// The device that a case runs on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum On {
+    Emulated,
+    Cuda,
 }
+
+impl On {
+    /// Whether it is there; says why not. What `TASKLOOM_REQUIRE_CUDA` asks for must be there.
+    pub fn is_there(self) -> bool {
+        let required = self == Self::Cuda && std::env::var_os("TASKLOOM_REQUIRE_CUDA").is_some_and(|value| value == "1");
+        match self.open(0) {
+            Ok(_) => true,
+            Err(DeviceError::Unavailable(why)) if !required => {
+                eprintln!("skipped: {why}");
+                false
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn open(self, seed: u64) -> Result<Box<dyn Driver>, DeviceError> {
+        match self {
+            Self::Emulated => open_emulated(seed),
+            Self::Cuda => open("cuda"),
+        }
+    }
+
+    /// Runs a case under three orders of threads and blocks, on a card twice; what it returns must not depend on them.
+    pub fn run<T: PartialEq>(self, case: impl Fn(&mut Device) -> T) -> T {
+        let orders = if self == Self::Emulated { 3 } else { 2 };
+        let mut results = (0..orders).map(|seed| case(&mut self.device(seed)));
+        let first = results.next().expect("several results");
+        assert!(results.all(|result| result == first), "the order of threads and blocks changes the result");
+        first
+    }
+
+    pub fn device(self, seed: u64) -> Device {
+        Device::new(self.open(seed).unwrap_or_else(|error| panic!("{error}")))
+    }
+}
+
+/// Makes two tests of each case, `emulated::name` and `cuda::name`.
+macro_rules! on_devices {
+    ($($name:ident),* $(,)?) => {
+        $crate::ops::cases::on_devices!(@on emulated, Emulated, $($name),*);
+        $crate::ops::cases::on_devices!(@on cuda, Cuda, $($name),*);
+    };
+    (@on $module:ident, $device:ident, $($name:ident),*) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    let on = $crate::ops::cases::On::$device;
+                    if on.is_there() {
+                        super::$name(on);
+                    }
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_devices;
 
 /// Unit normals.
 fn noise(count: usize, id: u32) -> Vec<f32> {

@@ -5,20 +5,19 @@ use super::super::embedding_bag::{self, RowInit, UNTOUCHED, embedding_bag_forwar
 use super::super::launch::rows::{self, Bags, Table, Union};
 use super::super::launch::surgery::{GroupRates, Rates, RatesOnDevice};
 use super::super::row_gradients::{self, RowGradient, RowState, row_gram, row_update};
-use super::{Device, assert_close, assert_near, noise, under_every_order};
+use super::{Device, On, assert_close, assert_near, noise};
 use crate::device::memory::Memory;
 
 const DIM: usize = 37;
 
-#[test]
-fn bags_of_touched_and_untouched_rows() {
+fn bags_of_touched_and_untouched_rows(on: On) {
     let init = RowInit { seed: 77, deviation: 0.5 };
     let values = noise(2 * DIM, 0);
     let slots = [1, UNTOUCHED, 0, UNTOUCHED];
     let bags = embedding_bag::Bags { offsets: vec![0, 2, 2, 5], rows: vec![0, 3, 0, 1, 2], scales: vec![0.5, 1.0, 2.0] };
     let mut expected = vec![0.0; 3 * DIM];
     embedding_bag_forward(&mut expected, &bags, 0..3, embedding_bag::Table { dim: DIM, slots: &slots, values: &values, init });
-    let (narrow, wide) = under_every_order(|device: &mut Device| {
+    let (narrow, wide) = on.run(|device: &mut Device| {
         let own = Bags {
             offsets: device.upload(&bags.offsets),
             rows: device.upload(&bags.rows),
@@ -37,8 +36,7 @@ fn bags_of_touched_and_untouched_rows() {
 }
 
 /// Three tasks with overlapping rows: gradients, Gram matrix and update.
-#[test]
-fn row_gradients_of_three_tasks() {
+fn row_gradients_of_three_tasks(on: On) {
     let dout = noise(6 * DIM, 1);
     let bags = embedding_bag::Bags {
         offsets: vec![0, 2, 4, 5, 7, 8, 10],
@@ -85,7 +83,7 @@ fn row_gradients_of_three_tasks() {
         let [mut p, mut m, mut v] = [values.clone(), first.clone(), second.clone()];
         let state = RowState { values: &mut p, first: &mut m, second: &mut v };
         row_update(state, &slots, &union, &gradients, Combine::Weights(&weights), &step);
-        let (found, products, moved) = under_every_order(|device: &mut Device| {
+        let (found, products, moved) = on.run(|device: &mut Device| {
             let (dout, scales) = (device.upload(&dout), device.upload(&bags.scales));
             let lists = [device.upload(&sources), device.upload(&starts)];
             let rows_at = device.room::<f32>(count * DIM);
@@ -131,4 +129,39 @@ fn row_gradients_of_three_tasks() {
             assert_close(found, &expected, 1e-5, "state");
         }
     }
+}
+
+/// Slots that nobody has written gain their rows' initial values, and bags of slots read them.
+fn rows_begin_with_their_initial_values(on: On) {
+    for deviation in [0.0, 0.5] {
+        let init = RowInit { seed: 77, deviation };
+        let (fresh, slots) = ([9u32, 2, 5], [1u32, 0, 2]);
+        let mut expected = vec![0.0; 3 * DIM];
+        fresh.iter().zip(slots).for_each(|(&row, slot)| init.fill(row, &mut expected[slot as usize * DIM..][..DIM]));
+        let (found, bag) = on.run(|device: &mut Device| {
+            let [values, out] = [device.room::<f32>(3 * DIM), device.room::<f32>(DIM)];
+            let (rows, at) = (device.upload(&fresh), device.upload(&slots));
+            device.run(&rows::embedding_rows_init(values, rows, at, 3, DIM, init));
+            let bags = Bags {
+                offsets: device.upload(&[0u32, 1]),
+                rows: device.upload(&[2u32]),
+                scales: device.upload(&[2.0f32]),
+                slots: 0,
+                values,
+                dim: DIM,
+                init,
+            };
+            device.run(&rows::embedding_bag_forward(0, out, bags, 0, 1));
+            (device.download::<f32>(values, 3 * DIM), device.download::<f32>(out, DIM))
+        });
+        assert_close(&found, &expected, 1e-5, "initial rows");
+        let doubled: Vec<f32> = expected[2 * DIM..].iter().map(|x| 2.0 * x).collect();
+        assert_close(&bag, &doubled, 1e-5, "a bag of slots");
+    }
+}
+
+super::on_devices! {
+    rows_begin_with_their_initial_values,
+    bags_of_touched_and_untouched_rows,
+    row_gradients_of_three_tasks,
 }

@@ -4,7 +4,7 @@
 use super::super::adamw::{Combine, Group, Rule, Step, combine_and_step};
 use super::super::gram;
 use super::super::launch::surgery::{self, Chunks, ChunksOnDevice, Columns, GroupRates, Jacobian, Rates, RatesOnDevice, State};
-use super::{Device, assert_close, assert_near, noise, under_every_order};
+use super::{Device, On, assert_close, assert_near, noise};
 
 pub fn on_device(device: &mut Device, chunks: &Chunks) -> ChunksOnDevice {
     ChunksOnDevice {
@@ -27,13 +27,13 @@ fn rows(tasks: usize, width: usize) -> Vec<f32> {
 }
 
 /// Two blocks of columns that begin and end anywhere.
-fn gram_matches(tasks: usize, width: usize, length: u32) {
+fn gram_matches(on: On, tasks: usize, width: usize, length: u32) {
     let jacobian = rows(tasks, width);
     let cut = width as u64 / 3;
     let columns = [Columns { columns: 1..cut, block: 0, group: 0 }, Columns { columns: cut..width as u64, block: 1, group: 0 }];
     let chunks = Chunks::new(&columns, length);
     let cells = tasks * tasks;
-    let (found, cosines, conflicts) = under_every_order(|device: &mut Device| {
+    let (found, cosines, conflicts) = on.run(|device: &mut Device| {
         let own = Jacobian { at: device.upload(&jacobian), stride: width as u64, tasks };
         let partials = device.room::<f64>(chunks.len() * cells);
         let chunks_at = on_device(device, &chunks);
@@ -71,40 +71,34 @@ fn gram_matches(tasks: usize, width: usize, length: u32) {
     }
 }
 
-#[test]
-fn gram_of_two() {
-    gram_matches(2, 2_500, 8192);
+fn gram_of_two(on: On) {
+    gram_matches(on, 2, 2_500, 8192);
 }
 
-#[test]
-fn gram_of_three() {
-    gram_matches(3, 10_001, 3_000);
+fn gram_of_three(on: On) {
+    gram_matches(on, 3, 10_001, 3_000);
 }
 
-#[test]
-fn gram_of_five() {
-    gram_matches(5, 3_001, 1_500);
+fn gram_of_five(on: On) {
+    gram_matches(on, 5, 3_001, 1_500);
 }
 
-#[test]
-fn gram_of_nine() {
-    gram_matches(9, 2_000, 8192);
+fn gram_of_nine(on: On) {
+    gram_matches(on, 9, 2_000, 8192);
 }
 
-#[test]
-fn gram_of_sixteen() {
-    gram_matches(16, 1_500, 8192);
+fn gram_of_sixteen(on: On) {
+    gram_matches(on, 16, 1_500, 8192);
 }
 
-#[test]
-fn gram_of_nineteen() {
-    gram_matches(19, 1_100, 8192);
+fn gram_of_nineteen(on: On) {
+    gram_matches(on, 19, 1_100, 8192);
 }
 
 const ADAM: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.19, correction2: 0.002 };
 
 /// Two groups with their own weights and rates; `width` odd: no vector access is aligned in every row.
-fn update_matches(tasks: usize, width: usize, rule: Rule) {
+fn update_matches(on: On, tasks: usize, width: usize, rule: Rule) {
     let jacobian = noise(tasks * width, 7);
     let (values, first) = (noise(width, 8), noise(width, 9));
     let second: Vec<f32> = noise(width, 10).iter().map(|x| x * x).collect();
@@ -142,40 +136,50 @@ fn update_matches(tasks: usize, width: usize, rule: Rule) {
         let [p, m] = [device.download::<f32>(state.values, width), device.download(state.first, width)];
         (p, m, moments, device.download::<u16>(state.copy, width))
     };
-    let (found_p, found_m, found_v, copy) = under_every_order(|device: &mut Device| run(device, 0));
+    let (found_p, found_m, found_v, copy) = on.run(|device: &mut Device| run(device, 0));
     assert_close(&found_p, &p, 1e-5, "parameters");
     assert_close(&found_m, &m, 1e-5, "first moments");
     assert_close(&found_v, &v, 1e-5, "second moments");
     assert_near(&copy, &p, "the bf16 copy");
-    let (kept, ..) = under_every_order(|device: &mut Device| run(device, 1));
+    let (kept, ..) = on.run(|device: &mut Device| run(device, 1));
     assert_eq!(kept, values, "a halted round changes nothing");
 }
 
-#[test]
-fn adamw_in_vectors() {
-    update_matches(3, 2_048, ADAM);
+fn adamw_in_vectors(on: On) {
+    update_matches(on, 3, 2_048, ADAM);
 }
 
-#[test]
-fn adamw_unaligned() {
-    update_matches(8, 1_333, ADAM);
+fn adamw_unaligned(on: On) {
+    update_matches(on, 8, 1_333, ADAM);
 }
 
-#[test]
-fn sgd() {
-    update_matches(2, 700, Rule::Sgd { momentum: 0.9 });
+fn sgd(on: On) {
+    update_matches(on, 2, 700, Rule::Sgd { momentum: 0.9 });
 }
 
-#[test]
-fn squares_of_segments() {
+fn squares_of_segments(on: On) {
     let values = noise(1_000, 12);
-    let found = under_every_order(|device: &mut Device| {
-        let (at, bounds, out) = (device.upload(&values), device.upload(&[0u64, 300, 300, 1_000]), device.room::<f64>(3));
+    let found = on.run(|device: &mut Device| {
+        let (at, bounds, out) =
+            (device.upload(&values), device.upload(&[0u64, 300, 300, 300, 350, 1_000]), device.room::<f64>(3));
         device.run(&surgery::segment_squares(out, at, bounds, 3));
         device.download::<f64>(out, 3)
     });
     let square = |values: &[f32]| values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-    for (x, y) in found.iter().zip([square(&values[..300]), 0.0, square(&values[300..])]) {
+    for (x, y) in found.iter().zip([square(&values[..300]), 0.0, square(&values[350..])]) {
         assert!((x - y).abs() <= 1e-12 * y, "{x} for {y}");
     }
+}
+
+super::on_devices! {
+    gram_of_two,
+    gram_of_three,
+    gram_of_five,
+    gram_of_nine,
+    gram_of_sixteen,
+    gram_of_nineteen,
+    adamw_in_vectors,
+    adamw_unaligned,
+    sgd,
+    squares_of_segments,
 }

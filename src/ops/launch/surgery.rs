@@ -319,7 +319,7 @@ pub fn column_squares(squares: Address, jacobian: Jacobian, rule: ColumnRule, ch
         .addresses([rule.round, chunks.firsts, chunks.lengths])
 }
 
-/// squares (segments) f64 of values[bounds[s]..bounds[s + 1]]; bounds u64.
+/// squares (segments) f64 of values[bounds[2 s]..bounds[2 s + 1]]; bounds u64.
 pub fn segment_squares(squares: Address, values: Address, bounds: Address, segments: usize) -> Launch {
     Launch::line("segment_squares", segments, 256).addresses([squares, values, bounds])
 }

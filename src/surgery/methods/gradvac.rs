@@ -13,7 +13,7 @@ use super::params::{Param, Range};
 use super::pcgrad::{ORDER, Order};
 use super::registry::Descriptor;
 use super::state::{Saved, pack_all};
-use super::{Inputs, Method, Needs, Solution};
+use super::{Inputs, Method, Needs, Simple, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "gradvac",
@@ -98,6 +98,14 @@ impl Method for GradVac {
             weights.iter_mut().zip(part).for_each(|(weight, part)| *weight += part);
         }
         Solution::checked(weights)
+    }
+
+    fn simple(&self) -> Option<Simple> {
+        Some(Simple::GradVac { beta: self.beta, eps: self.eps, order: self.order })
+    }
+
+    fn targets(&mut self) -> &mut [f64] {
+        &mut self.targets
     }
 
     fn state(&self) -> Value {

@@ -135,6 +135,15 @@ impl Solution {
     }
 }
 
+/// A method that takes nothing but G and an order of visits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Simple {
+    Sum,
+    Mean,
+    PcGrad { order: Order },
+    GradVac { beta: f64, eps: f64, order: Order },
+}
+
 pub trait Method: Send {
     fn name(&self) -> &'static str;
 
@@ -152,6 +161,16 @@ pub trait Method: Send {
     /// finds the pass's sums in [`Inputs::row_sums`].
     fn row_pass(&mut self, _inputs: &Inputs) -> Option<RowPass> {
         None
+    }
+
+    /// How to solve it without the method, for a device that holds J and would rather not wait; none if it takes more.
+    fn simple(&self) -> Option<Simple> {
+        None
+    }
+
+    /// What [`Simple::GradVac`] moves in a round: (tasks x tasks) targets. Empty for other methods.
+    fn targets(&mut self) -> &mut [f64] {
+        &mut []
     }
 
     /// Everything the method remembers between rounds (the row buffers apart), for the checkpoint; `null` for none.

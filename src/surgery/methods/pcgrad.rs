@@ -7,7 +7,7 @@
 use super::params::Param;
 use super::random::shuffle;
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution};
+use super::{Inputs, Method, Needs, Simple, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "pcgrad",
@@ -42,14 +42,19 @@ impl Order {
 
     /// Writes row `row`'s order into `order`: the caller's where it fixes one, else by this rule.
     pub(super) fn fill(self, order: &mut Vec<usize>, inputs: &Inputs, row: usize) {
-        match (inputs.orders, self) {
-            (Some(orders), _) => order.clone_from(&orders[row]),
-            (None, Self::Random) => {
-                order.resize(inputs.tasks.len(), 0);
-                shuffle(order, inputs.seed, inputs.round, row as u64);
-            }
-            (None, Self::Fixed) => *order = (0..inputs.tasks.len()).collect(),
+        match inputs.orders {
+            Some(orders) => order.clone_from(&orders[row]),
+            None => *order = self.visits(inputs.tasks.len(), inputs.seed, inputs.round, row),
         }
+    }
+
+    /// Row `row`'s order among `count`.
+    pub fn visits(self, count: usize, seed: u64, round: u64, row: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        if self == Self::Random {
+            shuffle(&mut order, seed, round, row as u64);
+        }
+        order
     }
 }
 
@@ -77,6 +82,10 @@ impl Method for PcGrad {
             }
         }
         Solution::ok(weights)
+    }
+
+    fn simple(&self) -> Option<Simple> {
+        Some(Simple::PcGrad { order: self.order })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The two methods without surgery: the sum and the mean of the tasks' gradients.
 
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution};
+use super::{Inputs, Method, Needs, Simple, Solution};
 
 pub(super) const SUM: Descriptor = Descriptor {
     name: "sum",
@@ -41,6 +41,10 @@ impl Method for Sum {
     fn solve(&mut self, inputs: &Inputs) -> Solution {
         Solution::ok(vec![1.0; inputs.tasks.len()])
     }
+
+    fn simple(&self) -> Option<Simple> {
+        Some(Simple::Sum)
+    }
 }
 
 impl Method for Mean {
@@ -55,5 +59,9 @@ impl Method for Mean {
     fn solve(&mut self, inputs: &Inputs) -> Solution {
         let count = inputs.tasks.len();
         Solution::ok(vec![1.0 / count as f64; count])
+    }
+
+    fn simple(&self) -> Option<Simple> {
+        Some(Simple::Mean)
     }
 }

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Packs everything that a GPU host needs into one folder: the program and the tests (stripped), the example configurations,
+# scripts/gpu-check.sh, and the PyTorch baseline where ../shared/bench has it. No Rust and no network there; its C library must
+# be as new as this machine's. The folder is tried out before it counts as made: its CPU and emulated tests run in a copy.
+#     scripts/gpu-bundle.sh [FOLDER]          default: target/gpu-bundle
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+folder="${1:-${CARGO_TARGET_DIR:-target}/gpu-bundle}"
+limit_mib=60
+tests=(emulated emulated_runs no_card)
+
+# Paths of test executables are in cargo's messages; `lib` holds the kernels' cases.
+messages=$(cargo test --release --no-run --message-format=json --lib --bin taskloom "${tests[@]/#/--test=}")
+executable() {
+    python3 -c '
+import json, sys
+kind, name = sys.argv[1:]
+for line in sys.stdin:
+    message = json.loads(line)
+    target = message.get("target", {})
+    test = message.get("profile", {}).get("test")
+    if message.get("executable") and test and kind in target["kind"] and target["name"] == name:
+        print(message["executable"])
+' "$@" <<<"$messages" | sed -n '$p'
+}
+cargo build --release --bin taskloom
+
+rm -rf "$folder"
+mkdir -p "$folder/tests" "$folder/configs"
+pack() {
+    [[ -n "$1" && -x "$1" ]] || { echo "there is no executable for $2" >&2; exit 1; }
+    strip -o "$folder/$2" "$1"
+}
+pack "${CARGO_TARGET_DIR:-target}/release/taskloom" taskloom
+pack "$(executable lib taskloom)" tests/cases
+for name in "${tests[@]}"; do
+    pack "$(executable test "$name")" "tests/$name"
+done
+cp configs/emulated.toml configs/quickstart.toml "$folder/configs/"
+cp scripts/gpu-check.sh "$folder/"
+if [[ -d ../shared/bench ]]; then
+    cp -r ../shared/bench "$folder/bench"
+fi
+git rev-parse HEAD >"$folder/commit"
+ldd --version | sed -n 1p >"$folder/glibc"
+
+size=$(du -sm "$folder" | cut -f 1)
+if ((size > limit_mib)); then
+    echo "$folder takes $size MiB, more than $limit_mib" >&2
+    exit 1
+fi
+
+# The self-test: somewhere else, and without this checkout's tools.
+empty=$(mktemp -d)
+trap 'rm -rf "$empty"' EXIT
+cp -r "$folder/." "$empty/"
+(cd "$empty" && env -i HOME="$empty" PATH=/usr/bin:/bin ./gpu-check.sh --self-test)
+echo "$folder: $size MiB, commit $(cat "$folder/commit"), needs $(cat "$folder/glibc") or newer"

@@ -1,0 +1,52 @@
+//! What a device other than the CPU does not compute yet.
+
+use super::super::schema::{EncoderKind, Storage};
+use super::Checker;
+use crate::surgery::methods::registry;
+
+pub fn check(checker: &mut Checker) {
+    let config = checker.config;
+    let device = &config.run.device;
+    if ["auto", "cpu"].contains(&device.as_str()) {
+        return;
+    }
+    let help = "set run.device = \"cpu\"";
+    if config.encoder.kind == EncoderKind::Transformer {
+        let message = format!("\"transformer\" runs on the CPU only in this version, but run.device is \"{device}\"");
+        checker.error(&["encoder.kind", "run.device"], message, help);
+    }
+    if config.surgery.storage == Storage::Bf16 {
+        let message = format!("\"bf16\" is for the CPU: J is f32 on a device in this version, but run.device is \"{device}\"");
+        checker.error(&["surgery.storage", "run.device"], message, "set surgery.storage = \"f32\"");
+    }
+    let Ok(method) = registry::find(&config.surgery.method) else { return };
+    if method.needs.elementwise || method.needs.second_batch || method.needs.row_state {
+        let message = format!(
+            "\"{}\" needs more than the products of gradients and runs on the CPU only in this version, but run.device is \"{device}\"",
+            method.name
+        );
+        checker.error(&["surgery.method", "run.device"], message, help);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{errors, load_text, locations};
+
+    #[test]
+    fn what_a_device_lacks_is_said_of_the_key() {
+        for device in ["cuda", "cuda:1", "emulated"] {
+            let text = |rest: &str| format!("[run]\ndevice = \"{device}\"\n[train]\nrounds = 1\n[synthetic]\n{rest}");
+            for method in ["graddrop", "trimmed_mean", "modo", "sdmgrad", "moco", "excess_mtl"] {
+                let errors = errors(&text(&format!("[encoder]\nkind = \"linear\"\n[surgery]\nmethod = \"{method}\"\n")));
+                assert_eq!(locations(&errors), [(9, 10, "surgery.method")]);
+                assert!(errors.diagnostics()[0].message.contains("runs on the CPU only"), "{method}");
+            }
+            let plain = text("[encoder]\nkind = \"linear\"\n[surgery]\nmethod = \"cagrad\"\ngranularity = \"tensor\"\n");
+            assert!(load_text(&plain, &[]).is_ok());
+        }
+        let text = "[run]\ndevice = \"cuda\"\n[encoder]\nkind = \"transformer\"\ntokenizer = \"vocab.txt\"\n[train]\nrounds = 1\n\
+                    [tasks.a]\ntrain = \"main.toml\"\ntext = \"t\"\nlabel = \"y\"\n";
+        assert!(errors(text).diagnostics().iter().any(|error| error.message.contains("\"transformer\" runs on the CPU only")));
+    }
+}

@@ -1,0 +1,81 @@
+//! Faults planted in the real kernels: the emulated device must catch each, whatever order the seed chose.
+
+use super::super::activation::Activation;
+use super::super::launch::Launch;
+use super::super::launch::elementwise;
+use super::super::launch::gemm::{self, Forward};
+use super::super::launch::surgery::{self, Chunks, Columns, Jacobian};
+use super::surgery::on_device;
+use super::{Device, On, coarse_noise, narrow, noise};
+
+/// What the emulated device says of `launch` under three orders; empty where there is no such device.
+fn faults(launch: impl Fn(&mut Device) -> Launch) -> Vec<String> {
+    if !On::Emulated.is_there() {
+        return Vec::new();
+    }
+    let fault = |seed| {
+        let mut device = On::Emulated.device(seed);
+        let at = device.upload(&[0u32]);
+        let launch = launch(&mut device);
+        device.run(&launch);
+        device.try_download::<u32>(at, 1).expect_err("a planted fault is caught").to_string()
+    };
+    (0..3).map(fault).collect()
+}
+
+fn product(device: &mut Device) -> Launch {
+    let (m, n, k) = (65, 70, 160);
+    gemm::forward(Forward {
+        out: device.room::<u16>(m * n),
+        pre: 0,
+        x: device.upload(&narrow(&coarse_noise(m * k, 0))),
+        weight: device.upload(&narrow(&coarse_noise(n * k, 1))),
+        bias: 0,
+        residual: 0,
+        residual_columns: 0,
+        m,
+        n,
+        k,
+        activation: Activation::None,
+    })
+}
+
+#[test]
+fn a_removed_barrier() {
+    for fault in faults(|device| Launch { kernel: "gemm_forward_small_without_barriers", ..product(device) }) {
+        assert!(fault.contains("race") || fault.contains("async copy"), "{fault}");
+    }
+    let gram = |device: &mut Device| {
+        let (tasks, width) = (3, 1000);
+        let chunks = Chunks::new(&[Columns { columns: 0..width as u64, block: 0, group: 0 }], 8192);
+        let jacobian = Jacobian { at: device.upload(&noise(tasks * width, 0)), stride: width as u64, tasks };
+        let (partials, chunks) = (device.room::<f64>(tasks * tasks), on_device(device, &chunks));
+        Launch { kernel: "gram_4_without_barriers", ..surgery::gram(partials, jacobian, chunks) }
+    };
+    for fault in faults(gram) {
+        assert!(
+            fault.contains("shared memory") && (fault.contains("race") || fault.contains("nothing has been written")),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn an_async_copy_that_nobody_waits_for() {
+    for fault in faults(|device| Launch { kernel: "gemm_forward_small_without_waits", ..product(device) }) {
+        assert!(fault.contains("an async copy into these bytes has not been waited for"), "{fault}");
+    }
+}
+
+/// One value too many, read behind the end of an allocation.
+#[test]
+fn one_too_many() {
+    let count = 77;
+    let launch = |device: &mut Device| {
+        let (x, out) = (device.upload(&noise(count, 5)), device.room::<u16>(count));
+        elementwise::to_bf16(out, x, count + 1)
+    };
+    for fault in faults(launch) {
+        assert!(fault.contains("past the end of \"buffer\""), "{fault}");
+    }
+}

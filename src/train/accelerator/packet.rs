@@ -1,0 +1,102 @@
+//! Arrays that go to the device together, through pinned memory, into a region that is there from the start.
+
+use std::ops::Range;
+
+use bytemuck::Pod;
+
+use super::program::Step;
+use crate::device::driver::{Address, Driver, Result, StagingId, StreamId};
+
+/// Where each array of a packet begins: wide vector loads want multiples of 16 bytes.
+const ALIGN: usize = 16;
+
+/// Room on the device for one packet at a time, and as much pinned memory.
+pub struct Mailbox {
+    at: Address,
+    staging: StagingId,
+    bytes: usize,
+}
+
+impl Mailbox {
+    pub fn new(driver: &mut dyn Driver, name: &str, bytes: usize) -> Result<Self> {
+        let bytes = bytes.next_multiple_of(ALIGN).max(ALIGN);
+        Ok(Self { at: driver.allocate(name, bytes)?, staging: driver.staging(bytes)?, bytes })
+    }
+
+    /// A packet for this mailbox.
+    pub fn packet(&self) -> Packet {
+        Packet { at: self.at, bytes: Vec::new(), sections: Vec::new() }
+    }
+
+    /// Lays a packet into pinned memory. The one before has arrived: its stream was waited for since.
+    pub fn fill(&self, driver: &mut dyn Driver, packet: &Packet) -> Result<()> {
+        let bytes = &packet.bytes;
+        assert!(bytes.len() <= self.bytes, "a packet of {} bytes, the plan foresaw {}", bytes.len(), self.bytes);
+        driver.staging_bytes(self.staging)?[..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Sends a section of the packet that was laid out last.
+    pub fn send(&self, stream: StreamId, section: &Range<usize>) -> Step {
+        Step::CopyIn { stream, to: self.at + section.start as Address, from: self.staging, bytes: section.clone() }
+    }
+}
+
+/// Arrays end to end, each at a multiple of 16 bytes, in sections that are sent one by one.
+pub struct Packet {
+    at: Address,
+    bytes: Vec<u8>,
+    pub sections: Vec<Range<usize>>,
+}
+
+impl Packet {
+    /// Where the array will be on the device.
+    pub fn push<T: Pod>(&mut self, values: &[T]) -> Address {
+        self.align();
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytemuck::cast_slice(values));
+        self.at + start as Address
+    }
+
+    /// Ends the section of all arrays pushed since the one before.
+    pub fn close(&mut self) {
+        self.align();
+        let start = self.sections.last().map_or(0, |section| section.end);
+        self.sections.push(start..self.bytes.len());
+    }
+
+    fn align(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+    }
+}
+
+/// f32 to the nearest bf16, ties to even; NaN stays NaN.
+pub fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_begin_at_multiples_of_16_and_sections_follow_each_other() {
+        let mut packet = Packet { at: 4096, bytes: Vec::new(), sections: Vec::new() };
+        assert_eq!([packet.push(&[1u8; 3]), packet.push(&[1u32; 5])], [4096, 4112]);
+        packet.close();
+        assert_eq!(packet.push(&[1u64]), 4144);
+        packet.close();
+        assert_eq!(packet.sections, [0..48, 48..64]);
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        let rounded = [1.0f32, 1.003_906_3, 1.011_718_8, -0.0, f32::INFINITY].map(to_bf16);
+        assert_eq!(rounded, [0x3f80, 0x3f80, 0x3f82, 0x8000, 0x7f80]);
+        assert!(f32::from_bits(u32::from(to_bf16(f32::NAN)) << 16).is_nan());
+    }
+}

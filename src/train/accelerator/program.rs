@@ -1,0 +1,97 @@
+//! What a stage of a round gives the device, as a list: run as it is at first, captured once it comes again, and replayed from
+//! then on. Whatever changes from round to round is in device memory, so equal shapes make equal lists.
+
+use std::ops::Range;
+
+use crate::device::driver::{Address, Call, Driver, EventId, GraphId, Result, StagingId, StreamId};
+use crate::ops::launch::Launch;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    CopyIn { stream: StreamId, to: Address, from: StagingId, bytes: Range<usize> },
+    CopyOut { stream: StreamId, to: StagingId, from: Address, bytes: usize },
+    Copy { stream: StreamId, to: Address, from: Address, bytes: usize },
+    Launch(StreamId, Launch),
+    Record(EventId, StreamId),
+    Wait(StreamId, EventId),
+}
+
+impl Step {
+    fn give(&self, driver: &mut dyn Driver) -> Result<()> {
+        match self {
+            Self::CopyIn { stream, to, from, bytes } => driver.copy_in(*stream, *to, *from, bytes.clone()),
+            Self::CopyOut { stream, to, from, bytes } => driver.copy_out(*stream, *to, *from, *bytes),
+            Self::Copy { stream, to, from, bytes } => driver.copy(*stream, *to, *from, *bytes),
+            Self::Launch(stream, launch) => {
+                let Launch { kernel, grid, threads, shared, arguments } = launch;
+                driver.launch(*stream, &Call { kernel, grid: *grid, threads: *threads, shared: *shared, arguments })
+            }
+            Self::Record(event, stream) => driver.record(*event, *stream),
+            Self::Wait(stream, event) => driver.wait(*stream, *event),
+        }
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Program {
+    pub steps: Vec<Step>,
+}
+
+impl Program {
+    pub fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// Adds a launch, unless there is nothing to do.
+    pub fn launch(&mut self, stream: StreamId, launch: Launch) {
+        if !launch.is_empty() {
+            self.steps.push(Step::Launch(stream, launch));
+        }
+    }
+
+    /// What `later` is given from here on starts after everything in `earlier` so far.
+    pub fn order(&mut self, earlier: StreamId, event: EventId, later: StreamId) {
+        self.steps.extend([Step::Record(event, earlier), Step::Wait(later, event)]);
+    }
+}
+
+/// Programs remembered: a run has a few shapes that keep coming back, or none that does.
+const REMEMBERED: usize = 8;
+
+/// Programs seen, the newest last, with the graphs of those that came again.
+#[derive(Default)]
+pub struct Graphs {
+    seen: Vec<(Program, Option<GraphId>)>,
+    /// Programs that ran as a graph.
+    pub replays: u64,
+}
+
+impl Graphs {
+    /// Gives `program` to the device. It begins and ends in `origin`, where all its streams fork and join.
+    pub fn execute(&mut self, driver: &mut dyn Driver, origin: StreamId, program: Program) -> Result<()> {
+        let Some(at) = self.seen.iter().position(|(known, _)| *known == program) else {
+            program.steps.iter().try_for_each(|step| step.give(driver))?;
+            self.remember(program);
+            return Ok(());
+        };
+        let graph = match self.seen[at].1 {
+            Some(graph) => graph,
+            None => {
+                driver.begin_capture(origin)?;
+                program.steps.iter().try_for_each(|step| step.give(driver))?;
+                *self.seen[at].1.insert(driver.end_capture(origin)?)
+            }
+        };
+        self.replays += 1;
+        driver.replay(graph, origin)
+    }
+
+    /// The oldest program that never came again makes room.
+    fn remember(&mut self, program: Program) {
+        if self.seen.len() == REMEMBERED {
+            let Some(oldest) = self.seen.iter().position(|(_, graph)| graph.is_none()) else { return };
+            self.seen.remove(oldest);
+        }
+        self.seen.push((program, None));
+    }
+}

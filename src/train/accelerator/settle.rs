@@ -1,0 +1,161 @@
+//! From rows of J to moved parameters: products of gradients, the host's one read of them, and the step.
+
+use super::pass::{Packed, Round};
+use super::program::{Program, Step};
+use super::{Accelerator, GROUPS, columns, push_chunks};
+use crate::device::driver::{Address, DeviceError};
+use crate::model::Parameters;
+use crate::model::network::Network;
+use crate::ops::launch::rows;
+use crate::ops::launch::surgery::{self, Chunks, ChunksOnDevice, GroupRates, Jacobian, RatesOnDevice};
+use crate::surgery::update::Rates;
+
+/// What the host knows of a round.
+pub struct Products {
+    /// (T) sums of losses over the present tasks' observed targets.
+    pub losses: Vec<f64>,
+    /// (T) squared norms of their heads' gradients.
+    pub heads: Vec<f64>,
+    /// (B) of T x T each.
+    pub grams: Vec<Vec<f64>>,
+}
+
+/// What a round decided: clipping and balancing are in the factors.
+pub struct StepPlan<'a> {
+    /// (T) factor of each task's shared gradient, by set of weights.
+    pub sets: &'a [Vec<f64>],
+    /// (T) factor of each task's head gradient.
+    pub heads: &'a [f64],
+}
+
+/// Device addresses of what the update reads.
+pub(super) struct Factors {
+    /// (sets x T) f32
+    pub shared: Address,
+    /// (T) f32
+    pub heads: Address,
+    pub rates: RatesOnDevice,
+    pub head_chunks: ChunksOnDevice,
+}
+
+/// Private gradients that lie on the device until the step.
+pub struct Gradients(Packed);
+
+impl Accelerator {
+    /// Private gradients of all groups, and their products: the round's one wait.
+    pub fn gradients(&mut self, round: Round, parameters: &mut Parameters) -> Result<(Gradients, Products), DeviceError> {
+        let packed = self.pack(round, parameters)?;
+        let mut program = Program::default();
+        self.add_pass(&mut program, round, &packed, true);
+        self.add_products(&mut program, &packed, round.tasks.len());
+        let values = self.read(program, round.tasks.len())?;
+        Ok((Gradients(packed), self.products(&values, round.tasks.len())))
+    }
+
+    /// (T) sums of losses under the parameters as they are now.
+    pub fn losses(&mut self, round: Round, parameters: &mut Parameters) -> Result<Vec<f64>, DeviceError> {
+        let packed = self.pack(round, parameters)?;
+        let mut program = Program::default();
+        self.add_pass(&mut program, round, &packed, false);
+        let mut values = self.read(program, round.tasks.len())?;
+        values.truncate(round.tasks.len());
+        Ok(values)
+    }
+
+    /// Moves all parameters. Returns before it has happened.
+    pub fn step(&mut self, round: Round, gradients: &Gradients, plan: &StepPlan, rates: &Rates) -> Result<(), DeviceError> {
+        let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
+        let mut packet = self.steps.packet();
+        let chunks = head_chunks(round.network, round.tasks);
+        let factors = Factors {
+            rates: push_rates(&mut packet, rates),
+            shared: packet.push(&plan.sets.iter().flat_map(|set| narrow(set)).collect::<Vec<f32>>()),
+            heads: packet.push(&narrow(plan.heads)),
+            head_chunks: push_chunks(&mut packet, &chunks),
+        };
+        packet.close();
+        self.steps.fill(&mut *self.driver, &packet)?;
+        let stream = self.streams.lanes[0];
+        let mut program = Program::default();
+        program.push(self.steps.send(stream, &packet.sections[0]));
+        self.add_update(&mut program, &gradients.0, &factors, round.tasks.len());
+        self.graphs.execute(&mut *self.driver, stream, program)
+    }
+
+    /// Adds: squares of the heads' gradients, and the Gram matrices of all blocks and of their sum.
+    pub(super) fn add_products(&self, program: &mut Program, packed: &Packed, count: usize) {
+        let (stream, results, cut) = (self.streams.lanes[0], &self.results, &self.cut);
+        program.launch(stream, surgery::gram(results.partials, self.rows_of_j(count), cut.gram));
+        if let (Some(rows), Some(table)) = (&packed.rows, &self.table) {
+            let partials = results.partials + 8 * (cut.gram.count * count * count) as Address;
+            program.launch(stream, rows::gram(partials, table.gradients, rows.union, count, table.dim));
+        }
+        let cells = (cut.blocks * count * count) as Address;
+        let grams = [results.address(results.grams()), results.cosines, results.conflicts];
+        program.launch(stream, surgery::gram_finish(grams, results.partials, packed.starts, cut.blocks, count));
+        let [gram, cosines, conflicts] = grams;
+        let total = [gram + 8 * cells, cosines + 8 * cells, conflicts + 4 * cut.blocks as Address];
+        let starts = packed.starts + 4 * (cut.blocks as Address + 1);
+        program.launch(stream, surgery::gram_finish(total, results.partials, starts, 1, count));
+        let squares = results.address(results.squares());
+        program.launch(stream, surgery::segment_squares(squares, self.head_gradients, packed.bounds, count));
+    }
+
+    /// Adds the step of all parameters.
+    pub(super) fn add_update(&self, program: &mut Program, packed: &Packed, factors: &Factors, count: usize) {
+        let (stream, rates) = (self.streams.lanes[0], factors.rates);
+        let shared = surgery::update_weights(self.shared.state, self.rows_of_j(count), factors.shared, rates, self.cut.update);
+        program.launch(stream, shared);
+        let heads = Jacobian { at: self.head_gradients, stride: self.heads.len as u64, tasks: 1 };
+        let heads = surgery::update_weights(self.heads.state, heads, factors.heads, rates, factors.head_chunks);
+        program.launch(stream, heads);
+        if let (Some(rows), Some(table)) = (&packed.rows, &self.table) {
+            let weights = factors.shared + 4 * (self.cut.table_set * count) as Address;
+            program.launch(stream, rows::update_weights(rows.table, table.gradients, rows.union, weights, rates));
+        }
+    }
+
+    fn rows_of_j(&self, tasks: usize) -> Jacobian {
+        Jacobian { at: self.jacobian, stride: self.stride as u64, tasks }
+    }
+
+    /// Runs a program and reads what it left for `count` present tasks.
+    pub(super) fn read(&mut self, mut program: Program, count: usize) -> Result<Vec<f64>, DeviceError> {
+        let values = self.results.grams() + (self.cut.blocks + 1) * count * count;
+        let (stream, staging) = (self.streams.lanes[0], self.results.staging);
+        program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * values });
+        self.graphs.execute(&mut *self.driver, stream, program)?;
+        self.driver.synchronize(stream)?;
+        Ok(bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * values]))
+    }
+
+    pub(super) fn products(&self, values: &[f64], count: usize) -> Products {
+        let results = &self.results;
+        let grams = values[results.grams()..].chunks_exact(count * count).take(self.cut.blocks);
+        Products {
+            losses: values[..count].to_vec(),
+            heads: values[results.squares()..][..count].to_vec(),
+            grams: grams.map(<[f64]>::to_vec).collect(),
+        }
+    }
+}
+
+pub(super) fn push_rates(packet: &mut super::Packet, rates: &Rates) -> RatesOnDevice {
+    RatesOnDevice { rates: packet.push(&[surgery::Rates::from(rates.rule)]), groups: packet.push(&groups(rates)) }
+}
+
+fn groups(rates: &Rates) -> [GroupRates; GROUPS] {
+    let group = |lr: f64, decay: f64| GroupRates { lr: lr as f32, weight_decay: decay as f32 };
+    let decay = rates.weight_decay;
+    let shared = [group(rates.lr, decay), group(rates.lr, 0.0)];
+    let heads = [group(rates.head_lr, decay), group(rates.head_lr, 0.0)];
+    [shared[0], shared[1], heads[0], heads[1], group(rates.embedding_lr, decay)]
+}
+
+/// Chunks of the present tasks' heads, each task a block of its own.
+pub(super) fn head_chunks(network: &Network, tasks: &[usize]) -> Chunks {
+    let own = |(block, &task): (usize, &usize)| {
+        network.table.head_params(task).iter().map(move |param| columns(param.range(), block, 2 + usize::from(!param.decay)))
+    };
+    Chunks::new(&tasks.iter().enumerate().flat_map(own).collect::<Vec<_>>(), Chunks::UPDATE_LENGTH)
+}

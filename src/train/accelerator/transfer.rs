@@ -1,0 +1,89 @@
+//! Parameters and moments to the device and back, piece by piece through pinned memory.
+
+use anyhow::Result;
+
+use super::Accelerator;
+use super::program::Program;
+use crate::device::driver::{Address, DeviceError};
+use crate::model::Parameters;
+use crate::ops::launch::elementwise;
+use crate::ops::launch::surgery::State;
+
+impl Accelerator {
+    /// Copies all parameters and moments to the device.
+    pub fn load(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
+        for (state, host) in [(self.shared.state, &parameters.shared), (self.heads.state, &parameters.heads)] {
+            for (at, values) in [(state.values, &host.values), (state.first, &host.first), (state.second, &host.second)] {
+                if at != 0 {
+                    self.upload(at, bytemuck::cast_slice(values))?;
+                }
+            }
+        }
+        let stream = self.streams.lanes[0];
+        if let (Some(table), Some(host)) = (&self.table, &parameters.rows) {
+            let (capacity, dim, second_dim) = (table.capacity, table.dim, table.second_dim);
+            let arrays = [(table.values, dim), (table.first, dim), (table.second, second_dim)];
+            // A row's moments are zero before its first step.
+            for ((at, width), values) in arrays.into_iter().zip(host.stored()).filter(|((at, _), _)| *at != 0) {
+                self.driver.fill(stream, at, 0, 4 * (capacity * width).max(1))?;
+                self.upload(at, bytemuck::cast_slice(values))?;
+            }
+        }
+        // Heads of absent tasks have no gradient, and count as zero.
+        self.driver.fill(stream, self.head_gradients, 0, 4 * self.heads.len)?;
+        self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;
+        let State { values, copy, .. } = self.shared.state;
+        let mut program = Program::default();
+        program.launch(stream, elementwise::to_bf16(copy, values, self.shared.len));
+        self.graphs.execute(&mut *self.driver, stream, program)?;
+        self.driver.synchronize(stream)
+    }
+
+    /// Copies all parameters and moments to the host.
+    pub fn store(&mut self, parameters: &mut Parameters) -> Result<(), DeviceError> {
+        for (state, host) in [(self.shared.state, &mut parameters.shared), (self.heads.state, &mut parameters.heads)] {
+            let arrays = [(state.values, &mut host.values), (state.first, &mut host.first), (state.second, &mut host.second)];
+            for (at, values) in arrays.into_iter().filter(|(at, _)| *at != 0) {
+                self.download(at, bytemuck::cast_slice_mut(values))?;
+            }
+        }
+        if let (Some(table), Some(host)) = (&self.table, &mut parameters.rows) {
+            let arrays = [table.values, table.first, table.second];
+            for (at, values) in arrays.into_iter().zip(host.stored_mut()).filter(|(at, _)| *at != 0) {
+                self.download(at, bytemuck::cast_slice_mut(values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of J of the first `tasks` present tasks as the last pass left them, dense part: for comparisons with the CPU.
+    pub fn private_gradients(&mut self, tasks: usize) -> Result<Vec<Vec<f32>>, DeviceError> {
+        let mut rows = vec![vec![0.0f32; self.shared.len]; tasks];
+        for (task, row) in rows.iter_mut().enumerate() {
+            self.download(self.jacobian + 4 * (task * self.stride) as Address, bytemuck::cast_slice_mut(row))?;
+        }
+        Ok(rows)
+    }
+
+    /// Copies to the device, and waits until it is there.
+    pub(super) fn upload(&mut self, to: Address, from: &[u8]) -> Result<(), DeviceError> {
+        let stream = self.streams.lanes[0];
+        for (piece, bytes) in from.chunks(self.staging_bytes).enumerate() {
+            self.driver.staging_bytes(self.staging)?[..bytes.len()].copy_from_slice(bytes);
+            self.driver.copy_in(stream, to + (piece * self.staging_bytes) as Address, self.staging, 0..bytes.len())?;
+            self.driver.synchronize(stream)?;
+        }
+        Ok(())
+    }
+
+    /// Copies to the host once everything before is done.
+    pub(super) fn download(&mut self, from: Address, into: &mut [u8]) -> Result<(), DeviceError> {
+        let stream = self.streams.lanes[0];
+        for (piece, bytes) in into.chunks_mut(self.staging_bytes).enumerate() {
+            self.driver.copy_out(stream, self.staging, from + (piece * self.staging_bytes) as Address, bytes.len())?;
+            self.driver.synchronize(stream)?;
+            bytes.copy_from_slice(&self.driver.staging_bytes(self.staging)?[..bytes.len()]);
+        }
+        Ok(())
+    }
+}

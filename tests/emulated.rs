@@ -1,0 +1,463 @@
+//! Training on the emulated device: the kernels of kernels/*.cu as C++, every access checked, against the CPU.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::Rc;
+
+use serde_json::Map;
+use taskloom::device::driver::{
+    Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId, open_emulated,
+};
+use taskloom::device::memory::Memory;
+use taskloom::model::Start;
+use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
+use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+use taskloom::ops::activation::Activation;
+use taskloom::ops::adamw::Rule;
+use taskloom::ops::dropout::RowKey;
+use taskloom::ops::philox::{Keyed, Stream};
+use taskloom::surgery::balance;
+use taskloom::surgery::blocks::Granularity;
+use taskloom::surgery::methods::{Inputs, registry};
+use taskloom::surgery::update::Rates;
+use taskloom::train::round::{Committed, Engine};
+use taskloom::train::rules::{Clip, ClipScope, Rules, Settlers};
+
+/// Columns of the input.
+const INPUTS: usize = 11;
+const HIDDEN: usize = 24;
+/// Examples of a micro-batch.
+const ROWS: usize = 5;
+/// Of the bag's table.
+const TABLE_ROWS: usize = 40;
+const KINDS: [(HeadKind, usize); 4] =
+    [(HeadKind::Classification, 3), (HeadKind::Regression, 1), (HeadKind::Multilabel, 2), (HeadKind::Regression, 1)];
+
+/// What the cases differ in.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    bag: bool,
+    /// Standard deviation of the table's initial rows.
+    init: f64,
+    /// One second moment a row of the table.
+    row_moment: bool,
+    method: &'static str,
+    balance: &'static str,
+    granularity: Granularity,
+    activation: Activation,
+    residual: bool,
+    dropout: f64,
+    clip: ClipScope,
+    weighted_heads: bool,
+    /// Task 2 is absent, and task 0 has two micro-batches in groups of their own.
+    uneven: bool,
+    /// Every task is a group of its own, on two lanes.
+    apart: bool,
+}
+
+const PLAIN: Case = Case {
+    bag: false,
+    init: 0.0,
+    row_moment: false,
+    method: "pcgrad",
+    balance: "equal",
+    granularity: Granularity::Model,
+    activation: Activation::Gelu,
+    residual: false,
+    dropout: 0.0,
+    clip: ClipScope::Update,
+    weighted_heads: false,
+    uneven: false,
+    apart: false,
+};
+const BAG: Case = Case { bag: true, init: 0.5, ..PLAIN };
+
+const SGD: Rule = Rule::Sgd { momentum: 0.9 };
+const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.1, correction2: 0.001 };
+
+struct Setup {
+    engine: Engine,
+    limits: Limits,
+    start: Start,
+}
+
+fn setup(case: Case) -> Setup {
+    let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs };
+    let Case { activation, residual, dropout, bag, init, .. } = case;
+    let spec =
+        BagSpec { rows: TABLE_ROWS, dim: INPUTS, init, word_dropout: 0.0, vocabulary: None, buckets: TABLE_ROWS, ngrams: 1 };
+    let input = if bag { Input::Bag(spec) } else { Input::Features(INPUTS) };
+    let encoder = EncoderSpec { input, hidden: HIDDEN, activation, residual, dropout };
+    let mut network = Network::new(ModelSpec { encoder, heads: KINDS.into_iter().enumerate().map(head).collect() });
+    network.label_smoothing = 0.1;
+    let balancer = balance::registry::build(case.balance, &Map::new(), KINDS.len()).unwrap();
+    let apart = if case.granularity == Granularity::Tensor { 2 + usize::from(bag) } else { 1 };
+    let methods = (0..apart).map(|_| registry::build(case.method, &Map::new(), KINDS.len()).unwrap()).collect();
+    let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: case.row_moment, row_capacity: TABLE_ROWS };
+    let rows = 5 * ROWS;
+    let limits = Limits {
+        group_rows: if case.apart { ROWS } else { rows },
+        round_rows: rows,
+        group_logits: 3 * rows,
+        present: KINDS.len(),
+        bag_rows: if bag { vec![TABLE_ROWS; KINDS.len()] } else { Vec::new() },
+        bag_entries: 5 * rows,
+        ..Limits::default()
+    };
+    let rules = Rules {
+        clip: Clip { norm: 1.0, scope: case.clip },
+        granularity: case.granularity,
+        weighted_heads: case.weighted_heads,
+        conflict_every: 1,
+        ..Rules::plain(7)
+    };
+    let engine = Engine::new(&mut Memory::unlimited(), network, &start, Settlers { balancer, methods }, rules, &limits);
+    Setup { engine: engine.unwrap(), limits, start }
+}
+
+fn batch(case: Case, round: u64) -> (Batch, Vec<usize>) {
+    let tasks: Vec<usize> = if case.uneven { vec![0, 1, 3] } else { vec![0, 1, 2, 3] };
+    let mut parts: Vec<(usize, bool)> = (0..tasks.len()).map(|present| (present, true)).collect();
+    if case.uneven {
+        parts.push((0, false));
+    }
+    let split = if case.uneven { parts.len() - 1 } else { parts.len() };
+    let mut batch = Batch { groups: std::iter::once(0..split).collect(), ..Batch::default() };
+    if case.apart {
+        batch.groups = (0..parts.len()).map(|part| part..part + 1).collect();
+    } else if split < parts.len() {
+        batch.groups.push(split..parts.len());
+    }
+    batch.bags.clear();
+    for (number, (present, first)) in parts.into_iter().enumerate() {
+        let task = tasks[present];
+        let random = Keyed::new(5, Stream::Synthetic, round as u32, task as u32, number as u32);
+        let value = |at: usize| random.normal(1000 + at as u32) as f32;
+        if case.bag {
+            for example in 0..ROWS as u32 {
+                // Some examples are empty; rows below 10 are shared by many.
+                let rows = (0..example).map(|at| random.word(50 * example + at) % if at < 2 { 10 } else { TABLE_ROWS as u32 });
+                let rows: std::collections::BTreeSet<u32> = rows.collect();
+                batch.bags.rows.extend(&rows);
+                batch.bags.finish_example(1.0 / (rows.len().max(1) as f32).sqrt());
+            }
+        } else {
+            batch.features.extend((0..(ROWS * INPUTS) as u32).map(|at| random.normal(at) as f32));
+        }
+        batch.keys.extend((0..ROWS as u32).map(|row| RowKey { task: task as u32, example: 100 * number as u32 + row }));
+        let (kind, outputs) = KINDS[task];
+        let targets = match kind {
+            HeadKind::Classification => Targets::Class((0..ROWS as u32).map(|row| row % 3).collect()),
+            HeadKind::Multilabel => {
+                Targets::Values((0..ROWS * outputs).map(|at| if value(at) > 0.0 { 1.0 } else { 0.0 }).collect())
+            }
+            // One of the values is missing.
+            _ => Targets::Values((0..ROWS).map(|at| if at == 2 { f32::NAN } else { value(at) }).collect()),
+        };
+        let micro_batches = if case.uneven && task == 0 { 2.0 } else { 1.0 };
+        let scale = 1.0 / (micro_batches * targets.observed() as f32);
+        batch.parts.push(Part { task, present, batch: 0, rows: number * ROWS..(number + 1) * ROWS, targets, scale, first });
+    }
+    (batch, tasks)
+}
+
+fn rates(rule: Rule) -> Rates {
+    Rates { rule, lr: 0.05, head_lr: 0.02, embedding_lr: 0.05, weight_decay: 0.01 }
+}
+
+fn one_round(engine: &mut Engine, case: Case, rule: Rule, round: u64) -> Committed {
+    let (batch, tasks) = batch(case, round);
+    engine.run_round(&batch, &tasks, round, &rates(rule)).expect("no fault").expect("finite")
+}
+
+/// Every parameter, the table's untouched rows included.
+fn parameters(engine: &mut Engine) -> Vec<f32> {
+    engine.fetch_parameters().unwrap();
+    let parameters = &engine.parameters;
+    let table = parameters.rows.as_ref().map(|table| table.whole()).unwrap_or_default();
+    [&parameters.shared.values[..], &parameters.heads.values, &table].concat()
+}
+
+/// Five rounds; the losses of each, and all parameters at the end.
+fn train(engine: &mut Engine, case: Case, rule: Rule) -> (Vec<f64>, Vec<f32>) {
+    let losses = (0..5).flat_map(|round| one_round(engine, case, rule, round).losses).collect();
+    (losses, parameters(engine))
+}
+
+/// None where the build has no emulated device, which then says so.
+fn on_emulated(case: Case, seed: u64) -> Option<Engine> {
+    let Setup { mut engine, limits, start } = setup(case);
+    match open_emulated(seed) {
+        Ok(driver) => engine.accelerate(driver, &limits, &start).unwrap(),
+        Err(DeviceError::Unavailable(why)) => {
+            eprintln!("skipped: {why}");
+            return None;
+        }
+        Err(error) => panic!("{error}"),
+    }
+    Some(engine)
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// bf16 has 8 bits of mantissa: 1e-2 by norm, of what training has changed.
+fn five_rounds_match(case: Case, rule: Rule) {
+    let Some(mut device) = on_emulated(case, 1) else { return };
+    let (losses, found) = train(&mut device, case, rule);
+    let mut engine = setup(case).engine;
+    let start = parameters(&mut engine);
+    let (expected_losses, expected) = train(&mut engine, case, rule);
+    let (error, moved) = (distance(&found, &expected), distance(&expected, &start));
+    assert!(error <= 1e-2 * moved, "{case:?}: {error} of {moved}");
+    for (at, (loss, expected)) in losses.iter().zip(&expected_losses).enumerate() {
+        assert!((loss - expected).abs() <= 1e-2 * expected.abs().max(0.1), "{case:?} loss {at}: {loss} for {expected}");
+    }
+}
+
+#[test]
+fn the_linear_encoder_trains_as_on_the_cpu() {
+    let tensor = Granularity::Tensor;
+    for case in [
+        PLAIN,
+        Case { method: "mean", activation: Activation::None, residual: true, ..PLAIN },
+        Case { method: "gradvac", activation: Activation::Tanh, dropout: 0.25, ..PLAIN },
+        Case { residual: true, uneven: true, weighted_heads: true, ..PLAIN },
+        Case { clip: ClipScope::Task, apart: true, uneven: true, ..PLAIN },
+        Case { method: "gradvac", granularity: tensor, ..PLAIN },
+        Case { method: "upgrad", uneven: true, ..PLAIN },
+        Case { method: "cagrad", granularity: tensor, apart: true, ..PLAIN },
+        Case { balance: "dwa", ..PLAIN },
+        Case { method: "sum", balance: "famo", apart: true, ..PLAIN },
+    ] {
+        five_rounds_match(case, SGD);
+    }
+}
+
+#[test]
+fn the_bag_encoder_trains_as_on_the_cpu() {
+    for case in [
+        BAG,
+        Case { method: "gradvac", init: 0.0, uneven: true, dropout: 0.25, ..BAG },
+        Case { method: "upgrad", residual: true, apart: true, ..BAG },
+        Case { granularity: Granularity::Tensor, residual: true, activation: Activation::None, ..BAG },
+    ] {
+        five_rounds_match(case, SGD);
+    }
+}
+
+fn rounded(x: &mut f32) {
+    let bits = x.to_bits();
+    *x = f32::from_bits((bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) & 0xffff_0000);
+}
+
+/// Two runs part where rounding turns a ReLU or a constraint on or off. So each round starts anew from the device's parameters:
+/// its rows of J are those of a CPU that sees weights and inputs rounded to bf16 (1e-2 by norm), and its weights those of the
+/// method on the Gram matrix of these very rows.
+#[test]
+fn every_round_matches_the_cpu_at_the_same_parameters() {
+    let relu = Case { activation: Activation::Relu, residual: true, ..PLAIN };
+    for case in [
+        Case { method: "upgrad", uneven: true, ..relu },
+        Case { method: "pcgrad", apart: true, ..relu },
+        Case { method: "gradvac", uneven: true, ..relu },
+        Case { method: "nash_mtl", ..relu },
+    ] {
+        let Some(mut device) = on_emulated(case, 1) else { return };
+        let mut method = registry::build(case.method, &Map::new(), KINDS.len()).unwrap();
+        for round in 0..5 {
+            let mut cpu = setup(case).engine;
+            device.fetch_parameters().unwrap();
+            cpu.parameters.shared.values.copy_from_slice(&device.parameters.shared.values);
+            cpu.parameters.heads.values.copy_from_slice(&device.parameters.heads.values);
+            cpu.parameters.shared.values[..HIDDEN * INPUTS].iter_mut().for_each(rounded);
+            let (mut coarse, tasks) = batch(case, round);
+            coarse.features.iter_mut().for_each(rounded);
+            cpu.run_round(&coarse, &tasks, round, &rates(SGD)).unwrap().unwrap();
+            let done = one_round(&mut device, case, SGD, round);
+            let (rows, expected) = (device.private_gradients(tasks.len()).unwrap(), cpu.private_gradients(tasks.len()).unwrap());
+            for (row, expected) in rows.iter().zip(&expected) {
+                let (error, size) = (distance(row, expected), distance(expected, &vec![0.0; expected.len()]));
+                assert!(error <= 1e-2 * size, "{case:?} round {round}: {error} of {size}");
+            }
+            let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+            let gram: Vec<f64> = rows.iter().flat_map(|a| rows.iter().map(|b| product(a, b))).collect();
+            let inputs = Inputs {
+                gram: &gram,
+                cross_gram: &[],
+                losses: &done.losses,
+                row_sums: &[],
+                tasks: &tasks,
+                round,
+                seed: 7,
+                orders: None,
+            };
+            let expected = method.solve(&inputs).weights;
+            for (found, expected) in done.weights[0].iter().zip(&expected) {
+                assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{case:?} round {round}");
+            }
+        }
+    }
+}
+
+/// Three rounds, of which the last is replayed where the shapes stay.
+fn few_rounds(engine: &mut Engine, case: Case) -> (Vec<f64>, Vec<f32>) {
+    let losses = (0..3).flat_map(|round| one_round(engine, case, ADAMW, round).losses).collect();
+    (losses, parameters(engine))
+}
+
+/// Orders of blocks, threads and streams are the seed's.
+#[test]
+fn twenty_orders_give_the_same_bytes() {
+    for case in [Case { dropout: 0.1, uneven: true, apart: true, ..PLAIN }, Case { apart: true, residual: true, ..BAG }] {
+        let Some(mut first) = on_emulated(case, 0) else { return };
+        let first = few_rounds(&mut first, case);
+        for seed in 1..20u64 {
+            let (losses, parameters) = few_rounds(&mut on_emulated(case, seed).expect("there was one before"), case);
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&parameters), bits(&first.1), "seed {seed}");
+            assert_eq!(losses, first.0, "seed {seed}");
+        }
+    }
+}
+
+/// Forwards everything to a device but one wait for an event.
+struct Deaf {
+    inner: Box<dyn Driver>,
+    /// The wait that is left out, and waits so far.
+    missed: usize,
+    waits: Rc<Cell<usize>>,
+}
+
+impl Driver for Deaf {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn memory(&self) -> Result<MemoryInfo> {
+        self.inner.memory()
+    }
+    fn allocate(&mut self, name: &str, bytes: usize) -> Result<Address> {
+        self.inner.allocate(name, bytes)
+    }
+    fn free(&mut self, address: Address) {
+        self.inner.free(address);
+    }
+    fn stream(&mut self, priority: Priority) -> Result<StreamId> {
+        self.inner.stream(priority)
+    }
+    fn event(&mut self) -> Result<EventId> {
+        self.inner.event()
+    }
+    fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
+        self.inner.record(event, stream)
+    }
+    fn wait(&mut self, stream: StreamId, event: EventId) -> Result<()> {
+        self.waits.set(self.waits.get() + 1);
+        if self.waits.get() - 1 == self.missed { Ok(()) } else { self.inner.wait(stream, event) }
+    }
+    fn staging(&mut self, bytes: usize) -> Result<StagingId> {
+        self.inner.staging(bytes)
+    }
+    fn staging_bytes(&mut self, staging: StagingId) -> Result<&mut [u8]> {
+        self.inner.staging_bytes(staging)
+    }
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: Range<usize>) -> Result<()> {
+        self.inner.copy_in(stream, to, from, bytes)
+    }
+    fn copy_out(&mut self, stream: StreamId, to: StagingId, from: Address, bytes: usize) -> Result<()> {
+        self.inner.copy_out(stream, to, from, bytes)
+    }
+    fn copy(&mut self, stream: StreamId, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.inner.copy(stream, to, from, bytes)
+    }
+    fn fill(&mut self, stream: StreamId, address: Address, byte: u8, bytes: usize) -> Result<()> {
+        self.inner.fill(stream, address, byte, bytes)
+    }
+    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+        self.inner.launch(stream, call)
+    }
+    fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
+        self.inner.begin_capture(stream)
+    }
+    fn end_capture(&mut self, stream: StreamId) -> Result<GraphId> {
+        self.inner.end_capture(stream)
+    }
+    fn replay(&mut self, graph: GraphId, stream: StreamId) -> Result<()> {
+        self.inner.replay(graph, stream)
+    }
+    fn synchronize(&mut self, stream: StreamId) -> Result<()> {
+        self.inner.synchronize(stream)
+    }
+}
+
+/// Two rounds in which one wait for an event is left out: the fault, if any, and the waits there were.
+fn without_wait(case: Case, missed: usize, seed: u64) -> Option<(Option<String>, usize)> {
+    let inner = match open_emulated(seed) {
+        Ok(inner) => inner,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return None;
+        }
+    };
+    let Setup { mut engine, limits, start } = setup(case);
+    let waits = Rc::new(Cell::new(0));
+    engine.accelerate(Box::new(Deaf { inner, missed, waits: Rc::clone(&waits) }), &limits, &start).unwrap();
+    let run = |round| {
+        let (batch, tasks) = batch(case, round);
+        engine.run_round(&batch, &tasks, round, &rates(ADAMW)).map(|_| ())
+    };
+    let fault = (0..2).try_for_each(run).and_then(|()| engine.fetch_parameters()).err();
+    Some((fault.map(|error| format!("{error:#}")), waits.get()))
+}
+
+/// Every wait of a round on two lanes orders something: without it the emulated device finds a race, whatever the seed.
+#[test]
+fn a_removed_event_is_caught() {
+    let case = Case { apart: true, uneven: true, method: "cagrad", ..BAG };
+    let Some((sound, waits)) = without_wait(case, usize::MAX, 0) else { return };
+    assert_eq!(sound, None);
+    let round = waits / 2;
+    assert!(round >= 8, "{round} waits a round");
+    let mut unseen = Vec::new();
+    for missed in round..waits {
+        let fault = without_wait(case, missed, missed as u64).and_then(|(fault, _)| fault);
+        if !fault.is_some_and(|fault| {
+            fault.contains("no event puts that before this one") || fault.contains("nothing has been written")
+        }) {
+            unseen.push(missed - round);
+        }
+    }
+    assert!(unseen.is_empty(), "waits {unseen:?} of {round} order nothing");
+}
+
+/// The second of two equal rounds is captured, and all after it are replayed.
+#[test]
+fn steady_rounds_are_replayed() {
+    let Some(mut device) = on_emulated(PLAIN, 3) else { return };
+    for round in 0..5 {
+        one_round(&mut device, PLAIN, ADAMW, round);
+    }
+    assert_eq!(device.replays(), 4);
+}
+
+/// One moment a row, and rows that round after round get their slots.
+#[test]
+fn adamw_on_the_table_moves_as_on_the_cpu() {
+    for row_moment in [false, true] {
+        let case = Case { row_moment, uneven: true, method: "sum", ..BAG };
+        let Some(mut device) = on_emulated(case, 2) else { return };
+        let mut cpu = setup(case).engine;
+        // One round: where a gradient is all rounding AdamW's first step is of full length, one way or the other.
+        let losses = one_round(&mut device, case, ADAMW, 0).losses;
+        let expected = one_round(&mut cpu, case, ADAMW, 0).losses;
+        assert!(losses.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-2 * b.abs()));
+        device.fetch_parameters().unwrap();
+        let (ours, theirs) = (device.parameters.rows.as_ref().unwrap(), cpu.parameters.rows.as_ref().unwrap());
+        assert_eq!(ours.touched(), theirs.touched());
+        for (what, (ours, theirs)) in ["values", "first", "second"].iter().zip(ours.stored().into_iter().zip(theirs.stored())) {
+            let size = distance(theirs, &vec![0.0; theirs.len()]);
+            assert!(distance(ours, theirs) <= 2e-2 * size, "{what}: {} of {size}", distance(ours, theirs));
+        }
+    }
+}

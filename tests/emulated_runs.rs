@@ -1,0 +1,154 @@
+//! Whole runs on the emulated device, through the program: training, evaluation, checkpoints, a lost device, too little memory.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{
+    Outcome, Place, assert_same_files, checkpoints, example, final_checkpoint, metrics, outcome, resume, run, training, weights,
+};
+use serde_json::Value;
+
+/// Whether this build has an emulated device; says why not.
+fn is_there() -> bool {
+    match taskloom::device::driver::open_emulated(0) {
+        Ok(_) => true,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            false
+        }
+    }
+}
+
+fn config() -> PathBuf {
+    example("emulated.toml")
+}
+
+const EMULATED: &str = "run.device=emulated";
+
+/// What every evaluation line says of the tasks' losses.
+fn losses(run: &Path) -> Vec<f64> {
+    let lines = metrics(run).into_iter().filter(|line| line["kind"] == "eval");
+    let of_line = |line: Value| -> Vec<f64> {
+        let tasks = line["tasks"].as_object().expect("scores by task").clone();
+        tasks.values().map(|task| task["loss"].as_f64().expect("a loss")).collect()
+    };
+    lines.flat_map(of_line).collect()
+}
+
+fn assert_close(ours: &[f64], theirs: &[f64], tolerance: f64, what: &str) {
+    assert!(!ours.is_empty() && ours.len() == theirs.len(), "{what}: {} and {}", ours.len(), theirs.len());
+    for (a, b) in ours.iter().zip(theirs) {
+        assert!((a - b).abs() <= tolerance * b.abs().max(0.1), "{what}: {a} for {b}");
+    }
+}
+
+/// Dev losses along the way agree to what bf16 leaves of them after that many rounds, and the run evaluates.
+#[test]
+fn the_example_trains_as_on_the_cpu() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let (device, cpu) = (place.train(&config(), &[]), place.train(&config(), &["run.device=cpu"]));
+    assert_close(&losses(&device), &losses(&cpu), 0.02, "dev losses");
+    let start = metrics(&device).into_iter().find(|line| line["kind"] == "start").expect("a first line");
+    assert_eq!(start["device"], "emulated");
+    let eval = run(&["eval", &device.display().to_string(), "--json"]).ok().json();
+    assert_eq!(eval["split"], "dev");
+    let again = place.train(&config(), &[]);
+    assert_same_files(&final_checkpoint(&again), &final_checkpoint(&device), "the same run twice");
+}
+
+#[test]
+fn a_bag_of_words_trains_as_on_the_cpu() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let sets =
+        ["surgery.method=gradvac", "train.fuse=2", "encoder.embedding_init=0.1", "optimizer.kind=sgd", "optimizer.lr=0.05"];
+    let on = |device| [&sets[..], &[device]].concat();
+    let (device, cpu) = (place.train(&place.bag(), &on(EMULATED)), place.train(&place.bag(), &on("run.device=cpu")));
+    assert_close(&losses(&device), &losses(&cpu), 0.02, "dev losses");
+    let [ours, theirs] = [&device, &cpu].map(|run| weights(checkpoints(run).last().expect("a checkpoint")));
+    assert!(ours.keys().eq(theirs.keys()), "{:?}", ours.keys());
+    let lens = |weights: &std::collections::BTreeMap<String, Vec<f32>>| weights.values().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(lens(&ours), lens(&theirs), "the same rows of the table were touched");
+}
+
+fn losing(config: &Path, sets: &[&str], run: &Path, launches: u32) -> Outcome {
+    outcome(training(config, sets, run).env("TASKLOOM_EMULATED_LAUNCHES", launches.to_string()).output())
+}
+
+/// A device that is lost mid-run ends it with one message; the newest checkpoint is whole, and from there the run continues to
+/// the bytes it would have had.
+#[test]
+fn a_lost_device_leaves_the_last_checkpoint() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    for (config, sets, launches) in
+        [(config(), vec!["surgery.method=gradvac"], 900), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 300)]
+    {
+        let reference = place.train(&config, &sets);
+        let lost = place.path(&format!("lost-{}", sets.len()));
+        losing(&config, &sets, &lost, launches)
+            .failed(3, &["the device was lost", "the last checkpoint is intact", "taskloom resume"]);
+        let count = |run: &Path| checkpoints(run).last().map(|path| path.file_name().map(|name| name.to_owned()));
+        assert!(count(&lost).is_some() && count(&lost) < count(&reference), "{:?}", checkpoints(&lost));
+        resume(&lost).ok();
+        assert_same_files(&final_checkpoint(&lost), &final_checkpoint(&reference), "after a lost device");
+    }
+}
+
+#[test]
+fn too_little_memory_is_said_before_anything_is_allocated() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let config = config().display().to_string();
+    let budget = ["--set", "memory.device=64KiB", "--set", "memory.on_pressure=[]"];
+    let parts = ["memory.device allows 64.0 KiB", "the run needs ", "raise the budget"];
+    outcome(training(Path::new(&config), &["memory.device=64KiB", "memory.on_pressure=[]"], &place.path("run")).output())
+        .failed(2, &parts);
+    let planned = run(&[&["plan", &config][..], &budget].concat());
+    assert_eq!(planned.code, Some(2), "{}", planned.err);
+    assert!(planned.out.contains("jacobian: dense"), "{}", planned.out);
+    // More than the emulated device has.
+    let huge = [
+        "encoder.hidden=65536",
+        "synthetic.features=20000",
+        "synthetic.train=4",
+        "synthetic.dev=4",
+        "synthetic.test=4",
+        "memory.on_pressure=[]",
+    ];
+    let parts = ["emulated has 4.00 GiB of memory free", "the run needs "];
+    outcome(training(Path::new(&config), &huge, &place.path("run")).output()).failed(2, &parts);
+    assert!(!place.path("run").exists(), "a refused run leaves no folder");
+    let buffers = run(&["plan", &config, "--json"]).ok().json();
+    let names: Vec<&str> = buffers["buffers"].as_array().unwrap().iter().filter_map(|buffer| buffer["name"].as_str()).collect();
+    assert!(names.contains(&"lane 1: hidden states") && names.contains(&"encoder: parameters in bf16"), "{names:?}");
+}
+
+#[test]
+fn what_the_device_lacks_is_refused_by_check() {
+    let place = Place::new();
+    let config = place.linear().display().to_string();
+    let check = |set: &str| run(&["check", &config, "--set", EMULATED, "--set", set]);
+    check("surgery.method=graddrop").failed(2, &["surgery.method", "runs on the CPU only in this version"]);
+    check("surgery.storage=bf16").failed(2, &["surgery.storage", "J is f32 on a device"]);
+}
+
+/// Times of the emulated device mean nothing, and a machine without a card says so.
+#[test]
+fn kernels_are_timed_on_a_card_only() {
+    run(&["bench", "kernels", "--device", "emulated"]).failed(2, &["its times mean nothing"]);
+    if taskloom::device::driver::open("cuda").is_err() {
+        let refused = run(&["bench", "kernels", "--json"]);
+        assert_eq!((refused.code, refused.out.as_str()), (Some(2), ""), "{}", refused.err);
+    }
+}
