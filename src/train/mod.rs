@@ -1,9 +1,11 @@
 //! Training: the loop, its rounds, evaluation, and what survives a crash.
 
+pub mod attempt;
 pub mod batch;
 pub mod checkpoint;
 mod decide;
 pub mod evaluate;
+pub mod faults;
 pub mod guard;
 pub mod masking;
 pub mod metrics;
@@ -16,4 +18,7 @@ pub mod rules;
 pub mod run;
 pub mod run_folder;
 pub mod session;
+mod setbacks;
+mod state;
 pub mod tokens;
+pub mod turns;

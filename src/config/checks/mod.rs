@@ -5,6 +5,7 @@
 
 mod best;
 mod depends;
+mod faults;
 mod files;
 mod run;
 mod surgery;
@@ -23,6 +24,7 @@ pub fn run(resolved: &Resolved) -> Vec<Diagnostic> {
     surgery::check(&mut checker);
     tasks::check(&mut checker);
     depends::check(&mut checker);
+    faults::check(&mut checker);
     best::check(&mut checker);
     files::check(&mut checker);
     checker.errors
