@@ -159,11 +159,20 @@ pub struct BenchSurgery {
     /// Surgery method
     #[arg(long, default_value = "pcgrad")]
     pub method: String,
+    /// Numbers of the Jacobian
+    #[arg(long, value_enum, default_value = "f32")]
+    pub storage: BenchStorage,
     /// Runs to time, after two to warm up
     #[arg(long, default_value_t = 15)]
     pub runs: usize,
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchStorage {
+    F32,
+    Bf16,
 }
 
 #[derive(Args)]

@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 use taskloom::device::memory::Memory;
-use taskloom::model::network::{Batch, Gradients, Limits, Network, Part, Randomness, Scratch, Targets};
+use taskloom::model::jacobian::Storage;
+use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, Param};
 use taskloom::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use taskloom::model::{Parameters, Start};
@@ -164,7 +165,8 @@ fn gradients_match(case: &Value, recompute: bool) {
     let mut memory = Memory::unlimited();
     let mut parameters = Parameters::new(&mut memory, &network, &start(case)).unwrap();
     fill_all(&network, &mut parameters);
-    let mut gradients = Gradients::new(&mut memory, &network, true, 1, &limits).unwrap();
+    let keep = Keep { stored: true, batches: 1, storage: Storage::F32 };
+    let mut gradients = Gradients::new(&mut memory, &network, keep, &limits).unwrap();
     let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).unwrap();
     let random = Randomness { seed: 0, round: 0 };
     network.forward(parameters.weights(), &batch, &batch.parts, &mut scratch, Some(random));
@@ -179,7 +181,7 @@ fn gradients_match(case: &Value, recompute: bool) {
     for task in 0..2 {
         for param in &network.table.shared {
             let key = format!("{task} {}", param.name);
-            compare(&key, &gradients.dense_row(task)[param.range()], &case["gradients"]);
+            compare(&key, &gradients.jacobian.row(task)[param.range()], &case["gradients"]);
         }
         for param in network.table.head_params(task) {
             let key = format!("{task} {}", param.name);

@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 use taskloom::device::memory::Memory;
-use taskloom::model::network::{Batch, Gradients, Limits, Network, Part, Randomness, Scratch, Targets};
+use taskloom::model::jacobian::Storage;
+use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
 use taskloom::model::{Parameters, Start};
 use taskloom::ops::activation::Activation;
@@ -188,7 +189,8 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
         ..Limits::default()
     };
     let mut memory = Memory::unlimited();
-    let mut gradients = Gradients::new(&mut memory, network, true, 1, &limits).expect("memory for tiny gradients");
+    let mut gradients = Gradients::new(&mut memory, network, Keep { stored: true, batches: 1, storage: Storage::F32 }, &limits)
+        .expect("memory for tiny gradients");
     let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).expect("memory for tiny activations");
     let random = Randomness { seed: SEED, round: ROUND };
     let mut losses = vec![0.0; tasks];
@@ -206,7 +208,7 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
     };
     Round {
         losses,
-        jacobian: (0..tasks).map(|task| gradients.dense_row(task).to_vec()).collect(),
+        jacobian: (0..tasks).map(|task| gradients.jacobian.row(task)).collect(),
         rows: gradients.rows.iter().map(sparse).collect(),
         heads: gradients.heads.to_vec(),
     }

@@ -96,6 +96,26 @@ fn balancing_does_not_depend_on_stored_gradients() {
     }
 }
 
+/// J in bf16 changes a run by its rounding and nothing else.
+#[test]
+fn rounded_gradients_train_alike() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for method in ["pcgrad", "graddrop", "upgrad", "trimmed_mean", "sdmgrad"] {
+        let losses = |storage: &str| {
+            let sets = [format!("surgery.method={method}"), format!("surgery.storage={storage}")];
+            let run = train(folder.path(), &sets.join("-"), &sets.each_ref().map(String::as_str));
+            let last = lines(&run, "round").pop().expect("a round");
+            let losses = last["losses"].as_object().expect("by task").values().map(|loss| loss.as_f64().expect("a number"));
+            losses.collect::<Vec<_>>()
+        };
+        let (wide, rounded) = (losses("f32"), losses("bf16"));
+        assert_ne!(wide, rounded, "{method}");
+        for (wide, rounded) in wide.iter().zip(&rounded) {
+            assert!((wide - rounded).abs() <= 0.01 * wide.abs(), "{method}: {wide} {rounded}");
+        }
+    }
+}
+
 #[test]
 fn a_resumed_run_ends_with_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -111,8 +131,14 @@ fn a_resumed_run_ends_with_the_same_bytes() {
         ("modo", "equal", "model"),
         ("sdmgrad", "uw", "tensor"),
     ];
-    for (method, balancer, granularity) in settings {
-        let sets = [("surgery.method", method), ("balance.method", balancer), ("surgery.granularity", granularity)];
+    for (number, (method, balancer, granularity)) in settings.into_iter().enumerate() {
+        let storage = if number < 4 { "bf16" } else { "f32" };
+        let sets = [
+            ("surgery.method", method),
+            ("balance.method", balancer),
+            ("surgery.granularity", granularity),
+            ("surgery.storage", storage),
+        ];
         let sets = sets.map(|(key, value)| format!("{key}={value}"));
         let run = train(folder.path(), method, &sets.each_ref().map(String::as_str));
         let read = |file: &str| std::fs::read(checkpoint(&run, 12).join(file)).expect("a checkpoint file");

@@ -1,7 +1,8 @@
 //! The transformer as a whole: what it is packed with, what is computed twice and what is frozen change no gradient.
 
 use taskloom::device::memory::Memory;
-use taskloom::model::network::{Batch, Gradients, Limits, Network, Part, Randomness, Scratch, Targets};
+use taskloom::model::jacobian::Storage;
+use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
 use taskloom::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use taskloom::model::{Parameters, Start};
@@ -138,16 +139,20 @@ fn limits(batch: &Batch, trained: bool) -> Limits {
 }
 
 fn run(shape: Shape, batch: &Batch, stored: bool) -> Round {
+    run_kept(shape, batch, Keep { stored, batches: 1, storage: Storage::F32 })
+}
+
+fn run_kept(shape: Shape, batch: &Batch, keep: Keep) -> Round {
     let network = network(shape);
     let start = Start { seed: 7, equal_heads: false, second_moment: false, row_moment: false, row_capacity: VOCABULARY };
     let mut memory = Memory::unlimited();
     let parameters = Parameters::new(&mut memory, &network, &start).unwrap();
     let limits = limits(batch, shape.frozen == 0);
-    let rows = if stored { 3 } else { 1 };
-    let mut gradients = Gradients::new(&mut memory, &network, stored, 1, &limits).unwrap();
+    let rows = if keep.stored { 3 } else { 1 };
+    let mut gradients = Gradients::new(&mut memory, &network, keep, &limits).unwrap();
     let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).unwrap();
     // What an earlier round left must not show.
-    gradients.jacobian.fill(7.0);
+    gradients.jacobian.f32_mut().into_iter().for_each(|values| values.fill(7.0));
     let (mut logits, mut losses) = (Vec::new(), [0.0; 3]);
     for group in &batch.groups {
         let parts = &batch.parts[group.clone()];
@@ -174,7 +179,7 @@ fn run(shape: Shape, batch: &Batch, stored: bool) -> Round {
             words.push(dense);
         }
     }
-    let jacobian = (0..rows).map(|row| gradients.dense_row(row).to_vec()).collect();
+    let jacobian = (0..rows).map(|row| gradients.jacobian.row(row)).collect();
     Round { logits, losses, jacobian, words, heads: gradients.heads.to_vec() }
 }
 
@@ -205,6 +210,27 @@ fn any_fusion_gives_the_same_bytes() {
             assert!(alone.jacobian.iter().flatten().all(|x| x.is_finite() && *x != 7.0));
         }
     }
+}
+
+/// Rows kept in bf16 are the f32 rows rounded, after each of a task's micro-batches; fusion changes no bit.
+#[test]
+fn rounded_rows_are_the_rows_rounded() {
+    let shape = Shape { dropout: 0.2, ..PLAIN };
+    let keep = Keep { stored: true, batches: 1, storage: Storage::Bf16 };
+    let (wide, rounded) = (run(shape, &batch(1), true), run_kept(shape, &batch(1), keep));
+    for limit in [2, 0] {
+        same("rounded and fused", &rounded, &run_kept(shape, &batch(limit), keep));
+    }
+    for (task, (wide, rounded)) in wide.jacobian.iter().zip(&rounded.jacobian).enumerate() {
+        let once = LENGTHS[task].len() == 1;
+        let largest = wide.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (wide, rounded) in wide.iter().zip(rounded) {
+            // Half a unit in the last of 8 bits; with a second micro-batch that of a sum which may have cancelled since.
+            let bound = if once { wide.abs() / 256.0 } else { largest / 128.0 };
+            assert!((wide - rounded).abs() <= bound, "task {task}: {wide} {rounded}");
+        }
+    }
+    assert!(wide.losses == rounded.losses && wide.words == rounded.words && wide.heads == rounded.heads);
 }
 
 #[test]

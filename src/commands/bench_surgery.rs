@@ -7,11 +7,12 @@ use anyhow::{Result, anyhow, bail};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::cli::BenchSurgery;
+use crate::cli::{BenchStorage, BenchSurgery};
 use crate::device::memory::{Buffer, Memory, peak_resident};
 use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_rows};
 use crate::ops::bandwidth;
-use crate::ops::gram::gram;
+use crate::ops::gram::gram_of;
+use crate::ops::storage::{Rows, bf16};
 use crate::surgery::methods::{Inputs, Method, registry};
 
 /// Milliseconds of one run.
@@ -53,14 +54,24 @@ pub fn run(options: &BenchSurgery) -> Result<()> {
         bail!("--method {}: only methods that work from G (and losses) are measured", options.method);
     }
     let mut memory = Memory::unlimited();
-    let mut jacobian = memory.buffer("jacobian", tasks * width)?;
-    fill(&mut jacobian, width);
+    let jacobian = match options.storage {
+        BenchStorage::F32 => {
+            let mut values = memory.buffer("jacobian", tasks * width)?;
+            values.par_chunks_mut(width).enumerate().for_each(|(row, values)| fill(row, values, |value| value));
+            Kept::F32(values)
+        }
+        BenchStorage::Bf16 => {
+            let mut values = memory.buffer_of("jacobian", tasks * width)?;
+            values.par_chunks_mut(width).enumerate().for_each(|(row, values)| fill(row, values, bf16::from_f32));
+            Kept::Bf16(values)
+        }
+    };
     let mut state = memory.buffer("parameters and moments", 3 * width)?;
     let mut update = memory.buffer("update", width)?;
     bandwidth::rewrite(&mut state);
     let mut times = Vec::new();
     for run in 0..options.runs + 2 {
-        let measured = measure(method.as_mut(), &jacobian, &mut state, &mut update, width, run as u64);
+        let measured = measure(method.as_mut(), &jacobian, &mut state, &mut update, run as u64);
         // The first two runs touch memory for the first time.
         if run >= 2 {
             times.push(measured);
@@ -70,29 +81,51 @@ pub fn run(options: &BenchSurgery) -> Result<()> {
     Ok(())
 }
 
-/// Noise around a common direction, so that some pairs agree and some conflict.
-fn fill(jacobian: &mut Buffer, width: usize) {
-    jacobian.par_chunks_mut(width).enumerate().for_each(|(row, values)| {
-        let mut state = row as u64 + 1;
-        for (column, value) in values.iter_mut().enumerate() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let noise = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
-            let common = if column % 2 == 0 { 0.3 } else { -0.3 };
-            *value = noise + if row % 2 == 0 { common } else { -common };
-        }
-    });
+/// J as it is kept.
+enum Kept {
+    F32(Buffer),
+    Bf16(Buffer<bf16>),
 }
 
-fn measure(method: &mut dyn Method, jacobian: &[f32], state: &mut [f32], update: &mut [f32], width: usize, run: u64) -> Times {
+impl Kept {
+    fn rows(&self, width: usize) -> Rows<'_> {
+        match self {
+            Self::F32(values) => Rows::F32(values.chunks_exact(width).collect()),
+            Self::Bf16(values) => Rows::Bf16(values.chunks_exact(width).collect()),
+        }
+    }
+
+    /// Its bytes as f32 values, of which nothing but reading them is asked.
+    fn raw(&self) -> &[f32] {
+        match self {
+            Self::F32(values) => values,
+            Self::Bf16(values) => bytemuck::cast_slice(&values[..values.len() / 2 * 2]),
+        }
+    }
+}
+
+/// Noise around a common direction, so that some pairs agree and some conflict.
+fn fill<T>(row: usize, values: &mut [T], kept: impl Fn(f32) -> T) {
+    let mut state = row as u64 + 1;
+    for (column, value) in values.iter_mut().enumerate() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let noise = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let common = if column % 2 == 0 { 0.3 } else { -0.3 };
+        *value = kept(noise + if row % 2 == 0 { common } else { -common });
+    }
+}
+
+fn measure(method: &mut dyn Method, jacobian: &Kept, state: &mut [f32], update: &mut [f32], run: u64) -> Times {
+    let width = update.len();
     let mut clock = Instant::now();
     let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed().as_secs_f64() * 1e3;
-    let rows: Vec<&[f32]> = jacobian.chunks_exact(width).collect();
-    let (count, needs) = (rows.len(), method.needs());
+    let rows = jacobian.rows(width);
+    let (count, needs) = (rows.count(), method.needs());
     let mut times = Times::default();
     let mut products = vec![0.0; count * count];
     lap();
     if needs.gram {
-        gram(&mut products, &rows);
+        gram_of(&mut products, &rows);
     }
     times.gram = lap();
     let (tasks, losses) = ((0..count).collect::<Vec<_>>(), vec![1.0; count]);
@@ -107,7 +140,7 @@ fn measure(method: &mut dyn Method, jacobian: &[f32], state: &mut [f32], update:
     times.update = lap();
     combine_rows(update, &rows, &weights);
     times.combine = lap();
-    black_box(bandwidth::read(jacobian));
+    black_box(bandwidth::read(jacobian.raw()));
     times.read = lap();
     bandwidth::rewrite(state);
     times.rewrite = lap();
@@ -130,12 +163,14 @@ fn report(options: &BenchSurgery, times: Vec<Times>) -> Value {
     };
     let median = |of: fn(&Times) -> f64| quantile(of, 0.5);
     let floor = median(Times::floor);
-    let bytes = 4.0 * options.params as f64 * (2 * options.tasks + 6) as f64;
+    let number = if options.storage == BenchStorage::Bf16 { 2 } else { 4 };
+    let bytes = options.params as f64 * (2 * options.tasks * number + 6 * 4) as f64;
     json!({
         "name": "surgery",
         "tasks": options.tasks,
         "params": options.params,
         "method": options.method,
+        "storage": if options.storage == BenchStorage::Bf16 { "bf16" } else { "f32" },
         "threads": rayon::current_num_threads(),
         "ms": median(Times::total),
         "ms_p10": quantile(Times::total, 0.1),

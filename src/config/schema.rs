@@ -275,10 +275,18 @@ pub enum Granularity {
     Tensor,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    F32,
+    Bf16,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Surgery {
     pub method: String,
     pub granularity: Granularity,
+    pub storage: Storage,
     pub scale: Scale,
     pub heads: HeadGradients,
     /// The method's own parameters, all of them.

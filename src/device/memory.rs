@@ -1,45 +1,49 @@
 //! Every buffer of a run, allocated once before round 0 and counted against the budget.
 
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use anyhow::{Context, Result, bail};
+use bytemuck::Pod;
 use memmap2::MmapMut;
 
 /// Buffers of this size and above ask for huge pages: a first touch then costs one fault per 2 MiB instead of 512.
 #[cfg(target_os = "linux")]
 const HUGE_FROM: usize = 8 << 20;
 
-/// f32 values that start as zero; the system hands out pages when they are first written.
+/// Values whose bytes start as zero; the system hands out pages when they are first written.
 #[derive(Debug)]
-pub struct Buffer {
+pub struct Buffer<T = f32> {
     map: Option<MmapMut>,
+    values: PhantomData<T>,
 }
 
-impl Buffer {
+impl<T: Pod> Buffer<T> {
     fn new(len: usize) -> Result<Self> {
         if len == 0 {
-            return Ok(Self { map: None });
+            return Ok(Self { map: None, values: PhantomData });
         }
-        let map = MmapMut::map_anon(4 * len).with_context(|| format!("cannot map {}", human_bytes(4 * len as u64)))?;
+        let bytes = size_of::<T>() * len;
+        let map = MmapMut::map_anon(bytes).with_context(|| format!("cannot map {}", human_bytes(bytes as u64)))?;
         #[cfg(target_os = "linux")]
-        if 4 * len >= HUGE_FROM {
+        if bytes >= HUGE_FROM {
             // Only a hint: kernels without huge pages refuse it and lose nothing.
             let _ = map.advise(memmap2::Advice::HugePage);
         }
-        Ok(Self { map: Some(map) })
+        Ok(Self { map: Some(map), values: PhantomData })
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
+impl<T: Pod> Deref for Buffer<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         self.map.as_ref().map_or(&[], |map| bytemuck::cast_slice(map))
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Pod> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         self.map.as_mut().map_or(&mut [], |map| bytemuck::cast_slice_mut(map))
     }
 }
@@ -74,7 +78,12 @@ impl Memory {
 
     /// Zeros; a large buffer of which little is used costs little.
     pub fn buffer(&mut self, name: &str, len: usize) -> Result<Buffer> {
-        self.reserve(name, 4 * len as u64)?;
+        self.buffer_of(name, len)
+    }
+
+    /// As [`Memory::buffer`], for values of another type.
+    pub fn buffer_of<T: Pod>(&mut self, name: &str, len: usize) -> Result<Buffer<T>> {
+        self.reserve(name, (size_of::<T>() * len) as u64)?;
         Buffer::new(if self.dry { 0 } else { len }).with_context(|| name.to_owned())
     }
 

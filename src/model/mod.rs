@@ -1,6 +1,7 @@
 //! The model: one list of every parameter, the shared encoders, the tasks' heads, and the network that runs a packed batch.
 
 pub mod hf;
+pub mod jacobian;
 pub mod network;
 pub mod params;
 pub mod rows;

@@ -6,14 +6,14 @@
 use std::ops::Range;
 
 use crate::device::memory::{Buffer, Memory};
+use crate::model::jacobian::{Jacobian, JacobianRows, Storage};
 use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::model::transformer::{self, TokenBatch, TokenLimits, Transformer};
 use crate::ops::activation::{Activation, activation_backward, bias_activation_forward};
 use crate::ops::dropout::{RowKey, dropout};
 use crate::ops::embedding_bag::{Bags, Table, embedding_bag_forward};
-use crate::ops::gemm::Write;
 use crate::ops::heads::{self, heads_backward, heads_forward};
-use crate::ops::linear::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
+use crate::ops::linear::{linear_forward, linear_input_backward};
 use crate::ops::loss::{binary_cross_entropy, cross_entropy, squared_error};
 use crate::ops::row_gradients::RowGradient;
 use crate::ops::vocabulary_loss::vocabulary_cross_entropy;
@@ -86,12 +86,20 @@ pub struct Weights<'a> {
     pub rows: Option<Table<'a>>,
 }
 
+/// Which gradients of a round are kept, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Each task has its own row of J; otherwise all are added up in one.
+    pub stored: bool,
+    /// Independent batches of a round, each with its own row of J for every task.
+    pub batches: usize,
+    pub storage: Storage,
+}
+
 /// Private gradients of one round.
 pub struct Gradients {
     /// (J rows x P); row `present * batches + batch` belongs to that task, or row 0 to all when `stored` is false.
-    pub jacobian: Buffer,
-    /// P, the columns of a dense row.
-    width: usize,
+    pub jacobian: Jacobian,
     /// Whether each task has its own row of J.
     pub stored: bool,
     /// Independent batches of a round, each with its own row of J for every task.
@@ -105,8 +113,9 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Room for the gradients of all tasks, `batches` rows of J each, or for their sum where they are not `stored` apart.
-    pub fn new(memory: &mut Memory, network: &Network, stored: bool, batches: usize, limits: &Limits) -> anyhow::Result<Self> {
+    /// Room for the gradients of all tasks.
+    pub fn new(memory: &mut Memory, network: &Network, keep: Keep, limits: &Limits) -> anyhow::Result<Self> {
+        let Keep { stored, batches, storage } = keep;
         let encoder = &network.spec.encoder;
         let dinput = match encoder.input {
             Input::Features(_) => 0,
@@ -122,21 +131,16 @@ impl Gradients {
             rows_of_tasks.push(RowGradient::new(memory, &name, encoder.inputs(), capacity)?);
         }
         let rows = if stored { limits.present * batches } else { 1 };
-        let width = network.table.shared_len();
+        // A sum is one row: nothing to save.
+        let storage = if stored { storage } else { Storage::F32 };
         Ok(Self {
-            jacobian: memory.buffer("jacobian: dense", rows * width)?,
-            width,
+            jacobian: Jacobian::new(memory, rows, network.table.shared_len(), storage, network.largest_piece())?,
             stored,
             batches,
             heads: memory.buffer("heads: gradients", network.table.heads_len())?,
             rows: rows_of_tasks,
             dinput: memory.buffer("gradient of the encoder's input", dinput)?,
         })
-    }
-
-    /// Row `index` of the dense part of J.
-    pub fn dense_row(&self, index: usize) -> &[f32] {
-        &self.jacobian[index * self.width..(index + 1) * self.width]
     }
 
     /// Rows of J in use with this many tasks present.
@@ -385,33 +389,21 @@ impl Network {
         });
     }
 
+    /// Most columns of J that a backward pass writes at once.
+    fn largest_piece(&self) -> usize {
+        match &self.encoder {
+            Encoder::Dense => self.table.shared_len(),
+            Encoder::Transformer(transformer) => transformer.largest_piece(),
+        }
+    }
+
     fn weight_gradients(&self, gradients: &mut Gradients, group: &[Part], dpre: &[f32], input: &[f32]) {
         let encoder = &self.spec.encoder;
-        let (inputs, width, base) = (encoder.inputs(), encoder.hidden, group_rows(group).start);
-        let batches = gradients.batches;
-        let mut jacobian_rows = gradients.jacobian.chunks_exact_mut(self.table.shared_len());
-        if !gradients.stored {
-            let row = jacobian_rows.next().expect("J has a row");
-            let (weight, bias) = row.split_at_mut(width * inputs);
-            for part in group {
-                let write = if part.first && part.present == 0 { Write::Replace } else { Write::Add };
-                let rows = part.rows.start - base..part.rows.end - base;
-                let segment = WeightGradient { rows, weight: &mut *weight, bias: &mut *bias, write };
-                linear_weight_backward(&mut [segment], dpre, input, inputs, width);
-            }
-            return;
-        }
-        let mut next = 0;
-        let mut segments = Vec::with_capacity(group.len());
-        for part in group {
-            let number = part.present * batches + part.batch;
-            let row = jacobian_rows.nth(number - next).expect("J has a row for each present task");
-            next = number + 1;
-            let (weight, bias) = row.split_at_mut(width * inputs);
-            let write = if part.first { Write::Replace } else { Write::Add };
-            segments.push(WeightGradient { rows: part.rows.start - base..part.rows.end - base, weight, bias, write });
-        }
-        linear_weight_backward(&mut segments, dpre, input, inputs, width);
+        let base = group_rows(group).start;
+        let rows: Vec<Range<usize>> = group.iter().map(|part| part.rows.start - base..part.rows.end - base).collect();
+        let Gradients { jacobian, stored, batches, .. } = gradients;
+        let mut own = JacobianRows { jacobian, batches: *batches, stored: *stored, parts: group };
+        own.linear(0..self.table.shared_len(), &rows, dpre, input, encoder.inputs(), encoder.hidden);
     }
 
     /// Weight and bias of the dense layer in a slice laid out like the shared parameters.

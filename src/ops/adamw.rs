@@ -4,6 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::dot;
+use super::storage::Rows;
 
 /// How a combined gradient moves a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,41 +80,47 @@ pub struct Group<'a> {
 /// Columns combined at a time: two rows of this many values stay in the first-level cache with the moments.
 const COLUMNS: usize = 1024;
 
-/// One pass over J: d from its rows, then `step` on every parameter. `rows[t]` is row t of J restricted to the group (equal
-/// lengths); clipping is folded into the weights or the rule by the caller.
-pub fn combine_and_step(group: Group, rows: &[&[f32]], combination: Combine, step: &Step) {
+/// One pass over J: d from its rows, then `step` on every parameter. Row t of `rows` is row t of J restricted to the group
+/// (equal lengths); clipping is folded into the weights or the rule by the caller.
+pub fn combine_and_step(group: Group, rows: &Rows, combination: Combine, step: &Step) {
     let len = group.values.len();
-    assert!(rows.iter().all(|row| row.len() == len), "every row of J covers the group");
+    assert!(rows.all_have(len), "every row of J covers the group");
     let adam = matches!(step.rule, Rule::AdamW { .. });
     assert!(!adam || group.second.len() == len, "AdamW needs a second moment for each parameter");
     let values = group.values.par_chunks_mut(COLUMNS).zip(group.first.par_chunks_mut(COLUMNS)).enumerate();
-    let run = |index: usize, p: &mut [f32], m: &mut [f32], v: &mut [f32]| {
-        let start = index * COLUMNS;
+    let run = |room: &mut Vec<f32>, index: usize, p: &mut [f32], m: &mut [f32], v: &mut [f32]| {
+        let columns = index * COLUMNS..index * COLUMNS + p.len();
         let mut d = [0.0f32; COLUMNS];
         let d = &mut d[..p.len()];
-        match combination {
-            Combine::Weights(weights) => combine(d, rows, weights, start),
-            Combine::Columns { rule, first } => {
-                let parts: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[start..start + d.len()]).enumerate().collect();
-                rule(&parts, first + start as u64, d);
+        rows.each_f32(columns.clone(), room, |rows, at, stretch| {
+            let d = &mut d[stretch.start - columns.start..stretch.end - columns.start];
+            match combination {
+                Combine::Weights(weights) => combine(d, rows, weights, at),
+                Combine::Columns { rule, first } => {
+                    let parts: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[at..at + d.len()]).enumerate().collect();
+                    rule(&parts, first + stretch.start as u64, d);
+                }
             }
-        }
+        });
         step.run(p, m, v, d);
     };
     if adam {
-        let seconds = group.second.par_chunks_mut(COLUMNS);
-        values.zip(seconds).with_min_len(8).for_each(|((index, (p, m)), v)| run(index, p, m, v));
+        let all = values.zip(group.second.par_chunks_mut(COLUMNS)).with_min_len(8);
+        all.for_each_init(Vec::new, |room, ((index, (p, m)), v)| run(room, index, p, m, v));
     } else {
-        values.with_min_len(8).for_each(|(index, (p, m))| run(index, p, m, &mut []));
+        values.with_min_len(8).for_each_init(Vec::new, |room, (index, (p, m))| run(room, index, p, m, &mut []));
     }
 }
 
 /// out = sum_t weights[t] * rows[t] without a step; all rows are as long as `out`.
-pub fn combine_rows(out: &mut [f32], rows: &[&[f32]], weights: &[f64]) {
+pub fn combine_rows(out: &mut [f32], rows: &Rows, weights: &[f64]) {
     let weights: Vec<f32> = weights.iter().map(|&weight| weight as f32).collect();
-    out.par_chunks_mut(COLUMNS).with_min_len(8).enumerate().for_each(|(index, d)| {
+    out.par_chunks_mut(COLUMNS).with_min_len(8).enumerate().for_each_init(Vec::new, |room, (index, d)| {
         d.fill(0.0);
-        combine(d, rows, &weights, index * COLUMNS);
+        let start = index * COLUMNS;
+        rows.each_f32(start..start + d.len(), room, |rows, at, stretch| {
+            combine(&mut d[stretch.start - start..stretch.end - start], rows, &weights, at);
+        });
     });
 }
 
@@ -190,7 +197,7 @@ mod tests {
         let (mut p, mut m) = (vec![0.0; len], vec![0.0; len]);
         let step = Step { rule: Rule::Sgd { momentum: 0.0 }, lr: 1.0, weight_decay: 0.0 };
         let group = Group { values: &mut p, first: &mut m, second: &mut [] };
-        combine_and_step(group, &views, Combine::Weights(&[1.0, 0.5, 2.0]), &step);
+        combine_and_step(group, &views[..].into(), Combine::Weights(&[1.0, 0.5, 2.0]), &step);
         assert!(p.iter().enumerate().all(|(i, &x)| x == -8.0 * i as f32));
     }
 }

@@ -8,6 +8,8 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::storage::Rows;
+
 /// Independent partial sums of a product: one vector register.
 const LANES: usize = 8;
 
@@ -29,19 +31,26 @@ type Sum = [f64; 4];
 
 /// gram (T x T, row-major, symmetric) gains J_i . J_j over `rows` (T rows of equal length).
 pub fn gram(gram: &mut Vec<f64>, rows: &[&[f32]]) {
-    let len = rows.first().map_or(0, |row| row.len());
-    block_grams(std::slice::from_mut(gram), rows, &[0..len; 1]);
+    gram_of(gram, &rows.into());
+}
+
+/// As [`gram()`], for rows kept in any way.
+pub fn gram_of(gram: &mut Vec<f64>, rows: &Rows) {
+    block_grams(std::slice::from_mut(gram), rows, &[0..rows.width(); 1]);
 }
 
 /// grams[b] (T x T each, row-major, symmetric) gains J_i . J_j over the columns `blocks[b]`, all blocks in one pass.
-pub fn block_grams(grams: &mut [Vec<f64>], rows: &[&[f32]], blocks: &[Range<usize>]) {
-    let count = rows.len();
+pub fn block_grams(grams: &mut [Vec<f64>], rows: &Rows, blocks: &[Range<usize>]) {
+    let count = rows.count();
     let pieces: Vec<(usize, Range<usize>)> = blocks.iter().enumerate().flat_map(|(block, range)| pieces(block, range)).collect();
     let partial: Vec<Vec<f64>> = pieces
         .par_iter()
-        .map(|(_, columns)| {
+        .map_init(Vec::new, |room, (_, columns)| {
             let mut sums = vec![Sum::default(); count * count];
-            piece_gram(&mut sums, rows, columns.start, columns.end);
+            for start in columns.clone().step_by(SPAN) {
+                let span = start..(start + SPAN).min(columns.end);
+                rows.each_f32(span, room, |rows, at, columns| span_gram(&mut sums, rows, at..at + columns.len()));
+            }
             sums.iter().map(|sum| (sum[0] + sum[1]) + (sum[2] + sum[3])).collect()
         })
         .collect();
@@ -68,22 +77,19 @@ pub(super) fn add_symmetric(gram: &mut [f64], upper: &[f64], count: usize) {
     }
 }
 
-/// Upper triangle of the products of columns start..end; what lies below the diagonal is left undefined.
-fn piece_gram(sums: &mut [Sum], rows: &[&[f32]], start: usize, end: usize) {
+/// Upper triangle of the products of some columns; what lies below the diagonal is left undefined.
+fn span_gram(sums: &mut [Sum], rows: &[&[f32]], span: Range<usize>) {
     let count = rows.len();
-    for span in (start..end).step_by(SPAN) {
-        let span = span..(span + SPAN).min(end);
-        for i in (0..count).step_by(TALL) {
-            for j in (i..count).step_by(WIDE) {
-                // A tile that hangs over the last row repeats it, and the repetitions are dropped.
-                let a: [usize; TALL] = std::array::from_fn(|k| (i + k).min(count - 1));
-                let b: [usize; WIDE] = std::array::from_fn(|k| (j + k).min(count - 1));
-                for fold in span.clone().step_by(FOLD) {
-                    let columns = fold..(fold + FOLD).min(span.end);
-                    let tile = tile_products(a.map(|row| &rows[row][columns.clone()]), b.map(|row| &rows[row][columns.clone()]));
-                    add_tile(&mut sums[i * count..], count, j, &tile);
-                    add_rest(sums, rows, i, j, columns);
-                }
+    for i in (0..count).step_by(TALL) {
+        for j in (i..count).step_by(WIDE) {
+            // A tile that hangs over the last row repeats it, and the repetitions are dropped.
+            let a: [usize; TALL] = std::array::from_fn(|k| (i + k).min(count - 1));
+            let b: [usize; WIDE] = std::array::from_fn(|k| (j + k).min(count - 1));
+            for fold in span.clone().step_by(FOLD) {
+                let columns = fold..(fold + FOLD).min(span.end);
+                let tile = tile_products(a.map(|row| &rows[row][columns.clone()]), b.map(|row| &rows[row][columns.clone()]));
+                add_tile(&mut sums[i * count..], count, j, &tile);
+                add_rest(sums, rows, i, j, columns);
             }
         }
     }
@@ -143,6 +149,7 @@ fn add_rest(sums: &mut [Sum], rows: &[&[f32]], i: usize, j: usize, columns: Rang
 mod tests {
     use super::*;
     use crate::ops::philox::{Keyed, Stream};
+    use crate::ops::storage::bf16;
 
     fn exact(a: &[f32], b: &[f32]) -> f64 {
         a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
@@ -179,7 +186,7 @@ mod tests {
         let views: Vec<&[f32]> = rows.iter().map(|row| &row[..]).collect();
         let blocks = [0..17, 17..17, 17..20_000, 20_000..40_000];
         let mut grams = vec![vec![0.0; 9]; 4];
-        block_grams(&mut grams, &views, &blocks);
+        block_grams(&mut grams, &views[..].into(), &blocks);
         for (found, range) in grams.iter().zip(blocks) {
             let own: Vec<&[f32]> = rows.iter().map(|row| &row[range.clone()]).collect();
             let mut expected = vec![0.0; 9];
@@ -200,5 +207,17 @@ mod tests {
             g
         };
         assert_eq!(run(1), run(3));
+    }
+
+    #[test]
+    fn rounded_rows_give_the_products_of_their_values() {
+        let narrow: Vec<Vec<bf16>> = (0..5)
+            .map(|t| (0..30_001u32).map(|i| bf16::from_f64(Keyed::new(4, Stream::Init, 0, 0, t).normal(i))).collect())
+            .collect();
+        let wide: Vec<Vec<f32>> = narrow.iter().map(|row| row.iter().map(|x| x.to_f32()).collect()).collect();
+        let (mut found, mut expected) = (vec![0.0; 25], vec![0.0; 25]);
+        gram_of(&mut found, &Rows::Bf16(narrow.iter().map(Vec::as_slice).collect()));
+        gram(&mut expected, &wide.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        assert_eq!(found, expected);
     }
 }

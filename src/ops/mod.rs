@@ -23,6 +23,7 @@ pub mod philox;
 pub mod pooling;
 pub mod row_gradients;
 pub mod simd;
+pub mod storage;
 pub mod token_dropout;
 pub mod token_embedding;
 pub mod vocabulary_loss;

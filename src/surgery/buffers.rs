@@ -66,7 +66,8 @@ impl TaskBuffers {
                 let set = blocks.set_of(block);
                 let run = |gradient: &mut [f32], buffer: &mut [f32]| pass_row(&passes.passes[set], row, factor, gradient, buffer);
                 let at = |row: usize| row * self.width + range.start..row * self.width + range.end;
-                let gradient = &mut gradients.jacobian[at(row)];
+                let gradient =
+                    &mut gradients.jacobian.f32_mut().expect("the configuration keeps buffered methods' J in f32")[at(row)];
                 let parts = gradient.par_chunks_mut(COLUMNS).zip(self.dense[at(task)].par_chunks_mut(COLUMNS));
                 // Collected before they are added: the order of additions must not depend on threads.
                 let parts: Vec<f64> = parts.map(|(gradient, buffer)| run(gradient, buffer)).collect();

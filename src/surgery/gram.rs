@@ -20,14 +20,14 @@ pub struct RoundGram {
 pub fn round_gram(gradients: &Gradients, union: &Union, blocks: &Blocks, present: usize, shares: &[f64]) -> RoundGram {
     let batches = gradients.batches;
     let count = present * batches;
+    let rows = |count| gradients.jacobian.rows(count, 0..gradients.jacobian.width());
     let mut grams = vec![vec![0.0; count * count]; blocks.count()];
     let added = if gradients.stored {
-        let rows: Vec<&[f32]> = (0..count).map(|row| gradients.dense_row(row)).collect();
-        block_grams(&mut grams, &rows, &blocks.ranges);
+        block_grams(&mut grams, &rows(count), &blocks.ranges);
         None
     } else {
         let mut squares = vec![vec![0.0]; blocks.count()];
-        block_grams(&mut squares, &[gradients.dense_row(0)], &blocks.ranges);
+        block_grams(&mut squares, &rows(1), &blocks.ranges);
         Some(squares.iter().map(|square| square[0]).sum())
     };
     if let Some(table) = blocks.table {

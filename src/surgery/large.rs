@@ -7,6 +7,7 @@ use super::methods::columns::{self, ColumnBlock};
 use super::methods::{Inputs, Method, Status, registry};
 use crate::ops::adamw::combine_rows;
 use crate::ops::gram::gram;
+use crate::ops::storage::Rows;
 
 pub struct Problem<'a> {
     /// (T x P)
@@ -97,7 +98,8 @@ fn run(method: &mut dyn Method, inputs: &Inputs, problem: &Problem) -> (Option<V
         pass.apply(rows, &mut buffers.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(), &mut sums);
         let solution = method.solve(&Inputs { row_sums: &sums, ..*inputs });
         let kept: Vec<&[f32]> = buffers.iter().map(Vec::as_slice).collect();
-        combine_rows(&mut update, if pass.updates_from_buffers() { &kept } else { rows }, &solution.weights);
+        let from = if pass.updates_from_buffers() { &kept } else { rows };
+        combine_rows(&mut update, &from.into(), &solution.weights);
         return (Some(solution.weights), update, solution.status);
     }
     let solution = method.solve(inputs);
@@ -116,9 +118,9 @@ fn run(method: &mut dyn Method, inputs: &Inputs, problem: &Problem) -> (Option<V
         Some(second) => {
             let both: Vec<&[f32]> = rows.iter().chain(second).copied().collect();
             let halves: Vec<f64> = solution.weights.iter().chain(&solution.weights).map(|weight| weight / 2.0).collect();
-            combine_rows(&mut update, &both, &halves);
+            combine_rows(&mut update, &Rows::F32(both), &halves);
         }
-        None => combine_rows(&mut update, rows, &solution.weights),
+        None => combine_rows(&mut update, &rows.into(), &solution.weights),
     }
     (Some(solution.weights), update, solution.status)
 }

@@ -7,6 +7,7 @@ use crate::model::Parameters;
 use crate::model::network::{Gradients, Network};
 use crate::ops::adamw::{ColumnRule, Combine, Group, Rule, Step, combine_and_step};
 use crate::ops::row_gradients::{RowGradient, Union, row_update};
+use crate::ops::storage::Rows;
 
 /// Step sizes of one round.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +86,7 @@ pub fn commit(
     let weights = decision.shared.weights(gradients);
     let count = gradients.rows_in_use(decision.tasks.len());
     for param in &network.table.shared {
-        let rows: Vec<&[f32]> = (0..count).map(|row| &gradients.dense_row(row)[param.range()]).collect();
+        let rows = gradients.jacobian.rows(count, param.range());
         let group = group_of(&mut parameters.shared, param.range());
         let how = decision.shared.combine(&weights, |blocks| blocks.of_column(param.offset), count, param.offset);
         combine_and_step(group, &rows, how, &rates.step(rates.lr, param.decay));
@@ -94,7 +95,12 @@ pub fn commit(
         for param in network.table.head_params(task) {
             let group = group_of(&mut parameters.heads, param.range());
             let gradient = &gradients.heads[param.range()];
-            combine_and_step(group, &[gradient], Combine::Weights(&[factor as f32]), &rates.step(rates.head_lr, param.decay));
+            combine_and_step(
+                group,
+                &Rows::F32(vec![gradient]),
+                Combine::Weights(&[factor as f32]),
+                &rates.step(rates.head_lr, param.decay),
+            );
         }
     }
     if let Some(table) = parameters.rows.as_mut().filter(|_| !gradients.rows.is_empty()) {
@@ -110,13 +116,17 @@ pub fn commit(
 /// Squared norm of the shared update that a rule makes, which no Gram matrix knows.
 pub fn column_square(gradients: &Gradients, union: &Union, count: usize, rule: ColumnRule) -> f64 {
     const COLUMNS: usize = 4096;
-    let width = gradients.dense_row(0).len();
+    let width = gradients.jacobian.width();
+    let all = gradients.jacobian.rows(count, 0..width);
     let square = |d: &[f32]| d.iter().map(|&d| f64::from(d) * f64::from(d)).sum::<f64>();
     let dense = |block: usize| {
         let range = block * COLUMNS..((block + 1) * COLUMNS).min(width);
-        let rows: Vec<(usize, &[f32])> = (0..count).map(|row| (row, &gradients.dense_row(row)[range.clone()])).collect();
         let mut d = vec![0.0; range.len()];
-        rule(&rows, range.start as u64, &mut d);
+        all.each_f32(range.clone(), &mut Vec::new(), |rows, at, stretch| {
+            let d = &mut d[stretch.start - range.start..stretch.end - range.start];
+            let rows: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[at..at + d.len()]).enumerate().collect();
+            rule(&rows, stretch.start as u64, d);
+        });
         square(&d)
     };
     let dim = gradients.rows.first().map_or(0, RowGradient::dim);

@@ -8,6 +8,7 @@ use crate::config::schema::{self, Config, EncoderKind, EveryNamed, ScheduleMode}
 use crate::data::{Corpus, Inputs, Split, TokenStore, Tokenizer, bag};
 use crate::device::memory::{Memory, human_bytes};
 use crate::model::Start;
+use crate::model::jacobian::Storage;
 use crate::model::network::{Limits, Network};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
@@ -186,6 +187,10 @@ fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
         clip: Clip { norm: config.clip.norm, scope },
         scale,
         granularity,
+        storage: match config.surgery.storage {
+            schema::Storage::F32 => Storage::F32,
+            schema::Storage::Bf16 => Storage::Bf16,
+        },
         weighted_heads: config.surgery.heads == schema::HeadGradients::Weighted,
         conflict_every: config.observe.conflict_every,
         rounds_per_epoch,

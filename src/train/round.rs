@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::decide::{Decided, Known, scaled_rule};
 use super::rules::{Rules, Scale, Settlers};
 use crate::device::memory::Memory;
-use crate::model::network::{Batch, Gradients, Limits, Network, Part, Randomness, Scratch, Targets};
+use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use crate::model::{Parameters, Start};
 use crate::surgery::balance::{Balancer, Factors, Losses};
 use crate::surgery::blocks::Blocks;
@@ -93,7 +93,8 @@ impl Engine {
         let averages = registry::find(method.name()).is_ok_and(|found| found.averages);
         let parameters = Parameters::new(memory, &network, start)?;
         let batches = if method.needs().second_batch { 2 } else { 1 };
-        let gradients = Gradients::new(memory, &network, rules.stores_jacobian(method), batches, limits)?;
+        let keep = Keep { stored: rules.stores_jacobian(method), batches, storage: rules.storage };
+        let gradients = Gradients::new(memory, &network, keep, limits)?;
         let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, &network, &limits.task_rows)).transpose()?;
         let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());

@@ -1,5 +1,6 @@
 //! The fixed choices of a run that its rounds go by.
 
+use crate::model::jacobian::Storage;
 use crate::surgery::balance::Balancer;
 use crate::surgery::blocks::Granularity;
 use crate::surgery::methods::{Method, Needs};
@@ -37,6 +38,8 @@ pub struct Rules {
     pub scale: Scale,
     /// Parts of the encoder with weights of their own.
     pub granularity: Granularity,
+    /// How the dense rows of J are kept.
+    pub storage: Storage,
     /// Heads take the surgery's weight of their task instead of their own gradient.
     pub weighted_heads: bool,
     /// Rounds between two sets of conflict statistics; 0 for none.
@@ -60,6 +63,7 @@ impl Rules {
             clip: Clip { norm: 0.0, scope: ClipScope::Update },
             scale: Scale::Native,
             granularity: Granularity::Model,
+            storage: Storage::F32,
             weighted_heads: false,
             conflict_every: 0,
             rounds_per_epoch: 1,

@@ -1,6 +1,6 @@
 //! What a surgery method asks of the rest of the run.
 
-use super::super::schema::{Granularity, HeadGradients, HeadKind, Task};
+use super::super::schema::{Granularity, HeadGradients, HeadKind, Storage, Task};
 use super::Checker;
 use crate::surgery::methods::registry;
 
@@ -13,6 +13,10 @@ pub fn check(checker: &mut Checker) {
         let message = format!("\"{}\" divides a task's examples of a round into two batches, but there is only 1", method.name);
         let keys = ["surgery.method", "train.micro_batch", "train.accumulate"];
         checker.error(&keys, message, "raise train.micro_batch or train.accumulate");
+    }
+    if method.needs.row_state && surgery.storage == Storage::Bf16 {
+        let message = format!("\"{}\" works on J and buffers of its own together, in f32", method.name);
+        checker.error(&["surgery.storage", "surgery.method"], message, "set surgery.storage = \"f32\"");
     }
     let words = |task: &&Task| task.head == HeadKind::Mlm;
     if method.needs.second_batch && checker.known_tasks().values().any(words) {
@@ -43,6 +47,14 @@ mod tests {
         let found = errors(&format!("{RUN}micro_batch = 1\n[surgery]\nmethod = \"modo\"\n"));
         assert_eq!(locations(&found), [(8, 10, "surgery.method")]);
         assert!(load_text(RUN, &["train.micro_batch=1", "train.accumulate=2", "surgery.method=modo"]).is_ok());
+    }
+
+    #[test]
+    fn averaged_gradients_are_not_rounded() {
+        let text = format!("{RUN}[surgery]\nstorage = \"bf16\"\n");
+        let found = load_text(&text, &["surgery.method=moco"]).unwrap_err();
+        assert_eq!(locations(&found), [(7, 11, "surgery.storage")]);
+        assert!(load_text(&text, &["surgery.method=graddrop"]).is_ok());
     }
 
     #[test]

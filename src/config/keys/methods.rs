@@ -57,6 +57,12 @@ pub static SURGERY: Section = Section {
             "\"model\"",
             "The part of the encoder that is settled at once: `layer` and `tensor` give each its own Gram matrix and weights.",
         ),
+        key(
+            "storage",
+            Kind::one_of(&["f32", "bf16"]),
+            "\"f32\"",
+            "Numbers of the tasks' kept gradients (J): `bf16` halves its dense part; rows of an embedding table stay f32, as does the one row of methods that keep none apart.",
+        ),
         key("scale", Kind::one_of(&["native", "sum", "mean"]), "\"native\"", "`native` is the scale of the method's reference."),
         key("heads", Kind::one_of(&["own", "weighted"]), "\"own\"", "`own`: a head takes its own unweighted gradient."),
         surgery(

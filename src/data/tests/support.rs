@@ -71,7 +71,7 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
             "schedule": {"kind": "constant", "warmup": 0.0, "end": 0.0}},
         "clip": {"norm": 0.0, "scope": "update"},
         "balance": {"method": "equal"},
-        "surgery": {"method": "mean", "granularity": "model", "scale": "native", "heads": "own", "order": "random"},
+        "surgery": {"method": "mean", "granularity": "model", "storage": "f32", "scale": "native", "heads": "own", "order": "random"},
         "schedule": {"mode": "synchronous", "policy": "round_robin", "server_share": 0.05, "example_us": 1.0,
             "max_retries": 3, "retry_base": 5.0, "retry_cap": 60.0},
         "memory": {"device": 0, "on_pressure": []},

@@ -2,8 +2,8 @@
 
 use super::Transformer;
 use super::forward::Pass;
-use super::rows::{JacobianRows, Slot};
 use super::scratch::{Saved, Scratch};
+use crate::model::jacobian::{JacobianRows, Slot};
 use crate::ops::activation::{Activation, activation_backward};
 use crate::ops::attention::attention_backward;
 use crate::ops::gather::{add, scatter_add_rows};
@@ -65,7 +65,7 @@ impl Transformer {
             activation_backward(&mut dheads[range.clone()], &s.pooler_pre[range], h, Activation::Tanh);
         }
         let piece = &self.layout.pooler;
-        jacobian.linear(place.piece(piece), piece, &pass.group.part_pooled, dheads, &s.pooled, h, h);
+        jacobian.linear(place.piece(piece), &pass.group.part_pooled, dheads, &s.pooled, h, h);
         let (weight, _) = piece.of(place.of(pass.weights.shared, pass.weights.frozen));
         let through = &mut s.pooler_pre[..m * h];
         linear_input_backward(through, &dheads[..m * h], weight, h, h);
@@ -115,24 +115,24 @@ impl Transformer {
 
         let piece = &pieces.output_norm;
         layer_norm_backward(da, d, &saved.sum[..r * h], &saved.stats[..2 * r], piece.of(block).0);
-        jacobian.norm(place.piece(piece), piece, rows.parts, d, &saved.sum, &saved.stats);
+        jacobian.norm(place.piece(piece), rows.parts, d, &saved.sum, &saved.stats);
         let dropped = masked(d, da, dropout(2 + 2 * layer), h);
         let piece = &pieces.output;
-        jacobian.linear(place.piece(piece), piece, rows.parts, dropped, &saved.act, f, h);
+        jacobian.linear(place.piece(piece), rows.parts, dropped, &saved.act, f, h);
         let dpre = &mut dff[..r * f];
         linear_input_backward(dpre, dropped, piece.of(block).0, f, h);
         activation_backward(dpre, &saved.pre[..r * f], f, Activation::Gelu);
         let piece = &pieces.intermediate;
-        jacobian.linear(place.piece(piece), piece, rows.parts, dpre, &saved.attention_out, h, f);
+        jacobian.linear(place.piece(piece), rows.parts, dpre, &saved.attention_out, h, f);
         linear_input_backward(d, dpre, piece.of(block).0, h, f);
         add(d, da);
 
         let piece = &pieces.attention_norm;
         layer_norm_backward(da, d, &saved.attention_sum[..r * h], &saved.attention_stats[..2 * r], piece.of(block).0);
-        jacobian.norm(place.piece(piece), piece, rows.parts, d, &saved.attention_sum, &saved.attention_stats);
+        jacobian.norm(place.piece(piece), rows.parts, d, &saved.attention_sum, &saved.attention_stats);
         let dropped = masked(d, da, dropout(1 + 2 * layer), h);
         let piece = &pieces.attention_output;
-        jacobian.linear(place.piece(piece), piece, rows.parts, dropped, &saved.context, h, h);
+        jacobian.linear(place.piece(piece), rows.parts, dropped, &saved.context, h, h);
         let dcontext = &mut dff[..r * h];
         linear_input_backward(dcontext, dropped, piece.of(block).0, h, h);
         let (context, log_sums) = (&saved.context[..r * h], &saved.log_sums[..r * self.spec.heads]);
@@ -140,9 +140,9 @@ impl Transformer {
         attention_backward(dq, dkv, dcontext, context, log_sums, &saved.q[..r * h], &saved.kv[..n * 2 * h], shape);
 
         let piece = &pieces.query;
-        jacobian.linear(place.piece(piece), piece, rows.parts, dq, rows.xq, h, h);
+        jacobian.linear(place.piece(piece), rows.parts, dq, rows.xq, h, h);
         let piece = &pieces.key_value;
-        jacobian.linear(place.piece(piece), piece, &pass.group.part_tokens, dkv, rows.x, h, 2 * h);
+        jacobian.linear(place.piece(piece), &pass.group.part_tokens, dkv, rows.x, h, 2 * h);
         if layer == 0 && self.spec.embeddings_frozen() || layer > 0 && layer == self.spec.first_trained() {
             return;
         }
@@ -167,7 +167,7 @@ impl Transformer {
         }
         let (piece, sum) = (&self.layout.embedding.norm, &s.embedding_sum[..n * h]);
         layer_norm_backward(dwords, d, sum, &s.embedding_stats[..2 * n], piece.of(block).0);
-        jacobian.norm(place.piece(piece), piece, &pass.group.part_tokens, d, sum, &s.embedding_stats);
+        jacobian.norm(place.piece(piece), &pass.group.part_tokens, d, sum, &s.embedding_stats);
         let piece = &self.layout.embedding.rows;
         jacobian.each(place.piece(piece), |slots| {
             let mut segments = Vec::with_capacity(slots.len());

@@ -3,7 +3,7 @@
 use super::Transformer;
 use super::forward::Pass;
 use super::group::Group;
-use super::rows::JacobianRows;
+use crate::model::jacobian::JacobianRows;
 use crate::model::network::{Batch, Gradients, Network, Part, Randomness, Scratch, Weights};
 use crate::model::spec::HeadKind;
 use crate::ops::dropout::{RowKey, dropout};
@@ -97,14 +97,8 @@ impl Transformer {
         let own = scratch.transformer.as_mut().expect("a transformer's scratch");
         let words = group.tokens.start * h..group.tokens.end * h;
         let dwords = if gradients.dinput.is_empty() { &mut [][..] } else { &mut gradients.dinput[words] };
-        let width = network.table.shared_len();
-        let mut rows = JacobianRows {
-            jacobian: &mut gradients.jacobian,
-            width,
-            batches: gradients.batches,
-            stored: gradients.stored,
-            parts,
-        };
+        let mut rows =
+            JacobianRows { jacobian: &mut gradients.jacobian, batches: gradients.batches, stored: gradients.stored, parts };
         self.run_back(&mut scratch.dhidden[..group.head_rows() * h], dwords, &pass, own, &mut rows);
     }
 

@@ -111,6 +111,14 @@ impl Layout {
         let pooler = Piece { start: 0, weight: h * h, bias: h };
         Self { embedding: EmbeddingPieces { rows, norm }, layer, pooler, embeddings, layers, pooler_place }
     }
+
+    /// Values of the largest piece.
+    pub fn largest_piece(&self) -> usize {
+        let LayerPieces { query, key_value, attention_output, attention_norm, intermediate, output, output_norm } = self.layer;
+        let layer = [query, key_value, attention_output, attention_norm, intermediate, output, output_norm];
+        let embedding = [self.embedding.rows, self.embedding.norm, self.pooler];
+        layer.iter().chain(&embedding).map(|piece| piece.range().len()).max().unwrap_or(0)
+    }
 }
 
 /// The dense parameters: trained ones (the columns of J), then frozen ones. The word table is kept by row beside them.

@@ -9,7 +9,6 @@ mod group;
 mod heads;
 mod layout;
 mod mlm;
-mod rows;
 mod scratch;
 pub mod spec;
 
@@ -36,5 +35,10 @@ impl Transformer {
     pub fn new(spec: &TransformerSpec, encoder: &EncoderSpec) -> Self {
         let layout = Layout::new(spec, encoder.hidden);
         Self { spec: spec.clone(), hidden: encoder.hidden, dropout: encoder.dropout, layout }
+    }
+
+    /// Most columns of J that the backward pass writes at once.
+    pub fn largest_piece(&self) -> usize {
+        self.layout.largest_piece()
     }
 }

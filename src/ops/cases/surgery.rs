@@ -124,7 +124,7 @@ fn update_matches(tasks: usize, width: usize, rule: Rule) {
         let step = Step { rule, lr: own.lr, weight_decay: own.weight_decay };
         let moments = if adam { &mut v[range.clone()] } else { &mut [][..] };
         let group = Group { values: &mut p[range.clone()], first: &mut m[range.clone()], second: moments };
-        combine_and_step(group, &views, Combine::Weights(&weights[block * tasks..(block + 1) * tasks]), &step);
+        combine_and_step(group, &views[..].into(), Combine::Weights(&weights[block * tasks..(block + 1) * tasks]), &step);
     }
     let run = |device: &mut Device, halted: u32| {
         let own = Jacobian { at: device.upload(&jacobian), stride: width as u64, tasks };
