@@ -9,8 +9,8 @@ use crate::config::Config;
 use crate::data::Corpus;
 use crate::device::memory::human_bytes;
 use crate::observe::console::Console;
-use crate::schedule::deal::deal;
 use crate::schedule::fuse::{Slot, groups};
+use crate::schedule::retry::Status;
 use crate::train::plan::Plan;
 use crate::train::pressure;
 use crate::train::session::{load_corpus, set_threads};
@@ -48,13 +48,13 @@ pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
 fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
     let buffers = plan.buffers(config)?;
     let total: u64 = buffers.iter().map(|(_, bytes)| bytes).sum();
-    let schedule = first_rounds(config, corpus, plan);
-    let passes = plan.passes(config, corpus);
+    let schedule = first_rounds(config, corpus, plan)?;
+    let passes = plan.passes(config, corpus)?;
     let task = |(number, task): (usize, &crate::data::TaskData)| {
         json!({
             "name": task.name,
             "examples": task.train.len(),
-            "micro_batches_per_round": plan.players[number].rate,
+            "micro_batches_per_round": plan.turns.players[number].rate,
             "epochs": passes[number],
             "bytes": plan.task_bytes(number),
         })
@@ -63,7 +63,7 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         "rounds": plan.rounds,
         "rounds_per_epoch": plan.rounds_per_epoch,
         "tasks": corpus.tasks.iter().enumerate().map(task).collect::<Vec<_>>(),
-        "mode": if plan.slices.is_some() { "time_sliced" } else { "synchronous" },
+        "mode": if plan.turns.is_sliced { "time_sliced" } else { "synchronous" },
         "first_round_groups": schedule.first().cloned().unwrap_or_default(),
         "first_rounds": schedule,
         "lanes": 1,
@@ -83,24 +83,18 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
 }
 
 /// Fused groups of the first rounds, by the names of their tasks.
-fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Vec<Vec<Vec<&'a str>>> {
-    let count = plan.players.len();
-    let mut order = plan.order();
-    let mut taken = vec![0u64; count];
-    let rounds = (0..plan.rounds.min(ROUNDS_SHOWN)).map(|round| {
-        let dealt = match &mut order {
-            Some(order) => {
-                let chosen = order.next_task();
-                (0..count).map(|task| usize::from(chosen == Some(task))).collect()
-            }
-            None => deal(&plan.players, round, &taken),
-        };
-        dealt.iter().zip(&mut taken).for_each(|(&dealt, taken)| *taken += u64::from(dealt > 0));
+fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Result<Vec<Vec<Vec<&'a str>>>> {
+    let mut order = plan.turns.order()?;
+    let rounds = (0..plan.rounds.min(ROUNDS_SHOWN)).map(|_| {
+        let dealt = order.deal();
+        for task in (0..dealt.len()).filter(|&task| dealt[task] > 0) {
+            order.ended(task, Status::Ok);
+        }
         let micro_batches: Vec<usize> = dealt.iter().map(|count| count * config.train.accumulate).collect();
         let names = |group: &Vec<Slot>| group.iter().map(|slot| corpus.tasks[slot.task].name.as_str()).collect();
         groups(&micro_batches, config.train.fuse).iter().map(names).collect()
     });
-    rounds.collect()
+    Ok(rounds.collect())
 }
 
 fn print_text(document: &Value) {

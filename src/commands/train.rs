@@ -88,7 +88,7 @@ fn fit(config: &mut Config, corpus: &Corpus, console: &Console) -> Result<Plan> 
     Ok(plan)
 }
 
-/// Trains, then prints the final scores.
+/// Trains, then prints the final scores, also where a task has failed.
 fn finish(run: &mut Run, test: bool) -> Result<ExitCode> {
     if run.run()? == End::Interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
@@ -100,6 +100,7 @@ fn finish(run: &mut Run, test: bool) -> Result<ExitCode> {
             _ => {}
         }
     }
+    run.check_tasks()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -27,6 +27,8 @@ pub struct Config {
     pub best: Best,
     pub checkpoint: Checkpoint,
     pub observe: Observe,
+    /// Failures made on purpose, by name.
+    pub faults: BTreeMap<String, Fault>,
     /// Built-in source of conflicting tasks; each becomes a task beside those of `tasks`.
     pub synthetic: Option<Synthetic>,
     /// One task per distinct value of a column, each with the settings of `task_defaults`.
@@ -302,6 +304,11 @@ pub struct Schedule {
     pub server_share: f64,
     /// Planned microseconds of one example.
     pub example_us: f64,
+    /// Failures in a row after which a task is given up.
+    pub max_retries: u32,
+    /// Seconds of planned time before the first retry, doubling up to `retry_cap`.
+    pub retry_base: f64,
+    pub retry_cap: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -396,6 +403,27 @@ pub struct Observe {
     pub log_every: u64,
     /// Rounds between two `conflict` lines (cosine matrix, norms); 0 writes none.
     pub conflict_every: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    NotFinite,
+    OutOfMemory,
+    Crash,
+    Stall,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    pub task: String,
+    pub kind: FaultKind,
+    /// The first round that may be hit.
+    pub round: u64,
+    pub times: u64,
+    /// Length of a stall in milliseconds.
+    pub ms: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

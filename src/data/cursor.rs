@@ -33,6 +33,11 @@ impl ExampleStream {
         self.cursor
     }
 
+    /// Goes back, or on, to where a cursor stood.
+    pub fn seek(&mut self, cursor: Cursor) {
+        self.cursor = cursor;
+    }
+
     /// The next `count` examples; a pass that ends inside is followed by the next one.
     pub fn take(&mut self, count: usize) -> Vec<u32> {
         let mut taken = Vec::with_capacity(count);
@@ -79,5 +84,7 @@ mod tests {
         parts.extend(second.take(23));
         assert_eq!(all, parts);
         assert_eq!(whole.cursor(), second.cursor());
+        second.seek(first.cursor());
+        assert_eq!(second.take(23), all[17..]);
     }
 }

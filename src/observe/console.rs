@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
-use super::event::{Event, RoundEvent};
+use super::event::{Event, RoundEvent, TaskEnd};
 
 /// Tasks with a line of their own; more would push the bar off the screen.
 const MOST_TASK_LINES: usize = 20;
@@ -53,9 +53,11 @@ impl Console {
             Event::Round(round) => self.round(round),
             Event::Conflict { .. } => {}
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
+            Event::Failure { told: true, .. } => {}
+            Event::Failure { message, .. } => self.say(&format!("warning: {message}")),
             Event::Evaluation { round, scores, objective, best, .. } => self.evaluation(*round, scores, *objective, *best),
             Event::Checkpoint { round, path, .. } => tracing::debug!("checkpoint after round {round}: {path}"),
-            Event::End { round, reason, seconds, conflicts, blocks, fallbacks, .. } => {
+            Event::End { round, reason, seconds, conflicts, blocks, fallbacks, tasks, .. } => {
                 self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());
                 self.rounds.finish_and_clear();
                 self.say(&format!("{reason} after {round} rounds, {seconds:.1} s"));
@@ -70,6 +72,10 @@ impl Console {
                         block.block
                     ));
                 }
+                tasks
+                    .iter()
+                    .filter(|task| task.last_error.is_some() || task.state == "waiting")
+                    .for_each(|task| self.say(&how(task)));
                 for (name, rounds) in *fallbacks {
                     self.say(&format!("warning: {name} fell back in {rounds} rounds; metrics.jsonl says why"));
                 }
@@ -129,6 +135,13 @@ impl Default for Console {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// One line about a task that did not just run to its end.
+fn how(task: &TaskEnd) -> String {
+    let TaskEnd { task, state, rounds, rounds_lost, last_error, .. } = task;
+    let why = last_error.as_ref().map_or(String::new(), |error| format!("; the last failure: {error}"));
+    format!("task {task}: {state}, {rounds} rounds, {rounds_lost} lost{why}")
 }
 
 /// A present task's weight, where the encoder has one set of them.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::surgery::conflict::{Conflicts, RoundConflicts};
@@ -37,6 +38,20 @@ pub enum Event<'a> {
         task: Option<&'a str>,
         message: &'a str,
     },
+    /// A task's part of a round came to nothing.
+    Failure {
+        round: u64,
+        task: &'a str,
+        /// `not_finite`, `out_of_memory` or `crashed`.
+        status: &'static str,
+        /// What happened, and what is done about it.
+        message: &'a str,
+        /// Where the task stands now.
+        state: &'static str,
+        failures_in_a_row: u32,
+        /// An [`Event::Anomaly`] has told people already.
+        told: bool,
+    },
     Evaluation {
         round: u64,
         scores: &'a Value,
@@ -60,7 +75,24 @@ pub enum Event<'a> {
         blocks: Vec<ContestedBlock>,
         /// Rounds in which a method or balancer fell back.
         fallbacks: &'a BTreeMap<String, u64>,
+        tasks: Vec<TaskEnd>,
     },
+}
+
+/// How a task came out of the run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskEnd {
+    pub task: String,
+    /// `done`, `failed`, `waiting` (for its parents), or where it stood when the run was interrupted.
+    pub state: &'static str,
+    /// Rounds it took part in, and rounds in which its part failed.
+    pub rounds: u64,
+    pub rounds_lost: u64,
+    pub retries: u64,
+    pub rollbacks: u64,
+    /// Examples of its micro-batch at the end.
+    pub micro_batch: usize,
+    pub last_error: Option<String>,
 }
 
 /// A committed round; per-task values are in the order of `tasks`.
@@ -89,6 +121,7 @@ impl Event<'_> {
             Event::Start { round, .. }
             | Event::Conflict { round, .. }
             | Event::Anomaly { round, .. }
+            | Event::Failure { round, .. }
             | Event::Evaluation { round, .. }
             | Event::Checkpoint { round, .. }
             | Event::End { round, .. } => *round,
@@ -106,6 +139,13 @@ impl Event<'_> {
                 ("conflict", round_conflicts_json(*round, tasks, conflicts, blocks, mean_cosines))
             }
             Event::Anomaly { round, task, message } => ("anomaly", json!({ "round": round, "task": task, "message": message })),
+            Event::Failure { round, task, status, message, state, failures_in_a_row, told: _ } => (
+                "failure",
+                json!({
+                    "round": round, "task": task, "status": status, "message": message, "state": state,
+                    "failures_in_a_row": failures_in_a_row,
+                }),
+            ),
             Event::Evaluation { round, scores, objective, best, seconds } => {
                 let mut value = json!({ "round": round, "objective": objective, "best": best, "seconds": seconds });
                 merge(&mut value, scores);
@@ -114,7 +154,7 @@ impl Event<'_> {
             Event::Checkpoint { round, path, seconds } => {
                 ("checkpoint", json!({ "round": round, "path": path, "seconds": seconds }))
             }
-            Event::End { round, reason, seconds, peak_bytes, conflicts, blocks, fallbacks } => {
+            Event::End { round, reason, seconds, peak_bytes, conflicts, blocks, fallbacks, tasks } => {
                 let pair = |pair: &NamedPair| json!({ "tasks": pair.tasks, "cosine": pair.cosine, "share": pair.share, "rounds": pair.rounds });
                 let conflicts: Vec<Value> = conflicts.iter().map(pair).collect();
                 let block =
@@ -123,6 +163,7 @@ impl Event<'_> {
                 let value = json!({
                     "round": round, "reason": reason, "seconds": seconds, "peak_bytes": peak_bytes,
                     "conflicts": conflicts, "contested_blocks": blocks, "fallbacks": fallbacks,
+                    "tasks": tasks,
                 });
                 ("end", value)
             }

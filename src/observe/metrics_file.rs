@@ -22,7 +22,7 @@ impl MetricsFile {
 
     /// Continues a file at a checkpoint: lines about what came after it are dropped, since it will happen again. A line
     /// about round r stands for what happened once r rounds were done, or for round r itself if it is of kind `round`,
-    /// `conflict` or `anomaly`.
+    /// `conflict`, `anomaly` or `failure`.
     pub fn resume(path: &Path, rounds_done: u64, evaluation_due: bool) -> Result<Self> {
         let kept = match File::open(path) {
             Ok(file) => keep(BufReader::new(file), rounds_done, evaluation_due),
@@ -53,7 +53,7 @@ fn keep(lines: impl BufRead, rounds_done: u64, evaluation_due: bool) -> String {
         let Ok(value) = serde_json::from_str::<Value>(&line) else { break };
         let round = value["round"].as_u64().unwrap_or(0);
         let keep = match value["kind"].as_str() {
-            Some("round" | "conflict" | "anomaly") => round < rounds_done,
+            Some("round" | "conflict" | "anomaly" | "failure") => round < rounds_done,
             Some("eval") => round < rounds_done || (round == rounds_done && !evaluation_due),
             _ => round <= rounds_done,
         };

@@ -1,7 +1,7 @@
 //! How many micro-batches each task gets in a round.
 //!
 //! Dealing is stratified: after any number of rounds a task has received its share to within one micro-batch. It is a pure
-//! function of the round and of how many rounds each task has taken part in, so a resumed run deals the same.
+//! function of the round and of which tasks are done, so a resumed run deals the same.
 
 /// What the dealer knows of a task.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,12 +43,11 @@ impl Player {
     }
 }
 
-/// Micro-batches of each task in round `round`; 0 means absent. `taken[t]` counts the rounds task t has taken part in.
-pub fn deal(players: &[Player], round: u64, taken: &[u64]) -> Vec<usize> {
-    let done = |task: usize| players[task].is_done(taken[task]);
+/// Micro-batches of each task in round `round`; 0 means absent.
+pub fn deal(players: &[Player], round: u64, done: &[bool]) -> Vec<usize> {
     let dealt = |(task, player): (usize, &Player)| {
-        let waiting = player.parents.iter().any(|&parent| !done(parent));
-        if waiting || done(task) || !round.is_multiple_of(player.period) {
+        let waiting = player.parents.iter().any(|&parent| !done[parent]);
+        if waiting || done[task] || !round.is_multiple_of(player.period) {
             return 0;
         }
         let turn = (round / player.period) as f64;
@@ -56,11 +55,6 @@ pub fn deal(players: &[Player], round: u64, taken: &[u64]) -> Vec<usize> {
         (((turn + 1.0) * player.rate + player.phase).floor() - before) as usize
     };
     players.iter().enumerate().map(dealt).collect()
-}
-
-/// No task will take part in any later round.
-pub fn all_done(players: &[Player], taken: &[u64]) -> bool {
-    players.iter().zip(taken).all(|(player, &taken)| player.is_done(taken))
 }
 
 #[cfg(test)]
@@ -77,7 +71,7 @@ mod tests {
         let rates = proportional_rates(&[1400; 16], 0, 1.0, 16.0);
         assert_eq!(rates, [1.0; 16]);
         let players: Vec<Player> = rates.into_iter().map(|rate| Player { phase: 0.7, ..player(rate) }).collect();
-        assert!((0..100).all(|round| deal(&players, round, &[0; 16]) == [1; 16]));
+        assert!((0..100).all(|round| deal(&players, round, &[false; 16]) == [1; 16]));
     }
 
     #[test]
@@ -89,17 +83,17 @@ mod tests {
     #[test]
     fn periods_and_ends() {
         let players = [Player { period: 3, ..player(1.0) }, Player { rounds: Some(2), ..player(2.0) }];
-        assert_eq!(deal(&players, 0, &[0, 0]), [1, 2]);
-        assert_eq!(deal(&players, 1, &[0, 1]), [0, 2]);
-        assert_eq!(deal(&players, 3, &[1, 2]), [1, 0]);
-        assert!(!all_done(&players, &[9, 2]));
+        assert_eq!(deal(&players, 0, &[false; 2]), [1, 2]);
+        assert_eq!(deal(&players, 1, &[false; 2]), [0, 2]);
+        assert_eq!(deal(&players, 3, &[false, true]), [1, 0]);
+        assert!(!players[1].is_done(1) && players[1].is_done(2) && !players[0].is_done(9));
     }
 
     #[test]
     fn a_child_waits_for_its_parent() {
         let players = [Player { rounds: Some(2), ..player(1.0) }, Player { parents: vec![0], ..player(1.0) }];
-        assert_eq!(deal(&players, 0, &[0, 0]), [1, 0]);
-        assert_eq!(deal(&players, 2, &[2, 0]), [0, 1]);
+        assert_eq!(deal(&players, 0, &[false; 2]), [1, 0]);
+        assert_eq!(deal(&players, 2, &[true, false]), [0, 1]);
     }
 
     proptest! {
@@ -108,10 +102,10 @@ mod tests {
             let slots = sizes.len() as f64;
             let players: Vec<Player> =
                 proportional_rates(&sizes, 0, 1.5, slots).into_iter().map(|rate| Player { phase: 0.3, ..player(rate) }).collect();
-            let taken = vec![0; players.len()];
+            let done = vec![false; players.len()];
             let mut total = vec![0usize; players.len()];
             for round in 0..rounds {
-                for ((total, dealt), player) in total.iter_mut().zip(deal(&players, round, &taken)).zip(&players) {
+                for ((total, dealt), player) in total.iter_mut().zip(deal(&players, round, &done)).zip(&players) {
                     prop_assert!(dealt <= player.most());
                     *total += dealt;
                 }

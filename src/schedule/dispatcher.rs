@@ -82,8 +82,8 @@ pub struct Started {
 pub enum After {
     /// Nothing is left of the job: submit the next one, or [`Dispatcher::finish`] the task.
     Free { straggler: bool },
-    /// The same job is tried again later; with `halve`, change it by [`Dispatcher::resize`] first.
-    Again { trim: bool, halve: bool },
+    /// The same job is tried again after `wait`; with `halve`, change it by [`Dispatcher::resize`] first.
+    Again { trim: bool, halve: bool, wait: Nanos },
     /// Bring the task back to its last commit, then call [`Dispatcher::restored`].
     Restore,
 }
@@ -221,6 +221,12 @@ impl Dispatcher {
     /// Whether the task waits for parents.
     pub fn is_waiting(&self, task: usize) -> bool {
         self.tasks[task].waiting > 0
+    }
+
+    /// Whether a job of the task may be submitted.
+    pub fn is_idle(&self, task: usize) -> bool {
+        let own = &self.tasks[task];
+        own.state == State::Pending && own.job.is_none()
     }
 
     /// Makes a job known. The task must be pending without one; a job of a final task is dropped.
@@ -435,7 +441,7 @@ impl Dispatcher {
                 let wait = if status == Status::OutOfMemory { 0 } else { self.settings.retry.wait(failures, &mut self.random) };
                 self.go(task, State::Retrying, now);
                 self.timers.push(Reverse((now.saturating_add(wait), task as u32)));
-                After::Again { trim: remedy == Remedy::Trim, halve: remedy == Remedy::Halve }
+                After::Again { trim: remedy == Remedy::Trim, halve: remedy == Remedy::Halve, wait }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What follows a failure: wait, shrink, go back, or give up.
 
+use serde::{Deserialize, Serialize};
+
 use super::Nanos;
 use super::random::Random;
 
@@ -21,7 +23,8 @@ impl Default for Retry {
 }
 
 /// How a quantum ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     Ok,
     /// An allocation failed.
@@ -30,6 +33,17 @@ pub enum Status {
     NotFinite,
     /// Whoever computed or read for it died.
     Crashed,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::OutOfMemory => "out_of_memory",
+            Status::NotFinite => "not_finite",
+            Status::Crashed => "crashed",
+        }
+    }
 }
 
 /// The answer to a failure.

@@ -1,14 +1,14 @@
 //! Time-sliced training: which one task commits in each round.
 //!
-//! The dispatcher decides over a planned clock, on which an example always takes the same time. So the order of the tasks follows
-//! from the configuration alone, and a resumed run finds it again by going through the rounds that are done.
+//! The dispatcher decides over a planned clock, on which an example always takes the same time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::Nanos;
 use super::access::Operation;
-use super::dispatcher::{Dispatcher, Job, Settings};
+use super::dispatcher::{Dispatcher, Job, Settings, Started};
+use super::order::{self, Verdict};
 use super::retry::Status;
 use super::task::Spec;
 
@@ -21,11 +21,15 @@ pub struct Slice {
     pub every: u64,
     /// Rounds after which it is done.
     pub rounds: Option<u64>,
+    /// Examples of a micro-batch.
+    pub micro_batch: u64,
 }
 
 pub struct Slices {
-    dispatcher: Dispatcher,
+    pub(super) dispatcher: Dispatcher,
     tasks: Vec<Slice>,
+    /// The round in progress.
+    running: Option<Started>,
     taken: Vec<u64>,
     /// When tasks that are not due yet will be.
     due: BinaryHeap<Reverse<(Nanos, usize)>>,
@@ -40,34 +44,56 @@ impl Slices {
         let dispatcher = Dispatcher::new(settings, tasks.iter().map(|task| task.spec.clone()).collect(), 1)?;
         let cycle = tasks.iter().map(|task| task.spec.cost).sum();
         let due = (0..tasks.len()).map(|task| Reverse((0, task))).collect();
-        Ok(Self { dispatcher, taken: vec![0; tasks.len()], tasks, due, cycle, now: 0 })
+        Ok(Self { dispatcher, running: None, taken: vec![0; tasks.len()], tasks, due, cycle, now: 0 })
     }
 
-    /// The task of the next round; none once all are done.
-    pub fn next_task(&mut self) -> Option<usize> {
+    /// (tasks) 1 for the task whose round is next; none once all are done.
+    pub(super) fn deal(&mut self) -> Vec<usize> {
+        self.running = self.next();
+        let chosen = self.running.map(|started| started.task);
+        (0..self.tasks.len()).map(|task| usize::from(chosen == Some(task))).collect()
+    }
+
+    fn next(&mut self) -> Option<Started> {
         loop {
             while let Some(&Reverse((at, task))) = self.due.peek().filter(|Reverse((at, _))| *at <= self.now) {
                 self.due.pop();
-                let cost = self.tasks[task].spec.cost;
-                self.dispatcher.submit(
-                    task,
-                    Job { operation: Operation::Commit, blocks: 1, release: at, cost, bytes: 0 },
-                    self.now,
-                );
+                let Slice { spec, micro_batch, .. } = &self.tasks[task];
+                // No budget holds here: the examples of a micro-batch stand for its bytes, and say whether it can be halved.
+                let (cost, bytes) = (spec.cost, *micro_batch);
+                let job = Job { operation: Operation::Commit, blocks: 1, release: at, cost, bytes };
+                self.dispatcher.submit(task, job, self.now);
             }
             if let Some(started) = self.dispatcher.next(self.now) {
-                self.run(started.task, started.lane, started.job);
-                return Some(started.task);
+                return Some(started);
             }
-            // Nobody is ready: time passes until somebody is due.
-            let &Reverse((at, _)) = self.due.peek()?;
-            self.now = at;
+            // Nobody is ready: time passes until somebody is due, or back from a failure.
+            let due = self.due.peek().map(|&Reverse((at, _))| at);
+            self.now = due.into_iter().chain(self.dispatcher.wakes_at()).min()?;
         }
     }
 
-    fn run(&mut self, task: usize, lane: usize, job: Job) {
+    pub(super) fn ended(&mut self, task: usize, status: Status) -> Verdict {
+        let Some(Started { lane, job, .. }) = self.running.take().filter(|started| started.task == task) else {
+            return Verdict::Fine;
+        };
         self.now += job.cost;
-        self.dispatcher.complete(lane, job.cost, Status::Ok, self.now);
+        let (_, after) = self.dispatcher.complete(lane, job.cost, status, self.now);
+        let verdict = order::verdict(&mut self.dispatcher, task, after, self.now);
+        match verdict {
+            Verdict::Fine => self.committed(task, &job),
+            Verdict::RolledBack => self.due.push(Reverse((self.now, task))),
+            Verdict::Again { halve: true, .. } => {
+                let size = &mut self.tasks[task].micro_batch;
+                *size /= 2;
+                self.dispatcher.resize(task, *size, job.cost);
+            }
+            Verdict::Again { .. } | Verdict::Failed(_) => {}
+        }
+        verdict
+    }
+
+    fn committed(&mut self, task: usize, job: &Job) {
         self.taken[task] += 1;
         let own = &self.tasks[task];
         if own.rounds.is_some_and(|rounds| self.taken[task] >= rounds) {
@@ -78,11 +104,8 @@ impl Slices {
         self.due.push(Reverse((at, task)));
     }
 
-    /// Goes past rounds that are done.
-    pub fn skip(&mut self, rounds: u64) {
-        for _ in 0..rounds {
-            self.next_task();
-        }
+    pub(super) fn finish(&mut self, task: usize) -> bool {
+        order::finish(&mut self.dispatcher, task, self.now)
     }
 }
 
@@ -92,13 +115,18 @@ mod tests {
     use crate::schedule::Policy;
 
     fn slice(name: &str, cost: Nanos) -> Slice {
-        Slice { spec: Spec::new(name, cost), every: 1, rounds: None }
+        Slice { spec: Spec::new(name, cost), every: 1, rounds: None, micro_batch: 8 }
     }
 
     fn order(policy: Policy, tasks: &[Slice], count: usize) -> Vec<usize> {
         let settings = Settings { policy, ..Settings::default() };
         let mut slices = Slices::new(settings, tasks.to_vec()).unwrap();
-        std::iter::from_fn(|| slices.next_task()).take(count).collect()
+        let next = || {
+            let task = slices.deal().into_iter().position(|dealt| dealt > 0)?;
+            slices.ended(task, Status::Ok);
+            Some(task)
+        };
+        std::iter::from_fn(next).take(count).collect()
     }
 
     #[test]
@@ -121,15 +149,6 @@ mod tests {
         assert_eq!(order[..first].iter().filter(|&&task| task == 2).count(), 3);
         let later = &order[first..first + 32];
         assert_eq!(later.iter().filter(|&&task| task == 0).count(), 24);
-    }
-
-    #[test]
-    fn a_resumed_order_goes_on() {
-        let tasks = [slice("a", 7), Slice { every: 2, ..slice("b", 5) }, Slice { rounds: Some(9), ..slice("c", 3) }];
-        let whole = order(Policy::Weighted, &tasks, 60);
-        let mut rest = Slices::new(Settings { policy: Policy::Weighted, ..Settings::default() }, tasks.to_vec()).unwrap();
-        rest.skip(23);
-        assert_eq!(std::iter::from_fn(|| rest.next_task()).take(37).collect::<Vec<_>>(), whole[23..]);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use rayon::prelude::*;
 
-use crate::config::schema::Train;
 use crate::data::{Corpus, Inputs, Split, Targets as DataTargets};
 use crate::model::network::{Batch, Part, Targets};
 use crate::model::spec::{BagSpec, EncoderSpec};
@@ -18,6 +17,8 @@ pub struct Share {
     /// Run-wide index of the task.
     pub task: usize,
     pub examples: Vec<u32>,
+    /// Examples of one micro-batch of it.
+    pub micro_batch: usize,
 }
 
 /// What a round's batch is packed for.
@@ -29,11 +30,12 @@ pub struct Purpose {
     pub batches: usize,
 }
 
-/// Packs the shares of a round; tasks whose targets are all missing are left out. Returns the batch and the present tasks.
+/// Packs the shares of a round, at most `fuse` tasks in a group (0: all); tasks whose targets are all missing are left out.
+/// Returns the batch and the present tasks.
 pub fn training_batch(
     corpus: &Corpus,
     encoder: &EncoderSpec,
-    train: &Train,
+    fuse: usize,
     shares: &[Share],
     purpose: Purpose,
 ) -> (Batch, Vec<usize>) {
@@ -42,10 +44,10 @@ pub fn training_batch(
     let shares: Vec<&Share> = shares.iter().filter(observed).collect();
     let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
     let turns: Vec<Vec<Turn>> =
-        shares.iter().map(|share| turns(share.examples.len(), train.micro_batch, purpose.batches)).collect();
+        shares.iter().map(|share| turns(share.examples.len(), share.micro_batch, purpose.batches)).collect();
     let micro_batches: Vec<usize> = turns.iter().map(Vec::len).collect();
     let mut packing = Packing::default();
-    for group in groups(&micro_batches, train.fuse) {
+    for group in groups(&micro_batches, fuse) {
         let start = packing.batch.parts.len();
         for slot in group {
             let share = shares[slot.task];

@@ -4,8 +4,8 @@ use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 
 use crate::config;
-use crate::config::schema::{self, Config, EncoderKind, EveryNamed, SamplerKind, ScheduleMode};
-use crate::data::{Corpus, Inputs, Split, TaskData, TokenStore, Tokenizer, bag};
+use crate::config::schema::{self, Config, EncoderKind, EveryNamed, ScheduleMode};
+use crate::data::{Corpus, Inputs, Split, TokenStore, Tokenizer, bag};
 use crate::device::memory::{Memory, human_bytes};
 use crate::model::Start;
 use crate::model::jacobian::Storage;
@@ -13,24 +13,19 @@ use crate::model::network::{Limits, Network};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::ops::activation::Activation;
-use crate::ops::philox::{Keyed, Stream};
-use crate::schedule::Policy;
-use crate::schedule::deal::{Player, proportional_rates, share};
-use crate::schedule::dispatcher::Settings;
-use crate::schedule::slices::{Slice, Slices};
-use crate::schedule::task::Spec;
+use crate::schedule::deal::Player;
+use crate::schedule::retry::Status;
 use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
 use crate::train::round::Engine;
 use crate::train::rules::{Clip, ClipScope, Rules, Scale, Settlers};
 use crate::train::tokens::{masked_of, sequence_len};
+use crate::train::turns::Turns;
 
 pub struct Plan {
     pub spec: ModelSpec,
-    pub players: Vec<Player>,
-    /// Time-sliced: the tasks and the settings of their scheduler.
-    pub slices: Option<(Settings, Vec<Slice>)>,
+    pub turns: Turns,
     pub rounds: u64,
     pub rounds_per_epoch: u64,
     pub limits: Limits,
@@ -41,18 +36,10 @@ pub struct Plan {
 impl Plan {
     pub fn new(config: &Config, corpus: &Corpus) -> Result<Self> {
         let spec = model_spec(config, corpus)?;
-        let mut players = players(config, corpus)?;
-        let slices = (config.schedule.mode == ScheduleMode::TimeSliced).then(|| slices(config, corpus, &players));
-        if let Some((settings, slices)) = &slices {
-            Slices::new(settings.clone(), slices.clone()).map_err(|refusal| anyhow!("schedule: {refusal}"))?;
-            // A round is one slot of one task; how often it comes is the scheduler's.
-            players.iter_mut().for_each(|player| player.rate = 1.0);
-        }
+        let turns = Turns::new(config, corpus)?;
+        let players = &turns.players;
         let examples: f64 = corpus.tasks.iter().map(|task| task.train.len() as f64).sum();
-        let slots = match &slices {
-            Some(_) => 1.0,
-            None => players.iter().map(|player| player.rate / player.period as f64).sum::<f64>(),
-        };
+        let slots = if turns.is_sliced { 1.0 } else { players.iter().map(|player| player.rate / player.period as f64).sum() };
         let per_round = slots * (config.train.micro_batch * config.train.accumulate) as f64;
         let rounds_per_epoch = (examples / per_round).ceil().max(1.0) as u64;
         let rounds = match (config.train.rounds, config.train.epochs) {
@@ -60,11 +47,11 @@ impl Plan {
             (None, epochs) => (epochs.unwrap_or(1.0) * rounds_per_epoch as f64).ceil() as u64,
         };
         let shapes = match &spec.encoder.input {
-            Input::Bag(bag) => bag_shapes(config, corpus, bag, &players),
+            Input::Bag(bag) => bag_shapes(config, corpus, bag, players),
             Input::Features(_) => TableShapes::default(),
             Input::Tokens(transformer) => {
                 let known = config.encoder.from.is_some() || spec.reads_whole_table();
-                token_rows(config, corpus, transformer, &players, known)
+                token_rows(config, corpus, transformer, players, known)
             }
         };
         let start = Start {
@@ -75,12 +62,11 @@ impl Plan {
             row_capacity: shapes.rows,
         };
         let rows = HeadRows::new(config, corpus);
-        let mut limits = limits(config, &spec, &players, shapes, &rows);
+        let mut limits = limits(config, &spec, players, shapes, &rows);
         if let Some(transformer) = spec.encoder.transformer() {
-            limits.tokens = token_limits(config, corpus, transformer, &players, &rows);
+            limits.tokens = token_limits(config, corpus, transformer, players, &rows);
         }
-        let plan =
-            Self { spec, players, slices, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
+        let plan = Self { spec, turns, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
         plan.check_task_budgets(corpus)?;
         Ok(plan)
     }
@@ -158,27 +144,24 @@ impl Plan {
         Ok(if self.rules.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
     }
 
-    /// The order of tasks of a time-sliced run, from its first round on.
-    pub fn order(&self) -> Option<Slices> {
-        let (settings, slices) = self.slices.as_ref()?;
-        Slices::new(settings.clone(), slices.clone()).ok()
-    }
-
     /// Passes over each task's data in the whole run. In synchronous rounds: if it is present throughout.
-    pub fn passes(&self, config: &Config, corpus: &Corpus) -> Vec<f64> {
-        let slot = (config.train.micro_batch * config.train.accumulate) as f64;
-        if let Some(mut order) = self.order() {
-            let mut passes = vec![0.0; self.players.len()];
-            for task in std::iter::from_fn(|| order.next_task()).take(self.rounds as usize) {
-                passes[task] += slot / corpus.tasks[task].train.len() as f64;
-            }
-            return passes;
+    pub fn passes(&self, config: &Config, corpus: &Corpus) -> Result<Vec<f64>> {
+        if !self.turns.is_sliced {
+            return Ok((0..corpus.tasks.len()).map(|task| self.synchronous_passes(config, corpus, task)).collect());
         }
-        (0..self.players.len()).map(|task| self.synchronous_passes(config, corpus, task)).collect()
+        let slot = (config.train.micro_batch * config.train.accumulate) as f64;
+        let mut passes = vec![0.0; corpus.tasks.len()];
+        let mut order = self.turns.order()?;
+        for _ in 0..self.rounds {
+            let Some(task) = order.deal().into_iter().position(|dealt| dealt > 0) else { break };
+            order.ended(task, Status::Ok);
+            passes[task] += slot / corpus.tasks[task].train.len() as f64;
+        }
+        Ok(passes)
     }
 
     fn synchronous_passes(&self, config: &Config, corpus: &Corpus, task: usize) -> f64 {
-        let player = &self.players[task];
+        let player = &self.turns.players[task];
         let rounds = player.rounds.map_or(self.rounds, |own| own.min(self.rounds)) as f64;
         let examples = rounds * player.rate / player.period as f64 * (config.train.micro_batch * config.train.accumulate) as f64;
         examples / corpus.tasks[task].train.len() as f64
@@ -334,59 +317,6 @@ pub fn encoder_spec(config: &Config, input: Input) -> Result<EncoderSpec> {
         spec.hidden
     );
     Ok(spec)
-}
-
-fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
-    let count = corpus.tasks.len();
-    let sizes: Vec<u64> = corpus.tasks.iter().map(|task| task.train.len() as u64).collect();
-    let sampler = &config.sampler;
-    let rates = match sampler.kind {
-        SamplerKind::RoundRobin => vec![1.0; count],
-        SamplerKind::Proportional => proportional_rates(&sizes, sampler.cap, sampler.temperature, count as f64),
-        SamplerKind::Explicit => share(&corpus.tasks.iter().map(|task| task.settings.share).collect::<Vec<_>>(), count as f64),
-    };
-    let mut players = Vec::with_capacity(count);
-    for (number, (task, rate)) in corpus.tasks.iter().zip(rates).enumerate() {
-        let mut parents = Vec::new();
-        for name in &task.settings.depends_on {
-            let parent = corpus.tasks.iter().position(|other| other.name == *name);
-            ensure!(parent.is_some(), "tasks.{}.depends_on: there is no task \"{name}\"", task.name);
-            parents.extend(parent);
-        }
-        let random = Keyed::new(config.run.seed, Stream::Phase, 0, number as u32, 0);
-        players.push(Player {
-            rate,
-            phase: random.uniform(0),
-            period: task.settings.period,
-            rounds: task.settings.rounds,
-            parents,
-        });
-    }
-    Ok(players)
-}
-
-/// The tasks of a time-sliced run. Under `weighted` a task's weight is its share of the sampler's slots.
-fn slices(config: &Config, corpus: &Corpus, players: &[Player]) -> (Settings, Vec<Slice>) {
-    let schedule = &config.schedule;
-    let settings = Settings {
-        policy: Policy::find(&schedule.policy).unwrap_or_default(),
-        server_share: schedule.server_share,
-        seed: config.run.seed,
-        ..Settings::default()
-    };
-    let cost = (config.train.micro_batch * config.train.accumulate) as f64 * schedule.example_us * 1e3;
-    let slice = |(task, player): (&TaskData, &Player)| {
-        let period = task.settings.deadline_ms.map_or(0, |ms| (ms * 1e6) as u64);
-        let spec = Spec {
-            weight: player.rate,
-            priority: task.settings.priority,
-            period,
-            parents: player.parents.clone(),
-            ..Spec::new(task.name.clone(), (cost as u64).max(1))
-        };
-        Slice { spec, every: player.period, rounds: player.rounds }
-    };
-    (settings, corpus.tasks.iter().zip(players).map(slice).collect())
 }
 
 /// Most tasks in one round, and in one fused group.

@@ -7,23 +7,26 @@ use anyhow::{Context, Result};
 
 use crate::config::{Config, Objective};
 use crate::data::cursor::{Cursor, ExampleStream};
-use crate::data::{Corpus, SplitName, TaskData};
+use crate::data::{Corpus, SplitName};
 use crate::device::Device;
 use crate::device::memory::{Memory, peak_resident};
 use crate::failure::Stopped;
 use crate::observe::Observer;
 use crate::observe::event::{Event, RoundEvent};
-use crate::schedule::deal::{all_done, deal};
-use crate::schedule::slices::Slices;
+use crate::schedule::order::Order;
 use crate::surgery::methods::Status;
-use crate::train::batch::{Purpose, Share, training_batch};
-use crate::train::checkpoint::{self, Best, State, TaskState};
+use crate::train::attempt::Work;
+use crate::train::batch::{Purpose, Share};
+use crate::train::checkpoint::{self, Best, State};
 use crate::train::evaluate::{Evaluation, evaluate, is_better};
-use crate::train::guard::{Guard, describe};
-use crate::train::plan::{Plan, head_kind, interval};
+use crate::train::faults::Strikes;
+use crate::train::guard::Guard;
+use crate::train::plan::{Plan, interval};
 use crate::train::rates::rates;
-use crate::train::round::{Anomaly, Committed, Engine};
+use crate::train::round::{Committed, Engine};
 use crate::train::run_folder::RunFolder;
+pub use crate::train::state::check_data;
+use crate::train::state::fresh_state;
 
 /// Conflicting pairs named at the end.
 const MOST_PAIRS: usize = 5;
@@ -33,17 +36,17 @@ const MOST_BLOCKS: usize = 5;
 
 /// A run in progress.
 pub struct Run<'a> {
-    config: &'a Config,
-    corpus: &'a Corpus,
+    pub(super) config: &'a Config,
+    pub(super) corpus: &'a Corpus,
     plan: &'a Plan,
     folder: &'a RunFolder,
-    observer: Observer,
+    pub(super) observer: Observer,
     stop: &'a AtomicBool,
     pub engine: Engine,
-    state: State,
-    streams: Vec<ExampleStream>,
-    /// Time-sliced: whose round is next.
-    slices: Option<Slices>,
+    pub(super) state: State,
+    pub(super) streams: Vec<ExampleStream>,
+    /// Whose round is next, and how the tasks stand.
+    pub(super) order: Order,
     objective: Objective,
     started: Instant,
     bytes: u64,
@@ -90,7 +93,7 @@ impl<'a> Run<'a> {
             engine,
             state,
             streams: Vec::new(),
-            slices: plan.order(),
+            order: plan.turns.order()?,
             objective,
             started,
             bytes,
@@ -108,9 +111,7 @@ impl<'a> Run<'a> {
         self.state = state;
         self.unsaved = false;
         self.open_streams();
-        if let Some(slices) = &mut self.slices {
-            slices.skip(self.state.round);
-        }
+        self.order.replay(self.state.round, &self.state.incidents, &[]);
         Ok(())
     }
 
@@ -153,6 +154,7 @@ impl<'a> Run<'a> {
             self.checkpoint()?;
         }
         let reason = match end {
+            End::Finished if self.every_task_failed() => "every task has failed",
             End::Finished => "finished",
             End::StoppedEarly => "stopped early: no better evaluation within best.patience",
             End::Interrupted => "interrupted; continue with `taskloom resume`",
@@ -168,7 +170,11 @@ impl<'a> Run<'a> {
             conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
             blocks: self.engine.ledger.contested(&self.engine.blocks.names, MOST_BLOCKS),
             fallbacks: &self.state.fallbacks,
+            tasks: self.task_ends(end),
         };
+        let summary = self.folder.summary();
+        std::fs::write(&summary, format!("{:#}\n", end_event.json()))
+            .with_context(|| format!("cannot write {}", summary.display()))?;
         self.observer.emit(&end_event)?;
         Ok(end)
     }
@@ -195,51 +201,41 @@ impl<'a> Run<'a> {
     }
 
     fn is_finished(&self) -> bool {
-        let taken: Vec<u64> = self.state.tasks.iter().map(|task| task.taken).collect();
-        self.state.round >= self.plan.rounds || all_done(&self.plan.players, &taken)
+        self.state.round >= self.plan.rounds || self.order.is_over()
     }
 
     /// One round: draw, compute, commit; or say why not.
     fn round(&mut self) -> Result<()> {
         let clock = Instant::now();
-        let round = self.state.round;
-        let shares = self.draw(round);
-        let purpose = Purpose { seed: self.config.run.seed, round, batches: self.engine.batches() };
-        let encoder = &self.engine.network.spec.encoder;
-        let (batch, tasks) = training_batch(self.corpus, encoder, &self.config.train, &shares, purpose);
-        if !tasks.is_empty() {
-            let rates = rates(&self.config.optimizer, round, self.plan.rounds, self.state.commits);
-            match self.engine.run_round(&batch, &tasks, round, &rates)? {
-                Ok(committed) => self.committed(round, rates.lr, &tasks, &committed, clock)?,
-                Err(anomaly) => self.not_committed(round, &anomaly, &shares)?,
-            }
+        let (round, corpus, config) = (self.state.round, self.corpus, self.config);
+        let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
+        let shares = self.draw();
+        let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
+        let named = |name: &str| present.iter().copied().find(|&task| corpus.tasks[task].name == name);
+        let strikes = Strikes::of(&config.faults, &mut self.state.faults, round, named);
+        let rates = rates(&config.optimizer, round, self.plan.rounds, self.state.commits);
+        let purpose = Purpose { seed: config.run.seed, round, batches: self.engine.batches() };
+        let work = Work { corpus, fuse: config.train.fuse, purpose, rates: &rates, strikes: &strikes };
+        let attempt = work.attempt(&mut self.engine, shares)?;
+        if let Some((tasks, committed)) = &attempt.done {
+            self.committed(round, rates.lr, tasks, committed, clock)?;
         }
-        for share in &shares {
-            self.state.tasks[share.task].taken += 1;
-        }
+        self.settle(&present, &before, &attempt)?;
         self.state.round += 1;
         self.unsaved = true;
-        let due = interval(&self.config.eval.every, self.plan.rounds_per_epoch);
+        let due = interval(&config.eval.every, self.plan.rounds_per_epoch);
         self.state.evaluation_due = self.is_finished() || due.is_some_and(|every| self.state.round.is_multiple_of(every));
         Ok(())
     }
 
     /// The examples of each present task; moves the cursors.
-    fn draw(&mut self, round: u64) -> Vec<Share> {
-        let taken: Vec<u64> = self.state.tasks.iter().map(|task| task.taken).collect();
-        let dealt = match &mut self.slices {
-            Some(slices) => {
-                let chosen = slices.next_task();
-                (0..taken.len()).map(|task| usize::from(chosen == Some(task))).collect()
-            }
-            None => deal(&self.plan.players, round, &taken),
-        };
+    fn draw(&mut self) -> Vec<Share> {
         let mut shares = Vec::new();
-        for (task, micro_batches) in dealt.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+        for (task, micro_batches) in self.order.deal().into_iter().enumerate().filter(|(_, count)| *count > 0) {
             let count = micro_batches * self.config.train.accumulate * self.config.train.micro_batch;
             let examples = self.streams[task].take(count);
             self.state.tasks[task].cursor = self.streams[task].cursor();
-            shares.push(Share { task, examples });
+            shares.push(Share { task, examples, micro_batch: self.micro_batch(task) });
         }
         shares
     }
@@ -278,18 +274,6 @@ impl<'a> Run<'a> {
             fallback,
             ms: clock.elapsed().as_secs_f64() * 1e3,
         }))
-    }
-
-    fn not_committed(&mut self, round: u64, anomaly: &Anomaly, shares: &[Share]) -> Result<()> {
-        self.state.dropped_rounds += 1;
-        let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let examples = shares.iter().find(|share| Some(share.task) == anomaly.task).map_or(&[][..], |share| &share.examples);
-        let message = describe(anomaly, round, &names, examples);
-        self.observer.emit(&Event::Anomaly { round, task: anomaly.task.map(|task| names[task]), message: &message })?;
-        let mut guard = Guard { in_a_row: self.state.bad_rounds };
-        let verdict = guard.failed(&message, self.config.train.max_bad_rounds);
-        self.state.bad_rounds = guard.in_a_row;
-        Ok(verdict?)
     }
 
     /// Evaluates on dev, keeps the best parameters, counts towards an early stop. False if interrupted.
@@ -353,62 +337,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A checkpoint continues only over the data it was made from.
-pub fn check_data(corpus: &Corpus, state: &State) -> Result<()> {
-    let advice = "restore the files, or start a new run";
-    let ours: Vec<&str> = corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-    let theirs: Vec<&str> = state.tasks.iter().map(|task| task.name.as_str()).collect();
-    anyhow::ensure!(
-        ours == theirs,
-        "the data now has the tasks {}, the run started with {}; {advice}",
-        ours.join(", "),
-        theirs.join(", ")
-    );
-    let pairs = corpus.tasks.iter().zip(&state.tasks);
-    let changed: Vec<&str> =
-        pairs.filter(|(task, state)| fingerprint(task) != state.data).map(|(task, _)| task.name.as_str()).collect();
-    anyhow::ensure!(changed.is_empty(), "the data of {} is not what the run started with; {advice}", changed.join(", "));
-    Ok(())
-}
-
-fn fingerprint(task: &TaskData) -> String {
-    blake3::Hash::from_bytes(task.fingerprint).to_hex().to_string()
-}
-
+/// Why a solver fell back, if it did.
 fn fallback(status: &Status) -> Option<&str> {
     match status {
         Status::Ok => None,
         Status::Fallback(reason) => Some(reason),
-    }
-}
-
-fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
-    let task = |task: &TaskData| TaskState {
-        name: task.name.clone(),
-        kind: head_kind(task.settings.head),
-        outputs: task.outputs,
-        classes: task.classes.clone(),
-        data: fingerprint(task),
-        taken: 0,
-        cursor: Cursor::default(),
-    };
-    State {
-        version: State::version(),
-        round: 0,
-        commits: 0,
-        bad_rounds: 0,
-        dropped_rounds: 0,
-        evaluation_due: false,
-        best: None,
-        evaluations_without_best: 0,
-        stopped_early: false,
-        tasks: corpus.tasks.iter().map(task).collect(),
-        method: engine.method().name().to_owned(),
-        method_state: engine.method_state(),
-        balancer: engine.balancer.name().to_owned(),
-        balancer_state: engine.balancer.state(),
-        conflicts: engine.ledger.state(),
-        fallbacks: Default::default(),
-        hashes: Default::default(),
     }
 }

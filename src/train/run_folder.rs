@@ -62,6 +62,11 @@ impl RunFolder {
         self.path.join("metrics.jsonl")
     }
 
+    /// How the run ended.
+    pub fn summary(&self) -> PathBuf {
+        self.path.join("summary.json")
+    }
+
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }

@@ -6,6 +6,7 @@
 mod best;
 mod depends;
 mod device;
+mod faults;
 mod files;
 mod run;
 mod surgery;
@@ -25,6 +26,7 @@ pub fn run(resolved: &Resolved) -> Vec<Diagnostic> {
     device::check(&mut checker);
     tasks::check(&mut checker);
     depends::check(&mut checker);
+    faults::check(&mut checker);
     best::check(&mut checker);
     files::check(&mut checker);
     checker.errors

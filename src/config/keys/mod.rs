@@ -98,7 +98,7 @@ mod tests {
     /// A configuration in which no optional value is missing.
     fn full() -> Config {
         let text = "[encoder]\nkind = \"linear\"\n[train]\nrounds = 1\n[synthetic]\n[tasks.alone_1]\n\
-                    [eval.slices.a]\ncolumn = \"c\"\nequals = \"1\"\n";
+                    [eval.slices.a]\ncolumn = \"c\"\nequals = \"1\"\n[faults.a]\ntask = \"alone_1\"\nkind = \"crash\"\n";
         let mut config = load_text(text, &[]).unwrap().config;
         config.encoder.tokenizer = Some("words".to_owned());
         config.train.epochs = Some(1.0);

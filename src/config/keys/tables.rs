@@ -25,6 +25,12 @@ pub static ROOT: Section = Section {
         key("best", Kind::Section(&BEST), "{}", "Which evaluation counts as the best one."),
         key("checkpoint", Kind::Section(&CHECKPOINT), "{}", "What `resume` starts from."),
         key("observe", Kind::Section(&OBSERVE), "{}", "What metrics.jsonl receives."),
+        key(
+            "faults",
+            Kind::Sections(&FAULT),
+            "{}",
+            "Failures made on purpose, to rehearse what a run does about them; each under a name of your choice.",
+        ),
         optional(
             "synthetic",
             Kind::Section(&SYNTHETIC),
@@ -320,11 +326,24 @@ static SCHEDULE: Section = Section {
             "example_us",
             Kind::Float(Bounds::POSITIVE),
             "100.0",
-            "Planned time of one example: the clock that policies go by, so that equal configurations have equal orders.",
-        )
-        .only("schedule.mode", &["time_sliced"]),
+            "Planned time of one example: the clock that policies and retries go by, so that equal configurations have equal \
+            orders.",
+        ),
+        key(
+            "max_retries",
+            Kind::Int(0, 1_000_000),
+            "3",
+            "Failures in a row after which a task is given up, and with it those that depend on it; the others go on.",
+        ),
+        key(
+            "retry_base",
+            Kind::Float(Bounds::NON_NEGATIVE),
+            "5.0",
+            "Seconds of planned time until a task whose reader died is tried again; doubles with each further failure in a row.",
+        ),
+        key("retry_cap", Kind::Float(Bounds::NON_NEGATIVE), "60.0", "Longest such wait in seconds, up to a tenth of it on top."),
     ],
-    later: &["lanes", "max_staleness", "max_retries", "retry_base", "retry_cap"],
+    later: &["lanes", "max_staleness"],
 };
 
 static MEMORY: Section = Section {
@@ -412,6 +431,21 @@ static OBSERVE: Section = Section {
             "10",
             "Rounds between two `conflict` lines (cosine matrix, norms); 0 writes none.",
         ),
+    ],
+    later: &[],
+};
+
+static FAULT: Section = Section {
+    keys: &[
+        required("task", Kind::Text, "The task that fails."),
+        required(
+            "kind",
+            Kind::one_of(&["not_finite", "out_of_memory", "crash", "stall"]),
+            "Its gradient is not a number, an allocation fails, whoever reads for it dies, or its part takes `ms` longer.",
+        ),
+        key("round", Kind::Int(0, COUNT), "0", "The first round that may be hit, counted from 0."),
+        key("times", Kind::Int(1, COUNT), "1", "How often it happens: each time the task takes part from that round on."),
+        key("ms", Kind::Float(Bounds::NON_NEGATIVE), "100.0", "Length of a stall in milliseconds.").only(".kind", &["stall"]),
     ],
     later: &[],
 };

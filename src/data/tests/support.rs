@@ -72,13 +72,15 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
         "clip": {"norm": 0.0, "scope": "update"},
         "balance": {"method": "equal"},
         "surgery": {"method": "mean", "granularity": "model", "storage": "f32", "scale": "native", "heads": "own", "order": "random"},
-        "schedule": {"mode": "synchronous", "policy": "round_robin", "server_share": 0.05, "example_us": 1.0},
+        "schedule": {"mode": "synchronous", "policy": "round_robin", "server_share": 0.05, "example_us": 1.0,
+            "max_retries": 3, "retry_base": 5.0, "retry_cap": 60.0},
         "memory": {"device": 0, "on_pressure": []},
         "sampler": {"kind": "proportional", "temperature": 1.0, "cap": 0},
         "eval": {"every": "epoch", "batch": 8, "test": false, "slices": {}},
         "best": {"metric": "mean(primary)", "patience": 0, "keep": false},
         "checkpoint": {"every": "epoch", "keep": 1},
         "observe": {"log_every": 1, "conflict_every": 0},
+        "faults": {},
         "synthetic": null, "tasks_from": null, "task_defaults": task(json!({})),
     });
     let mut config = merged(base, changes);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::cursor::Cursor;
 use crate::model::spec::HeadKind;
+use crate::schedule::order::Incident;
 use crate::train::round::Engine;
 
 pub use tensors::{embedding_rows, input_columns, read_tensors};
@@ -47,6 +48,12 @@ pub struct State {
     pub stopped_early: bool,
     /// By task.
     pub tasks: Vec<TaskState>,
+    /// Parts of rounds that failed, in the rounds' and then the tasks' order.
+    #[serde(default)]
+    pub incidents: Vec<Incident>,
+    /// How often each of the configuration's `[faults]` has happened.
+    #[serde(default)]
+    pub faults: BTreeMap<String, u64>,
     pub method: String,
     pub method_state: serde_json::Value,
     pub balancer: String,
@@ -77,6 +84,21 @@ pub struct TaskState {
     /// Rounds the task has taken part in.
     pub taken: u64,
     pub cursor: Cursor,
+    #[serde(default)]
+    pub setbacks: Setbacks,
+}
+
+/// What went wrong with a task so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setbacks {
+    /// Rounds in which its part failed.
+    pub lost: u64,
+    /// How often it was tried again as it was, and how often it went back to its last commit.
+    pub retries: u64,
+    pub rollbacks: u64,
+    /// How often its micro-batch was halved.
+    pub halved: u32,
+    pub last_error: Option<String>,
 }
 
 impl State {

@@ -1,0 +1,252 @@
+//! Whose turn each round of a training run is, and what follows when a task's part of it fails.
+//!
+//! Both modes go by a planned clock, so that the order follows from the configuration, and from what is recorded of failures and
+//! finished tasks: a resumed run finds it again by going through the rounds that are done.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Nanos;
+use super::dispatcher::{After, Dispatcher};
+use super::lockstep::Lockstep;
+use super::retry::Status;
+use super::slices::Slices;
+use super::task::State;
+
+/// The order of a run.
+pub enum Order {
+    /// All present tasks commit together.
+    Synchronous(Lockstep),
+    /// Each round belongs to one task.
+    TimeSliced(Slices),
+}
+
+/// What follows from how a task's part of a round ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Fine,
+    /// The same examples again after a pause of planned time; with `halve`, in micro-batches of half the size.
+    Again {
+        halve: bool,
+        wait: Nanos,
+    },
+    /// Back to the last commit, then the same examples again.
+    RolledBack,
+    /// Given up: this task, and all that depend on it.
+    Failed(Vec<usize>),
+}
+
+/// A part of a round that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    pub round: u64,
+    pub task: usize,
+    pub status: Status,
+}
+
+impl Order {
+    /// (tasks) micro-batches that each task brings to the next round; 0: absent.
+    pub fn deal(&mut self) -> Vec<usize> {
+        match self {
+            Order::Synchronous(rounds) => rounds.deal(),
+            Order::TimeSliced(slices) => slices.deal(),
+        }
+    }
+
+    /// Ends the part of a task that was dealt to. All of a round are ended, in the tasks' order, before the next is dealt.
+    pub fn ended(&mut self, task: usize, status: Status) -> Verdict {
+        match self {
+            Order::Synchronous(rounds) => rounds.ended(task, status),
+            Order::TimeSliced(slices) => slices.ended(task, status),
+        }
+    }
+
+    /// The task has reached its target: it has nothing more to do, and its children may start. False if it is backing off;
+    /// ask again later.
+    pub fn finish(&mut self, task: usize) -> bool {
+        match self {
+            Order::Synchronous(rounds) => rounds.finish(task),
+            Order::TimeSliced(slices) => slices.finish(task),
+        }
+    }
+
+    pub fn state(&self, task: usize) -> State {
+        self.dispatcher().state(task)
+    }
+
+    /// Whether the task waits for parents.
+    pub fn is_waiting(&self, task: usize) -> bool {
+        self.dispatcher().is_waiting(task)
+    }
+
+    /// Failures in a row.
+    pub fn failures(&self, task: usize) -> u32 {
+        self.dispatcher().failures(task)
+    }
+
+    /// Nobody will take part in any later round.
+    pub fn is_over(&self) -> bool {
+        let dispatcher = self.dispatcher();
+        (0..dispatcher.specs().len()).all(|task| dispatcher.state(task).is_final())
+    }
+
+    fn dispatcher(&self) -> &Dispatcher {
+        match self {
+            Order::Synchronous(rounds) => &rounds.dispatcher,
+            Order::TimeSliced(slices) => &slices.dispatcher,
+        }
+    }
+
+    /// Goes past rounds that are done. `finished`: (round before which it was, task) of those that reached their target.
+    pub fn replay(&mut self, rounds: u64, incidents: &[Incident], finished: &[(u64, usize)]) {
+        let failed: BTreeMap<(u64, usize), Status> =
+            incidents.iter().map(|incident| ((incident.round, incident.task), incident.status)).collect();
+        for round in 0..=rounds {
+            for &(_, task) in finished.iter().filter(|(before, _)| *before == round) {
+                self.finish(task);
+            }
+            if round == rounds {
+                break;
+            }
+            let dealt = self.deal();
+            for task in (0..dealt.len()).filter(|&task| dealt[task] > 0) {
+                self.ended(task, failed.get(&(round, task)).copied().unwrap_or(Status::Ok));
+            }
+        }
+    }
+}
+
+/// Carries out what a dispatcher asks for after a quantum.
+pub(super) fn verdict(dispatcher: &mut Dispatcher, task: usize, after: After, now: Nanos) -> Verdict {
+    match after {
+        After::Free { .. } => Verdict::Fine,
+        After::Again { halve, wait, .. } => Verdict::Again { halve, wait },
+        After::Restore => {
+            let failed = dispatcher.restored(task, now);
+            if failed.is_empty() { Verdict::RolledBack } else { Verdict::Failed(failed) }
+        }
+    }
+}
+
+/// Finishes a task that is at rest.
+pub(super) fn finish(dispatcher: &mut Dispatcher, task: usize, now: Nanos) -> bool {
+    let rests = dispatcher.state(task) == State::Pending;
+    if rests {
+        dispatcher.finish(task, now);
+    }
+    rests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::deal::Player;
+    use crate::schedule::dispatcher::Settings;
+    use crate::schedule::retry::Retry;
+    use crate::schedule::slices::Slice;
+    use crate::schedule::task::Spec;
+
+    const RETRY: Retry = Retry { max: 2, base: 25, cap: 100 };
+
+    fn orders() -> [Order; 2] {
+        let settings = Settings { retry: RETRY, ..Settings::default() };
+        let spec = |name: &str, parents: Vec<usize>| Spec { parents, ..Spec::new(name, 10) };
+        let specs = [spec("a", vec![]), spec("b", vec![]), spec("c", vec![1])];
+        let player = |spec: &Spec| Player { rate: 1.0, phase: 0.0, period: 1, rounds: None, parents: spec.parents.clone() };
+        let players = specs.iter().map(player).collect();
+        let slices = specs.iter().map(|spec| Slice { spec: spec.clone(), every: 1, rounds: None, micro_batch: 8 }).collect();
+        [
+            Order::Synchronous(Lockstep::new(settings.clone(), &specs, players, 8).unwrap()),
+            Order::TimeSliced(Slices::new(settings, slices).unwrap()),
+        ]
+    }
+
+    /// Runs `rounds` rounds in which `fails` says how each part ends; what was dealt, and what followed for task 1.
+    fn run(order: &mut Order, rounds: u64, mut fails: impl FnMut(usize) -> Status) -> (Vec<Vec<usize>>, Vec<Verdict>) {
+        let (mut dealt, mut verdicts) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let now = order.deal();
+            for task in (0..now.len()).filter(|&task| now[task] > 0) {
+                let verdict = order.ended(task, fails(task));
+                if task == 1 {
+                    verdicts.push(verdict);
+                }
+            }
+            dealt.push(now);
+        }
+        (dealt, verdicts)
+    }
+
+    #[test]
+    fn a_task_without_end_fails_with_its_children_and_the_others_go_on() {
+        for mut order in orders() {
+            let (dealt, verdicts) = run(&mut order, 30, |task| if task == 1 { Status::NotFinite } else { Status::Ok });
+            assert_eq!(verdicts, [Verdict::RolledBack, Verdict::RolledBack, Verdict::Failed(vec![1, 2])]);
+            assert!(dealt[20..].iter().all(|dealt| *dealt == [1, 0, 0]));
+            assert_eq!([0, 1, 2].map(|task| order.state(task)), [State::Pending, State::Failed, State::Failed]);
+            assert!(!order.is_over());
+        }
+    }
+
+    #[test]
+    fn who_backs_off_is_absent_and_comes_back() {
+        for mut order in orders() {
+            let mut left = 1;
+            let (dealt, verdicts) = run(&mut order, 12, |task| {
+                let fails = task == 1 && left > 0;
+                left -= i32::from(fails);
+                if fails { Status::Crashed } else { Status::Ok }
+            });
+            assert!(matches!(verdicts[0], Verdict::Again { halve: false, wait: 25..=27 }), "{verdicts:?}");
+            assert!(verdicts[1..].iter().all(|verdict| *verdict == Verdict::Fine) && verdicts.len() > 3);
+            let first = dealt.iter().position(|dealt| dealt[1] > 0).unwrap();
+            assert!(dealt[first + 1..first + 3].iter().all(|dealt| dealt[1] == 0), "{dealt:?}");
+            assert_eq!(order.failures(1), 0);
+        }
+    }
+
+    #[test]
+    fn memory_is_tried_again_at_once_then_in_halves() {
+        for mut order in orders() {
+            let mut left = 2;
+            let (_, verdicts) = run(&mut order, 9, |task| {
+                let fails = task == 1 && left > 0;
+                left -= i32::from(fails);
+                if fails { Status::OutOfMemory } else { Status::Ok }
+            });
+            let again = |halve| Verdict::Again { halve, wait: 0 };
+            assert_eq!(verdicts[..3], [again(false), again(true), Verdict::Fine]);
+        }
+    }
+
+    #[test]
+    fn a_replayed_order_goes_on_alike() {
+        for (mut whole, mut rest) in orders().into_iter().zip(orders()) {
+            let mut incidents = Vec::new();
+            let mut dealt = Vec::new();
+            for round in 0..40 {
+                if round == 30 {
+                    assert!(whole.finish(0));
+                }
+                let now = whole.deal();
+                for task in (0..now.len()).filter(|&task| now[task] > 0) {
+                    let status = match (task, round % 7) {
+                        (1, 3) => Status::Crashed,
+                        (0, 5) => Status::NotFinite,
+                        _ => Status::Ok,
+                    };
+                    if status != Status::Ok {
+                        incidents.push(Incident { round, task, status });
+                    }
+                    whole.ended(task, status);
+                }
+                dealt.push(now);
+            }
+            rest.replay(33, &incidents, &[(30, 0)]);
+            let later = run(&mut rest, 4, |task| if task == 9 { Status::Crashed } else { Status::Ok });
+            // Round 38 is the next in which somebody fails.
+            assert_eq!(later.0, dealt[33..37]);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What a run does about tasks whose part of a round failed, and what it says of them at its end.
+
+use anyhow::Result;
+
+use crate::data::cursor::Cursor;
+use crate::failure::Stopped;
+use crate::observe::event::{Event, TaskEnd};
+use crate::schedule::order::{Incident, Verdict};
+use crate::schedule::retry::Status;
+use crate::schedule::task::State;
+use crate::train::attempt::{Attempt, Failure};
+use crate::train::guard::{Guard, describe, what_happened};
+use crate::train::run::{End, Run};
+
+impl<'a> Run<'a> {
+    /// Books how each present task's part of the round ended. `before`: the tasks' cursors as of the last round. An error once
+    /// there is no hope left, see [`Guard`].
+    pub(super) fn settle(&mut self, present: &[usize], before: &[Cursor], attempt: &Attempt) -> Result<()> {
+        let mut verdicts = Vec::new();
+        for &task in present {
+            let failure = attempt.failures.iter().find(|failure| failure.task == task);
+            let verdict = self.order.ended(task, failure.map_or(Status::Ok, |failure| failure.status));
+            match failure {
+                None => self.state.tasks[task].taken += 1,
+                Some(failure) => verdicts.push((failure, verdict)),
+            }
+        }
+        let lost = attempt.done.is_none() && (attempt.anomaly.is_some() || !verdicts.is_empty());
+        self.state.dropped_rounds += u64::from(lost);
+        let anomaly = if lost { self.not_finite(attempt)? } else { None };
+        for (failure, verdict) in &verdicts {
+            self.set_back(failure, verdict, before[failure.task], anomaly.is_some() && failure.status == Status::NotFinite)?;
+        }
+        match anomaly {
+            Some(message) => self.guard(&message, attempt.anomaly.is_some()),
+            None => Ok(()),
+        }
+    }
+
+    /// Reports a round without a commit in which something was not finite; the message.
+    fn not_finite(&mut self, attempt: &Attempt) -> Result<Option<String>> {
+        let first = attempt.failures.iter().find(|failure| failure.status == Status::NotFinite);
+        let (task, what) = match (&attempt.anomaly, first) {
+            (Some(anomaly), _) => (None, what_happened(anomaly, &[])),
+            (None, Some(failure)) => (Some(self.name(failure.task)), failure.why.clone()),
+            (None, None) => return Ok(None),
+        };
+        let round = self.state.round;
+        let message = describe(task, &what, round);
+        self.observer.emit(&Event::Anomaly { round, task, message: &message })?;
+        Ok(Some(message))
+    }
+
+    fn guard(&mut self, message: &str, nobodys: bool) -> Result<()> {
+        let hopeless = nobodys || (0..self.corpus.tasks.len()).all(|task| self.order.failures(task) > 0);
+        let mut guard = Guard { in_a_row: self.state.bad_rounds };
+        let verdict = guard.failed(message, self.config.train.max_bad_rounds, hopeless);
+        self.state.bad_rounds = guard.in_a_row;
+        Ok(verdict?)
+    }
+
+    /// Brings a task back to its last commit. Its head, its moments and the sampler are as they were then, since nothing of a failed
+    /// part is committed and random numbers follow from round and example; its place in the data is not.
+    fn set_back(&mut self, failure: &Failure, verdict: &Verdict, cursor: Cursor, told: bool) -> Result<()> {
+        let Failure { task, status, why } = failure;
+        let (task, round) = (*task, self.state.round);
+        self.streams[task].seek(cursor);
+        self.state.incidents.push(Incident { round, task, status: *status });
+        let own = &mut self.state.tasks[task];
+        own.cursor = cursor;
+        own.setbacks.lost += 1;
+        own.setbacks.last_error = Some(why.clone());
+        match verdict {
+            Verdict::Again { halve, .. } => {
+                own.setbacks.retries += 1;
+                own.setbacks.halved += u32::from(*halve);
+            }
+            Verdict::RolledBack | Verdict::Failed(_) => own.setbacks.rollbacks += 1,
+            Verdict::Fine => {}
+        }
+        if let Verdict::Failed(all) = verdict {
+            let error = format!("depends on {}, which failed", self.name(task));
+            for &other in all.iter().filter(|&&other| other != task) {
+                self.state.tasks[other].setbacks.last_error = Some(error.clone());
+            }
+        }
+        let message = format!("task {} failed in round {round}: {why}: {}", self.name(task), self.remedy(task, verdict));
+        self.observer.emit(&Event::Failure {
+            round,
+            task: &self.corpus.tasks[task].name,
+            status: status.name(),
+            message: &message,
+            state: self.order.state(task).name(),
+            failures_in_a_row: self.order.failures(task),
+            told: told && !matches!(verdict, Verdict::Failed(_)),
+        })
+    }
+
+    fn remedy(&self, task: usize, verdict: &Verdict) -> String {
+        match verdict {
+            Verdict::Fine => String::new(),
+            Verdict::Again { halve: true, .. } => format!("tried again in micro-batches of {}", self.micro_batch(task)),
+            Verdict::Again { wait: 0, .. } => "tried again".to_owned(),
+            Verdict::Again { wait, .. } => format!("tried again after {:.1} s of planned time", *wait as f64 / 1e9),
+            Verdict::RolledBack => "back to its last commit, then tried again".to_owned(),
+            Verdict::Failed(all) => {
+                let others: Vec<&str> = all.iter().filter(|&&other| other != task).map(|&other| self.name(other)).collect();
+                let others = if others.is_empty() { String::new() } else { format!(", and with it {}", others.join(", ")) };
+                format!("given up after {} failures in a row{others}", self.order.failures(task))
+            }
+        }
+    }
+
+    /// Examples of the task's micro-batch, which failures may have halved.
+    pub(super) fn micro_batch(&self, task: usize) -> usize {
+        (self.config.train.micro_batch >> self.state.tasks[task].setbacks.halved).max(1)
+    }
+
+    fn name(&self, task: usize) -> &'a str {
+        &self.corpus.tasks[task].name
+    }
+
+    pub(super) fn every_task_failed(&self) -> bool {
+        (0..self.corpus.tasks.len()).all(|task| self.order.state(task) == State::Failed)
+    }
+
+    /// How each task came out of a run that ended so.
+    pub(super) fn task_ends(&self, end: End) -> Vec<TaskEnd> {
+        let state = |task: usize| match self.order.state(task) {
+            State::Pending if self.order.is_waiting(task) => "waiting",
+            State::Pending if end != End::Interrupted => State::Done.name(),
+            other => other.name(),
+        };
+        let task_end = |(number, task): (usize, &crate::train::checkpoint::TaskState)| TaskEnd {
+            task: task.name.clone(),
+            state: state(number),
+            rounds: task.taken,
+            rounds_lost: task.setbacks.lost,
+            retries: task.setbacks.retries,
+            rollbacks: task.setbacks.rollbacks,
+            micro_batch: self.micro_batch(number),
+            last_error: task.setbacks.last_error.clone(),
+        };
+        self.state.tasks.iter().enumerate().map(task_end).collect()
+    }
+
+    /// An error that names the tasks that have failed, if any has.
+    pub fn check_tasks(&self) -> Result<(), Stopped> {
+        let failed: Vec<String> = (0..self.corpus.tasks.len())
+            .filter(|&task| self.order.state(task) == State::Failed)
+            .map(|task| {
+                let why = self.state.tasks[task].setbacks.last_error.as_deref().unwrap_or("no reason known");
+                format!("{} ({why})", self.corpus.tasks[task].name)
+            })
+            .collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(Stopped(format!("{} of {} tasks failed: {}", failed.len(), self.corpus.tasks.len(), failed.join(", "))))
+    }
+}

@@ -1,0 +1,66 @@
+//! What a run remembers at its start, and whether a checkpoint's memory fits the data.
+
+use anyhow::Result;
+
+use crate::data::cursor::Cursor;
+use crate::data::{Corpus, TaskData};
+use crate::train::checkpoint::{Setbacks, State, TaskState};
+use crate::train::plan::head_kind;
+use crate::train::round::Engine;
+
+/// A checkpoint continues only over the data it was made from.
+pub fn check_data(corpus: &Corpus, state: &State) -> Result<()> {
+    let advice = "restore the files, or start a new run";
+    let ours: Vec<&str> = corpus.tasks.iter().map(|task| task.name.as_str()).collect();
+    let theirs: Vec<&str> = state.tasks.iter().map(|task| task.name.as_str()).collect();
+    anyhow::ensure!(
+        ours == theirs,
+        "the data now has the tasks {}, the run started with {}; {advice}",
+        ours.join(", "),
+        theirs.join(", ")
+    );
+    let pairs = corpus.tasks.iter().zip(&state.tasks);
+    let changed: Vec<&str> =
+        pairs.filter(|(task, state)| fingerprint(task) != state.data).map(|(task, _)| task.name.as_str()).collect();
+    anyhow::ensure!(changed.is_empty(), "the data of {} is not what the run started with; {advice}", changed.join(", "));
+    Ok(())
+}
+
+fn fingerprint(task: &TaskData) -> String {
+    blake3::Hash::from_bytes(task.fingerprint).to_hex().to_string()
+}
+
+/// Nothing has been done yet.
+pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
+    let task = |task: &TaskData| TaskState {
+        name: task.name.clone(),
+        kind: head_kind(task.settings.head),
+        outputs: task.outputs,
+        classes: task.classes.clone(),
+        data: fingerprint(task),
+        taken: 0,
+        cursor: Cursor::default(),
+        setbacks: Setbacks::default(),
+    };
+    State {
+        version: State::version(),
+        round: 0,
+        commits: 0,
+        bad_rounds: 0,
+        dropped_rounds: 0,
+        evaluation_due: false,
+        best: None,
+        evaluations_without_best: 0,
+        stopped_early: false,
+        tasks: corpus.tasks.iter().map(task).collect(),
+        incidents: Vec::new(),
+        faults: Default::default(),
+        method: engine.method().name().to_owned(),
+        method_state: engine.method_state(),
+        balancer: engine.balancer.name().to_owned(),
+        balancer_state: engine.balancer.state(),
+        conflicts: engine.ledger.state(),
+        fallbacks: Default::default(),
+        hashes: Default::default(),
+    }
+}
