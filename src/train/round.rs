@@ -36,6 +36,8 @@ pub struct Engine {
     pub(super) averages: bool,
     pub(super) gradients: Gradients,
     pub(super) touched: Touched,
+    /// Time of each fused group of the last round.
+    pub(super) quanta: Vec<Duration>,
     scratch: Scratch,
 }
 
@@ -99,7 +101,21 @@ impl Engine {
         let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
         let touched = Touched::default();
-        Ok(Self { network, parameters, balancer, rules, ledger, blocks, buffers, methods, averages, gradients, touched, scratch })
+        Ok(Self {
+            network,
+            parameters,
+            balancer,
+            rules,
+            ledger,
+            blocks,
+            buffers,
+            methods,
+            averages,
+            gradients,
+            touched,
+            quanta: Vec::new(),
+            scratch,
+        })
     }
 
     /// Independent batches that a round is divided into.
@@ -201,7 +217,9 @@ impl Engine {
             factors = Some(self.balance(&losses, tasks, round));
         }
         let mut means = MeanLosses::new(tasks.len());
+        self.quanta.clear();
         for group in &batch.groups {
+            let clock = Instant::now();
             let parts = &batch.parts[group.clone()];
             self.forward(batch, parts, random, &mut means)?;
             if early {
@@ -213,6 +231,7 @@ impl Engine {
             }
             let weights = self.parameters.weights();
             self.network.backward(weights, batch, parts, &mut self.scratch, &mut self.gradients, random);
+            self.quanta.push(clock.elapsed());
         }
         self.network.row_gradients(batch, &mut self.gradients, tasks.len());
         let losses = means.means();
