@@ -282,7 +282,7 @@ fn a_full_disk() {
     let place = Place::new();
     let config = place.synthetic();
     // 50 KiB of model, 100 KiB of moments, few metrics.
-    let sets = ["encoder.hidden=512", "observe.log_every=60", "observe.conflict_every=0"];
+    let sets = ["encoder.hidden=512", "observe.log_every=60", "observe.conflict_every=0", "observe.trace_rounds=0"];
     let reference = place.train(&config, &sets);
 
     let fresh = place.path("fresh");
@@ -310,7 +310,8 @@ fn a_full_disk() {
     assert_same_files(&final_checkpoint(&half), &final_checkpoint(&reference), "after the disk had room again");
 
     // Neither metrics nor the best parameters are lost in silence.
-    on_a_full_disk(4, &training(&config, &["observe.log_every=1"], &place.path("metrics"))).failed(3, &["metrics.jsonl"]);
+    let sets = ["observe.log_every=1", "observe.trace_rounds=0"];
+    on_a_full_disk(4, &training(&config, &sets, &place.path("metrics"))).failed(3, &["metrics.jsonl"]);
     let best = ["encoder.hidden=512", "eval.every=1", "observe.log_every=60", "observe.conflict_every=0"];
     on_a_full_disk(40, &training(&config, &best, &place.path("best"))).failed(3, &["best", "model.safetensors"]);
 }

@@ -165,3 +165,58 @@ fn a_stall_changes_no_byte() {
     });
     assert_eq!(slow, quick);
 }
+
+/// Every quantum, wait, commit, evaluation and retry: one track per lane, one per task.
+#[test]
+fn the_trace_shows_it_all() {
+    let place = Place::new();
+    let config = place.synthetic();
+    let test = Try { place: &place, config: &config };
+    for (mode, groups, per_task) in [(MODES[0], 2, 40), (MODES[1], 1, 8)] {
+        let run = place.path(mode);
+        let sets = ["train.rounds=40", "train.fuse=3", "faults.x.round=12", "eval.every=20"];
+        test.run(&run, mode, &fault("not_finite", 1), &sets).ok();
+        let read = || -> Vec<Value> {
+            let text = std::fs::read_to_string(run.join("trace.json")).expect("a trace");
+            serde_json::from_str(&text).expect("JSON")
+        };
+        let spans = |name: &str, track: Option<&str>| {
+            let events = read();
+            let tid = |thread: &str| {
+                let named = |event: &&Value| event["ph"] == "M" && event["args"]["name"] == thread;
+                let event = events.iter().find(named).unwrap_or_else(|| panic!("no track {thread}"));
+                (event["pid"].clone(), event["tid"].clone())
+            };
+            let track = track.map(tid);
+            let fits = |event: &&Value| {
+                event["ph"] == "X"
+                    && event["name"] == name
+                    && track.as_ref().is_none_or(|(pid, tid)| event["pid"] == *pid && event["tid"] == *tid)
+            };
+            events.iter().filter(fits).cloned().collect::<Vec<Value>>()
+        };
+        let taken = task(&run, "alone_1")["rounds"].as_u64().expect("rounds") as usize;
+        assert!(taken + 1 == per_task || (mode == MODES[1] && taken == per_task), "{mode}: {taken}");
+        for kind in ["gradient", "commit"] {
+            assert_eq!(spans(kind, Some("alone_1")).len(), taken, "{mode} {kind}");
+        }
+        let failed = spans("failure", Some("alone_1"));
+        assert_eq!((failed.len(), spans("failure", None).len()), (1, 1));
+        assert!(failed[0]["args"]["note"].as_str().is_some_and(|note| note.starts_with("round 12") || mode == MODES[1]));
+        let again = |event: &&Value| event["args"]["note"].as_str().is_some_and(|note| note.ends_with("tried again"));
+        assert_eq!(spans("gradient", Some("alone_1")).iter().filter(again).count(), 1);
+        assert!(spans("wait", Some("alone_1")).len() > per_task / 2);
+        let commits = spans("commit", Some("lane 0")).len();
+        assert_eq!(commits, if mode == MODES[0] { 40 } else { 39 });
+        assert_eq!(spans("gradient", Some("lane 0")).len(), groups * commits);
+        assert_eq!(spans("evaluation", Some("lane 0")).len(), 2);
+        assert_eq!(spans("checkpoint", Some("lane 0")).len(), 4, "every ten rounds");
+        // A resumed run goes on with the trace.
+        std::fs::remove_dir_all(checkpoints(&run).pop().expect("a checkpoint")).expect("can be removed");
+        resume(&run).ok();
+        assert_eq!(spans("commit", Some("lane 0")).len(), commits + 10);
+    }
+    let run = place.path("none");
+    test.run(&run, MODES[0], &[], &["observe.trace_rounds=0", "train.rounds=5"]).ok();
+    assert!(!run.join("trace.json").exists());
+}

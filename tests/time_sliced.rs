@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Place, assert_same_files, checkpoints, final_checkpoint, resume, run, weights};
+use common::{Place, assert_same_files, checkpoints, final_checkpoint, metrics, resume, run, weights};
 
 /// `configs/budget.toml` ends where the same run without a budget does, up to the order of f32 sums, and says what it did.
 #[test]
@@ -44,9 +44,9 @@ fn a_synchronous_run_gives_way_without_a_trace() {
     let smallest = plan(&["train.fuse=1"])["total_bytes"].as_u64().expect("bytes");
     assert!(smallest < plan(&[])["total_bytes"].as_u64().expect("bytes"));
     let budget = format!("memory.device={smallest}");
-    let split = [&budget, "memory.on_pressure=split"];
-    assert_eq!(plan(&split)["total_bytes"], smallest);
-    let tight = place.train(&config, &[&sets[..], &split].concat());
+    let queue = [&budget, "memory.on_pressure=queue"];
+    assert_eq!(plan(&queue)["total_bytes"], smallest);
+    let tight = place.train(&config, &[&sets[..], &queue].concat());
     assert_same_files(&final_checkpoint(&tight), &final_checkpoint(&free), "under a budget");
 }
 
@@ -77,4 +77,80 @@ fn deadlines_that_cannot_be_met_are_refused() {
     place.outcome_of_training(&config, &sets, &place.path("late")).failed(2, &parts);
     let sets = ["schedule.mode=time_sliced", "schedule.policy=edf", "task_defaults.deadline_ms=20", "train.rounds=20"];
     place.train(&config, &sets);
+}
+
+/// A child starts in the round after the evaluation at which its parent reached its target, and a resumed run knows.
+#[test]
+fn a_target_reached_lets_the_child_start() {
+    let place = Place::new();
+    let config = place.synthetic();
+    for mode in ["synchronous", "time_sliced"] {
+        let mode = format!("schedule.mode={mode}");
+        let sets = [
+            &mode,
+            // From below: the correlation after 20 rounds is above this, at the start it is none.
+            "tasks.alone_1.target=0.05",
+            "tasks.alone_1.metrics=[\"pearson\"]",
+            "tasks.agree_1a.depends_on=[\"alone_1\"]",
+            "eval.every=20",
+            "checkpoint.keep=12",
+        ];
+        let whole = place.train(&config, &sets);
+        let reached: Vec<_> = metrics(&whole).into_iter().filter(|line| line["kind"] == "target").collect();
+        assert_eq!(reached.len(), 1, "{mode}");
+        let at = reached[0]["round"].as_u64().expect("a round");
+        assert!(at < 120 && reached[0]["value"].as_f64() >= Some(0.05), "{reached:?}");
+        let rounds_of = |task: &str| -> Vec<u64> {
+            let lines = metrics(&whole).into_iter().filter(|line| line["kind"] == "round" && !line["losses"][task].is_null());
+            lines.map(|line| line["round"].as_u64().expect("a round")).collect()
+        };
+        assert!(rounds_of("alone_1").iter().all(|&round| round < at), "a task at its target is done");
+        assert!(rounds_of("agree_1a").iter().all(|&round| round >= at), "its child waits for it");
+        assert!(!rounds_of("agree_1a").is_empty());
+        let cut = place.train(&config, &sets);
+        for kept in [9, 1] {
+            for newer in &checkpoints(&cut)[kept..] {
+                std::fs::remove_dir_all(newer).expect("can be removed");
+            }
+            resume(&cut).ok();
+            assert_same_files(&final_checkpoint(&cut), &final_checkpoint(&whole), &mode);
+        }
+    }
+    let sets = ["synthetic.dev=0", "best.keep=false", "tasks.alone_1.target=0.5"];
+    place.outcome_of_training(&config, &sets, &place.path("no-dev")).failed(2, &["tasks.alone_1.target", "no dev rows"]);
+}
+
+/// A transformer under a budget computes its layers again and task after task; neither changes a byte.
+#[test]
+fn a_transformer_gives_way_without_a_trace() {
+    let place = Place::new();
+    let config = place.bag();
+    place.write(
+        "vocab.txt",
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\ndull\nfast\nslow\nkind\nloud\nsoft\ncold\ngood\nbad\nnew\nold\n",
+    );
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    let encoder = "kind = \"transformer\"\ntokenizer = \"vocab.txt\"\nhidden = 32\nheads = 2\nlayers = 3\nintermediate = 64\ndropout = 0.1\n";
+    let (start, rest) = text.split_once("kind = \"bag\"\n").expect("an encoder");
+    let (_, end) = rest.split_once("[task_defaults]").expect("defaults");
+    let config = place.write("transformer.toml", format!("{start}{encoder}[task_defaults]{end}"));
+    let sets = ["surgery.method=sum", "observe.conflict_every=0", "train.rounds=8", "eval.batch=8"];
+    let free = place.train(&config, &sets);
+    let bytes = |more: &[&str]| {
+        let words: Vec<&str> = sets.iter().chain(more).flat_map(|set| ["--set", set]).collect();
+        let plan = run(&[&["plan", config.to_str().expect("UTF-8"), "--json"], &words[..]].concat()).ok().json();
+        plan["total_bytes"].as_u64().expect("bytes")
+    };
+    let [all, queued, both] = [&[][..], &["train.fuse=1"], &["train.fuse=1", "encoder.recompute=true"]].map(bytes);
+    assert!(both < queued && queued < all, "{both} {queued} {all}");
+    for (budget, ways, says) in [
+        (queued, "[\"queue\", \"recompute\"]", "fused groups of at most 1 tasks, one after another"),
+        (both, "[\"recompute\", \"queue\"]", "the encoder's layers are computed again on the way back"),
+    ] {
+        let run = place.path(&budget.to_string());
+        let more = [format!("memory.device={budget}"), format!("memory.on_pressure={ways}")];
+        let more = more.each_ref().map(String::as_str);
+        place.outcome_of_training(&config, &[&sets[..], &more].concat(), &run).ok().says(&["memory.device is tight", says]);
+        assert_same_files(&final_checkpoint(&run), &final_checkpoint(&free), ways);
+    }
 }

@@ -403,6 +403,8 @@ pub struct Observe {
     pub log_every: u64,
     /// Rounds between two `conflict` lines (cosine matrix, norms); 0 writes none.
     pub conflict_every: u64,
+    /// Rounds in trace.json; 0 writes none.
+    pub trace_rounds: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -520,6 +522,8 @@ pub struct Task {
     pub period: u64,
     /// Rounds after which the task is done; absent means it trains to the end.
     pub rounds: Option<u64>,
+    /// Value of its primary metric on dev at which the task is done.
+    pub target: Option<f64>,
     /// Tasks that must be done before this one starts.
     pub depends_on: Vec<String>,
     /// The first is the task's primary metric; empty means the usual ones of its head.

@@ -56,6 +56,9 @@ impl Console {
             Event::Failure { told: true, .. } => {}
             Event::Failure { message, .. } => self.say(&format!("warning: {message}")),
             Event::Evaluation { round, scores, objective, best, .. } => self.evaluation(*round, scores, *objective, *best),
+            Event::Target { round, task, metric, value, target } => {
+                self.say(&format!("round {round}: task {task} is done: {metric} {value:.4} reaches its target of {target}"));
+            }
             Event::Checkpoint { round, path, .. } => tracing::debug!("checkpoint after round {round}: {path}"),
             Event::End { round, reason, seconds, conflicts, blocks, fallbacks, tasks, .. } => {
                 self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());

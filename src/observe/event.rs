@@ -59,6 +59,14 @@ pub enum Event<'a> {
         best: bool,
         seconds: f64,
     },
+    /// A task's primary metric has reached its target: the task is done.
+    Target {
+        round: u64,
+        task: &'a str,
+        metric: &'a str,
+        value: f64,
+        target: f64,
+    },
     Checkpoint {
         round: u64,
         path: &'a str,
@@ -123,6 +131,7 @@ impl Event<'_> {
             | Event::Anomaly { round, .. }
             | Event::Failure { round, .. }
             | Event::Evaluation { round, .. }
+            | Event::Target { round, .. }
             | Event::Checkpoint { round, .. }
             | Event::End { round, .. } => *round,
         }
@@ -150,6 +159,9 @@ impl Event<'_> {
                 let mut value = json!({ "round": round, "objective": objective, "best": best, "seconds": seconds });
                 merge(&mut value, scores);
                 ("eval", value)
+            }
+            Event::Target { round, task, metric, value, target } => {
+                ("target", json!({ "round": round, "task": task, "metric": metric, "value": value, "target": target }))
             }
             Event::Checkpoint { round, path, seconds } => {
                 ("checkpoint", json!({ "round": round, "path": path, "seconds": seconds }))

@@ -54,7 +54,7 @@ fn keep(lines: impl BufRead, rounds_done: u64, evaluation_due: bool) -> String {
         let round = value["round"].as_u64().unwrap_or(0);
         let keep = match value["kind"].as_str() {
             Some("round" | "conflict" | "anomaly" | "failure") => round < rounds_done,
-            Some("eval") => round < rounds_done || (round == rounds_done && !evaluation_due),
+            Some("eval" | "target") => round < rounds_done || (round == rounds_done && !evaluation_due),
             _ => round <= rounds_done,
         };
         if keep {

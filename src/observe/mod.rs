@@ -3,6 +3,7 @@
 pub mod console;
 pub mod event;
 pub mod metrics_file;
+pub mod run_trace;
 pub mod tensorboard;
 pub mod timeline;
 pub mod trace;

@@ -86,19 +86,38 @@ impl Trace {
         Ok(trace)
     }
 
+    /// Goes on with the trace of a process before this one: what it wrote stays, and its last microsecond is returned.
+    pub fn resume(path: &Path, names: &[String], lanes: usize) -> Result<(Self, f64)> {
+        let Ok(text) = std::fs::read_to_string(path) else { return Ok((Self::create(path, names, lanes)?, 0.0)) };
+        // One event a line; a killed process leaves its last one cut and the list open.
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.trim_end_matches(',')).ok());
+        let events: Vec<Value> = events.filter(|event| event["ph"] == "X").collect();
+        let end = |event: &Value| event["ts"].as_f64().unwrap_or_default() + event["dur"].as_f64().unwrap_or_default();
+        let last = events.iter().map(end).fold(0.0, f64::max);
+        let mut trace = Self::create(path, names, lanes)?;
+        events.iter().try_for_each(|event| trace.put(event))?;
+        Ok((trace, last))
+    }
+
     /// Writes a quantum on its lane's and its task's track, and before it on the task's the wait.
     pub fn add(&mut self, span: &Span) -> Result<()> {
-        let kind = span.kind.name();
-        let event = |name: &str, pid: u32, tid: usize, from: f64, to: f64| json!({ "ph": "X", "name": name, "cat": kind, "pid": pid, "tid": tid, "ts": from, "dur": to - from, "args": { "note": span.note } });
-        let Some(task) = span.task else {
-            return self.put(&event(kind, LANES, span.lane, span.start, span.end));
-        };
-        let on_lane = event(&format!("{kind} {}", self.names[task]), LANES, span.lane, span.start, span.end);
-        self.put(&on_lane)?;
+        let task = span.task.map_or_else(String::new, |task| format!(" {}", self.names[task]));
+        self.put(&event(&format!("{}{task}", span.kind.name()), LANES, span.lane, span.start, span))?;
+        self.add_to_task(span)
+    }
+
+    /// Writes a quantum on its task's track only, for one of several that share it.
+    pub fn add_to_task(&mut self, span: &Span) -> Result<()> {
+        let Some(task) = span.task else { return Ok(()) };
         if span.due < span.start {
-            self.put(&event("wait", TASKS, task, span.due, span.start))?;
+            self.put(&event("wait", TASKS, task, span.due, &Span { end: span.start, ..span.clone() }))?;
         }
-        self.put(&event(kind, TASKS, task, span.start, span.end))
+        self.put(&event(span.kind.name(), TASKS, task, span.start, span))
+    }
+
+    /// Sees what there is so far written.
+    pub fn flush(&mut self) -> Result<()> {
+        self.file.flush().with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// Ends the document and sees it written.
@@ -115,6 +134,12 @@ impl Trace {
         let write = |file: &mut BufWriter<File>| write!(file, "{start}{event}");
         write(&mut self.file).with_context(|| format!("cannot write {}", self.path.display()))
     }
+}
+
+/// The event of a span from `from` on.
+fn event(name: &str, pid: u32, tid: usize, from: f64, span: &Span) -> Value {
+    let (kind, dur) = (span.kind.name(), span.end - from);
+    json!({ "ph": "X", "name": name, "cat": kind, "pid": pid, "tid": tid, "ts": from, "dur": dur, "args": { "note": span.note } })
 }
 
 #[cfg(test)]
@@ -137,5 +162,28 @@ mod tests {
             .map(|event| (event["name"].as_str().unwrap(), event["dur"].as_f64().unwrap()))
             .collect();
         assert_eq!(spans, [("gradient books", 4.0), ("wait", 2.0), ("gradient", 4.0), ("checkpoint", 4.0)]);
+    }
+
+    #[test]
+    fn a_cut_trace_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trace.json");
+        let names = ["books".to_owned()];
+        let span = Span { kind: Kind::Gradient, task: None, lane: 0, due: 1.0, start: 3.0, end: 7.0, note: String::new() };
+        let mut trace = Trace::create(&path, &names, 1).unwrap();
+        trace.add(&span).unwrap();
+        trace.add(&Span { start: 8.0, end: 9.0, ..span.clone() }).unwrap();
+        trace.finish().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (cut, last, kept) in [(0, 9.0, 2), (2, 9.0, 2), (30, 7.0, 1)] {
+            std::fs::write(&path, &text[..text.len() - cut]).unwrap();
+            let (mut trace, end) = Trace::resume(&path, &names, 1).unwrap();
+            assert_eq!(end, last);
+            trace.add(&span).unwrap();
+            trace.finish().unwrap();
+            let events: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            assert_eq!(events.iter().filter(|event| event["ph"] == "X").count(), kept + 1, "cut by {cut}");
+            assert_eq!(events.iter().filter(|event| event["ph"] == "M").count(), 4);
+        }
     }
 }

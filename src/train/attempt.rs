@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -29,6 +30,8 @@ pub struct Failure {
 pub struct Attempt {
     /// The tasks that committed, and what.
     pub done: Option<(Vec<usize>, Committed)>,
+    /// Tasks and time of each fused group of it.
+    pub groups: Vec<(Vec<usize>, Duration)>,
     pub failures: Vec<Failure>,
     /// Something was not finite, and whose it is cannot be told: gradients were only added up.
     pub anomaly: Option<Anomaly>,
@@ -64,6 +67,9 @@ impl Work<'_> {
                 Ok((_, present)) if present.is_empty() => break,
                 Ok((batch, present)) => match self.compute(engine, &batch, &present)? {
                     Ok(committed) => {
+                        let tasks =
+                            batch.groups.iter().map(|group| batch.parts[group.clone()].iter().map(|part| part.task).collect());
+                        attempt.groups = tasks.zip(engine.quanta.iter().copied()).collect();
                         attempt.done = Some((present, committed));
                         break;
                     }

@@ -136,6 +136,12 @@ impl Scores {
         self.metrics.first().map_or(0.0, |(_, value)| *value)
     }
 
+    /// Whether the primary metric is at least `target`, or at most, where it is an error.
+    pub fn reaches(&self, target: f64) -> bool {
+        let reaches = |&(kind, value): &(MetricKind, f64)| if is_error(kind) { value <= target } else { value >= target };
+        self.metrics.first().is_some_and(reaches)
+    }
+
     fn get(&self, quantity: Quantity) -> Option<f64> {
         match quantity {
             Quantity::Primary => Some(self.primary()),
@@ -238,9 +244,15 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 pub fn is_better(objective: &Objective, new: f64, old: f64) -> bool {
     let (Objective::Over(_, quantity) | Objective::One { quantity, .. }) = objective;
     match quantity {
-        Quantity::Loss | Quantity::Metric(MetricKind::Mse | MetricKind::Mae) => new < old,
+        Quantity::Loss => new < old,
+        Quantity::Metric(kind) if is_error(*kind) => new < old,
         _ => new > old,
     }
+}
+
+/// The smaller the better.
+fn is_error(metric: MetricKind) -> bool {
+    matches!(metric, MetricKind::Mse | MetricKind::Mae)
 }
 
 #[cfg(test)]
@@ -272,6 +284,13 @@ mod tests {
         assert!(is_better(&Objective::parse("mean(loss)").unwrap(), 0.1, 0.2));
         assert!(is_better(&Objective::parse("a.mae").unwrap(), 0.1, 0.2));
         assert!(is_better(&Objective::parse("mean(primary)").unwrap(), 0.2, 0.1));
+    }
+
+    #[test]
+    fn targets_are_reached_from_either_side() {
+        let scores = |kind| Scores { examples: 1, loss: 0.0, metrics: vec![(kind, 0.5)] };
+        assert!(scores(MetricKind::Accuracy).reaches(0.5) && !scores(MetricKind::Accuracy).reaches(0.6));
+        assert!(scores(MetricKind::Mse).reaches(0.6) && !scores(MetricKind::Mse).reaches(0.4));
     }
 
     #[test]

@@ -3,8 +3,15 @@
 use anyhow::Result;
 
 use crate::config::Config;
+use crate::config::schema::EncoderKind;
 use crate::data::Corpus;
 use crate::train::plan::Plan;
+
+/// A change of shapes; what it did in words, or none where it can do no more.
+type Way = fn(&mut Config, &Plan) -> Option<String>;
+
+/// What changes the result least goes first.
+const WAYS: [(&str, Way); 3] = [("queue", queue), ("recompute", recompute), ("split", split)];
 
 /// The plan of the run, its shapes made smaller as far as the budget asks for it and `memory.on_pressure` allows; each step in
 /// words. Follows from configuration and data alone, so that a resumed run takes the same steps.
@@ -13,31 +20,54 @@ pub fn fit(config: &mut Config, corpus: &Corpus) -> Result<(Plan, Vec<String>)> 
     loop {
         let plan = Plan::new(config, corpus)?;
         let Err(refusal) = plan.check_budget(config) else { return Ok((plan, said)) };
-        let may_split = config.memory.on_pressure.iter().any(|way| way == "split");
-        let step = if may_split { split(config, &plan) } else { None };
-        let Some(step) = step else { return Err(refusal) };
+        let allowed = config.memory.on_pressure.clone();
+        let mut ways = WAYS.iter().filter(|(name, _)| allowed.iter().any(|way| way == name));
+        let Some(step) = ways.find_map(|(_, way)| evaluation(config, &plan).or_else(|| way(config, &plan))) else {
+            return Err(refusal);
+        };
         said.push(step);
     }
 }
 
-/// The next smaller shapes: first what changes no result at all, then what changes it by rounding.
-fn split(config: &mut Config, plan: &Plan) -> Option<String> {
-    let train = &mut config.train;
+/// Tasks in a fused group.
+fn fused(config: &Config, plan: &Plan) -> usize {
     let tasks = plan.limits.present;
-    let fused = if train.fuse == 0 { tasks } else { train.fuse.min(tasks) };
-    let group = fused * train.micro_batch;
-    if config.eval.batch > group {
+    if config.train.fuse == 0 { tasks } else { config.train.fuse.min(tasks) }
+}
+
+/// No larger batches than in training.
+fn evaluation(config: &mut Config, plan: &Plan) -> Option<String> {
+    let group = fused(config, plan) * config.train.micro_batch;
+    (config.eval.batch > group).then(|| {
         config.eval.batch = group;
-        return Some(format!("evaluation in batches of {group}"));
-    }
-    if fused > 1 {
-        train.fuse = fused.div_ceil(2);
-        return Some(format!("fused groups of at most {} tasks", train.fuse));
-    }
-    if train.micro_batch.is_multiple_of(2) {
+        format!("evaluation in batches of {group}")
+    })
+}
+
+/// Half the tasks compute together, the others after them.
+fn queue(config: &mut Config, plan: &Plan) -> Option<String> {
+    let fused = fused(config, plan);
+    (fused > 1).then(|| {
+        config.train.fuse = fused.div_ceil(2);
+        format!("fused groups of at most {} tasks, one after another", config.train.fuse)
+    })
+}
+
+/// A transformer keeps its layers' inputs only.
+fn recompute(config: &mut Config, _: &Plan) -> Option<String> {
+    let encoder = &mut config.encoder;
+    (encoder.kind == EncoderKind::Transformer && !encoder.recompute).then(|| {
+        encoder.recompute = true;
+        "the encoder's layers are computed again on the way back".to_owned()
+    })
+}
+
+/// Half the examples at a time, twice as often.
+fn split(config: &mut Config, _: &Plan) -> Option<String> {
+    let train = &mut config.train;
+    train.micro_batch.is_multiple_of(2).then(|| {
         train.micro_batch /= 2;
         train.accumulate *= 2;
-        return Some(format!("micro-batches of {}, {} of them a round", train.micro_batch, train.accumulate));
-    }
-    None
+        format!("micro-batches of {}, {} of them a round", train.micro_batch, train.accumulate)
+    })
 }

@@ -37,6 +37,8 @@ pub struct Engine {
     pub(super) averages: bool,
     pub(super) gradients: Gradients,
     pub(super) touched: Touched,
+    /// Time of each fused group of the last round.
+    pub(super) quanta: Vec<Duration>,
     scratch: Scratch,
     /// Where rounds are computed, if not here.
     pub(super) accelerator: Option<Accelerator>,
@@ -114,6 +116,7 @@ impl Engine {
             averages,
             gradients,
             touched,
+            quanta: Vec::new(),
             scratch,
             accelerator: None,
         })
@@ -218,7 +221,9 @@ impl Engine {
             factors = Some(self.balance(&losses, tasks, round));
         }
         let mut means = MeanLosses::new(tasks.len());
+        self.quanta.clear();
         for group in &batch.groups {
+            let clock = Instant::now();
             let parts = &batch.parts[group.clone()];
             self.forward(batch, parts, random, &mut means)?;
             if early {
@@ -230,6 +235,7 @@ impl Engine {
             }
             let weights = self.parameters.weights();
             self.network.backward(weights, batch, parts, &mut self.scratch, &mut self.gradients, random);
+            self.quanta.push(clock.elapsed());
         }
         self.network.row_gradients(batch, &mut self.gradients, tasks.len());
         let losses = means.means();

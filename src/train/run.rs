@@ -1,11 +1,11 @@
 //! The training loop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::config::{Config, Objective};
+use crate::config::{Config, Objective, metric_name};
 use crate::data::cursor::{Cursor, ExampleStream};
 use crate::data::{Corpus, SplitName};
 use crate::device::Device;
@@ -13,11 +13,13 @@ use crate::device::memory::{Memory, peak_resident};
 use crate::failure::Stopped;
 use crate::observe::Observer;
 use crate::observe::event::{Event, RoundEvent};
+use crate::observe::run_trace::{RoundSpans, RunTrace};
+use crate::observe::trace::Kind;
 use crate::schedule::order::Order;
 use crate::surgery::methods::Status;
-use crate::train::attempt::Work;
+use crate::train::attempt::{Attempt, Work};
 use crate::train::batch::{Purpose, Share};
-use crate::train::checkpoint::{self, Best, State};
+use crate::train::checkpoint::{self, Best, State, TaskState};
 use crate::train::evaluate::{Evaluation, evaluate, is_better};
 use crate::train::faults::Strikes;
 use crate::train::guard::Guard;
@@ -41,6 +43,7 @@ pub struct Run<'a> {
     plan: &'a Plan,
     folder: &'a RunFolder,
     pub(super) observer: Observer,
+    trace: Option<RunTrace>,
     stop: &'a AtomicBool,
     pub engine: Engine,
     pub(super) state: State,
@@ -83,12 +86,16 @@ impl<'a> Run<'a> {
         let objective = Objective::parse(&config.best.metric).context("best.metric cannot be read")?;
         let state = fresh_state(corpus, &engine);
         let started = Instant::now();
+        let names: Vec<String> = corpus.tasks.iter().map(|task| task.name.clone()).collect();
+        let rounds = config.observe.trace_rounds;
+        let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, rounds)).transpose()?;
         let mut run = Self {
             config,
             corpus,
             plan,
             folder,
             observer,
+            trace,
             stop,
             engine,
             state,
@@ -111,7 +118,9 @@ impl<'a> Run<'a> {
         self.state = state;
         self.unsaved = false;
         self.open_streams();
-        self.order.replay(self.state.round, &self.state.incidents, &[]);
+        let reached = |(task, state): (usize, &TaskState)| Some((state.reached?, task));
+        let reached: Vec<(u64, usize)> = self.state.tasks.iter().enumerate().filter_map(reached).collect();
+        self.order.replay(self.state.round, &self.state.incidents, &reached);
         Ok(())
     }
 
@@ -176,6 +185,7 @@ impl<'a> Run<'a> {
         std::fs::write(&summary, format!("{:#}\n", end_event.json()))
             .with_context(|| format!("cannot write {}", summary.display()))?;
         self.observer.emit(&end_event)?;
+        self.trace.as_mut().map_or(Ok(()), RunTrace::finish)?;
         Ok(end)
     }
 
@@ -208,6 +218,7 @@ impl<'a> Run<'a> {
     fn round(&mut self) -> Result<()> {
         let clock = Instant::now();
         let (round, corpus, config) = (self.state.round, self.corpus, self.config);
+        let start = self.now();
         let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
         let shares = self.draw();
         let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
@@ -220,12 +231,33 @@ impl<'a> Run<'a> {
         if let Some((tasks, committed)) = &attempt.done {
             self.committed(round, rates.lr, tasks, committed, clock)?;
         }
+        self.trace_round(round, start, &attempt)?;
         self.settle(&present, &before, &attempt)?;
         self.state.round += 1;
         self.unsaved = true;
         let due = interval(&config.eval.every, self.plan.rounds_per_epoch);
         self.state.evaluation_due = self.is_finished() || due.is_some_and(|every| self.state.round.is_multiple_of(every));
         Ok(())
+    }
+
+    /// The trace's clock.
+    fn now(&self) -> f64 {
+        self.trace.as_ref().map_or(0.0, RunTrace::now)
+    }
+
+    fn trace_round(&mut self, round: u64, start: f64, attempt: &Attempt) -> Result<()> {
+        let Some(trace) = &mut self.trace else { return Ok(()) };
+        let failed: Vec<(usize, &str)> = attempt.failures.iter().map(|failure| (failure.task, failure.why.as_str())).collect();
+        let commit = attempt.done.as_ref().map_or(Duration::ZERO, |(_, done)| {
+            let stages = done.stages;
+            stages.gram + stages.solve + stages.update
+        });
+        trace.round(&RoundSpans { round, start, groups: &attempt.groups, commit, failed: &failed })
+    }
+
+    fn trace_since(&mut self, kind: Kind, start: f64) -> Result<()> {
+        let note = format!("after {} rounds", self.state.round);
+        self.trace.as_mut().map_or(Ok(()), |trace| trace.add(kind, start, note))
     }
 
     /// The examples of each present task; moves the cursors.
@@ -278,9 +310,10 @@ impl<'a> Run<'a> {
 
     /// Evaluates on dev, keeps the best parameters, counts towards an early stop. False if interrupted.
     fn evaluate_dev(&mut self) -> Result<bool> {
-        let clock = Instant::now();
+        let (clock, start) = (Instant::now(), self.now());
         self.engine.fetch_parameters()?;
         let scores = evaluate(&mut self.engine, self.corpus, SplitName::Dev, self.config.eval.batch, self.stop);
+        self.trace_since(Kind::Evaluation, start)?;
         let Some(scores) = scores else { return Ok(false) };
         self.state.evaluation_due = false;
         self.unsaved = true;
@@ -306,7 +339,24 @@ impl<'a> Run<'a> {
         let round = self.state.round;
         let (seconds, json) = (clock.elapsed().as_secs_f64(), scores.json());
         self.observer.emit(&Event::Evaluation { round, scores: &json, objective, best: best.is_some(), seconds })?;
+        self.finish_those_at_target(&scores)?;
         Ok(true)
+    }
+
+    /// A task whose primary metric has reached its target is done.
+    fn finish_those_at_target(&mut self, scores: &Evaluation) -> Result<()> {
+        let (round, corpus) = (self.state.round, self.corpus);
+        for (number, task) in corpus.tasks.iter().enumerate() {
+            let (Some(target), Some(scores)) = (task.settings.target, scores.tasks.get(&task.name)) else { continue };
+            let Some(&(metric, value)) = scores.all.metrics.first() else { continue };
+            // One that backs off is asked again at the next evaluation.
+            if scores.all.reaches(target) && self.order.finish(number) {
+                self.state.tasks[number].reached = Some(round);
+                let metric = metric_name(metric);
+                self.observer.emit(&Event::Target { round, task: &task.name, metric, value, target })?;
+            }
+        }
+        Ok(())
     }
 
     /// What the engine remembers beside its tensors, for a checkpoint.
@@ -324,7 +374,7 @@ impl<'a> Run<'a> {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
-        let clock = Instant::now();
+        let (clock, start) = (Instant::now(), self.now());
         let checkpoints = self.folder.checkpoints();
         let path = checkpoints.join(checkpoint::folder_name(self.state.round));
         self.engine.fetch_parameters()?;
@@ -332,6 +382,7 @@ impl<'a> Run<'a> {
         checkpoint::write(&path, &self.engine, &self.state, true)?;
         self.unsaved = false;
         checkpoint::prune(&checkpoints, self.config.checkpoint.keep)?;
+        self.trace_since(Kind::Checkpoint, start)?;
         let seconds = clock.elapsed().as_secs_f64();
         self.observer.emit(&Event::Checkpoint { round: self.state.round, path: &path.display().to_string(), seconds })
     }

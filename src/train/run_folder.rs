@@ -62,6 +62,11 @@ impl RunFolder {
         self.path.join("metrics.jsonl")
     }
 
+    /// The schedule as it took place.
+    pub fn trace(&self) -> PathBuf {
+        self.path.join("trace.json")
+    }
+
     /// How the run ended.
     pub fn summary(&self) -> PathBuf {
         self.path.join("summary.json")

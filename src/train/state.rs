@@ -40,6 +40,7 @@ pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         data: fingerprint(task),
         taken: 0,
         cursor: Cursor::default(),
+        reached: None,
         setbacks: Setbacks::default(),
     };
     State {

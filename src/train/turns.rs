@@ -100,6 +100,11 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
             ensure!(parent.is_some(), "tasks.{}.depends_on: there is no task \"{name}\"", task.name);
             parents.extend(parent);
         }
+        ensure!(
+            task.settings.target.is_none() || task.dev.is_some(),
+            "tasks.{}.target is a value on dev, but the task has no dev rows",
+            task.name
+        );
         let random = Keyed::new(config.run.seed, Stream::Phase, 0, number as u32, 0);
         players.push(Player {
             rate,

@@ -1,8 +1,8 @@
-//! `depends_on`: parents exist, can be done before the end of the run, and do not wait for each other.
+//! `depends_on` and `target`: parents exist, can be done before the end of the run, and do not wait for each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::schema::Task;
+use super::super::schema::{Every, EveryNamed, Task};
 use super::super::suggest::nearest;
 use super::{Checker, task_key};
 
@@ -10,12 +10,17 @@ type Tasks<'a> = BTreeMap<String, &'a Task>;
 
 pub fn check(checker: &mut Checker) {
     let tasks = checker.known_tasks();
+    let cycles = cycles(&tasks);
     for (name, task) in &tasks {
+        target(checker, name, task);
         for parent in &task.depends_on {
-            edge(checker, &tasks, name, parent);
+            // Within a cycle nobody ever starts, whatever else is missing.
+            if !cycles.iter().any(|cycle| cycle.windows(2).any(|pair| pair[0] == *name && pair[1] == *parent)) {
+                edge(checker, &tasks, name, parent);
+            }
         }
     }
-    for cycle in cycles(&tasks) {
+    for cycle in cycles {
         let key = depends_key(checker, &cycle[0]);
         checker.error(&[&key], format!("tasks wait for each other: {}", cycle.join(" -> ")), "");
     }
@@ -34,17 +39,32 @@ fn edge(checker: &mut Checker, tasks: &Tasks, name: &str, parent: &str) {
         }
         return;
     };
-    if task.rounds.is_none() {
-        let rounds = format!("{}.rounds", task_key(parent));
-        let message = format!("`{parent}` has no `rounds`, so it is done only when the run is, and `{name}` would never start");
-        checker.error(&[&key, &rounds], message, &format!("set `{rounds}`"));
+    if task.rounds.is_none() && task.target.is_none() {
+        let [rounds, target] = ["rounds", "target"].map(|name| format!("{}.{name}", task_key(parent)));
+        let message = format!(
+            "`{parent}` has no `rounds` and no `target`, so it is done only when the run is, and `{name}` would never start"
+        );
+        checker.error(&[&key, &rounds, &target], message, &format!("set `{rounds}` or `{target}`"));
+    }
+}
+
+/// A target is looked at when the dev split is evaluated.
+fn target(checker: &mut Checker, name: &str, task: &Task) {
+    if task.target.is_some() && checker.config.eval.every == Every::Named(EveryNamed::End) {
+        let key = key_of(checker, name, "target");
+        let message = "does nothing: with eval.every = \"end\" the run is over when the metric is known";
+        checker.error(&[&key, "eval.every"], message, "evaluate every so many rounds, or every epoch");
     }
 }
 
 /// A synthetic or included task without an entry has what `task_defaults` says.
 fn depends_key(checker: &Checker, name: &str) -> String {
-    let table = if checker.config.tasks.contains_key(name) { task_key(name) } else { "task_defaults".to_owned() };
-    format!("{table}.depends_on")
+    key_of(checker, name, "depends_on")
+}
+
+fn key_of(checker: &Checker, task: &str, key: &str) -> String {
+    let table = if checker.config.tasks.contains_key(task) { task_key(task) } else { "task_defaults".to_owned() };
+    format!("{table}.{key}")
 }
 
 /// Each cycle once, its first task repeated at the end. Waiting for oneself is reported apart.
@@ -113,7 +133,14 @@ mod tests {
     fn a_parent_must_be_done_before_the_end() {
         let messages = messages(&[("a", ""), ("b", "depends_on = \"a\"")]);
         assert_eq!(messages.len(), 1);
-        assert!(messages[0].starts_with("tasks.b.depends_on: `a` has no `rounds`"));
+        assert!(messages[0].starts_with("tasks.b.depends_on: `a` has no `rounds` and no `target`"));
+        assert!(load_text(&run(&[("a", "target = 0.5"), ("b", "depends_on = \"a\"")]), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_target_needs_evaluations() {
+        let errors = errors(&format!("{}[eval]\nevery = \"end\"\n", run(&[("a", "target = 0.5")])));
+        assert!(errors.diagnostics()[0].message.starts_with("does nothing: with eval.every"));
     }
 
     #[test]
@@ -126,6 +153,15 @@ mod tests {
         let on = |parent: &str| format!("rounds = 1\ndepends_on = \"{parent}\"");
         let found = messages(&[("a", &on("b")), ("b", &on("c")), ("c", &on("b"))]);
         assert_eq!(found, ["tasks.b.depends_on: tasks wait for each other: b -> c -> b"]);
+    }
+
+    #[test]
+    fn a_cycle_hides_what_follows_from_it() {
+        let found = messages(&[("a", "depends_on = \"b\""), ("b", "depends_on = \"a\""), ("c", "depends_on = \"a\"")]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[1].starts_with("tasks.c.depends_on: `a` has no `rounds`"));
+        assert_eq!(found[0], "tasks.a.depends_on: tasks wait for each other: a -> b -> a");
+        assert_eq!(messages(&[("a", "depends_on = \"b\""), ("b", "depends_on = \"a\"")]).len(), 1);
     }
 
     #[test]

@@ -122,6 +122,7 @@ mod tests {
         task.format = Some(Format::Csv);
         task.quoted = Some(true);
         task.rounds = Some(1);
+        task.target = Some(1.0);
         task.deadline_ms = Some(1.0);
         task.synthetic = None;
     }

@@ -24,7 +24,7 @@ pub static ROOT: Section = Section {
         key("eval", Kind::Section(&EVAL), "{}", "Evaluation on the dev split."),
         key("best", Kind::Section(&BEST), "{}", "Which evaluation counts as the best one."),
         key("checkpoint", Kind::Section(&CHECKPOINT), "{}", "What `resume` starts from."),
-        key("observe", Kind::Section(&OBSERVE), "{}", "What metrics.jsonl receives."),
+        key("observe", Kind::Section(&OBSERVE), "{}", "What metrics.jsonl and trace.json receive."),
         key(
             "faults",
             Kind::Sections(&FAULT),
@@ -351,10 +351,12 @@ static MEMORY: Section = Section {
         key("device", Kind::Bytes, "0", "What the run's arenas may take; 0 means no limit."),
         key(
             "on_pressure",
-            Kind::List(&Kind::OneOf { values: &["split"], later: &["recompute", "queue"] }),
+            Kind::List(&Kind::one_of(&["queue", "recompute", "split"])),
             "[]",
-            "What gives when the run does not fit. `split`: fewer tasks in a fused group (the same bytes), then half the \
-            micro-batch and twice the accumulation (the same within rounding). Empty: the run is refused.",
+            "What gives when the run does not fit, in this order whatever the list's. `queue`: the tasks of a round compute one after \
+            another, fewer in a fused group (the same result). `recompute`: `encoder.recompute` of a transformer (the same result). \
+            `split`: half the micro-batch and twice the accumulation (the same within rounding). All make evaluation batches smaller. \
+            Empty: the run is refused.",
         ),
     ],
     later: &[],
@@ -430,6 +432,13 @@ static OBSERVE: Section = Section {
             Kind::Int(0, COUNT),
             "10",
             "Rounds between two `conflict` lines (cosine matrix, norms); 0 writes none.",
+        ),
+        key(
+            "trace_rounds",
+            Kind::Int(0, COUNT),
+            "1000",
+            "Rounds of `trace.json` (for ui.perfetto.dev), from each start of the run on; failures, evaluations and checkpoints are \
+            always in it. 0 writes none.",
         ),
     ],
     later: &[],

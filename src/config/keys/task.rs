@@ -43,7 +43,12 @@ pub static TASK: Section = Section {
         .only("schedule.policy", &["rms", "edf"]),
         key("period", Kind::Int(1, 1 << 40), "1", "The task is present every `period`-th round."),
         optional("rounds", Kind::Int(1, 1 << 40), "Rounds after which the task is done; absent means it trains to the end."),
-        key("depends_on", TEXTS, "[]", "Tasks that must be done before this one starts; each needs `rounds`."),
+        optional(
+            "target",
+            Kind::Float(Bounds::NON_NEGATIVE),
+            "The task is done once its primary metric on dev is at least this (mse, mae: at most).",
+        ),
+        key("depends_on", TEXTS, "[]", "Tasks that must be done before this one starts; each needs `rounds` or `target`."),
         key(
             "metrics",
             Kind::List(&METRICS),

@@ -48,7 +48,7 @@ pub fn task(changes: Value) -> Value {
         "train": null, "dev": null, "test": null, "file": null, "split": null,
         "train_splits": ["train"], "dev_splits": ["dev"], "test_splits": ["test"],
         "format": null, "columns": [], "quoted": null, "text": ["text"], "features": [], "label": ["label"],
-        "head": "classification", "classes": [], "weight": 1.0, "priority": 0, "deadline_ms": null, "period": 1, "rounds": null, "depends_on": [],
+        "head": "classification", "classes": [], "weight": 1.0, "priority": 0, "deadline_ms": null, "period": 1, "rounds": null, "target": null, "depends_on": [],
         "metrics": [], "share": 1.0, "memory": 0, "synthetic": null,
     });
     merged(base, changes)
@@ -79,7 +79,7 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
         "eval": {"every": "epoch", "batch": 8, "test": false, "slices": {}},
         "best": {"metric": "mean(primary)", "patience": 0, "keep": false},
         "checkpoint": {"every": "epoch", "keep": 1},
-        "observe": {"log_every": 1, "conflict_every": 0},
+        "observe": {"log_every": 1, "conflict_every": 0, "trace_rounds": 0},
         "faults": {},
         "synthetic": null, "tasks_from": null, "task_defaults": task(json!({})),
     });

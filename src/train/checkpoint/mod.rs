@@ -84,6 +84,9 @@ pub struct TaskState {
     /// Rounds the task has taken part in.
     pub taken: u64,
     pub cursor: Cursor,
+    /// Rounds the run had done when the task reached its target.
+    #[serde(default)]
+    pub reached: Option<u64>,
     #[serde(default)]
     pub setbacks: Setbacks,
 }
