@@ -70,6 +70,10 @@ impl Work<'_> {
                         let tasks =
                             batch.groups.iter().map(|group| batch.parts[group.clone()].iter().map(|part| part.task).collect());
                         attempt.groups = tasks.zip(engine.quanta.iter().copied()).collect();
+                        if engine.quanta.is_empty() {
+                            // A card's groups are not timed one by one.
+                            attempt.groups = vec![(present.clone(), committed.stages.forward_backward)];
+                        }
                         attempt.done = Some((present, committed));
                         break;
                     }
