@@ -12,6 +12,7 @@ use crate::observe::console::Console;
 use crate::schedule::fuse::{Slot, groups};
 use crate::schedule::retry::Status;
 use crate::train::plan::Plan;
+use crate::train::prefix::disk_bytes;
 use crate::train::pressure;
 use crate::train::session::{load_corpus, set_threads};
 
@@ -79,6 +80,9 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         let (with, without) = if config.encoder.recompute { (total, other) } else { (other, total) };
         planned["recompute"] = json!({ "on": config.encoder.recompute, "bytes_with": with, "bytes_without": without });
     }
+    if config.encoder.cache_frozen {
+        planned["cache_bytes"] = json!(disk_bytes(corpus, config.eval.test, config.encoder.hidden));
+    }
     Ok(planned)
 }
 
@@ -129,6 +133,9 @@ fn print_text(document: &Value) {
         println!("{:<48} {:>12}", "(not kept: the tasks' own dense gradients)", human_bytes(saved));
     }
     println!("{:<48} {:>12}", "all", human_bytes(document["total_bytes"].as_u64().unwrap_or_default()));
+    if let Some(bytes) = document["cache_bytes"].as_u64() {
+        println!("{:<48} {:>12}", "(on disk: states of the frozen prefix)", human_bytes(bytes));
+    }
     let recompute = &document["recompute"];
     let (other, bytes) = match recompute["on"].as_bool() {
         Some(true) => ("false", &recompute["bytes_without"]),

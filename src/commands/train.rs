@@ -17,6 +17,7 @@ use crate::observe::metrics_file::MetricsFile;
 use crate::observe::tensorboard::TensorBoard;
 use crate::train::checkpoint;
 use crate::train::plan::Plan;
+use crate::train::prefix;
 use crate::train::pressure;
 use crate::train::run::{End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
@@ -32,6 +33,7 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     let corpus = load_corpus(&mut config, &console)?;
     // Before there is a run folder: a refused run leaves none behind.
     let plan = fit(&mut config, &corpus, &console)?;
+    let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
     let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
     store_encoder(&config, &corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
@@ -42,6 +44,9 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
     load_pretrained(&config, &mut run.engine, &notes)?;
+    if !run.keep_prefix(cache.as_deref(), &notes)? {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     finish(&mut run, config.eval.test)
 }
 
@@ -66,6 +71,7 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
         check_data(&corpus, state)?;
     }
     let plan = fit(&mut config, &corpus, &console)?;
+    let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
     let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
     console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));
     let notes = Console::new();
@@ -77,6 +83,9 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     match newest {
         Some((path, state)) => run.restore(&path, state)?,
         None => load_pretrained(&config, &mut run.engine, &notes)?,
+    }
+    if !run.keep_prefix(cache.as_deref(), &notes)? {
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     finish(&mut run, config.eval.test)
 }

@@ -142,6 +142,8 @@ pub struct Encoder {
     pub freeze: Vec<String>,
     /// Keep only each layer's input and compute the rest again on the way back.
     pub recompute: bool,
+    /// The frozen prefix's outputs are computed once and kept on disk.
+    pub cache_frozen: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

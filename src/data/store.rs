@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use memmap2::Mmap;
+
+use super::states::TokenStates;
 
 /// Bytes gathered before they are written.
 const SPILL_BUFFER_BYTES: usize = 1 << 20;
@@ -140,11 +142,12 @@ pub(super) struct RowRef {
 pub struct TokenStore {
     elements: Arc<Elements>,
     rows: Vec<RowRef>,
+    states: OnceLock<TokenStates>,
 }
 
 impl TokenStore {
     pub(super) fn new(elements: Arc<Elements>, rows: Vec<RowRef>) -> TokenStore {
-        TokenStore { elements, rows }
+        TokenStore { elements, rows, states: OnceLock::new() }
     }
 
     /// From `(ids, length of the first text)` per example, kept in memory.
@@ -156,6 +159,15 @@ impl TokenStore {
             elements.extend_from_slice(ids);
         }
         TokenStore::new(Elements::in_memory(elements), refs)
+    }
+
+    /// Keeps what was computed of its examples beforehand; the first to be kept stays.
+    pub fn keep_states(&self, states: TokenStates) {
+        let _ = self.states.set(states);
+    }
+
+    pub fn states(&self) -> Option<&TokenStates> {
+        self.states.get()
     }
 
     pub fn len(&self) -> usize {

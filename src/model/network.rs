@@ -285,6 +285,12 @@ impl Network {
         heads_forward(&mut scratch.logits, hidden, width, &self.head_segments(weights.heads, group));
     }
 
+    /// (tokens x hidden) what a transformer's frozen prefix makes of a batch of one group; none for other encoders.
+    pub fn prefix<'a>(&self, weights: Weights, batch: &Batch, scratch: &'a mut Scratch) -> Option<&'a [f32]> {
+        let Encoder::Transformer(transformer) = &self.encoder else { return None };
+        Some(transformer.prefix(&self.spec.heads, weights, batch, scratch.transformer.as_mut()?))
+    }
+
     /// Sum of losses of each part (f64, over observed targets); leaves scaled logit gradients in `scratch`.
     pub fn losses(&self, group: &[Part], scratch: &mut Scratch) -> Vec<f64> {
         let mut offset = 0;

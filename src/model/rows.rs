@@ -137,10 +137,8 @@ impl RowTable {
     /// (rows x dim) every row's value, touched or not.
     pub fn whole(&self) -> Vec<f32> {
         let mut all = vec![0.0; self.rows() * self.dim];
-        all.par_chunks_mut(self.dim).enumerate().for_each(|(row, out)| match self.slots.of_row[row] {
-            UNTOUCHED => self.init.fill(row as u32, out),
-            slot => out.copy_from_slice(&self.values[slot as usize * self.dim..][..self.dim]),
-        });
+        let table = self.view();
+        all.par_chunks_mut(self.dim).enumerate().for_each(|(row, out)| table.read(row as u32, out));
         all
     }
 

@@ -25,6 +25,16 @@ pub struct Table<'a> {
     pub init: RowInit,
 }
 
+impl Table<'_> {
+    /// (dim) one row, touched or not.
+    pub fn read(&self, row: u32, out: &mut [f32]) {
+        match self.slots[row as usize] {
+            UNTOUCHED => self.init.fill(row, out),
+            slot => out.copy_from_slice(&self.values[slot as usize * self.dim..][..self.dim]),
+        }
+    }
+}
+
 /// Initial value of a row: normal with this standard deviation, a pure function of the seed and the row's number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowInit {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::embedding_bag::{Table, UNTOUCHED};
+use super::embedding_bag::Table;
 use super::gemm::Write;
 use super::simd::add_scaled;
 
@@ -23,18 +23,11 @@ pub struct Tokens<'a> {
 pub fn token_embedding_forward(sum: &mut [f32], tokens: Tokens, table: Table, positions: &[f32], types: &[f32]) {
     let dim = table.dim;
     sum.par_chunks_mut(dim).enumerate().with_min_len(8).for_each(|(token, sum)| {
-        word_row(sum, tokens.ids[token], table);
+        table.read(tokens.ids[token], sum);
         let position = &positions[tokens.positions[token] as usize * dim..][..dim];
         let kind = &types[tokens.types[token] as usize * dim..][..dim];
         add_two(sum, position, kind);
     });
-}
-
-fn word_row(out: &mut [f32], id: u32, table: Table) {
-    match table.slots[id as usize] {
-        UNTOUCHED => table.init.fill(id, out),
-        slot => out.copy_from_slice(&table.values[slot as usize * table.dim..][..table.dim]),
-    }
 }
 
 #[multiversion(targets("x86_64+avx2+fma"))]
@@ -78,7 +71,7 @@ fn add_row(out: &mut [f32], row: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::embedding_bag::RowInit;
+    use crate::ops::embedding_bag::{RowInit, UNTOUCHED};
 
     /// Two tokens of one sequence: ids 3 (untouched, zero) and 1.
     const TOKENS: Tokens = Tokens { ids: &[3, 1], positions: &[0, 1], types: &[0, 1] };

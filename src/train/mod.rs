@@ -13,6 +13,7 @@ pub mod masking;
 pub mod metrics;
 mod on_device;
 pub mod plan;
+pub mod prefix;
 pub mod pressure;
 pub mod rates;
 pub mod restore;

@@ -157,6 +157,11 @@ impl Engine {
         self.scratch.logits()
     }
 
+    /// (tokens x hidden) what the frozen prefix makes of a batch; none where there is no transformer.
+    pub fn prefix(&mut self, batch: &Batch) -> Option<&[f32]> {
+        self.network.prefix(self.parameters.weights(), batch, &mut self.scratch)
+    }
+
     /// Tokens that an evaluation batch may have, where the encoder reads tokens.
     pub fn token_room(&self) -> Option<usize> {
         self.scratch.token_room(self.network.spec.encoder.hidden)

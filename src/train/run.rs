@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::device::Device;
 use crate::device::memory::{Memory, peak_resident};
 use crate::failure::Stopped;
 use crate::observe::Observer;
+use crate::observe::console::Console;
 use crate::observe::event::{Event, RoundEvent};
 use crate::observe::run_trace::{RoundSpans, RunTrace};
 use crate::observe::trace::Kind;
@@ -24,6 +26,7 @@ use crate::train::evaluate::{Evaluation, evaluate, is_better};
 use crate::train::faults::Strikes;
 use crate::train::guard::Guard;
 use crate::train::plan::{Plan, interval};
+use crate::train::prefix::keep_states;
 use crate::train::rates::rates;
 use crate::train::round::{Committed, Engine};
 use crate::train::run_folder::RunFolder;
@@ -111,7 +114,7 @@ impl<'a> Run<'a> {
     }
 
     /// Goes back to where a checkpoint stands; [`check_data`] has to hold.
-    pub fn restore(&mut self, path: &std::path::Path, state: State) -> Result<()> {
+    pub fn restore(&mut self, path: &Path, state: State) -> Result<()> {
         checkpoint::read_tensors(path, &mut self.engine, &state, true)
             .with_context(|| format!("cannot resume from {}", path.display()))?;
         self.engine.send_parameters()?;
@@ -122,6 +125,13 @@ impl<'a> Run<'a> {
         let reached: Vec<(u64, usize)> = self.state.tasks.iter().enumerate().filter_map(reached).collect();
         self.order.replay(self.state.round, &self.state.incidents, &reached);
         Ok(())
+    }
+
+    /// Keeps what a frozen prefix makes of the texts in `folder`, if there is one; false if interrupted. The parameters have to be
+    /// those that the run goes on with.
+    pub fn keep_prefix(&mut self, folder: Option<&Path>, console: &Console) -> Result<bool> {
+        let Some(folder) = folder else { return Ok(true) };
+        keep_states(&mut self.engine, self.corpus, &self.config.eval, folder, console, self.stop)
     }
 
     fn open_streams(&mut self) {

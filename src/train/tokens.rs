@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::data::{Inputs, Split, Targets, TokenStore};
 use crate::model::network::Batch;
-use crate::model::transformer::TransformerSpec;
+use crate::model::transformer::{PrefixStates, TransformerSpec};
 use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
 use crate::train::masking::{Masking, masked_count};
@@ -16,12 +16,12 @@ pub fn sequence_len(store: &TokenStore, example: usize) -> usize {
 }
 
 /// Ids of one sequence, and where its second text starts (its length without one).
-struct Sequence {
-    ids: Vec<u32>,
-    second: usize,
+pub(super) struct Sequence {
+    pub ids: Vec<u32>,
+    pub second: usize,
 }
 
-fn sequence(store: &TokenStore, example: usize, spec: &TransformerSpec) -> Sequence {
+pub(super) fn sequence(store: &TokenStore, example: usize, spec: &TransformerSpec) -> Sequence {
     let mut ids = Vec::with_capacity(sequence_len(store, example));
     ids.push(spec.cls);
     let first = store.read(example, &mut ids);
@@ -94,6 +94,16 @@ pub fn pack<'a>(batch: &mut Batch, spec: &TransformerSpec, split: impl Fn(usize)
             batch.tokens.keys.push(TokenKey { task: key.task, example: key.example, position: position as u32 });
         }
         batch.tokens.bounds.push(batch.bags.rows.len() as u32);
+    }
+    // Kept for all splits of a run or for none; without a split that evaluation alone reads, that one is computed.
+    let states = |key: &RowKey| {
+        let Inputs::Tokens(store) = &split(key.task as usize).inputs else { return None };
+        let (file, range) = store.states()?.of(key.example as usize);
+        Some(PrefixStates { file, range })
+    };
+    batch.tokens.prefix = batch.keys.iter().map_while(states).collect();
+    if batch.tokens.prefix.len() < batch.keys.len() {
+        batch.tokens.prefix.clear();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The tables of the run: its length, the encoder, the synthetic source.
 
 use super::super::freeze::frozen_blocks;
-use super::super::schema::EncoderKind;
+use super::super::schema::{EncoderKind, HeadKind};
 use super::Checker;
 
 pub fn check(checker: &mut Checker) {
@@ -63,6 +63,21 @@ fn transformer(checker: &mut Checker) {
     let layers = if encoder.from.is_none() { Some(encoder.layers) } else { None };
     if let Err(message) = frozen_blocks(&encoder.freeze, layers) {
         checker.error(&["encoder.freeze"], message, "e.g. [\"embeddings\", \"layer.0-5\"]");
+    }
+    if encoder.cache_frozen {
+        cache(checker);
+    }
+}
+
+fn cache(checker: &mut Checker) {
+    if checker.config.encoder.freeze.is_empty() {
+        let help = "set encoder.freeze, e.g. to [\"embeddings\", \"layer.0-5\"]";
+        checker.error(&["encoder.cache_frozen", "encoder.freeze"], "keeps what frozen blocks compute, but none is frozen", help);
+    }
+    let words = checker.known_tasks().into_iter().find(|(_, task)| task.head == HeadKind::Mlm);
+    if let Some((name, _)) = words {
+        let message = format!("keeps one result for each text, but task `{name}` hides other words of it in every round");
+        checker.error(&["encoder.cache_frozen", "tasks", "task_defaults"], message, "remove the key, or the task");
     }
 }
 

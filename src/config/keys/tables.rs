@@ -190,6 +190,14 @@ static ENCODER: Section = Section {
             "Keep only each layer's input and compute the rest again on the way back: less memory, about a third more time.",
         )
         .only("encoder.kind", TRANSFORMER),
+        key(
+            "cache_frozen",
+            Kind::Bool,
+            "false",
+            "Compute what the blocks of `freeze` make of each text once, and keep it on disk: the same bytes as without, less time. \
+            The files lie in the folder that TASKLOOM_CACHE names, or in the user's cache folder; they may be removed between runs.",
+        )
+        .only("encoder.kind", TRANSFORMER),
     ],
     later: &[],
 };

@@ -63,7 +63,7 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
             "tokenizer": "words", "lowercase": true, "max_len": 512, "ngrams": 1, "buckets": 64, "embedding_dim": 0,
             "embedding_init": 0.0, "word_dropout": 0.0, "from": null, "vocabulary": 0, "layers": 1, "heads": 0,
             "intermediate": 0, "positions": 512, "pooling": "cls", "attention_dropout": 0.0, "norm_eps": 1e-12, "init": 0.02,
-            "freeze": [], "recompute": false},
+            "freeze": [], "recompute": false, "cache_frozen": false},
         "train": {"epochs": 1.0, "rounds": null, "micro_batch": 2, "accumulate": 1, "fuse": 0, "label_smoothing": 0.0,
             "equal_heads": false, "max_bad_rounds": 1},
         "optimizer": {"kind": "adamw", "lr": 0.001, "head_lr_scale": 1.0, "embedding_lr_scale": 1.0,

@@ -46,14 +46,14 @@ impl<'a> Pass<'a> {
 impl Transformer {
     /// out (head rows x hidden): what the heads see.
     pub(super) fn run(&self, out: &mut [f32], pass: &Pass, s: &mut Scratch) {
-        self.embed(pass, s);
-        for layer in 0..self.spec.layers {
+        self.run_prefix(pass, s);
+        for layer in self.spec.first_trained()..self.spec.layers {
             self.run_layer(layer, pass, s);
         }
         self.pool(out, pass, s);
     }
 
-    fn embed(&self, pass: &Pass, s: &mut Scratch) {
+    pub(super) fn embed(&self, pass: &Pass, s: &mut Scratch) {
         let (n, h) = (pass.group.len(), self.hidden);
         let block = self.layout.embeddings.of(pass.weights.shared, pass.weights.frozen);
         let (positions, types) = self.layout.embedding.rows.of(block);

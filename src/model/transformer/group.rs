@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::prefix::PrefixStates;
 use super::spec::Pooling;
 use crate::model::network::Part;
 use crate::model::spec::{HeadKind, HeadSpec};
@@ -20,6 +21,8 @@ pub struct TokenBatch {
     pub keys: Vec<TokenKey>,
     /// Packed numbers of the tokens that `mlm` heads predict, ascending.
     pub masked: Vec<u32>,
+    /// (examples) what the frozen prefix makes of each, where it was computed before; else empty.
+    pub prefix: Vec<PrefixStates>,
 }
 
 impl TokenBatch {
@@ -34,7 +37,8 @@ impl TokenBatch {
 
 /// A fused group's rows, counted from its first token.
 pub(super) struct Group {
-    /// Packed tokens of the batch.
+    /// Examples and packed tokens of the batch.
+    pub examples: Range<usize>,
     pub tokens: Range<usize>,
     /// (sequences + 1) token bounds.
     pub bounds: Vec<u32>,
@@ -57,6 +61,7 @@ impl Group {
         let tokens = batch.tokens(&examples);
         let base = tokens.start as u32;
         let mut group = Self {
+            examples,
             tokens,
             bounds: vec![0],
             queries: Vec::new(),

@@ -9,6 +9,7 @@ mod group;
 mod heads;
 mod layout;
 mod mlm;
+mod prefix;
 mod scratch;
 pub mod spec;
 
@@ -17,6 +18,7 @@ use crate::model::spec::EncoderSpec;
 pub use group::TokenBatch;
 pub use layout::{Place, params};
 pub use mlm::mlm_params;
+pub use prefix::PrefixStates;
 pub use scratch::{Scratch, TokenLimits};
 pub use spec::{Pooling, TransformerSpec};
 

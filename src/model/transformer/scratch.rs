@@ -138,6 +138,15 @@ impl Scratch {
         self.masked
     }
 
+    /// (n x hidden) input of the first trained layer.
+    pub(super) fn prefix(&mut self, spec: &TransformerSpec) -> &mut Buffer {
+        match spec.first_trained() {
+            0 => &mut self.embedded,
+            layer if spec.recompute => &mut self.inputs[layer - 1],
+            layer => &mut self.saved[Self::slot(spec, layer - 1)].out,
+        }
+    }
+
     /// Which of `saved` serves a layer.
     pub(super) fn slot(spec: &TransformerSpec, layer: usize) -> usize {
         if !spec.recompute { layer } else { usize::from(layer + 1 == spec.layers && spec.layers > 1) }

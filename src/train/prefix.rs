@@ -1,0 +1,152 @@
+//! `encoder.cache_frozen`: what a transformer's frozen prefix makes of every text, computed once and kept on disk.
+//!
+//! One file for each split, named by a hash of all that its content follows from (the prefix's parameters, the words' rows, the
+//! token ids), so that runs share files and none is ever out of date. Nothing of the run depends on whether a file was there: the
+//! states are those that evaluation and training would compute, to the bit.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::config::schema::Eval;
+use crate::data::{Corpus, Inputs, Split, SplitName, TokenStates, TokenStore};
+use crate::device::memory::human_bytes;
+use crate::model::transformer::TransformerSpec;
+use crate::observe::console::Console;
+use crate::train::batch::evaluation_batch;
+use crate::train::round::Engine;
+use crate::train::tokens::{evaluation_end, sequence, sequence_len};
+
+/// Names the folder; without it the user's cache folder serves.
+const FOLDER: &str = "TASKLOOM_CACHE";
+
+/// Part of every file's name: to be raised when the same parameters and texts give other bytes.
+const FORMAT: &[u8] = b"taskloom prefix states 1";
+
+/// Keeps the states of the splits that a run reads in `folder`; false if `stop` was raised meanwhile.
+pub fn keep_states(
+    engine: &mut Engine,
+    corpus: &Corpus,
+    eval: &Eval,
+    folder: &Path,
+    console: &Console,
+    stop: &AtomicBool,
+) -> Result<bool> {
+    let parameters = parameters_hash(engine);
+    for (number, task) in corpus.tasks.iter().enumerate() {
+        for &name in splits_read(eval.test) {
+            let Some(split) = task.split(name) else { continue };
+            let Inputs::Tokens(store) = &split.inputs else { continue };
+            let bounds = byte_bounds(store, engine.network.spec.encoder.hidden);
+            let path = folder.join(format!("{}.f32", split_hash(engine, store, parameters.clone())));
+            let label = format!("task {}, {}: states of the frozen prefix", task.name, name.as_str());
+            let mut states = TokenStates::open(&path, bounds.clone())?;
+            if states.is_none() && !split.is_empty() {
+                let bytes = bounds.last().copied().unwrap_or(0) as u64;
+                console.say(&format!("{label}: computing {} into {}", human_bytes(bytes), path.display()));
+                if !compute(engine, number, split, eval.batch, &path, stop)? {
+                    return Ok(false);
+                }
+                states = TokenStates::open(&path, bounds)?;
+            }
+            if let Some(states) = states {
+                tracing::info!("{label} are in {}", path.display());
+                store.keep_states(states);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Bytes that the states of a run take on disk.
+pub fn disk_bytes(corpus: &Corpus, test: bool, hidden: usize) -> u64 {
+    let of = |split: &Split| match &split.inputs {
+        Inputs::Tokens(store) => byte_bounds(store, hidden).last().copied().unwrap_or(0) as u64,
+        Inputs::Features(_) => 0,
+    };
+    corpus.tasks.iter().flat_map(|task| splits_read(test).iter().filter_map(|&name| task.split(name))).map(of).sum()
+}
+
+/// The splits that a run reads.
+pub fn splits_read(test: bool) -> &'static [SplitName] {
+    if test { &[SplitName::Train, SplitName::Dev, SplitName::Test] } else { &[SplitName::Train, SplitName::Dev] }
+}
+
+/// The folder of kept states, made if need be.
+pub fn folder() -> Result<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache"))).map(|cache| cache.join("taskloom"));
+    let folder = named(FOLDER).or(own).with_context(|| format!("encoder.cache_frozen needs a folder: set {FOLDER} to one"))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {} ({FOLDER})", folder.display()))?;
+    Ok(folder)
+}
+
+/// (examples + 1) where each example's states lie in the file.
+fn byte_bounds(store: &TokenStore, hidden: usize) -> Vec<usize> {
+    let ends = (0..store.len()).scan(0, |end, example| {
+        *end += 4 * hidden * sequence_len(store, example);
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
+/// Over the shape and the dense parameters of the frozen prefix.
+fn parameters_hash(engine: &Engine) -> blake3::Hasher {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(FORMAT);
+    if let Some(spec) = engine.network.spec.encoder.transformer() {
+        let TransformerSpec { heads, intermediate, frozen, positions, norm_eps, .. } = *spec;
+        for number in [engine.network.spec.encoder.hidden, heads, intermediate, frozen, positions] {
+            hasher.update(&(number as u64).to_le_bytes());
+        }
+        hasher.update(&norm_eps.to_le_bytes());
+    }
+    hasher.update(bytemuck::cast_slice(&engine.parameters.frozen));
+    hasher
+}
+
+/// Over the split's sequences and the rows of the words in them.
+fn split_hash(engine: &Engine, store: &TokenStore, mut hasher: blake3::Hasher) -> blake3::Hash {
+    let Some(spec) = engine.network.spec.encoder.transformer() else { return hasher.finalize() };
+    let mut words = BTreeSet::new();
+    for example in 0..store.len() {
+        let sequence = sequence(store, example, spec);
+        hasher.update(&(sequence.ids.len() as u64).to_le_bytes()).update(&(sequence.second as u64).to_le_bytes());
+        hasher.update(bytemuck::cast_slice(&sequence.ids));
+        words.extend(sequence.ids);
+    }
+    if let Some(table) = &engine.parameters.rows {
+        let (view, mut row) = (table.view(), vec![0.0; table.dim()]);
+        for word in words {
+            view.read(word, &mut row);
+            hasher.update(bytemuck::cast_slice(&row));
+        }
+    }
+    hasher.finalize()
+}
+
+/// Writes beside and renames: a kill leaves the whole file or none. False if `stop` was raised.
+fn compute(engine: &mut Engine, task: usize, split: &Split, batch: usize, path: &Path, stop: &AtomicBool) -> Result<bool> {
+    let failed = || format!("cannot write {} ({FOLDER})", path.display());
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
+    let mut writer = std::io::BufWriter::new(file);
+    let mut start = 0;
+    while start < split.len() {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let end = evaluation_end(split, start, batch, engine.token_room(), engine.masked_room());
+        let packed = evaluation_batch(&engine.network.spec.encoder, task, split, start..end);
+        let states = engine.prefix(&packed).context("only a transformer has a frozen prefix")?;
+        writer.write_all(bytemuck::cast_slice(states)).with_context(failed)?;
+        start = end;
+    }
+    let file = writer.into_inner().map_err(|error| error.into_error()).with_context(failed)?;
+    file.as_file().sync_all().with_context(failed)?;
+    file.persist(path).with_context(failed)?;
+    Ok(true)
+}
