@@ -144,7 +144,9 @@ fn limits(batch: &Batch) -> Limits {
 
 /// Norm of a gradient and its products with the eight probes, against the fixture's. A product with a probe of length n and
 /// entries of variance 1/3 is off by about |error| / sqrt 3, so products bound the error as a whole.
-fn compare(name: &str, ours: &[f32], all: &Value) {
+fn compare(name: &str, ours: &[f32], case: &Value) {
+    compare_elements(name, ours, &case["elements"]);
+    let all = &case["gradients"];
     let known = numbers(&all[name]);
     let norm = ours.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
     // A key's bias moves all products of a query alike: its gradient is zero but for rounding of what its weight's is made of.
@@ -156,6 +158,19 @@ fn compare(name: &str, ours: &[f32], all: &Value) {
         let of = format!("probe {probe} {key}");
         let product: f64 = ours.iter().enumerate().map(|(i, &g)| f64::from(g) * uniform(&of, i)).sum();
         assert!((product - known).abs() < tolerance, "{name}, probe {probe}: {product}, {known} in PyTorch");
+    }
+}
+
+/// 32 elements spread over a gradient, each to 1e-5 of its largest.
+fn compare_elements(name: &str, ours: &[f32], all: &Value) {
+    let known = numbers(&all[name]);
+    // As in [`compare`], what a key's bias should be zero against.
+    let largest = if name.ends_with("key.bias") { numbers(&all[name.replace("bias", "weight")])[0] } else { known[0] };
+    let key = format!("elements {}", name.split_once(' ').expect("task and parameter").1);
+    for (number, theirs) in known[1..].iter().enumerate() {
+        let index = ((uniform(&key, number) + 1.0) / 2.0 * ours.len() as f64) as usize;
+        let gap = (f64::from(ours[index]) - theirs).abs();
+        assert!(gap < 1e-5 * largest, "{name}[{index}]: {}, {theirs} in PyTorch", ours[index]);
     }
 }
 
@@ -182,18 +197,18 @@ fn gradients_match(case: &Value, recompute: bool) {
     for task in 0..2 {
         for param in &network.table.shared {
             let key = format!("{task} {}", param.name);
-            compare(&key, &gradients.jacobian.row(task)[param.range()], &case["gradients"]);
+            compare(&key, &gradients.jacobian.row(task)[param.range()], case);
         }
         for param in network.table.head_params(task) {
             let key = format!("{task} {}", param.name);
-            compare(&key, &gradients.heads[param.range()], &case["gradients"]);
+            compare(&key, &gradients.heads[param.range()], case);
         }
         let (key, hidden) = (format!("{task} {WORDS}"), number(case, "hidden"));
         let mut words = vec![0.0; number(case, "vocabulary") * hidden];
         for (index, &row) in gradients.rows[task].rows.iter().enumerate() {
             words[row as usize * hidden..][..hidden].copy_from_slice(gradients.rows[task].row(index));
         }
-        compare(&key, &words, &case["gradients"]);
+        compare(&key, &words, case);
         compared += network.table.shared.len() + 3;
     }
     assert_eq!(
