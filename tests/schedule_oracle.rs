@@ -119,6 +119,76 @@ fn every_policy_runs_as_it_is_defined() {
     assert!(seen > 50_000, "{seen}");
 }
 
+/// A task with jobs one after the other, each given as soon as the one before is done.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    weight: u64,
+    cost: Nanos,
+    jobs: usize,
+}
+
+/// The order in which the dispatcher runs the tasks under stride scheduling.
+fn dispatched_by_weight(tasks: &[Backlog]) -> Vec<usize> {
+    let spec = |task: &Backlog| Spec { weight: task.weight as f64, ..Spec::new("t", 0) };
+    let settings = Settings { policy: Policy::Weighted, server_share: 0.0, ..Settings::default() };
+    let mut dispatcher = Dispatcher::new(settings, tasks.iter().map(spec).collect(), 1).unwrap();
+    let job = |task: &Backlog, now: Nanos| Job {
+        operation: Operation::Commit,
+        blocks: 1,
+        release: now,
+        cost: task.cost * UNIT,
+        bytes: 0,
+    };
+    tasks.iter().enumerate().for_each(|(task, backlog)| dispatcher.submit(task, job(backlog, 0), 0));
+    let (mut order, mut now) = (Vec::new(), 0);
+    while let Some(started) = dispatcher.next(now) {
+        now += started.job.cost;
+        order.push(started.task);
+        dispatcher.complete(started.lane, started.job.cost, Status::Ok, now);
+        let own = &tasks[started.task];
+        if order.iter().filter(|&&task| task == started.task).count() < own.jobs {
+            dispatcher.submit(started.task, job(own, now), now);
+        }
+    }
+    order
+}
+
+/// Of the tasks with jobs left always the one that had the least time for its weight, of equal ones the first.
+fn by_least_served(tasks: &[Backlog]) -> Vec<usize> {
+    let mut done = vec![0; tasks.len()];
+    let mut order = Vec::new();
+    // Times and weights are whole numbers: served / weight is compared exactly over the common multiple of 1, 2 and 3.
+    let served = |task: usize, done: &[usize]| done[task] as u64 * tasks[task].cost * (6 / tasks[task].weight);
+    while let Some(next) =
+        (0..tasks.len()).filter(|&task| done[task] < tasks[task].jobs).min_by_key(|&task| (served(task, &done), task))
+    {
+        done[next] += 1;
+        order.push(next);
+    }
+    order
+}
+
+#[test]
+fn weighted_runs_whoever_had_least_for_its_weight() {
+    fn extend(tasks: &mut Vec<Backlog>, jobs_left: usize, seen: &mut u32) {
+        if !tasks.is_empty() {
+            assert_eq!(dispatched_by_weight(tasks), by_least_served(tasks), "{tasks:?}");
+            *seen += 1;
+        }
+        for jobs in 1..=jobs_left {
+            for (weight, cost) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)] {
+                tasks.push(Backlog { weight, cost, jobs });
+                extend(tasks, jobs_left - jobs, seen);
+                tasks.pop();
+            }
+        }
+    }
+    let mut seen = 0;
+    extend(&mut Vec::new(), 6, &mut seen);
+    // All compositions of up to six jobs, six kinds a task.
+    assert_eq!(seen, (1..=6).map(|jobs| 6 * 7u32.pow(jobs - 1)).sum::<u32>());
+}
+
 /// Least greatest lateness over every order of the jobs, all released at once.
 fn best_lateness(jobs: &[Small], now: i64, left: &mut Vec<usize>) -> i64 {
     if left.is_empty() {
