@@ -149,7 +149,7 @@ fn run_kept(shape: Shape, batch: &Batch, keep: Keep) -> Round {
     let mut memory = Memory::unlimited();
     let parameters = Parameters::new(&mut memory, &network, &start).unwrap();
     let limits = limits(batch, shape.frozen == 0);
-    let rows = if keep.stored { 3 } else { 1 };
+    let rows = if keep.stored { 3 * keep.batches } else { 1 };
     let mut gradients = Gradients::new(&mut memory, &network, keep, &limits).unwrap();
     let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).unwrap();
     // What an earlier round left must not show.
@@ -209,6 +209,37 @@ fn any_fusion_gives_the_same_bytes() {
                 }
             }
             assert!(alone.jacobian.iter().flatten().all(|x| x.is_finite() && *x != 7.0));
+        }
+    }
+}
+
+/// Of a round of two batches the rows add up to those of one batch: every micro-batch after a task's first is the second one's.
+#[test]
+fn two_batches_are_the_parts_of_one() {
+    for limit in [1, 0] {
+        let mut halved = batch(limit);
+        for part in &mut halved.parts {
+            part.batch = usize::from(!part.first);
+            part.first = true;
+        }
+        let keep = Keep { stored: true, batches: 2, storage: Storage::F32 };
+        let (one, two) = (run(PLAIN, &batch(limit), true), run_kept(PLAIN, &halved, keep));
+        let close = |whole: &[f32], parts: [&[f32]; 2], what: &str| {
+            let largest = whole.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            let gap =
+                whole.iter().zip(parts[0].iter().zip(parts[1])).fold(0.0f32, |most, (w, (a, b))| most.max((w - (a + b)).abs()));
+            // Sums of up to 100 f32 terms in another order.
+            assert!(gap <= 1e-5 * largest, "{what}: {gap} of {largest}");
+        };
+        // Task 1 has a single micro-batch.
+        for task in [0, 2] {
+            close(&one.jacobian[task], [&two.jacobian[2 * task], &two.jacobian[2 * task + 1]], &format!("J of {task}"));
+            close(&one.words[task], [&two.words[2 * task], &two.words[2 * task + 1]], &format!("words of {task}"));
+        }
+        let table = network(PLAIN).table;
+        for task in [0, 2] {
+            let range = table.head_range(task);
+            close(&one.heads[range.clone()], [&two.heads[range.clone()], &vec![0.0; range.len()]], &format!("head {task}"));
         }
     }
 }

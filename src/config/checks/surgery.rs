@@ -1,6 +1,6 @@
 //! What a surgery method asks of the rest of the run.
 
-use super::super::schema::{Granularity, HeadGradients, HeadKind, Storage, Task};
+use super::super::schema::{Granularity, HeadGradients, Storage};
 use super::Checker;
 use crate::surgery::methods::registry;
 
@@ -17,12 +17,6 @@ pub fn check(checker: &mut Checker) {
     if method.needs.row_state && surgery.storage == Storage::Bf16 {
         let message = format!("\"{}\" works on J and buffers of its own together, in f32", method.name);
         checker.error(&["surgery.storage", "surgery.method"], message, "set surgery.storage = \"f32\"");
-    }
-    let words = |task: &&Task| task.head == HeadKind::Mlm;
-    if method.needs.second_batch && checker.known_tasks().values().any(words) {
-        let message =
-            format!("\"{}\" divides a round into two batches, which a task with head = \"mlm\" does not support", method.name);
-        checker.error(&["surgery.method", "tasks", "task_defaults"], message, "choose another method");
     }
     if surgery.heads == HeadGradients::Weighted {
         let keys = ["surgery.heads", "surgery.method", "surgery.granularity"];

@@ -71,8 +71,12 @@ impl Transformer {
                 let (own, rest) = dlogits.split_at(rows.len() * self.spec.vocabulary);
                 let (dhidden, hidden) = (&mut scratch.dhidden[range.clone()], &scratch.hidden[range]);
                 let head = &weights.heads[network.table.head_range(part.task)];
-                let words = gradients.rows.get_mut(part.present * gradients.batches + part.batch);
-                let write = if part.first { Write::Replace } else { Write::Add };
+                let mut words = gradients.rows.get_mut(part.present * gradients.batches + part.batch);
+                // A second batch has word rows of its own, and adds to the one gradient of the head.
+                let write = if part.first && part.batch == 0 { Write::Replace } else { Write::Add };
+                if part.first && part.batch > 0 {
+                    words.iter_mut().for_each(|words| words.whole(self.spec.vocabulary).fill(0.0));
+                }
                 let mlm = &mut scratch.transformer.as_mut().expect("a transformer's scratch").mlm;
                 let place = masked..masked + rows.len();
                 let table = word_table(weights);
