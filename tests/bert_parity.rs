@@ -191,7 +191,8 @@ fn gradients_match(case: &Value, recompute: bool) {
         assert!((f64::from(*ours) - theirs).abs() < 1e-5 * theirs.abs().max(1.0), "{name}: logit {ours}, {theirs} in PyTorch");
     }
     network.losses(&batch.parts, &mut scratch);
-    network.backward(parameters.weights(), &batch, &batch.parts, &mut scratch, &mut gradients, random);
+    let own = gradients.of_group(&network, &batch, &batch.parts);
+    network.backward(parameters.weights(), &batch, &batch.parts, &mut scratch, own, random);
     network.row_gradients(&batch, &mut gradients, 2);
     let mut compared = 0;
     for task in 0..2 {

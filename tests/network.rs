@@ -200,7 +200,8 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
         for (part, loss) in parts.iter().zip(network.losses(parts, &mut scratch)) {
             losses[part.task] += loss;
         }
-        network.backward(parameters.weights(), batch, parts, &mut scratch, &mut gradients, random);
+        let own = gradients.of_group(network, batch, parts);
+        network.backward(parameters.weights(), batch, parts, &mut scratch, own, random);
     }
     network.row_gradients(batch, &mut gradients, tasks);
     let sparse = |gradient: &taskloom::ops::row_gradients::RowGradient| {

@@ -152,6 +152,9 @@ fn run_kept(shape: Shape, batch: &Batch, keep: Keep) -> Round {
     let rows = if keep.stored { 3 * keep.batches } else { 1 };
     let mut gradients = Gradients::new(&mut memory, &network, keep, &limits).unwrap();
     let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).unwrap();
+    if keep.storage == Storage::Bf16 {
+        scratch = scratch.staged(&mut memory, network.largest_piece()).unwrap();
+    }
     // What an earlier round left must not show.
     gradients.jacobian.f32_mut().into_iter().for_each(|values| values.fill(7.0));
     let (mut logits, mut losses) = (Vec::new(), [0.0; 3]);
@@ -167,7 +170,7 @@ fn run_kept(shape: Shape, batch: &Batch, keep: Keep) -> Round {
         for (part, loss) in parts.iter().zip(network.losses(parts, &mut scratch)) {
             losses[part.task] += loss;
         }
-        network.backward(parameters.weights(), batch, parts, &mut scratch, &mut gradients, RANDOM);
+        network.backward(parameters.weights(), batch, parts, &mut scratch, gradients.of_group(&network, batch, parts), RANDOM);
     }
     let mut words = Vec::new();
     if shape.frozen == 0 {

@@ -19,9 +19,13 @@ pub struct Buffer<T = f32> {
 }
 
 impl<T: Pod> Buffer<T> {
+    pub fn empty() -> Self {
+        Self { map: None, values: PhantomData }
+    }
+
     fn new(len: usize) -> Result<Self> {
         if len == 0 {
-            return Ok(Self { map: None, values: PhantomData });
+            return Ok(Self::empty());
         }
         let bytes = size_of::<T>() * len;
         let map = MmapMut::map_anon(bytes).with_context(|| format!("cannot map {}", human_bytes(bytes as u64)))?;

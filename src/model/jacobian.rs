@@ -25,22 +25,14 @@ pub struct Jacobian {
 
 enum Values {
     F32(Buffer),
-    /// `staging` holds the largest piece of a row while it is computed.
-    Bf16 {
-        rows: Buffer<bf16>,
-        staging: Buffer,
-    },
+    Bf16(Buffer<bf16>),
 }
 
 impl Jacobian {
-    /// `piece`: most columns that are written at once.
-    pub fn new(memory: &mut Memory, rows: usize, width: usize, storage: Storage, piece: usize) -> anyhow::Result<Self> {
+    pub fn new(memory: &mut Memory, rows: usize, width: usize, storage: Storage) -> anyhow::Result<Self> {
         let values = match storage {
             Storage::F32 => Values::F32(memory.buffer("jacobian: dense", rows * width)?),
-            Storage::Bf16 => Values::Bf16 {
-                rows: memory.buffer_of("jacobian: dense, bf16", rows * width)?,
-                staging: memory.buffer("jacobian: piece of a row in f32", piece)?,
-            },
+            Storage::Bf16 => Values::Bf16(memory.buffer_of("jacobian: dense, bf16", rows * width)?),
         };
         Ok(Self { values, width })
     }
@@ -55,7 +47,7 @@ impl Jacobian {
         let at = |row: usize| row * self.width + columns.start..row * self.width + columns.end;
         match &self.values {
             Values::F32(values) => Rows::F32((0..count).map(|row| &values[at(row)]).collect()),
-            Values::Bf16 { rows, .. } => Rows::Bf16((0..count).map(|row| &rows[at(row)]).collect()),
+            Values::Bf16(rows) => Rows::Bf16((0..count).map(|row| &rows[at(row)]).collect()),
         }
     }
 
@@ -64,7 +56,7 @@ impl Jacobian {
         let at = index * self.width..(index + 1) * self.width;
         match &self.values {
             Values::F32(values) => values[at].to_vec(),
-            Values::Bf16 { rows, .. } => {
+            Values::Bf16(rows) => {
                 let mut wide = vec![0.0; self.width];
                 widen(&mut wide, &rows[at]);
                 wide
@@ -76,19 +68,57 @@ impl Jacobian {
     pub fn f32_mut(&mut self) -> Option<&mut [f32]> {
         match &mut self.values {
             Values::F32(values) => Some(values),
-            Values::Bf16 { .. } => None,
+            Values::Bf16(_) => None,
         }
     }
 }
 
-/// The rows of J that a group's parts write to.
+/// The rows of J that a group's parts write to, by part.
+pub enum TaskRows<'a> {
+    Own(Vec<&'a mut [f32]>),
+    /// Kept in bf16.
+    Rounded(Vec<&'a mut [bf16]>),
+    /// All add to this one.
+    One(&'a mut [f32]),
+}
+
+impl Jacobian {
+    /// The rows of each of some groups; `rows` are their numbers by part, ascending over all groups. Where tasks have no rows of
+    /// their own (`stored` is false), there is one group.
+    pub fn split(&mut self, rows: &[Vec<usize>], stored: bool) -> Vec<TaskRows<'_>> {
+        match (&mut self.values, stored) {
+            (Values::F32(values), true) => deal(values, self.width, rows).into_iter().map(TaskRows::Own).collect(),
+            (Values::Bf16(values), _) => deal(values, self.width, rows).into_iter().map(TaskRows::Rounded).collect(),
+            (Values::F32(values), false) => {
+                assert_eq!(rows.len(), 1, "groups that add to one row are computed one after the other");
+                vec![TaskRows::One(values)]
+            }
+        }
+    }
+}
+
+/// Numbered rows of a matrix, for each group its own.
+fn deal<'a, T>(values: &'a mut [T], width: usize, rows: &[Vec<usize>]) -> Vec<Vec<&'a mut [T]>> {
+    // An encoder that is frozen whole has rows of no columns.
+    let mut all = values.chunks_exact_mut(width.max(1));
+    let mut next = 0;
+    let mut row = |&index: &usize| {
+        if width == 0 {
+            return &mut [][..];
+        }
+        let row = all.nth(index - next).expect("J has a row for each present task");
+        next = index + 1;
+        row
+    };
+    rows.iter().map(|rows| rows.iter().map(&mut row).collect()).collect()
+}
+
+/// The rows of J that a group's parts write to, and how.
 pub struct JacobianRows<'a> {
-    pub jacobian: &'a mut Jacobian,
-    /// Rows of each task, one for every independent batch of the round.
-    pub batches: usize,
-    /// Each task has its own row; otherwise all add to row 0.
-    pub stored: bool,
+    pub rows: TaskRows<'a>,
     pub parts: &'a [Part],
+    /// Room for the largest piece of a row that is kept in bf16, while it is computed.
+    pub staging: &'a mut [f32],
 }
 
 /// One part's stretch.
@@ -103,39 +133,30 @@ impl JacobianRows<'_> {
     /// Calls `work` with the slots that may be written at once: all parts' rows; or each alone where all add to one row, so
     /// that the order of additions does not depend on the grouping, or where rows are rounded, so that one piece is staged.
     pub fn each(&mut self, columns: Range<usize>, mut work: impl FnMut(Vec<Slot>)) {
-        let width = self.jacobian.width;
-        let row_of = |part: &Part| if self.stored { part.present * self.batches + part.batch } else { 0 };
-        let write_of = |part: &Part| {
-            let opens = part.first && (self.stored || part.present == 0);
-            if opens { Write::Replace } else { Write::Add }
-        };
-        match &mut self.jacobian.values {
-            Values::F32(values) if self.stored => {
-                let mut rows = values.chunks_exact_mut(width);
-                let mut next = 0;
+        let write_of = |part: &Part, opens: bool| if part.first && opens { Write::Replace } else { Write::Add };
+        match &mut self.rows {
+            TaskRows::Own(rows) => {
                 let mut slots = Vec::with_capacity(self.parts.len());
-                for (number, part) in self.parts.iter().enumerate() {
-                    let index = row_of(part);
-                    let row = rows.nth(index - next).expect("J has a row for each present task");
-                    next = index + 1;
-                    slots.push(Slot { part: number, values: &mut row[columns.clone()], write: write_of(part) });
+                for (part, row) in rows.iter_mut().enumerate() {
+                    slots.push(Slot { part, values: &mut row[columns.clone()], write: write_of(&self.parts[part], true) });
                 }
                 work(slots);
             }
-            Values::F32(values) => {
-                for (number, part) in self.parts.iter().enumerate() {
-                    work(vec![Slot { part: number, values: &mut values[columns.clone()], write: write_of(part) }]);
+            TaskRows::One(row) => {
+                for (part, own) in self.parts.iter().enumerate() {
+                    let write = write_of(own, own.present == 0);
+                    work(vec![Slot { part, values: &mut row[columns.clone()], write }]);
                 }
             }
-            Values::Bf16 { rows, staging } => {
-                let staged = &mut staging[..columns.len()];
-                for (number, part) in self.parts.iter().enumerate() {
-                    let row = &mut rows[row_of(part) * width..][columns.clone()];
-                    let write = write_of(part);
+            TaskRows::Rounded(rows) => {
+                let staged = &mut self.staging[..columns.len()];
+                for (part, row) in rows.iter_mut().enumerate() {
+                    let row = &mut row[columns.clone()];
+                    let write = write_of(&self.parts[part], true);
                     if write == Write::Add {
                         widen(staged, row);
                     }
-                    work(vec![Slot { part: number, values: staged, write }]);
+                    work(vec![Slot { part, values: staged, write }]);
                     round(row, staged);
                 }
             }

@@ -6,7 +6,9 @@
 use std::ops::Range;
 
 use crate::device::memory::{Buffer, Memory};
-use crate::model::jacobian::{Jacobian, JacobianRows, Storage};
+use crate::model::gradients::GroupGradients;
+pub use crate::model::gradients::{Gradients, Keep};
+use crate::model::jacobian::JacobianRows;
 use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::model::transformer::{self, TokenBatch, TokenLimits, Transformer};
 use crate::ops::activation::{Activation, activation_backward, bias_activation_forward};
@@ -15,7 +17,6 @@ use crate::ops::embedding_bag::{Bags, Table, embedding_bag_forward};
 use crate::ops::heads::{self, heads_backward, heads_forward};
 use crate::ops::linear::{linear_forward, linear_input_backward};
 use crate::ops::loss::{binary_cross_entropy, cross_entropy, squared_error};
-use crate::ops::row_gradients::RowGradient;
 use crate::ops::vocabulary_loss::vocabulary_cross_entropy;
 
 /// Rows of all tasks of a round (or of one evaluation batch), packed.
@@ -86,69 +87,6 @@ pub struct Weights<'a> {
     pub rows: Option<Table<'a>>,
 }
 
-/// Which gradients of a round are kept, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Keep {
-    /// Each task has its own row of J; otherwise all are added up in one.
-    pub stored: bool,
-    /// Independent batches of a round, each with its own row of J for every task.
-    pub batches: usize,
-    pub storage: Storage,
-}
-
-/// Private gradients of one round.
-pub struct Gradients {
-    /// (J rows x P); row `present * batches + batch` belongs to that task, or row 0 to all when `stored` is false.
-    pub jacobian: Jacobian,
-    /// Whether each task has its own row of J.
-    pub stored: bool,
-    /// Independent batches of a round, each with its own row of J for every task.
-    pub batches: usize,
-    /// (H) gradients of all heads; each is its task's own.
-    pub heads: Buffer,
-    /// Row-sparse gradients of the embedding table by row of J; empty without one.
-    pub rows: Vec<RowGradient>,
-    /// (rows or tokens of a round x inputs) gradient of the encoder's input, from which `rows` is built.
-    pub(super) dinput: Buffer,
-}
-
-impl Gradients {
-    /// Room for the gradients of all tasks.
-    pub fn new(memory: &mut Memory, network: &Network, keep: Keep, limits: &Limits) -> anyhow::Result<Self> {
-        let Keep { stored, batches, storage } = keep;
-        let encoder = &network.spec.encoder;
-        let dinput = match encoder.input {
-            Input::Features(_) => 0,
-            Input::Bag(_) => limits.round_rows * encoder.inputs(),
-            Input::Tokens(_) if limits.bag_rows.is_empty() => 0,
-            Input::Tokens(_) => limits.tokens.round_tokens * encoder.inputs(),
-        };
-        // Index `present` never serves a task before itself in task order, but may serve any after.
-        let mut rows_of_tasks = Vec::new();
-        for row in 0..limits.bag_rows.len() * batches {
-            let capacity = limits.bag_rows[row / batches..].iter().copied().max().unwrap_or(0);
-            let name = format!("jacobian: embedding rows {row}");
-            rows_of_tasks.push(RowGradient::new(memory, &name, encoder.inputs(), capacity)?);
-        }
-        let rows = if stored { limits.present * batches } else { 1 };
-        // A sum is one row: nothing to save.
-        let storage = if stored { storage } else { Storage::F32 };
-        Ok(Self {
-            jacobian: Jacobian::new(memory, rows, network.table.shared_len(), storage, network.largest_piece())?,
-            stored,
-            batches,
-            heads: memory.buffer("heads: gradients", network.table.heads_len())?,
-            rows: rows_of_tasks,
-            dinput: memory.buffer("gradient of the encoder's input", dinput)?,
-        })
-    }
-
-    /// Rows of J in use with this many tasks present.
-    pub fn rows_in_use(&self, present: usize) -> usize {
-        if self.stored { present * self.batches } else { 1 }
-    }
-}
-
 /// Largest shapes of a run, known from the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
@@ -178,6 +116,8 @@ pub struct Scratch {
     pub(super) dhidden: Buffer,
     pub(super) logits: Buffer,
     pub(super) dlogits: Buffer,
+    /// A piece of a row of J that is kept in bf16, while it is computed.
+    pub(super) staging: Buffer,
     pub(super) transformer: Option<transformer::Scratch>,
 }
 
@@ -199,7 +139,13 @@ impl Scratch {
             dhidden: memory.buffer("scratch: gradient of hidden states", rows * encoder.hidden)?,
             logits: memory.buffer("scratch: logits", limits.group_logits)?,
             dlogits: memory.buffer("scratch: gradient of logits", limits.group_logits)?,
+            staging: Buffer::empty(),
         })
+    }
+
+    /// With room for a piece of a row of J ([`Network::largest_piece`]), for rows kept in bf16.
+    pub fn staged(self, memory: &mut Memory, piece: usize) -> anyhow::Result<Self> {
+        Ok(Self { staging: memory.buffer("scratch: piece of a row of J in f32", piece)?, ..self })
     }
 
     /// Tokens that fit, for an encoder that reads tokens.
@@ -323,14 +269,14 @@ impl Network {
         segment_loss(head, targets, &mut scratch.dlogits[range.clone()], &scratch.logits[range], 0.0, 0.0)
     }
 
-    /// Backward pass of a group after [`Network::forward`] and [`Network::losses`].
+    /// Backward pass of a group after [`Network::forward`] and [`Network::losses`]; `gradients` are the group's own.
     pub fn backward(
         &self,
         weights: Weights,
         batch: &Batch,
         group: &[Part],
         scratch: &mut Scratch,
-        gradients: &mut Gradients,
+        gradients: GroupGradients,
         random: Randomness,
     ) {
         if let Encoder::Transformer(transformer) = &self.encoder {
@@ -342,14 +288,15 @@ impl Network {
         let dhidden = &mut scratch.dhidden[..count * width];
         let hidden = if needs_hidden(encoder) { &scratch.hidden } else { &scratch.pre };
         let segments = self.head_segments(weights.heads, group);
-        let mut head_gradients = self.head_gradients(&mut gradients.heads, group);
+        let GroupGradients { jacobian, heads, dinput, .. } = gradients;
+        let mut head_gradients = self.head_gradients(heads, group);
         heads_backward(dhidden, &mut head_gradients, &scratch.dlogits, hidden, width, &segments);
         dropout(dhidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
 
-        let wanted = !gradients.dinput.is_empty();
+        let wanted = !dinput.is_empty();
         if wanted && encoder.residual {
             // The shortcut passes dhidden on as it is here; the dense branch changes it in place below.
-            let dinput = gradients.dinput[rows.start * inputs..rows.end * inputs].chunks_exact_mut(inputs);
+            let dinput = dinput.chunks_exact_mut(inputs);
             dinput.zip(dhidden.chunks_exact(width)).for_each(|(dx, dh)| dx.copy_from_slice(&dh[..inputs]));
         }
         activation_backward(dhidden, &scratch.pre[..count * width], width, encoder.activation);
@@ -357,10 +304,12 @@ impl Network {
             None => &batch.features[rows.start * inputs..rows.end * inputs],
             Some(_) => &scratch.input[..count * inputs],
         };
-        self.weight_gradients(gradients, group, dhidden, input);
+        let mut own = JacobianRows { rows: jacobian, parts: group, staging: &mut scratch.staging };
+        let part_rows: Vec<Range<usize>> =
+            group.iter().map(|part| part.rows.start - rows.start..part.rows.end - rows.start).collect();
+        own.linear(0..self.table.shared_len(), &part_rows, dhidden, input, inputs, width);
         if wanted {
             let [weight, _] = self.dense(weights.shared);
-            let dinput = &mut gradients.dinput[rows.start * inputs..rows.end * inputs];
             if encoder.residual {
                 // The weight gradients were the last to read the input.
                 let branch = &mut scratch.input[..count * inputs];
@@ -398,20 +347,11 @@ impl Network {
     }
 
     /// Most columns of J that a backward pass writes at once.
-    fn largest_piece(&self) -> usize {
+    pub fn largest_piece(&self) -> usize {
         match &self.encoder {
             Encoder::Dense => self.table.shared_len(),
             Encoder::Transformer(transformer) => transformer.largest_piece(),
         }
-    }
-
-    fn weight_gradients(&self, gradients: &mut Gradients, group: &[Part], dpre: &[f32], input: &[f32]) {
-        let encoder = &self.spec.encoder;
-        let base = group_rows(group).start;
-        let rows: Vec<Range<usize>> = group.iter().map(|part| part.rows.start - base..part.rows.end - base).collect();
-        let Gradients { jacobian, stored, batches, .. } = gradients;
-        let mut own = JacobianRows { jacobian, batches: *batches, stored: *stored, parts: group };
-        own.linear(0..self.table.shared_len(), &rows, dpre, input, encoder.inputs(), encoder.hidden);
     }
 
     /// Weight and bias of the dense layer in a slice laid out like the shared parameters.
@@ -433,24 +373,22 @@ impl Network {
         group.iter().map(segment).collect()
     }
 
-    /// Slices of the head gradients of a group's tasks, zeroed where the round starts.
-    fn head_gradients<'a>(&self, values: &'a mut [f32], group: &[Part]) -> Vec<heads::Gradient<'a>> {
-        let mut rest = values;
-        let mut consumed = 0;
-        let mut slices = Vec::with_capacity(group.len());
-        for part in group {
-            let (weight, bias) = self.table.head(part.task);
-            let (own, tail) = rest.split_at_mut(bias.range().end - consumed);
-            let own = &mut own[weight.offset - consumed..];
-            consumed = bias.range().end;
-            rest = tail;
+    /// Weight and bias of the head gradients of a group's tasks, zeroed where the round starts.
+    fn head_gradients<'a>(&self, heads: Vec<&'a mut [f32]>, group: &[Part]) -> Vec<heads::Gradient<'a>> {
+        let gradient = |(own, part): (&'a mut [f32], &Part)| {
             if part.first && part.batch == 0 {
                 own.fill(0.0);
             }
-            let (weight, bias) = own.split_at_mut(weight.len());
-            slices.push(heads::Gradient { weight, bias });
-        }
-        slices
+            let (weight, bias) = own.split_at_mut(self.table.head(part.task).0.len());
+            heads::Gradient { weight, bias }
+        };
+        heads.into_iter().zip(group).map(gradient).collect()
+    }
+
+    /// Rows (tokens, for a transformer) of the encoder's input that belong to a group.
+    pub(super) fn input_rows(&self, batch: &Batch, group: &[Part]) -> Range<usize> {
+        let rows = group_rows(group);
+        if self.spec.encoder.transformer().is_some() { batch.tokens.tokens(&rows) } else { rows }
     }
 }
 

@@ -9,6 +9,7 @@ use super::accelerator::Accelerator;
 use super::decide::{Decided, Known, scaled_rule};
 use super::rules::{Rules, Scale, Settlers};
 use crate::device::memory::Memory;
+use crate::model::jacobian::Storage;
 use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use crate::model::{Parameters, Start};
 use crate::surgery::balance::{Balancer, Factors, Losses};
@@ -102,6 +103,8 @@ impl Engine {
         let gradients = Gradients::new(memory, &network, keep, limits)?;
         let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, &network, &limits.task_rows)).transpose()?;
         let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
+        let scratch =
+            if keep.stored && keep.storage == Storage::Bf16 { scratch.staged(memory, network.largest_piece())? } else { scratch };
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
         let touched = Touched::default();
         Ok(Self {
@@ -239,7 +242,8 @@ impl Engine {
                 self.network.scale_logit_gradients(parts, &mut self.scratch, &factors.factors);
             }
             let weights = self.parameters.weights();
-            self.network.backward(weights, batch, parts, &mut self.scratch, &mut self.gradients, random);
+            let gradients = self.gradients.of_group(&self.network, batch, parts);
+            self.network.backward(weights, batch, parts, &mut self.scratch, gradients, random);
             self.quanta.push(clock.elapsed());
         }
         self.network.row_gradients(batch, &mut self.gradients, tasks.len());

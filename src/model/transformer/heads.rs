@@ -3,8 +3,9 @@
 use super::Transformer;
 use super::forward::Pass;
 use super::group::Group;
+use crate::model::gradients::GroupGradients;
 use crate::model::jacobian::JacobianRows;
-use crate::model::network::{Batch, Gradients, Network, Part, Randomness, Scratch, Weights};
+use crate::model::network::{Batch, Network, Part, Randomness, Scratch, Weights};
 use crate::model::spec::HeadKind;
 use crate::ops::dropout::{RowKey, dropout};
 use crate::ops::embedding_bag::Table;
@@ -57,21 +58,20 @@ impl Transformer {
         batch: &Batch,
         parts: &[Part],
         scratch: &mut Scratch,
-        gradients: &mut Gradients,
+        gradients: GroupGradients,
         random: Randomness,
     ) {
         let group = Group::new(&batch.tokens, parts, &network.spec.heads, self.spec.pooling);
         let h = self.hidden;
         let mut dlogits = &scratch.dlogits[..];
         let mut masked = 0;
-        for (part, rows) in parts.iter().zip(&group.part_heads) {
-            let values = &mut gradients.heads[network.table.head_range(part.task)];
+        let GroupGradients { jacobian, heads, words, dinput } = gradients;
+        for (((part, rows), values), mut words) in parts.iter().zip(&group.part_heads).zip(heads).zip(words) {
             if network.spec.heads[part.task].kind == HeadKind::Mlm {
                 let range = rows.start * h..rows.end * h;
                 let (own, rest) = dlogits.split_at(rows.len() * self.spec.vocabulary);
                 let (dhidden, hidden) = (&mut scratch.dhidden[range.clone()], &scratch.hidden[range]);
                 let head = &weights.heads[network.table.head_range(part.task)];
-                let mut words = gradients.rows.get_mut(part.present * gradients.batches + part.batch);
                 // A second batch has word rows of its own, and adds to the one gradient of the head.
                 let write = if part.first && part.batch == 0 { Write::Replace } else { Write::Add };
                 if part.first && part.batch > 0 {
@@ -99,11 +99,8 @@ impl Transformer {
         }
         let pass = Pass::new(weights, batch, &group, Some(random));
         let own = scratch.transformer.as_mut().expect("a transformer's scratch");
-        let words = group.tokens.start * h..group.tokens.end * h;
-        let dwords = if gradients.dinput.is_empty() { &mut [][..] } else { &mut gradients.dinput[words] };
-        let mut rows =
-            JacobianRows { jacobian: &mut gradients.jacobian, batches: gradients.batches, stored: gradients.stored, parts };
-        self.run_back(&mut scratch.dhidden[..group.head_rows() * h], dwords, &pass, own, &mut rows);
+        let mut rows = JacobianRows { rows: jacobian, parts, staging: &mut scratch.staging };
+        self.run_back(&mut scratch.dhidden[..group.head_rows() * h], dinput, &pass, own, &mut rows);
     }
 
     /// Dropout of what a head over whole sequences sees.
