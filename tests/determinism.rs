@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::{Place, assert_same_files, checkpoints, final_checkpoint, weights};
+use common::{Place, assert_same_files, checkpoints, final_checkpoint, run, weights};
+use serde_json::Value;
 
 /// Trains `config` over and over: every way of computing it must end in the same bytes.
 fn same_bytes_in_every_way(place: &Place, config: &Path, method: &str) {
@@ -47,6 +49,53 @@ fn wide_layers() {
             assert_same_files(&final_checkpoint(&run), &reference, &format!("{}, {threads}, {fuse}", config.display()));
         }
     }
+}
+
+/// Lanes compute the groups of a round at the same time, whatever is kept of them.
+#[test]
+fn any_number_of_lanes_gives_the_same_bytes() {
+    let place = Place::new();
+    for (config, more) in [
+        (place.linear(), &["surgery.method=pcgrad"][..]),
+        (place.bag(), &["surgery.method=cagrad", "train.accumulate=2"]),
+        (place.bag(), &["surgery.method=modo", "surgery.storage=bf16"]),
+        (place.bag(), &["surgery.method=graddrop", "train.fuse=1"]),
+    ] {
+        let sets = |lanes, threads| [more, &[lanes, threads]].concat();
+        let reference = final_checkpoint(&place.train(&config, &sets("schedule.lanes=1", "run.threads=2")));
+        for (lanes, threads) in [("schedule.lanes=2", "run.threads=2"), ("schedule.lanes=3", "run.threads=4")] {
+            let run = place.train(&config, &sets(lanes, threads));
+            assert_same_files(&final_checkpoint(&run), &reference, &format!("{more:?}, {lanes}, {threads}"));
+        }
+    }
+}
+
+#[test]
+fn lanes_are_planned_and_shown() {
+    let place = Place::new();
+    let config = place.linear();
+    let plan = |set: &str| run(&["plan", config.to_str().unwrap(), "--json", "--set", set]).ok().json();
+    let [one, two] = ["schedule.lanes=1", "schedule.lanes=2"].map(plan);
+    assert_eq!((one["lanes"].as_u64(), two["lanes"].as_u64()), (Some(1), Some(2)));
+    let groups = |plan: &Value| plan["first_round_groups"].as_array().map(Vec::len);
+    assert_eq!((groups(&one), groups(&two)), (Some(1), Some(2)));
+    let names = |plan: &Value| plan["buffers"].as_array().unwrap().iter().map(|b| b["name"].to_string()).collect::<Vec<_>>();
+    assert!(
+        names(&two).iter().any(|name| name.contains("lane 1 scratch")) && !names(&one).iter().any(|name| name.contains("lane"))
+    );
+
+    let folder = place.train(&config, &["schedule.lanes=2"]);
+    let trace: Value = serde_json::from_slice(&std::fs::read(folder.join("trace.json")).unwrap()).unwrap();
+    let spans = trace.as_array().unwrap().iter().filter(|event| event["pid"] == 1 && event["ph"] == "X");
+    let lanes: BTreeSet<u64> = spans.filter(|span| span["cat"] == "gradient").map(|span| span["tid"].as_u64().unwrap()).collect();
+    assert_eq!(lanes, BTreeSet::from([0, 1]));
+
+    let refused = |sets: &[&str], parts: &[&str]| place.outcome_of_training(&config, sets, &place.path("no")).failed(2, parts);
+    refused(
+        &["schedule.lanes=2", "surgery.method=sum", "observe.conflict_every=0"],
+        &["schedule.lanes = 2 needs the tasks' gradients apart", "observe.conflict_every"],
+    );
+    refused(&["schedule.lanes=2", "run.device=emulated"], &["schedule.lanes", "are the CPU's"]);
 }
 
 /// No private gradients are kept here: every task adds to one row.

@@ -11,7 +11,7 @@ use crate::device::memory::human_bytes;
 use crate::observe::console::Console;
 use crate::schedule::fuse::{Slot, groups};
 use crate::schedule::retry::Status;
-use crate::train::plan::Plan;
+use crate::train::plan::{Plan, fuse};
 use crate::train::prefix::disk_bytes;
 use crate::train::pressure;
 use crate::train::session::{load_corpus, set_threads};
@@ -67,7 +67,7 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         "mode": if plan.turns.is_sliced { "time_sliced" } else { "synchronous" },
         "first_round_groups": schedule.first().cloned().unwrap_or_default(),
         "first_rounds": schedule,
-        "lanes": 1,
+        "lanes": config.schedule.lanes,
         "buffers": buffers.iter().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
         "total_bytes": total,
         "saved_bytes": plan.saved_bytes(config)?,
@@ -96,7 +96,7 @@ fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Result<
         }
         let micro_batches: Vec<usize> = dealt.iter().map(|count| count * config.train.accumulate).collect();
         let names = |group: &Vec<Slot>| group.iter().map(|slot| corpus.tasks[slot.task].name.as_str()).collect();
-        groups(&micro_batches, config.train.fuse).iter().map(names).collect()
+        groups(&micro_batches, fuse(config, corpus.tasks.len())).iter().map(names).collect()
     });
     Ok(rounds.collect())
 }

@@ -311,6 +311,8 @@ pub struct Schedule {
     /// Seconds of planned time before the first retry, doubling up to `retry_cap`.
     pub retry_base: f64,
     pub retry_cap: f64,
+    /// Fused groups that are computed at the same time.
+    pub lanes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

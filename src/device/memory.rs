@@ -59,12 +59,14 @@ pub struct Memory {
     budget: u64,
     used: u64,
     buffers: Vec<(String, u64)>,
+    /// What the names of the next buffers begin with.
+    place: String,
 }
 
 impl Memory {
     /// `budget` in bytes; 0 means no limit.
     pub fn new(budget: u64) -> Self {
-        Self { dry: false, budget, used: 0, buffers: Vec::new() }
+        Self { dry: false, budget, used: 0, buffers: Vec::new(), place: String::new() }
     }
 
     /// Adds up what a run would allocate within `budget` (0: no limit) and allocates nothing.
@@ -78,6 +80,11 @@ impl Memory {
 
     pub fn unlimited() -> Self {
         Self::new(0)
+    }
+
+    /// Begins the names of buffers from now on with `place`.
+    pub fn within(&mut self, place: String) {
+        self.place = place;
     }
 
     /// Zeros; a large buffer of which little is used costs little.
@@ -104,7 +111,7 @@ impl Memory {
         }
         self.used += bytes;
         if bytes > 0 {
-            self.buffers.push((name.to_owned(), bytes));
+            self.buffers.push((format!("{}{name}", self.place), bytes));
         }
         Ok(())
     }

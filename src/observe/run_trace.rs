@@ -7,12 +7,21 @@ use anyhow::Result;
 
 use super::trace::{Kind, Span, Trace};
 
-/// The work of one round, as it took place on one lane.
+/// A fused group of a round as it was computed.
+pub struct GroupSpan {
+    pub tasks: Vec<usize>,
+    pub lane: usize,
+    /// Since the round's computation began.
+    pub start: Duration,
+    pub time: Duration,
+}
+
+/// The work of one round.
 pub struct RoundSpans<'a> {
     pub round: u64,
     pub start: f64,
-    /// Tasks and time of each fused group; empty where nothing was committed.
-    pub groups: &'a [(Vec<usize>, Duration)],
+    /// Empty where nothing was committed.
+    pub groups: &'a [GroupSpan],
     pub commit: Duration,
     /// Tasks whose part failed, and why.
     pub failed: &'a [(usize, &'a str)],
@@ -33,8 +42,8 @@ pub struct RunTrace {
 
 impl RunTrace {
     /// Begins `path`, or goes on with it.
-    pub fn open(path: &Path, names: &[String], rounds: u64) -> Result<Self> {
-        let (trace, offset) = Trace::resume(path, names, 1)?;
+    pub fn open(path: &Path, names: &[String], lanes: usize, rounds: u64) -> Result<Self> {
+        let (trace, offset) = Trace::resume(path, names, lanes)?;
         let (due, retries) = (vec![offset; names.len()], vec![false; names.len()]);
         Ok(Self { trace, clock: Instant::now(), offset, due, retries, left: rounds })
     }
@@ -62,23 +71,22 @@ impl RunTrace {
         }
         self.left -= 1;
         let commit = end - micros(spans.commit);
-        let mut start = commit - spans.groups.iter().map(|(_, time)| micros(*time)).sum::<f64>();
+        let took = spans.groups.iter().map(|group| group.start + group.time).max().unwrap_or_default();
         let mut present: Vec<usize> = Vec::new();
-        for (tasks, time) in spans.groups {
-            let stop = start + micros(*time);
-            self.on_lane(Kind::Gradient, tasks, start, stop, spans.round)?;
+        for GroupSpan { tasks, lane, start, time } in spans.groups {
+            let start = commit - micros(took - *start);
+            self.on_lane(Kind::Gradient, *lane, tasks, [start, start + micros(*time)], spans.round)?;
             present.extend(tasks);
-            start = stop;
         }
         present.sort_unstable();
         present.dedup();
-        if present.is_empty() { Ok(()) } else { self.on_lane(Kind::Commit, &present, commit, end, spans.round) }
+        if present.is_empty() { Ok(()) } else { self.on_lane(Kind::Commit, 0, &present, [commit, end], spans.round) }
     }
 
     /// A quantum that the tasks share: once on the lane, and on each one's own track.
-    fn on_lane(&mut self, kind: Kind, tasks: &[usize], start: f64, end: f64, round: u64) -> Result<()> {
+    fn on_lane(&mut self, kind: Kind, lane: usize, tasks: &[usize], [start, end]: [f64; 2], round: u64) -> Result<()> {
         let note = format!("round {round}, {} tasks", tasks.len());
-        self.trace.add(&Span { kind, task: None, lane: 0, due: start, start, end, note })?;
+        self.trace.add(&Span { kind, task: None, lane, due: start, start, end, note })?;
         for &task in tasks {
             let retry = if std::mem::take(&mut self.retries[task]) { ", tried again" } else { "" };
             self.part(kind, task, start, end, format!("round {round}{retry}"))?;

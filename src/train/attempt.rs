@@ -1,6 +1,7 @@
 //! A round from its examples to its commit, without the tasks that fail in it.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
@@ -8,11 +9,13 @@ use anyhow::Result;
 
 use crate::data::Corpus;
 use crate::model::network::Batch;
+use crate::observe::run_trace::GroupSpan;
 use crate::schedule::retry::Status;
 use crate::surgery::update::Rates;
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::faults::Strikes;
 use crate::train::guard::what_happened;
+use crate::train::lanes::Quantum;
 use crate::train::round::{Anomaly, Committed, Engine, Outcome};
 
 /// A task's part of a round that came to nothing.
@@ -30,8 +33,8 @@ pub struct Failure {
 pub struct Attempt {
     /// The tasks that committed, and what.
     pub done: Option<(Vec<usize>, Committed)>,
-    /// Tasks and time of each fused group of it.
-    pub groups: Vec<(Vec<usize>, Duration)>,
+    /// How each fused group of it was computed.
+    pub groups: Vec<GroupSpan>,
     pub failures: Vec<Failure>,
     /// Something was not finite, and whose it is cannot be told: gradients were only added up.
     pub anomaly: Option<Anomaly>,
@@ -67,13 +70,7 @@ impl Work<'_> {
                 Ok((_, present)) if present.is_empty() => break,
                 Ok((batch, present)) => match self.compute(engine, &batch, &present)? {
                     Ok(committed) => {
-                        let tasks =
-                            batch.groups.iter().map(|group| batch.parts[group.clone()].iter().map(|part| part.task).collect());
-                        attempt.groups = tasks.zip(engine.quanta.iter().copied()).collect();
-                        if engine.quanta.is_empty() {
-                            // A card's groups are not timed one by one.
-                            attempt.groups = vec![(present.clone(), committed.stages.forward_backward)];
-                        }
+                        attempt.groups = spans(engine, &batch, &present, &committed);
                         attempt.done = Some((present, committed));
                         break;
                     }
@@ -120,6 +117,19 @@ impl Work<'_> {
             Failure { task, status: Status::Crashed, why: format!("its reader died: {}", message(&*panic)) }
         })
     }
+}
+
+fn spans(engine: &Engine, batch: &Batch, present: &[usize], committed: &Committed) -> Vec<GroupSpan> {
+    if engine.quanta.is_empty() {
+        // A card's groups are not timed one by one.
+        let (tasks, time) = (present.to_vec(), committed.stages.forward_backward);
+        return vec![GroupSpan { tasks, lane: 0, start: Duration::ZERO, time }];
+    }
+    let span = |(group, quantum): (&Range<usize>, &Quantum)| {
+        let &Quantum { lane, start, time } = quantum;
+        GroupSpan { tasks: batch.parts[group.clone()].iter().map(|part| part.task).collect(), lane, start, time }
+    };
+    batch.groups.iter().zip(&engine.quanta).map(span).collect()
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -68,6 +68,7 @@ impl Plan {
         }
         let plan = Self { spec, turns, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
         plan.check_task_budgets(corpus)?;
+        plan.check_lanes(config)?;
         Ok(plan)
     }
 
@@ -81,6 +82,20 @@ impl Plan {
         // Time-sliced tasks share one row of J.
         let rows = self.limits.bag_rows.get(task).or(self.limits.bag_rows.first()).map_or(0, |rows| rows * (4 * inputs + 16));
         (4 * (dense + head_copies * head) + rows) as u64
+    }
+
+    fn check_lanes(&self, config: &Config) -> Result<()> {
+        let surgery = &config.surgery;
+        let method = registry::build(&surgery.method, &surgery.params, self.spec.heads.len())
+            .map_err(|fault| anyhow!("surgery.method: {fault}"))?;
+        ensure!(
+            self.rules.lanes == 1 || self.rules.stores_jacobian(&*method),
+            "schedule.lanes = {} needs the tasks' gradients apart, but this run adds them up in one row (surgery.method = \"{}\", \
+             observe.conflict_every = 0), one group after the other: set schedule.lanes = 1 or observe.conflict_every",
+            self.rules.lanes,
+            surgery.method
+        );
+        Ok(())
     }
 
     fn check_task_budgets(&self, corpus: &Corpus) -> Result<()> {
@@ -204,6 +219,7 @@ fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
         weighted_heads: config.surgery.heads == schema::HeadGradients::Weighted,
         conflict_every: config.observe.conflict_every,
         rounds_per_epoch,
+        lanes: config.schedule.lanes,
     }
 }
 
@@ -319,10 +335,17 @@ pub fn encoder_spec(config: &Config, input: Input) -> Result<EncoderSpec> {
     Ok(spec)
 }
 
+/// Most tasks in a fused group (0: no limit) of a run with `tasks`: enough groups for all lanes, unless `train.fuse` says it.
+pub fn fuse(config: &Config, tasks: usize) -> usize {
+    let Config { train, schedule, .. } = config;
+    if train.fuse == 0 && schedule.lanes > 1 { tasks.div_ceil(schedule.lanes) } else { train.fuse }
+}
+
 /// Most tasks in one round, and in one fused group.
 fn together(config: &Config, players: &[Player]) -> [usize; 2] {
     let present = if config.schedule.mode == ScheduleMode::TimeSliced { 1 } else { players.len() };
-    [present, if config.train.fuse == 0 { present } else { config.train.fuse.min(present) }]
+    let fuse = fuse(config, present);
+    [present, if fuse == 0 { present } else { fuse.min(present) }]
 }
 
 fn limits(config: &Config, spec: &ModelSpec, players: &[Player], shapes: TableShapes, rows: &HeadRows) -> Limits {

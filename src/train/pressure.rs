@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::config::Config;
 use crate::config::schema::EncoderKind;
 use crate::data::Corpus;
-use crate::train::plan::Plan;
+use crate::train::plan::{Plan, fuse};
 
 /// A change of shapes; what it did in words, or none where it can do no more.
 type Way = fn(&mut Config, &Plan) -> Option<String>;
@@ -32,7 +32,8 @@ pub fn fit(config: &mut Config, corpus: &Corpus) -> Result<(Plan, Vec<String>)> 
 /// Tasks in a fused group.
 fn fused(config: &Config, plan: &Plan) -> usize {
     let tasks = plan.limits.present;
-    if config.train.fuse == 0 { tasks } else { config.train.fuse.min(tasks) }
+    let fuse = fuse(config, tasks);
+    if fuse == 0 { tasks } else { fuse.min(tasks) }
 }
 
 /// No larger batches than in training.
@@ -44,9 +45,13 @@ fn evaluation(config: &mut Config, plan: &Plan) -> Option<String> {
     })
 }
 
-/// Half the tasks compute together, the others after them.
+/// One group at a time; then half the tasks compute together, the others after them.
 fn queue(config: &mut Config, plan: &Plan) -> Option<String> {
     let fused = fused(config, plan);
+    if config.schedule.lanes > 1 {
+        (config.schedule.lanes, config.train.fuse) = (1, fused);
+        return Some("one lane".to_owned());
+    }
     (fused > 1).then(|| {
         config.train.fuse = fused.div_ceil(2);
         format!("fused groups of at most {} tasks, one after another", config.train.fuse)

@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::accelerator::Accelerator;
 use super::decide::{Decided, Known, scaled_rule};
+use super::lanes::{Lanes, Quantum};
 use super::rules::{Rules, Scale, Settlers};
 use crate::device::memory::Memory;
 use crate::model::jacobian::Storage;
-use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
+use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Randomness, Scratch, Targets};
 use crate::model::{Parameters, Start};
 use crate::surgery::balance::{Balancer, Factors, Losses};
 use crate::surgery::blocks::Blocks;
@@ -38,9 +39,11 @@ pub struct Engine {
     pub(super) averages: bool,
     pub(super) gradients: Gradients,
     pub(super) touched: Touched,
-    /// Time of each fused group of the last round.
-    pub(super) quanta: Vec<Duration>,
-    scratch: Scratch,
+    /// Where and when each fused group of the last round was computed.
+    pub(super) quanta: Vec<Quantum>,
+    pub(super) lanes: Lanes,
+    /// Activations, by lane; evaluation uses the first.
+    pub(super) arenas: Vec<Scratch>,
     /// Where rounds are computed, if not here.
     pub(super) accelerator: Option<Accelerator>,
 }
@@ -102,9 +105,15 @@ impl Engine {
         let keep = Keep { stored: rules.stores_jacobian(method), batches, storage: rules.storage };
         let gradients = Gradients::new(memory, &network, keep, limits)?;
         let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, &network, &limits.task_rows)).transpose()?;
-        let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
-        let scratch =
-            if keep.stored && keep.storage == Storage::Bf16 { scratch.staged(memory, network.largest_piece())? } else { scratch };
+        let lanes = Lanes::new(if memory.is_dry() { 1 } else { rules.lanes })?;
+        let mut arenas = Vec::with_capacity(rules.lanes);
+        for lane in 0..rules.lanes {
+            memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
+            let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
+            let staged = keep.stored && keep.storage == Storage::Bf16;
+            arenas.push(if staged { scratch.staged(memory, network.largest_piece())? } else { scratch });
+        }
+        memory.within(String::new());
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
         let touched = Touched::default();
         Ok(Self {
@@ -120,7 +129,8 @@ impl Engine {
             gradients,
             touched,
             quanta: Vec::new(),
-            scratch,
+            lanes,
+            arenas,
             accelerator: None,
         })
     }
@@ -156,28 +166,28 @@ impl Engine {
 
     /// Logits of a batch without training, part after part of its first group.
     pub fn predict(&mut self, batch: &Batch) -> &[f32] {
-        self.network.forward(self.parameters.weights(), batch, &batch.parts, &mut self.scratch, None);
-        self.scratch.logits()
+        self.network.forward(self.parameters.weights(), batch, &batch.parts, &mut self.arenas[0], None);
+        self.arenas[0].logits()
     }
 
     /// (tokens x hidden) what the frozen prefix makes of a batch; none where there is no transformer.
     pub fn prefix(&mut self, batch: &Batch) -> Option<&[f32]> {
-        self.network.prefix(self.parameters.weights(), batch, &mut self.scratch)
+        self.network.prefix(self.parameters.weights(), batch, &mut self.arenas[0])
     }
 
     /// Tokens that an evaluation batch may have, where the encoder reads tokens.
     pub fn token_room(&self) -> Option<usize> {
-        self.scratch.token_room(self.network.spec.encoder.hidden)
+        self.arenas[0].token_room(self.network.spec.encoder.hidden)
     }
 
     /// Masked tokens that an evaluation batch may have.
     pub fn masked_room(&self) -> usize {
-        self.scratch.masked_room()
+        self.arenas[0].masked_room()
     }
 
     /// Sum of losses of one row of the last predicted batch, which holds rows of `task` only.
     pub fn row_loss(&mut self, task: usize, targets: &Targets, row: usize) -> f64 {
-        self.network.row_loss(task, targets, row, &mut self.scratch)
+        self.network.row_loss(task, targets, row, &mut self.arenas[0])
     }
 
     /// Runs round `round` on `batch` for the present `tasks` (ascending run-wide indices).
@@ -217,44 +227,6 @@ impl Engine {
         Ok(Committed { losses, balance, weights, norm, clip, status, conflicts, stages })
     }
 
-    /// Private gradients of every present task; mean losses, and what the balancer makes of them. Gradients that are only
-    /// added up are scaled by it on the way, others later.
-    fn forward_backward(&mut self, batch: &Batch, tasks: &[usize], round: u64) -> Result<(Vec<f64>, Factors), Anomaly> {
-        let random = self.randomness(round);
-        let early = !self.gradients.stored && self.balancer.name() != "equal";
-        let mut factors = None;
-        if early && batch.groups.len() > 1 {
-            // How far back a loss counts is known once all of them are: one more pass forward instead of T rows of J.
-            let losses = self.losses(batch, tasks, round)?;
-            factors = Some(self.balance(&losses, tasks, round));
-        }
-        let mut means = MeanLosses::new(tasks.len());
-        self.quanta.clear();
-        for group in &batch.groups {
-            let clock = Instant::now();
-            let parts = &batch.parts[group.clone()];
-            self.forward(batch, parts, random, &mut means)?;
-            if early {
-                let factors = match &factors {
-                    Some(known) => known,
-                    None => &*factors.insert(self.balance(&means.means(), tasks, round)),
-                };
-                self.network.scale_logit_gradients(parts, &mut self.scratch, &factors.factors);
-            }
-            let weights = self.parameters.weights();
-            let gradients = self.gradients.of_group(&self.network, batch, parts);
-            self.network.backward(weights, batch, parts, &mut self.scratch, gradients, random);
-            self.quanta.push(clock.elapsed());
-        }
-        self.network.row_gradients(batch, &mut self.gradients, tasks.len());
-        let losses = means.means();
-        let factors = match factors {
-            Some(factors) => factors,
-            None => self.balance(&losses, tasks, round),
-        };
-        Ok((losses, factors))
-    }
-
     /// Moves all parameters as decided.
     fn commit(&mut self, decision: &Decided, tasks: &[usize], round: u64, rates: &Rates) {
         let scaled = |set: &Vec<f64>| set.iter().zip(&decision.factors).map(|(w, f)| w * f).collect();
@@ -268,27 +240,6 @@ impl Engine {
 
     pub(super) fn randomness(&self, round: u64) -> Randomness {
         Randomness { seed: self.rules.seed, round: round as u32 }
-    }
-
-    /// One group's losses; its logit gradients are left in the scratch.
-    fn forward(&mut self, batch: &Batch, parts: &[Part], random: Randomness, means: &mut MeanLosses) -> Result<(), Anomaly> {
-        self.network.forward(self.parameters.weights(), batch, parts, &mut self.scratch, Some(random));
-        for (part, loss) in parts.iter().zip(self.network.losses(parts, &mut self.scratch)) {
-            if !loss.is_finite() {
-                return Err(Anomaly { task: Some(part.task), what: "loss", value: loss });
-            }
-            means.add(part, loss);
-        }
-        Ok(())
-    }
-
-    /// Mean losses of the round's examples under the parameters as they are now.
-    fn losses(&mut self, batch: &Batch, tasks: &[usize], round: u64) -> Result<Vec<f64>, Anomaly> {
-        let mut means = MeanLosses::new(tasks.len());
-        for group in &batch.groups {
-            self.forward(batch, &batch.parts[group.clone()], self.randomness(round), &mut means)?;
-        }
-        Ok(means.means())
     }
 
     pub(super) fn balance(&mut self, losses: &[f64], tasks: &[usize], round: u64) -> Factors {
@@ -345,28 +296,6 @@ impl Engine {
             return Err(Anomaly { task: None, what: "gradient norm", value: added.sqrt() });
         }
         Ok((gram, head_squares))
-    }
-}
-
-/// Losses of a round as they come in, group by group.
-struct MeanLosses {
-    sums: Vec<f64>,
-    observed: Vec<usize>,
-}
-
-impl MeanLosses {
-    fn new(count: usize) -> Self {
-        Self { sums: vec![0.0; count], observed: vec![0; count] }
-    }
-
-    fn add(&mut self, part: &Part, loss: f64) {
-        self.sums[part.present] += loss;
-        self.observed[part.present] += part.targets.observed();
-    }
-
-    /// (T)
-    fn means(&self) -> Vec<f64> {
-        self.sums.iter().zip(&self.observed).map(|(sum, &count)| sum / count.max(1) as f64).collect()
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Rules {
     pub conflict_every: u64,
     /// What balancers that average over epochs go by.
     pub rounds_per_epoch: u64,
+    /// Fused groups that are computed at the same time.
+    pub lanes: usize,
 }
 
 /// What settles a round: factors on the losses, then weights of the gradients.
@@ -67,6 +69,7 @@ impl Rules {
             weighted_heads: false,
             conflict_every: 0,
             rounds_per_epoch: 1,
+            lanes: 1,
         }
     }
 

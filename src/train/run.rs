@@ -25,7 +25,7 @@ use crate::train::checkpoint::{self, Best, State, TaskState};
 use crate::train::evaluate::{Evaluation, evaluate, is_better};
 use crate::train::faults::Strikes;
 use crate::train::guard::Guard;
-use crate::train::plan::{Plan, interval};
+use crate::train::plan::{Plan, fuse, interval};
 use crate::train::prefix::keep_states;
 use crate::train::rates::rates;
 use crate::train::round::{Committed, Engine};
@@ -91,7 +91,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let names: Vec<String> = corpus.tasks.iter().map(|task| task.name.clone()).collect();
         let rounds = config.observe.trace_rounds;
-        let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, rounds)).transpose()?;
+        let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, config.schedule.lanes, rounds)).transpose()?;
         let mut run = Self {
             config,
             corpus,
@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
         let strikes = Strikes::of(&config.faults, &mut self.state.faults, round, named);
         let rates = rates(&config.optimizer, round, self.plan.rounds, self.state.commits);
         let purpose = Purpose { seed: config.run.seed, round, batches: self.engine.batches() };
-        let work = Work { corpus, fuse: config.train.fuse, purpose, rates: &rates, strikes: &strikes };
+        let work = Work { corpus, fuse: fuse(config, corpus.tasks.len()), purpose, rates: &rates, strikes: &strikes };
         let attempt = work.attempt(&mut self.engine, shares)?;
         if let Some((tasks, committed)) = &attempt.done {
             self.committed(round, rates.lr, tasks, committed, clock)?;

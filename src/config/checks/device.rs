@@ -15,6 +15,10 @@ pub fn check(checker: &mut Checker) {
         let message = format!("\"transformer\" runs on the CPU only in this version, but run.device is \"{device}\"");
         checker.error(&["encoder.kind", "run.device"], message, help);
     }
+    if config.schedule.lanes > 1 {
+        let message = format!("are the CPU's: a device has streams of its own, and run.device is \"{device}\"");
+        checker.error(&["schedule.lanes", "run.device"], message, "remove the key");
+    }
     if config.surgery.storage == Storage::Bf16 {
         let message = format!("\"bf16\" is for the CPU: J is f32 on a device in this version, but run.device is \"{device}\"");
         checker.error(&["surgery.storage", "run.device"], message, "set surgery.storage = \"f32\"");

@@ -350,8 +350,16 @@ static SCHEDULE: Section = Section {
             "Seconds of planned time until a task whose reader died is tried again; doubles with each further failure in a row.",
         ),
         key("retry_cap", Kind::Float(Bounds::NON_NEGATIVE), "60.0", "Longest such wait in seconds, up to a tenth of it on top."),
+        key(
+            "lanes",
+            Kind::Int(1, 64),
+            "1",
+            "Fused groups of a round that are computed at the same time on the CPU: each lane has its share of the worker threads and \
+            its own scratch memory. Where `train.fuse` is 0, a round is cut into as many groups. The result is the same to the bit.",
+        )
+        .only("schedule.mode", &["synchronous"]),
     ],
-    later: &["lanes", "max_staleness"],
+    later: &["max_staleness"],
 };
 
 static MEMORY: Section = Section {
