@@ -216,6 +216,9 @@ pub struct BenchStep {
     /// Surgery method
     #[arg(long, default_value = "pcgrad")]
     pub method: String,
+    /// Groups computed at the same time on the CPU, each on its share of the threads
+    #[arg(long, default_value_t = 1)]
+    pub lanes: usize,
     /// Rounds to time, after two to warm up
     #[arg(long, default_value_t = 20)]
     pub runs: usize,

@@ -33,8 +33,11 @@ const VOCABULARY: usize = 30_522;
 const SEED: u64 = 1;
 
 pub fn step(options: &BenchStep) -> Result<()> {
-    if options.tasks == 0 || options.batch == 0 || options.runs == 0 {
-        bail!("--tasks, --batch and --runs must be at least 1");
+    if options.tasks == 0 || options.batch == 0 || options.runs == 0 || options.lanes == 0 {
+        bail!("--tasks, --batch, --lanes and --runs must be at least 1");
+    }
+    if options.lanes > 1 && options.device != "cpu" {
+        bail!("--lanes are the CPU's: a device has streams of its own");
     }
     let batches: Vec<Batch> = (0..3).map(|round| batch(options, round)).collect();
     let mut memory = Memory::unlimited();
@@ -104,8 +107,12 @@ fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result
         Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, present, bag_rows, bag_entries, task_rows, tokens };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
+    let rules = Rules { lanes: options.lanes, ..Rules::plain(SEED) };
+    if options.lanes > 1 && !rules.stores_jacobian(&*method) {
+        bail!("--lanes need a method that keeps the tasks' gradients apart, which \"{}\" does not", options.method);
+    }
     let settlers = Settlers { balancer, methods: vec![method] };
-    Ok((Engine::new(memory, network, &start, settlers, Rules::plain(SEED), &limits)?, limits, start))
+    Ok((Engine::new(memory, network, &start, settlers, rules, &limits)?, limits, start))
 }
 
 /// BERT's shape at a width of 768, as the PyTorch side of the comparison builds it.
@@ -151,9 +158,15 @@ fn push_sequence(batch: &mut Batch, seq: usize, key: RowKey, random: Keyed) {
     batch.tokens.bounds.push(batch.bags.rows.len() as u32);
 }
 
+/// One group for each lane.
+fn groups(options: &BenchStep) -> Vec<std::ops::Range<usize>> {
+    let size = options.tasks.div_ceil(options.lanes);
+    (0..options.tasks).step_by(size).map(|start| start..(start + size).min(options.tasks)).collect()
+}
+
 /// Normal features, Zipf-like n-grams or uniform tokens, and random labels.
 fn batch(options: &BenchStep, round: u32) -> Batch {
-    let mut batch = Batch { groups: std::iter::once(0..options.tasks).collect(), ..Batch::default() };
+    let mut batch = Batch { groups: groups(options), ..Batch::default() };
     batch.bags.clear();
     batch.tokens.bounds.push(0);
     for task in 0..options.tasks {
@@ -224,6 +237,7 @@ fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Durati
         "batch": options.batch,
         "method": options.method,
         "threads": rayon::current_num_threads(),
+        "lanes": options.lanes,
         "ms": median,
         "ms_p10": quantile(0.1),
         "ms_p90": quantile(0.9),

@@ -45,7 +45,10 @@ impl Lanes {
         let queue = Mutex::new(jobs.into_iter().enumerate());
         let results = Mutex::new((0..count).map(|_| None).collect::<Vec<_>>());
         let serve = |lane: usize, arena: &mut A| {
-            while let Some((number, job)) = locked(&queue).next() {
+            loop {
+                // A statement of its own, so that the queue is not locked while the job runs.
+                let next = locked(&queue).next();
+                let Some((number, job)) = next else { break };
                 let start = begun.elapsed();
                 let result = work(arena, job);
                 let quantum = Quantum { lane, start, time: begun.elapsed() - start };
