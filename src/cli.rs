@@ -149,6 +149,29 @@ enum Bench {
     Surgery(BenchSurgery),
     /// The CUDA kernels on a card, beside a ceiling measured in the same run
     Kernels(BenchKernels),
+    /// The scheduler beside real rounds on the CPU: its own time, shares by weight, and an urgent task beside busy ones
+    Schedule(BenchSchedule),
+}
+
+#[derive(Args)]
+pub struct BenchSchedule {
+    /// Examples of a quantum, which is one round of one task
+    #[arg(long, default_value_t = 96)]
+    pub batch: usize,
+    /// Quanta of the tasks that share the time by weight
+    #[arg(long, default_value_t = 1000)]
+    pub quanta: usize,
+    /// Requests of the urgent task, alone and beside the others
+    #[arg(long, default_value_t = 100)]
+    pub requests: usize,
+    /// Quanta of one request
+    #[arg(long, default_value_t = 20)]
+    pub request: usize,
+    /// Milliseconds from the end of a request to the next
+    #[arg(long, default_value_t = 30.0)]
+    pub pause_ms: f64,
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args)]
@@ -258,6 +281,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
         Command::Bench(Bench::Surgery(options)) => commands::bench_surgery::run(&options)?,
         Command::Bench(Bench::Kernels(options)) => commands::bench_kernels::run(&options)?,
+        Command::Bench(Bench::Schedule(options)) => commands::bench_schedule::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -150,6 +150,32 @@ fn predict_texts_and_features() {
 }
 
 #[test]
+fn bench_schedule() {
+    let words = [
+        "bench",
+        "schedule",
+        "--batch",
+        "2",
+        "--quanta",
+        "20",
+        "--requests",
+        "10",
+        "--request",
+        "2",
+        "--pause-ms",
+        "1",
+        "--json",
+    ];
+    let report = run(&words).ok().json();
+    assert_eq!((report["name"].as_str(), report["requests"].as_u64()), (Some("schedule"), Some(10)));
+    for number in ["ms", "overhead_us", "overhead_empty_us", "request_p99_ms", "request_p99_alone_ms", "request_p99_ratio"] {
+        assert!(report[number].as_f64().is_some_and(|value| value > 0.0), "{number}: {report}");
+    }
+    assert!(report["share_error_points"].as_f64().is_some_and(|error| error < 100.0));
+    run(&["bench", "schedule", "--requests", "9"]).failed(2, &["--requests at least 10"]);
+}
+
+#[test]
 fn bench_step() {
     for encoder in ["linear", "bag"] {
         let words = [
@@ -175,6 +201,9 @@ fn bench_step() {
         assert_eq!(keys(&line["parts"]), ["forward_backward", "gram", "other", "solve", "update"]);
         assert_eq!(line["runs"], 3);
     }
+    let lanes = run(&["bench", "step", "--tasks", "3", "--batch", "4", "--runs", "2", "--lanes", "2", "--json"]).ok().json();
+    assert_eq!(lanes["lanes"], 2);
+    run(&["bench", "step", "--method", "sum", "--lanes", "2"]).failed(2, &["--lanes", "gradients apart", "sum"]);
     run(&["bench", "step", "--method", "pcgard", "--json"]).failed(2, &["--method", "pcgard"]);
 }
 

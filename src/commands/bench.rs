@@ -65,7 +65,7 @@ pub fn step(options: &BenchStep) -> Result<()> {
     print(options, &report(options, tokens, planned, times))
 }
 
-fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result<(Engine, Limits, Start)> {
+pub(super) fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory) -> Result<(Engine, Limits, Start)> {
     let input = match options.encoder {
         BenchEncoder::Linear => Input::Features(HIDDEN),
         BenchEncoder::Bag => Input::Bag(BagSpec {
@@ -137,7 +137,7 @@ fn transformer(options: &BenchStep) -> TransformerSpec {
     }
 }
 
-fn rates(round: u64) -> Rates {
+pub(super) fn rates(round: u64) -> Rates {
     let (beta1, beta2) = (0.9f32, 0.999f32);
     let step = round as i32 + 1;
     let rule = Rule::AdamW { beta1, beta2, eps: 1e-8, correction1: 1.0 - beta1.powi(step), correction2: 1.0 - beta2.powi(step) };
@@ -165,7 +165,7 @@ fn groups(options: &BenchStep) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Normal features, Zipf-like n-grams or uniform tokens, and random labels.
-fn batch(options: &BenchStep, round: u32) -> Batch {
+pub(super) fn batch(options: &BenchStep, round: u32) -> Batch {
     let mut batch = Batch { groups: groups(options), ..Batch::default() };
     batch.bags.clear();
     batch.tokens.bounds.push(0);

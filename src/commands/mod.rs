@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_kernels;
+pub mod bench_schedule;
 pub mod bench_surgery;
 pub mod check;
 pub mod eval;
