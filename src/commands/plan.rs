@@ -11,10 +11,11 @@ use crate::device::memory::human_bytes;
 use crate::observe::console::Console;
 use crate::schedule::fuse::{Slot, groups};
 use crate::schedule::retry::Status;
-use crate::train::plan::{Plan, fuse};
+use crate::train::plan::Plan;
 use crate::train::prefix::disk_bytes;
 use crate::train::pressure;
 use crate::train::session::{load_corpus, set_threads};
+use crate::train::shapes::fuse;
 
 /// Rounds whose groups are shown.
 const ROUNDS_SHOWN: u64 = 8;

@@ -487,6 +487,17 @@ pub enum MetricKind {
     Auroc,
 }
 
+/// A micro-batch of `min` to `max` examples that aims at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adaptive {
+    pub target_ms: f64,
+    pub grow: f64,
+    pub shrink: f64,
+    pub min: usize,
+    pub max: usize,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
@@ -522,6 +533,8 @@ pub struct Task {
     pub priority: i64,
     /// Planned milliseconds within which the task commits once.
     pub deadline_ms: Option<f64>,
+    /// Micro-batches that follow the measured time.
+    pub adaptive: Option<Adaptive>,
     /// Present every `period`-th round.
     pub period: u64,
     /// Rounds after which the task is done; absent means it trains to the end.

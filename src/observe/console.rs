@@ -51,7 +51,7 @@ impl Console {
         match event {
             Event::Start { round, rounds, tasks, .. } => self.start(*round, *rounds, tasks),
             Event::Round(round) => self.round(round),
-            Event::Conflict { .. } => {}
+            Event::Conflict { .. } | Event::Adapted { .. } => {}
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
             Event::Failure { told: true, .. } => {}
             Event::Failure { message, .. } => self.say(&format!("warning: {message}")),

@@ -38,6 +38,15 @@ pub enum Event<'a> {
         task: Option<&'a str>,
         message: &'a str,
     },
+    /// The micro-batch of a task was changed for the time that the slowest group it was in took.
+    Adapted {
+        round: u64,
+        task: &'a str,
+        micro_batch: usize,
+        ms: f64,
+        /// Halved, because of two times in a row far beyond the usual ones.
+        straggler: bool,
+    },
     /// A task's part of a round came to nothing.
     Failure {
         round: u64,
@@ -129,6 +138,7 @@ impl Event<'_> {
             Event::Start { round, .. }
             | Event::Conflict { round, .. }
             | Event::Anomaly { round, .. }
+            | Event::Adapted { round, .. }
             | Event::Failure { round, .. }
             | Event::Evaluation { round, .. }
             | Event::Target { round, .. }
@@ -148,6 +158,9 @@ impl Event<'_> {
                 ("conflict", round_conflicts_json(*round, tasks, conflicts, blocks, mean_cosines))
             }
             Event::Anomaly { round, task, message } => ("anomaly", json!({ "round": round, "task": task, "message": message })),
+            Event::Adapted { round, task, micro_batch, ms, straggler } => {
+                ("adapted", json!({ "round": round, "task": task, "micro_batch": micro_batch, "ms": ms, "straggler": straggler }))
+            }
             Event::Failure { round, task, status, message, state, failures_in_a_row, told: _ } => (
                 "failure",
                 json!({

@@ -9,7 +9,7 @@ use crate::ops::dropout::RowKey;
 use crate::ops::philox::{Keyed, Stream, drop_threshold};
 use crate::schedule::fuse::groups;
 use crate::train::masking::{EVALUATION, Masking};
-use crate::train::plan::example_bag;
+use crate::train::shapes::example_bag;
 use crate::train::tokens;
 
 /// The examples a task brings to a round, in drawing order.

@@ -1,6 +1,7 @@
 //! Training: the loop, its rounds, evaluation, and what survives a crash.
 
 mod accelerator;
+mod adaptive;
 pub mod attempt;
 pub mod batch;
 pub mod checkpoint;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod run_folder;
 pub mod session;
 mod setbacks;
+pub mod shapes;
 mod state;
 pub mod tokens;
 pub mod turns;

@@ -5,7 +5,8 @@ use anyhow::Result;
 use crate::config::Config;
 use crate::config::schema::EncoderKind;
 use crate::data::Corpus;
-use crate::train::plan::{Plan, fuse};
+use crate::train::plan::Plan;
+use crate::train::shapes::fuse;
 
 /// A change of shapes; what it did in words, or none where it can do no more.
 type Way = fn(&mut Config, &Plan) -> Option<String>;

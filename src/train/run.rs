@@ -18,6 +18,7 @@ use crate::observe::event::{Event, RoundEvent};
 use crate::observe::run_trace::{RoundSpans, RunTrace};
 use crate::observe::trace::Kind;
 use crate::schedule::order::Order;
+use crate::schedule::straggler::Watch;
 use crate::surgery::methods::Status;
 use crate::train::attempt::{Attempt, Work};
 use crate::train::batch::{Purpose, Share};
@@ -25,11 +26,12 @@ use crate::train::checkpoint::{self, Best, State, TaskState};
 use crate::train::evaluate::{Evaluation, evaluate, is_better};
 use crate::train::faults::Strikes;
 use crate::train::guard::Guard;
-use crate::train::plan::{Plan, fuse, interval};
+use crate::train::plan::{Plan, interval};
 use crate::train::prefix::keep_states;
 use crate::train::rates::rates;
 use crate::train::round::{Committed, Engine};
 use crate::train::run_folder::RunFolder;
+use crate::train::shapes::fuse;
 pub use crate::train::state::check_data;
 use crate::train::state::fresh_state;
 
@@ -56,6 +58,8 @@ pub struct Run<'a> {
     objective: Objective,
     started: Instant,
     bytes: u64,
+    /// Times of each task's quanta, where its micro-batch follows them.
+    pub(super) watches: Vec<Watch>,
     /// Something happened since the newest checkpoint.
     unsaved: bool,
 }
@@ -107,6 +111,7 @@ impl<'a> Run<'a> {
             objective,
             started,
             bytes,
+            watches: vec![Watch::default(); corpus.tasks.len()],
             unsaved: true,
         };
         run.open_streams();
@@ -242,6 +247,7 @@ impl<'a> Run<'a> {
             self.committed(round, rates.lr, tasks, committed, clock)?;
         }
         self.trace_round(round, start, &attempt)?;
+        self.adapt(&attempt)?;
         self.settle(&present, &before, &attempt)?;
         self.state.round += 1;
         self.unsaved = true;
@@ -274,7 +280,7 @@ impl<'a> Run<'a> {
     fn draw(&mut self) -> Vec<Share> {
         let mut shares = Vec::new();
         for (task, micro_batches) in self.order.deal().into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            let count = micro_batches * self.config.train.accumulate * self.config.train.micro_batch;
+            let count = micro_batches * self.config.train.accumulate * self.examples(task);
             let examples = self.streams[task].take(count);
             self.state.tasks[task].cursor = self.streams[task].cursor();
             shares.push(Share { task, examples, micro_batch: self.micro_batch(task) });

@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
 
     /// Examples of the task's micro-batch, which failures may have halved.
     pub(super) fn micro_batch(&self, task: usize) -> usize {
-        (self.config.train.micro_batch >> self.state.tasks[task].setbacks.halved).max(1)
+        (self.examples(task) >> self.state.tasks[task].setbacks.halved).max(1)
     }
 
     fn name(&self, task: usize) -> &'a str {

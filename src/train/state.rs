@@ -41,6 +41,7 @@ pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         taken: 0,
         cursor: Cursor::default(),
         reached: None,
+        micro_batch: None,
         setbacks: Setbacks::default(),
     };
     State {

@@ -8,11 +8,12 @@ pub fn check(checker: &mut Checker) {
     let config = checker.config;
     let surgery = &config.surgery;
     let Ok(method) = registry::find(&surgery.method) else { return };
-    let examples = config.train.micro_batch * config.train.accumulate;
+    let fewest = checker.known_tasks().values().filter_map(|task| Some(task.adaptive?.min)).min();
+    let examples = fewest.map_or(config.train.micro_batch, |min| min.min(config.train.micro_batch)) * config.train.accumulate;
     if method.needs.second_batch && examples < 2 {
         let message = format!("\"{}\" divides a task's examples of a round into two batches, but there is only 1", method.name);
         let keys = ["surgery.method", "train.micro_batch", "train.accumulate"];
-        checker.error(&keys, message, "raise train.micro_batch or train.accumulate");
+        checker.error(&keys, message, "raise train.micro_batch, train.accumulate or adaptive.min");
     }
     if method.needs.row_state && surgery.storage == Storage::Bf16 {
         let message = format!("\"{}\" works on J and buffers of its own together, in f32", method.name);

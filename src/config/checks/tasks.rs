@@ -2,7 +2,7 @@
 
 use super::super::defaults::ROWS;
 use super::super::metrics::{NAMED, fits, name as metric_name};
-use super::super::schema::{EncoderKind, HeadKind, Task};
+use super::super::schema::{Adaptive, EncoderKind, HeadKind, Task};
 use super::super::suggest::nearest;
 use super::super::synthetic;
 use super::super::tree::{Node, Value};
@@ -23,6 +23,17 @@ pub fn check(checker: &mut Checker) {
             label(checker, &key, task);
         }
         head(checker, &key, task);
+        adaptive(checker, &key, task);
+    }
+    adaptive(checker, "task_defaults", &config.task_defaults);
+}
+
+fn adaptive(checker: &mut Checker, key: &str, task: &Task) {
+    let Some(Adaptive { min, max, .. }) = task.adaptive else { return };
+    let own = format!("{key}.adaptive");
+    if min > max && checker.is_own(&own) {
+        let message = format!("asks for micro-batches of at least {min} and at most {max} examples");
+        checker.error(&[&own, &format!("{own}.min"), &format!("{own}.max")], message, "");
     }
 }
 

@@ -56,6 +56,7 @@ pub struct Bounds {
 impl Bounds {
     pub const POSITIVE: Bounds = Bounds { low: 0.0, low_included: false, high: f64::INFINITY, high_included: false };
     pub const NON_NEGATIVE: Bounds = Bounds { low_included: true, ..Bounds::POSITIVE };
+    pub const ABOVE_ONE: Bounds = Bounds { low: 1.0, ..Bounds::POSITIVE };
     pub const UNIT: Bounds = Bounds { low: 0.0, low_included: true, high: 1.0, high_included: true };
     pub const UNIT_OPEN: Bounds = Bounds { high_included: false, ..Bounds::UNIT };
 

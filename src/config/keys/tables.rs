@@ -243,7 +243,7 @@ static TRAIN: Section = Section {
             "Rounds in a row that may fail on a non-finite loss or gradient before the run stops.",
         ),
     ],
-    later: &["adaptive"],
+    later: &[],
 };
 
 const ADAMW: &[&str] = &["adamw"];

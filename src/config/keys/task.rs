@@ -1,7 +1,7 @@
 //! The table of a task, and of `task_defaults`.
 
 use super::kind::{Bounds, Kind, PathFrom};
-use super::{Section, key, optional};
+use super::{Section, key, optional, required};
 
 const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
 const COLUMNS: Kind = Kind::List(&Kind::Column);
@@ -41,6 +41,12 @@ pub static TASK: Section = Section {
             "The task commits once in every such span of planned time; a set of deadlines that cannot be met is refused.",
         )
         .only("schedule.policy", &["rms", "edf"]),
+        optional(
+            "adaptive",
+            Kind::Section(&ADAPTIVE),
+            "Micro-batches that follow the measured time of a fused group, e.g. `{ target_ms = 50 }`. Sizes then depend on the machine: \
+            a rerun has other bytes, while the plan holds for any.",
+        ),
         key("period", Kind::Int(1, 1 << 40), "1", "The task is present every `period`-th round."),
         optional("rounds", Kind::Int(1, 1 << 40), "Rounds after which the task is done; absent means it trains to the end."),
         optional(
@@ -63,6 +69,21 @@ pub static TASK: Section = Section {
             "0",
             "What the task may take for itself (its row of J, head, moments, data); 0 means no limit.",
         ),
+    ],
+    later: &[],
+};
+
+static ADAPTIVE: Section = Section {
+    keys: &[
+        required(
+            "target_ms",
+            Kind::Float(Bounds::POSITIVE),
+            "Time of a fused group with this task that its micro-batch aims at.",
+        ),
+        key("grow", Kind::Float(Bounds::ABOVE_ONE), "1.1", "Factor after a group that took less than 0.8 of it."),
+        key("shrink", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Factor after one that took more."),
+        key("min", Kind::Int(1, 1 << 20), "1", "Fewest examples."),
+        key("max", Kind::Int(1, 1 << 20), "256", "Most examples: what the plan reserves memory for."),
     ],
     later: &[],
 };

@@ -87,6 +87,9 @@ pub struct TaskState {
     /// Rounds the run had done when the task reached its target.
     #[serde(default)]
     pub reached: Option<u64>,
+    /// Examples of its micro-batch, where that follows the measured time.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
     #[serde(default)]
     pub setbacks: Setbacks,
 }

@@ -1,0 +1,233 @@
+//! Largest shapes of a run, known from its configuration and data before anything is allocated.
+
+use rayon::prelude::*;
+
+use crate::config::schema::{self, Config, ScheduleMode};
+use crate::data::{Corpus, Inputs, Split, TokenStore, bag};
+use crate::model::network::Limits;
+use crate::model::spec::{BagSpec, HeadSpec, Input, ModelSpec};
+use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
+use crate::schedule::deal::Player;
+use crate::train::tokens::{masked_of, sequence_len};
+
+/// Most tasks in a fused group (0: no limit) of a run with `tasks`: enough groups for all lanes, unless `train.fuse` says it.
+pub fn fuse(config: &Config, tasks: usize) -> usize {
+    let Config { train, schedule, .. } = config;
+    if train.fuse == 0 && schedule.lanes > 1 { tasks.div_ceil(schedule.lanes) } else { train.fuse }
+}
+
+/// The largest shapes, and how many embedding rows the run can touch.
+pub fn limits(config: &Config, corpus: &Corpus, spec: &ModelSpec, players: &[Player]) -> (Limits, usize) {
+    let shapes = match &spec.encoder.input {
+        Input::Bag(bag) => bag_shapes(config, corpus, bag, players),
+        Input::Features(_) => TableShapes::default(),
+        Input::Tokens(transformer) => {
+            let known = config.encoder.from.is_some() || spec.reads_whole_table();
+            token_rows(config, corpus, transformer, players, known)
+        }
+    };
+    let (capacity, rows) = (shapes.rows, HeadRows::new(config, corpus));
+    let mut limits = batch_limits(config, corpus, spec, players, shapes, &rows);
+    if let Some(transformer) = spec.encoder.transformer() {
+        limits.tokens = token_limits(config, corpus, transformer, players, &rows);
+    }
+    (limits, capacity)
+}
+
+/// Examples of the largest micro-batch that a task may have.
+pub fn largest_micro_batch(config: &Config, task: &schema::Task) -> usize {
+    task.adaptive.map_or(config.train.micro_batch, |adaptive| adaptive.max)
+}
+
+fn sizes(config: &Config, corpus: &Corpus) -> Vec<usize> {
+    corpus.tasks.iter().map(|task| largest_micro_batch(config, &task.settings)).collect()
+}
+
+/// Most tasks in one round, and in one fused group.
+fn together(config: &Config, players: &[Player]) -> [usize; 2] {
+    let present = if config.schedule.mode == ScheduleMode::TimeSliced { 1 } else { players.len() };
+    let fuse = fuse(config, present);
+    [present, if fuse == 0 { present } else { fuse.min(present) }]
+}
+
+fn batch_limits(
+    config: &Config,
+    corpus: &Corpus,
+    spec: &ModelSpec,
+    players: &[Player],
+    shapes: TableShapes,
+    rows: &HeadRows,
+) -> Limits {
+    let train = &config.train;
+    let sliced = config.schedule.mode == ScheduleMode::TimeSliced;
+    let [present, fused] = together(config, players);
+    let logits = |(head, rows): (&HeadSpec, &usize)| head.outputs * rows;
+    let mut trained: Vec<usize> = spec.heads.iter().zip(&rows.trained).map(logits).collect();
+    trained.sort_unstable_by(|a, b| b.cmp(a));
+    let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
+    let largest = shapes.per_round.iter().max().map(|&most| vec![most]).unwrap_or_default();
+    let sizes = sizes(config, corpus);
+    let round = |(player, size): (&Player, &usize)| player.most() * train.accumulate * size;
+    let rounds = players.iter().zip(&sizes).map(round);
+    Limits {
+        group_rows: HeadRows::largest(sizes.iter().copied(), fused).max(config.eval.batch),
+        round_rows: if sliced { rounds.max().unwrap_or(0) } else { rounds.sum() },
+        group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
+        present,
+        bag_rows: if sliced { largest } else { shapes.per_round },
+        bag_entries: shapes.entries,
+        task_rows: shapes.per_task,
+        tokens: Default::default(),
+    }
+}
+
+/// Rows of logits by task: of the largest micro-batch, and of the largest evaluation batch.
+struct HeadRows {
+    trained: Vec<usize>,
+    evaluated: Vec<usize>,
+}
+
+impl HeadRows {
+    /// Examples, or for a language model masked tokens; of those a single example is all that must fit an evaluation.
+    pub fn new(config: &Config, corpus: &Corpus) -> Self {
+        let (mut trained, mut evaluated) = (Vec::new(), Vec::new());
+        for task in &corpus.tasks {
+            if task.settings.head != schema::HeadKind::Mlm {
+                trained.push(largest_micro_batch(config, &task.settings));
+                evaluated.push(config.eval.batch);
+                continue;
+            }
+            let masked = |split: &Split| (0..split.len()).map(|example| masked_of(split, example)).collect::<Vec<_>>();
+            let mut train = masked(&task.train);
+            train.sort_unstable_by(|a, b| b.cmp(a));
+            trained.push(train.iter().take(largest_micro_batch(config, &task.settings)).sum());
+            evaluated.push([&task.dev, &task.test].into_iter().flatten().flat_map(masked).chain(train).max().unwrap_or(0));
+        }
+        Self { trained, evaluated }
+    }
+
+    /// The rows of the `count` largest tasks together.
+    fn largest(rows: impl Iterator<Item = usize>, count: usize) -> usize {
+        let mut rows: Vec<usize> = rows.collect();
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        rows.iter().take(count).sum()
+    }
+}
+
+/// Largest shapes of a transformer's batches.
+fn token_limits(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players: &[Player], rows: &HeadRows) -> TokenLimits {
+    let [present, fused] = together(config, players);
+    let (mut groups, mut rounds, mut longest) = (Vec::new(), Vec::new(), 0);
+    for (task, player) in corpus.tasks.iter().zip(players) {
+        let mut lengths = sequence_lengths(&task.train);
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let size = largest_micro_batch(config, &task.settings);
+        groups.push(lengths.iter().take(size).sum::<usize>());
+        rounds.push(largest_round(config, player, size, &lengths));
+        let others = [&task.dev, &task.test].into_iter().flatten().flat_map(sequence_lengths);
+        longest = others.chain(lengths).max().unwrap_or(0).max(longest);
+    }
+    groups.sort_unstable_by(|a, b| b.cmp(a));
+    let round_tokens = HeadRows::largest(rounds.into_iter(), present);
+    let group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
+    let head_rows = HeadRows::largest(rows.trained.iter().copied(), fused).max(rows.evaluated.iter().copied().max().unwrap_or(0));
+    let words = corpus.tasks.iter().map(|task| task.settings.head == schema::HeadKind::Mlm);
+    let of_words = |rows: &[usize]| words.clone().zip(rows.to_vec()).filter(|(words, _)| *words).map(|(_, rows)| rows);
+    let masked = HeadRows::largest(of_words(&rows.trained), fused).max(of_words(&rows.evaluated).max().unwrap_or(0));
+    let group_queries = if spec.pooling == Pooling::Mean { group_tokens } else { head_rows.min(group_tokens) };
+    TokenLimits { group_tokens, group_queries, head_rows, masked, round_tokens }
+}
+
+/// Tokens of a round of one task's longest sequences (lengths descending); a round longer than the data sees them again.
+fn largest_round(config: &Config, player: &Player, micro_batch: usize, lengths: &[usize]) -> usize {
+    lengths.iter().cycle().take(player.most() * config.train.accumulate * micro_batch).sum()
+}
+
+fn sequence_lengths(split: &Split) -> Vec<usize> {
+    match &split.inputs {
+        Inputs::Tokens(store) => (0..store.len()).map(|example| sequence_len(store, example)).collect(),
+        Inputs::Features(_) => Vec::new(),
+    }
+}
+
+/// Word rows of a transformer; the table has to hold all of them where they are `known` from the start.
+fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players: &[Player], known: bool) -> TableShapes {
+    let trained = !spec.embeddings_frozen();
+    let mut touched = vec![known; spec.vocabulary];
+    let mut per_round = Vec::new();
+    for (task, player) in corpus.tasks.iter().zip(players).filter(|_| trained) {
+        let mut lengths = sequence_lengths(&task.train);
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let words = task.settings.head == schema::HeadKind::Mlm;
+        let size = largest_micro_batch(config, &task.settings);
+        per_round.push(if words { spec.vocabulary } else { largest_round(config, player, size, &lengths).min(spec.vocabulary) });
+        if let (Inputs::Tokens(store), false) = (&task.train.inputs, known) {
+            let mut ids = vec![spec.cls, spec.sep];
+            for example in 0..store.len() {
+                store.read(example, &mut ids);
+                ids.drain(..).for_each(|id| touched[id as usize] = true);
+            }
+        }
+    }
+    let rows = touched.iter().filter(|touched| **touched).count();
+    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0 }
+}
+
+/// Embedding rows that a run touches.
+#[derive(Default)]
+struct TableShapes {
+    /// At most in one round, by task.
+    per_round: Vec<usize>,
+    /// In the whole run, by task.
+    per_task: Vec<usize>,
+    /// In the whole run.
+    rows: usize,
+    /// N-grams of all examples of the largest round.
+    entries: usize,
+}
+
+fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> TableShapes {
+    let mut shapes = TableShapes::default();
+    // The last task, counted from 1, that was seen to touch a row.
+    let mut touched = vec![0u32; spec.rows];
+    for (number, (task, player)) in (1..).zip(corpus.tasks.iter().zip(players)) {
+        let (mut sizes, own) = mark_rows(&task.train, spec, number, &mut touched);
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let examples = player.most() * config.train.accumulate * largest_micro_batch(config, &task.settings);
+        // A round longer than the data sees the largest examples again.
+        let whole: usize = sizes.iter().cycle().take(examples).sum();
+        shapes.entries += whole;
+        shapes.per_round.push(whole.min(own));
+        shapes.per_task.push(own);
+    }
+    shapes.rows = touched.iter().filter(|task| **task > 0).count();
+    shapes
+}
+
+/// Marks the rows of a split's examples with the task's number; their bag sizes, and the rows newly marked.
+fn mark_rows(split: &Split, spec: &BagSpec, number: u32, touched: &mut [u32]) -> (Vec<usize>, usize) {
+    const CHUNK: usize = 4096;
+    let Inputs::Tokens(store) = &split.inputs else { return (Vec::new(), 0) };
+    let mut sizes = Vec::with_capacity(store.len());
+    let mut own = 0;
+    for start in (0..store.len()).step_by(CHUNK) {
+        let end = (start + CHUNK).min(store.len());
+        let bags: Vec<Vec<u32>> = (start..end).into_par_iter().map(|example| example_bag(store, example, spec)).collect();
+        for rows in bags {
+            sizes.push(rows.len());
+            for row in rows {
+                own += usize::from(std::mem::replace(&mut touched[row as usize], number) != number);
+            }
+        }
+    }
+    (sizes, own)
+}
+
+/// The table rows of one example, ascending.
+pub fn example_bag(store: &TokenStore, example: usize, spec: &BagSpec) -> Vec<u32> {
+    let mut tokens = Vec::with_capacity(store.token_count(example));
+    let first = store.read(example, &mut tokens);
+    let mut rows = Vec::new();
+    bag(&tokens, first, spec.vocabulary, spec.ngrams, spec.buckets, &mut rows);
+    rows
+}
