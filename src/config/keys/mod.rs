@@ -91,7 +91,7 @@ pub fn sections() -> Vec<(String, &'static Section)> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::schema::{Config, Format, Task, TasksFrom};
+    use super::super::schema::{Adaptive, Config, Format, Task, TasksFrom};
     use super::super::testing::load_text;
     use super::*;
 
@@ -124,6 +124,7 @@ mod tests {
         task.rounds = Some(1);
         task.target = Some(1.0);
         task.deadline_ms = Some(1.0);
+        task.adaptive = Some(Adaptive { target_ms: 1.0, grow: 1.1, shrink: 0.9, min: 1, max: 1 });
         task.synthetic = None;
     }
 
