@@ -84,6 +84,14 @@ fn lanes_are_planned_and_shown() {
         names(&two).iter().any(|name| name.contains("lane 1 scratch")) && !names(&one).iter().any(|name| name.contains("lane"))
     );
 
+    // Under a tight budget one lane goes first: the groups are computed one after the other.
+    let alone = ["plan", config.to_str().unwrap(), "--json", "--set", "train.fuse=2", "--set", "eval.batch=16"];
+    let budget = format!("memory.device={}", run(&alone).ok().json()["total_bytes"]);
+    let (tight, free) = (place.path("tight"), place.train(&config, &[]));
+    let sets = ["schedule.lanes=2", &budget, "memory.on_pressure=[\"queue\"]"];
+    place.outcome_of_training(&config, &sets, &tight).ok().says(&["memory.device is tight: one lane"]);
+    assert_same_files(&final_checkpoint(&tight), &final_checkpoint(&free), "one lane under pressure");
+
     let folder = place.train(&config, &["schedule.lanes=2"]);
     let trace: Value = serde_json::from_slice(&std::fs::read(folder.join("trace.json")).unwrap()).unwrap();
     let spans = trace.as_array().unwrap().iter().filter(|event| event["pid"] == 1 && event["ph"] == "X");

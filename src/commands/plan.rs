@@ -114,7 +114,11 @@ fn print_text(document: &Value) {
             task["epochs"].as_f64().unwrap_or_default()
         );
     }
-    println!("\n{}, the fused groups of the first rounds:", document["mode"].as_str().unwrap_or_default());
+    let lanes = match document["lanes"].as_u64() {
+        Some(lanes) if lanes > 1 => format!(" on {lanes} lanes"),
+        _ => String::new(),
+    };
+    println!("\n{}{lanes}, the fused groups of the first rounds:", document["mode"].as_str().unwrap_or_default());
     for (round, of_round) in document["first_rounds"].as_array().into_iter().flatten().enumerate() {
         let names =
             |group: &Value| group.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
