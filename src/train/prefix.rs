@@ -1,7 +1,7 @@
 //! `encoder.cache_frozen`: what a transformer's frozen prefix makes of every text, computed once and kept on disk.
 //!
 //! One file for each split, named by a hash of all that its content follows from (the prefix's parameters, the words' rows, the
-//! token ids), so that runs share files and none is ever out of date. Nothing of the run depends on whether a file was there: the
+//! token ids, the kind of processor), so that runs share files and none is ever out of date. Nothing of the run depends on whether a file was there: the
 //! states are those that evaluation and training would compute, to the bit.
 
 use std::collections::BTreeSet;
@@ -96,7 +96,7 @@ fn byte_bounds(store: &TokenStore, hidden: usize) -> Vec<usize> {
 /// Over the shape and the dense parameters of the frozen prefix.
 fn parameters_hash(engine: &Engine) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(FORMAT);
+    hasher.update(FORMAT).update(processor().as_bytes());
     if let Some(spec) = engine.network.spec.encoder.transformer() {
         let TransformerSpec { heads, intermediate, frozen, positions, norm_eps, .. } = *spec;
         for number in [engine.network.spec.encoder.hidden, heads, intermediate, frozen, positions] {
@@ -106,6 +106,14 @@ fn parameters_hash(engine: &Engine) -> blake3::Hasher {
     }
     hasher.update(bytemuck::cast_slice(&engine.parameters.frozen));
     hasher
+}
+
+/// What products of matrices are cut up for: two kinds of processor may differ in the last bits.
+fn processor() -> String {
+    let known = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of_kind = |line: &&str| ["model name", "cache size"].iter().any(|key| line.starts_with(key));
+    let kind: BTreeSet<&str> = known.lines().filter(of_kind).collect();
+    format!("{} {kind:?}", std::env::consts::ARCH)
 }
 
 /// Over the split's sequences and the rows of the words in them.
