@@ -24,11 +24,42 @@ const FLAGS: &[&str] = &[
     "-DTASKLOOM_EMULATED",
 ];
 
-/// Faults that tests plant: (kernel file, suffix of its kernels' names, what stands before the file).
-const FAULTS: &[(&str, &str, &str)] = &[
-    ("gemm", "without_barriers", "#include \"mma.cuh\"\n#define __syncthreads()\n"),
-    ("gemm", "without_waits", "#include \"mma.cuh\"\ntemplate <int> void no_wait() {}\n#define copy_async_wait no_wait\n"),
-    ("gram", "without_barriers", "#include \"common.cuh\"\n#define __syncthreads()\n"),
+/// A fault that tests plant in the kernels of a file; `suffix` ends the names of those that have it.
+struct Fault {
+    file: &'static str,
+    suffix: &'static str,
+    /// What stands before the file.
+    before: &'static str,
+    /// What of its text is written otherwise, where the file has it once.
+    instead: Option<(&'static str, &'static str)>,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault { file: "gemm", suffix: "without_barriers", before: "#include \"mma.cuh\"\n#define __syncthreads()\n", instead: None },
+    Fault {
+        file: "gemm",
+        suffix: "without_waits",
+        before: "#include \"mma.cuh\"\ntemplate <int> void no_wait() {}\n#define copy_async_wait no_wait\n",
+        instead: None,
+    },
+    Fault {
+        file: "gemm",
+        suffix: "off_by_one",
+        before: "",
+        instead: Some(("row + r < operand.rows", "row + r <= operand.rows")),
+    },
+    Fault {
+        file: "gram",
+        suffix: "without_barriers",
+        before: "#include \"common.cuh\"\n#define __syncthreads()\n",
+        instead: None,
+    },
+    Fault {
+        file: "activation",
+        suffix: "off_by_one",
+        before: "",
+        instead: Some(("count - at < kVector ? count - at : kVector", "count + 1 - at < kVector ? count + 1 - at : kVector")),
+    },
 ];
 
 /// Compiles and links; otherwise says in one sentence what is missing.
@@ -48,12 +79,16 @@ pub fn build(kernels: &Path, out: &Path) -> Result<(), String> {
             continue;
         }
         let stem = source.file_stem().and_then(OsStr::to_str).unwrap_or_default().to_owned();
-        let faults = FAULTS.iter().filter(|(file, ..)| *file == stem);
-        let units = [(stem.clone(), "", "")].into_iter();
-        for (unit, suffix, before) in
-            units.chain(faults.map(|(file, suffix, before)| (format!("{file}_{suffix}"), *suffix, *before)))
-        {
-            let wrapper = wrapper(&unit, &source, &names, suffix, before);
+        let mut units = vec![(stem.clone(), wrapper(&stem, &source, &names, "", ""))];
+        for Fault { file, suffix, before, instead } in FAULTS.iter().filter(|fault| fault.file == stem) {
+            let unit = format!("{file}_{suffix}");
+            let source = match instead {
+                Some(change) => changed(&text, change, &out.join(format!("{unit}.cu"))),
+                None => source.clone(),
+            };
+            units.push((unit.clone(), wrapper(&unit, &source, &names, suffix, before)));
+        }
+        for (unit, wrapper) in units {
             objects.push(compile(&compiler, kernels, out, &unit, &wrapper)?);
             lists.push((unit, names.len()));
         }
@@ -66,6 +101,13 @@ pub fn build(kernels: &Path, out: &Path) -> Result<(), String> {
     println!("cargo:rustc-link-lib=static=taskloom_kernels");
     println!("cargo:rustc-link-lib=m");
     Ok(())
+}
+
+/// A copy of a kernel file with something written otherwise.
+fn changed(text: &str, (of, by): &(&str, &str), path: &Path) -> PathBuf {
+    assert_eq!(text.matches(of).count(), 1, "a fault is planted where the kernel says `{of}`, once");
+    fs::write(path, text.replace(of, by)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    path.to_owned()
 }
 
 /// The translation unit of a kernel file, and the list of its kernels, whose names end in `suffix`.

@@ -67,6 +67,21 @@ fn an_async_copy_that_nobody_waits_for() {
     }
 }
 
+/// A bound that lets one more pass: a row of an operand, a value of a vector.
+#[test]
+fn an_off_by_one_in_a_kernel() {
+    for fault in faults(|device| Launch { kernel: "gemm_forward_small_off_by_one", ..product(device) }) {
+        assert!(fault.contains("past the end of \"buffer\""), "{fault}");
+    }
+    let convert = |device: &mut Device| {
+        let (x, out) = (device.upload(&noise(77, 5)), device.room::<u16>(77));
+        Launch { kernel: "convert_to_bf16_off_by_one", ..elementwise::to_bf16(out, x, 77) }
+    };
+    for fault in faults(convert) {
+        assert!(fault.contains("past the end of \"buffer\""), "{fault}");
+    }
+}
+
 /// One value too many, read behind the end of an allocation.
 #[test]
 fn one_too_many() {
