@@ -77,6 +77,26 @@ fn a_bag_of_words_trains_as_on_the_cpu() {
     assert_eq!(lens(&ours), lens(&theirs), "the same rows of the table were touched");
 }
 
+/// Rounds of one task each, and parts of the encoder settled on their own.
+#[test]
+fn other_ways_of_a_round_are_as_on_the_cpu() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    for sets in [
+        &["schedule.mode=time_sliced", "schedule.policy=weighted"][..],
+        &["surgery.method=cagrad", "surgery.granularity=layer"],
+        &["train.accumulate=2", "surgery.granularity=tensor"],
+    ] {
+        for config in [config(), place.bag()] {
+            let on = |device| [sets, &["encoder.dropout=0", "train.rounds=12", "eval.every=4", device]].concat();
+            let [device, cpu] = [EMULATED, "run.device=cpu"].map(|device| place.train(&config, &on(device)));
+            assert_close(&losses(&device), &losses(&cpu), 0.02, &format!("{sets:?}, {}", config.display()));
+        }
+    }
+}
+
 fn losing(config: &Path, sets: &[&str], run: &Path, launches: u32) -> Outcome {
     outcome(training(config, sets, run).env("TASKLOOM_EMULATED_LAUNCHES", launches.to_string()).output())
 }
