@@ -60,6 +60,34 @@ __device__ __forceinline__ void step_row_single(const State& state, const Rates&
     }
 }
 
+// What a rule for columns makes of a union row's gradients, with zeros for the tasks that did not touch the row.
+struct RowRule {
+    int rule;
+    double parameter;
+    const double* factors;
+    uint64_t seed;
+    uint64_t round;
+    const float* gradients;
+    const uint2* members;
+    int tasks;
+    int dim;
+    // This thread's `tasks` doubles of shared memory, blockDim.x apart.
+    double* own;
+
+    // Of `column` of the row whose members are start..end and whose columns are numbered from `number`.
+    __device__ __forceinline__ float value(uint32_t start, uint32_t end, uint64_t number, int column) const {
+        int pitch = int(blockDim.x);
+        for (int task = 0; task < tasks; ++task) {
+            own[task * pitch] = 0.0;
+        }
+        for (uint32_t at = start; at < end; ++at) {
+            uint2 member = members[at];
+            own[int(member.x) * pitch] = factors[member.x] * double(gradients[uint64_t(member.y) * dim + column]);
+        }
+        return float(column_value(rule, parameter, own, pitch, tasks, column_bits(seed, round, number + column)));
+    }
+};
+
 }  // namespace row_gradients
 
 // gradients row g = sum over its sources e, in order, of scales[e] * dout[e]: sources[starts[g]..starts[g + 1]].
@@ -150,9 +178,8 @@ extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* valu
     }
 }
 
-// As row_update_weights with the rule for columns of update_columns over all tasks, with zeros where a task did not touch the
-// row; columns are numbered from `base` + table row * dim. second_dim is dim or 0.
-// Shared memory: tasks x blockDim.x doubles.
+// As row_update_weights with the rule for columns of update_columns over all tasks; columns are numbered from `base` + table
+// row * dim. Shared memory: tasks x blockDim.x doubles.
 extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* values, float* first, float* second, int second_dim,
                                                                      const float* gradients, const uint32_t* slots,
                                                                      const uint32_t* union_rows, const uint32_t* starts,
@@ -162,23 +189,45 @@ extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* valu
                                                                      const GroupRates* groups, int group) {
     using namespace row_gradients;
     SHARED_DYNAMIC(double, shared);
+    __shared__ float warps[kWarp];
     Rates common = *rates;
     if (common.halted) {
         return;
     }
     State state = {values, first, second, second_dim, dim};
-    double* column_values = shared + threadIdx.x;
-    int pitch = int(blockDim.x);
+    RowRule own = {rule, parameter, factors, seed, *round, gradients, members, tasks, dim, shared + threadIdx.x};
     uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     uint64_t number = base + uint64_t(union_rows[blockIdx.x]) * dim;
-    step_row(state, common, groups[group], slots[blockIdx.x], [&](int column) {
-        for (int task = 0; task < tasks; ++task) {
-            column_values[task * pitch] = 0.0;
+    auto combined = [&](int column) { return own.value(start, end, number, column); };
+    if (second_dim == 1 && dim > 1) {
+        step_row_single(state, common, groups[group], slots[blockIdx.x], warps, combined);
+    } else {
+        step_row(state, common, groups[group], slots[blockIdx.x], combined);
+    }
+}
+
+// squares (blocks) f64: squared norm of what the rule makes of `rows` union rows from blockIdx.x * rows.
+// Shared memory: tasks x blockDim.x doubles.
+extern "C" __global__ void __launch_bounds__(256) row_column_squares(double* squares, const float* gradients,
+                                                                     const uint32_t* union_rows, const uint32_t* starts,
+                                                                     const uint2* members, int count, int rows, int tasks, int dim,
+                                                                     int rule, double parameter, const double* factors,
+                                                                     uint64_t seed, const uint64_t* round, uint64_t base) {
+    using namespace row_gradients;
+    SHARED_DYNAMIC(double, shared);
+    __shared__ double warps[kWarp];
+    RowRule own = {rule, parameter, factors, seed, *round, gradients, members, tasks, dim, shared + threadIdx.x};
+    int first = int(blockIdx.x) * rows, last = first + rows < count ? first + rows : count;
+    double square = 0.0;
+    for (int row = first; row < last; ++row) {
+        uint64_t number = base + uint64_t(union_rows[row]) * dim;
+        for (int column = threadIdx.x; column < dim; column += blockDim.x) {
+            double d = double(own.value(starts[row], starts[row + 1], number, column));
+            square += d * d;
         }
-        for (uint32_t at = start; at < end; ++at) {
-            uint2 member = members[at];
-            column_values[int(member.x) * pitch] = factors[member.x] * double(gradients[uint64_t(member.y) * dim + column]);
-        }
-        return float(column_value(rule, parameter, column_values, pitch, tasks, column_bits(seed, *round, number + column)));
-    });
+    }
+    double total = block_sum(square, warps);
+    if (threadIdx.x == 0) {
+        squares[blockIdx.x] = total;
+    }
 }

@@ -18,7 +18,7 @@ use taskloom::ops::dropout::RowKey;
 use taskloom::ops::philox::{Keyed, Stream};
 use taskloom::surgery::balance;
 use taskloom::surgery::blocks::Granularity;
-use taskloom::surgery::methods::{Inputs, registry};
+use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::{Committed, Engine};
 use taskloom::train::rules::{Clip, ClipScope, Rules, Settlers};
@@ -230,6 +230,8 @@ fn the_linear_encoder_trains_as_on_the_cpu() {
         Case { method: "cagrad", granularity: tensor, apart: true, ..PLAIN },
         Case { balance: "dwa", ..PLAIN },
         Case { method: "sum", balance: "famo", apart: true, ..PLAIN },
+        Case { method: "trimmed_mean", uneven: true, apart: true, ..PLAIN },
+        Case { method: "trimmed_mean", balance: "dwa", clip: ClipScope::Task, ..PLAIN },
     ] {
         five_rounds_match(case, SGD);
     }
@@ -242,6 +244,7 @@ fn the_bag_encoder_trains_as_on_the_cpu() {
         Case { method: "gradvac", init: 0.0, uneven: true, dropout: 0.25, ..BAG },
         Case { method: "upgrad", residual: true, apart: true, ..BAG },
         Case { granularity: Granularity::Tensor, residual: true, activation: Activation::None, ..BAG },
+        Case { method: "trimmed_mean", uneven: true, apart: true, ..BAG },
     ] {
         five_rounds_match(case, SGD);
     }
@@ -297,6 +300,35 @@ fn every_round_matches_the_cpu_at_the_same_parameters() {
             for (found, expected) in done.weights[0].iter().zip(&expected) {
                 assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{case:?} round {round}");
             }
+        }
+    }
+}
+
+/// GradDrop keeps a sign or drops it, and rounding can turn that over. So its step is held against the rule on the device's own
+/// rows of J, from the same parameters.
+#[test]
+fn graddrop_steps_by_its_rule_on_the_rows_it_has() {
+    for (round, balance, case) in [(0, "equal", PLAIN), (3, "dwa", Case { uneven: true, apart: true, ..PLAIN })] {
+        let case = Case { method: "graddrop", balance, ..case };
+        let Some(mut device) = on_emulated(case, round) else { return };
+        let before = device.parameters.shared.values.to_vec();
+        let done = one_round(&mut device, case, SGD, round);
+        assert!(done.clip < 1.0 && (done.clip - 1.0 / done.norm).abs() < 1e-12, "{} of {}", done.clip, done.norm);
+        let rows = device.private_gradients(done.losses.len()).unwrap();
+        let rows: Vec<(f64, &[f32])> =
+            rows.iter().zip(&done.balance.factors).map(|(row, factor)| (done.clip * factor, row.as_slice())).collect();
+        let method = registry::build("graddrop", &Map::new(), KINDS.len()).unwrap();
+        let mut expected = vec![0.0; before.len()];
+        let block = ColumnBlock { rows: &rows, count: rows.len(), first: 0, round, seed: 7 };
+        columns::combine(method.columnwise().expect("elementwise"), &block, &mut expected);
+        let square: f64 = expected.iter().map(|&d| f64::from(d).powi(2)).sum();
+        assert!(square > 0.01 && square < 1.0, "the encoder's share of a clipped update: {square}");
+        let rates = rates(SGD);
+        device.fetch_parameters().unwrap();
+        for (at, (found, (p, d))) in device.parameters.shared.values.iter().zip(before.iter().zip(&expected)).enumerate() {
+            let decay = if at < HIDDEN * INPUTS { rates.weight_decay as f32 } else { 0.0 };
+            let wanted = p - rates.lr as f32 * (decay * p + d);
+            assert!((found - wanted).abs() <= 1e-6, "round {round}, column {at}: {found} for {wanted}");
         }
     }
 }

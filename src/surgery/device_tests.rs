@@ -192,7 +192,7 @@ fn row_rule_matches(on: On, name: &str, rule: Columnwise) {
         let block = ColumnBlock { rows: &views, count: TASKS, first, round, seed };
         columns::combine(method.columnwise().expect("elementwise"), &block, out);
     }
-    let found = on.run(|device: &mut Device| {
+    let (found, squares) = on.run(|device: &mut Device| {
         let table = Table {
             values: device.upload(&vec![0.0f32; 2 * dim]),
             first: device.upload(&vec![0.0f32; 2 * dim]),
@@ -215,10 +215,60 @@ fn row_rule_matches(on: On, name: &str, rule: Columnwise) {
         let rule = ColumnRule { rule, factors: device.upload(&factors), seed, round: device.upload(&[round]) };
         let gradients = device.upload(&rows);
         device.run(&rows::update_columns(table, gradients, union, TASKS, rule, base, rates));
-        device.download::<f32>(table.values, 2 * dim)
+        let squares = device.room::<f64>(1);
+        device.run(&rows::column_squares(squares, gradients, union, TASKS, dim, rule, base));
+        (device.download::<f32>(table.values, 2 * dim), device.download::<f64>(squares, 1))
     });
+    let exact: f64 = expected.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    assert!((squares[0] - exact).abs() <= 1e-6 * exact, "{name}: {squares:?} for {exact}");
     for (x, y) in found.iter().zip(&expected) {
         assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{name}: {x} for {y}");
+    }
+}
+
+/// One second moment a row: AdamW's first step from zero, whose length hangs on the mean square of the row's update.
+fn a_rule_with_one_moment_a_row(on: On) {
+    let (dim, seed, round) = (37usize, 5u64, 7u64);
+    let rows: Vec<f32> = (0..TASKS * dim).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect();
+    let method = registry::build("trimmed_mean", &serde_json::Map::new(), TASKS).expect("known");
+    let views: Vec<(f64, &[f32])> = rows.chunks(dim).map(|row| (1.0, row)).collect();
+    let mut update = vec![0.0f32; dim];
+    let block = ColumnBlock { rows: &views, count: TASKS, first: 0, round, seed };
+    columns::combine(method.columnwise().expect("elementwise"), &block, &mut update);
+    let (beta1, beta2) = (0.9f32, 0.99f32);
+    let optimizer = Rule::AdamW { beta1, beta2, eps: 1e-8, correction1: 1.0 - beta1, correction2: 1.0 - beta2 };
+    let (values, moment) = on.run(|device: &mut Device| {
+        let table = Table {
+            values: device.upload(&vec![0.0f32; dim]),
+            first: device.upload(&vec![0.0f32; dim]),
+            second: device.upload(&[0.0f32]),
+            second_dim: 1,
+            slots: device.upload(&[0u32]),
+            dim,
+            group: 0,
+        };
+        let members: Vec<[u32; 2]> = (0..TASKS as u32).map(|task| [task, task]).collect();
+        let union = Union {
+            rows: device.upload(&[0u32]),
+            starts: device.upload(&[0u32, TASKS as u32]),
+            members: device.upload(&members),
+            count: 1,
+        };
+        let rates = RatesOnDevice {
+            rates: device.upload(&[Rates::from(optimizer)]),
+            groups: device.upload(&[GroupRates { lr: 0.1, weight_decay: 0.0 }]),
+        };
+        let rule = Columnwise::TrimmedMean { trim: 1 };
+        let rule = ColumnRule { rule, factors: device.upload(&[1.0f64; TASKS]), seed, round: device.upload(&[round]) };
+        let gradients = device.upload(&rows);
+        device.run(&rows::update_columns(table, gradients, union, TASKS, rule, 0, rates));
+        (device.download::<f32>(table.values, dim), device.download::<f32>(table.second, 1))
+    });
+    let square = update.iter().map(|d| d * d).sum::<f32>() / dim as f32;
+    assert!((moment[0] - (1.0 - beta2) * square).abs() <= 1e-5 * moment[0], "{moment:?} for {square}");
+    for (x, d) in values.iter().zip(&update) {
+        let expected = -0.1 * d / square.sqrt();
+        assert!((x - expected).abs() <= 1e-5, "{x} for {expected}");
     }
 }
 
@@ -230,6 +280,7 @@ fn rules_on_table_rows(on: On) {
 crate::ops::cases::on_devices! {
     several_blocks_and_clipped_tasks,
     rules_on_table_rows,
+    a_rule_with_one_moment_a_row,
     pcgrad_on_the_device,
     gradvac_on_the_device,
     graddrop_on_the_device,

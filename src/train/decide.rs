@@ -38,9 +38,41 @@ pub(super) struct Decided {
     pub status: Status,
 }
 
+/// A solved round, before the update is clipped.
+pub(super) struct Solved {
+    decided: Decided,
+    /// Of the heads' part of the update.
+    head_square: f64,
+    /// Of the shared part; none where a rule makes it column by column, which no Gram matrix knows.
+    shared_square: Option<f64>,
+}
+
+impl Solved {
+    /// (T) factors under which a rule for columns makes the update.
+    pub fn factors(&self) -> &[f64] {
+        &self.decided.factors
+    }
+
+    /// Whether the norm of the update is still to be found out.
+    pub fn wants_square(&self) -> bool {
+        self.shared_square.is_none()
+    }
+}
+
 impl Engine {
-    /// Solves the round's surgery. A method with row state moves its buffers here.
+    /// Solves the round's surgery on the gradients that lie here.
     pub(super) fn decide(&mut self, known: Known) -> Decided {
+        let (count, round) = (known.tasks.len(), known.round);
+        let solved = self.solve_round(known);
+        let square = self.method().columnwise().map(|rule| {
+            let rule = scaled_rule(rule, solved.factors(), round, self.rules.seed);
+            column_square(&self.gradients, &self.touched.union, count, &rule)
+        });
+        self.clip(solved, square)
+    }
+
+    /// From products of gradients to weights. A method with row state moves its buffers here.
+    pub(super) fn solve_round(&mut self, known: Known) -> Solved {
         let Known { mut gram, heads, tasks, losses, balanced, shares, round } = known;
         let count = tasks.len();
         let Clip { norm: limit, scope } = self.rules.clip;
@@ -57,7 +89,7 @@ impl Engine {
         let inputs =
             Inputs { gram: &[], cross_gram: &[], losses, row_sums: &[], tasks, round, seed: self.rules.seed, orders: None };
         let sums = self.move_buffers(&inputs, &mut gram, &mut factors, shares);
-        let Solved { mut weights, status } = self.solve(&inputs, &gram, &sums);
+        let (mut weights, status) = self.solve(&inputs, &gram, &sums);
         let rescale = match (self.rules.scale, self.averages) {
             (Scale::Sum, true) => count as f64,
             (Scale::Mean, false) => 1.0 / count as f64,
@@ -68,21 +100,27 @@ impl Engine {
             head_factors.iter_mut().zip(&weights[0]).for_each(|(factor, weight)| *factor *= weight);
         }
         let head_square: f64 = head_factors.iter().zip(&heads).map(|(f, square)| f * f * square).sum();
-        let shared_square = match self.method().columnwise() {
-            Some(rule) => {
-                factors.iter_mut().for_each(|factor| *factor *= rescale);
-                let rule = scaled_rule(rule, &factors, round, self.rules.seed);
-                column_square(&self.gradients, &self.touched.union, count, &rule)
-            }
-            None => gram.update_square(&self.blocks, &weights),
+        let shared_square = if self.method().needs().elementwise {
+            factors.iter_mut().for_each(|factor| *factor *= rescale);
+            None
+        } else {
+            Some(gram.update_square(&self.blocks, &weights))
         };
-        let square = shared_square + head_square;
-        let mut clip = 1.0;
+        let decided = Decided { weights, balanced, factors, heads: head_factors, norm: 0.0, clip: 1.0, status };
+        Solved { decided, head_square, shared_square }
+    }
+
+    /// Clips the update; `square` is that of the shared part, where [`Solved::wants_square`].
+    pub(super) fn clip(&self, solved: Solved, square: Option<f64>) -> Decided {
+        let Solved { mut decided, head_square, shared_square } = solved;
+        let square = shared_square.or(square).expect("a rule's update has been measured") + head_square;
+        decided.norm = square.sqrt();
+        let Clip { norm: limit, scope } = self.rules.clip;
         if limit > 0.0 && scope == ClipScope::Update {
-            clip = clip_factor(limit, square);
-            factors.iter_mut().chain(&mut head_factors).for_each(|factor| *factor *= clip);
+            decided.clip = clip_factor(limit, square);
+            decided.factors.iter_mut().chain(&mut decided.heads).for_each(|factor| *factor *= decided.clip);
         }
-        Decided { weights, balanced, factors, heads: head_factors, norm: square.sqrt(), clip, status }
+        decided
     }
 
     /// Runs the passes of a method with row state, if this is one; returns each set's sums. Where the buffers take the
@@ -104,13 +142,13 @@ impl Engine {
     }
 
     /// Weights of every set, and the first fallback among them.
-    fn solve(&mut self, inputs: &Inputs, gram: &RoundGram, sums: &[Vec<f64>]) -> Solved {
-        let mut solved = Solved { weights: Vec::new(), status: Status::Ok };
+    fn solve(&mut self, inputs: &Inputs, gram: &RoundGram, sums: &[Vec<f64>]) -> (Vec<Vec<f64>>, Status) {
+        let (mut all, mut settled) = (Vec::new(), Status::Ok);
         for (set, (method, [gram, cross_gram])) in self.methods.iter_mut().zip(&gram.settled(&self.blocks)).enumerate() {
             let row_sums = sums.get(set).map_or(&[][..], Vec::as_slice);
             let Solution { weights, status } = method.solve(&Inputs { gram, cross_gram, row_sums, ..*inputs });
-            solved.weights.push(weights);
-            solved.status = match (solved.status, status) {
+            all.push(weights);
+            settled = match (settled, status) {
                 (Status::Ok, Status::Fallback(why)) if self.blocks.apart => {
                     Status::Fallback(format!("{}: {why}", self.blocks.names[set]))
                 }
@@ -118,14 +156,8 @@ impl Engine {
                 (first, _) => first,
             };
         }
-        solved
+        (all, settled)
     }
-}
-
-/// Weights by set, and whether all of them are the method's own.
-struct Solved {
-    weights: Vec<Vec<f64>>,
-    status: Status,
 }
 
 /// A method's rule on gradients scaled by the (T) tasks' factors, as [`crate::ops::adamw::ColumnRule`] wants it.

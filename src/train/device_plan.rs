@@ -16,7 +16,7 @@ impl Plan {
             return Ok(None);
         }
         let engine = self.engine(config, &mut Memory::plan(0))?;
-        engine.check_accelerable()?;
+        engine.check_accelerable(&self.limits)?;
         let (driver, buffers) = Planned::driver();
         drop(Accelerator::new(driver, &engine.network, &engine.blocks, &self.limits, &self.start)?);
         Ok(Some(buffers.take()))

@@ -5,24 +5,24 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::accelerator::{Accelerator, Products, Round, Solved, Solving, StepPlan};
+use super::accelerator::{Accelerator, Products, Round, SharedPlan, Solved, Solving, StepPlan};
 use super::decide::{Decided, Known};
 use super::round::{Anomaly, Committed, Engine, Outcome, Stages, batch_shares};
 use super::rules::{ClipScope, Scale};
 use crate::device::driver::Driver;
 use crate::model::Start;
 use crate::model::network::{Batch, Limits};
-use crate::ops::launch::surgery::Method;
+use crate::ops::launch::surgery::{Columnwise, Method, RULE_TASKS};
 use crate::surgery::balance::Factors;
 use crate::surgery::conflict::RoundConflicts;
 use crate::surgery::gram::RoundGram;
-use crate::surgery::methods::{Order, Simple, Status};
+use crate::surgery::methods::{ColumnRule, Order, Simple, Status};
 use crate::surgery::update::Rates;
 
 impl Engine {
     /// Moves the parameters to a device and computes every round there from now on.
     pub fn accelerate(&mut self, driver: Box<dyn Driver>, limits: &Limits, start: &Start) -> Result<()> {
-        self.check_accelerable()?;
+        self.check_accelerable(limits)?;
         let mut accelerator = Accelerator::new(driver, &self.network, &self.blocks, limits, start)?;
         self.send(&mut accelerator)?;
         self.accelerator = Some(accelerator);
@@ -30,12 +30,17 @@ impl Engine {
     }
 
     /// An error where this run has parts that no device computes yet.
-    pub fn check_accelerable(&self) -> Result<()> {
+    pub fn check_accelerable(&self, limits: &Limits) -> Result<()> {
         let (name, needs) = (self.method().name(), self.method().needs());
         ensure!(self.network.spec.encoder.transformer().is_none(), "encoder.kind = \"transformer\" {CPU_ONLY}");
         ensure!(
-            !needs.elementwise && !needs.second_batch && !needs.row_state,
-            "surgery.method = \"{name}\" needs more than the products of gradients and {CPU_ONLY}"
+            !needs.second_batch && !needs.row_state,
+            "surgery.method = \"{name}\" needs two batches or buffers of its own and {CPU_ONLY}"
+        );
+        ensure!(
+            !needs.elementwise || limits.present <= RULE_TASKS,
+            "surgery.method = \"{name}\" takes at most {RULE_TASKS} tasks a round on a device, found {}: set run.device = \"cpu\"",
+            limits.present
         );
         Ok(())
     }
@@ -176,15 +181,23 @@ impl Engine {
         let conflicts = self.tracks_conflicts().then(|| RoundConflicts::of(&gram, tasks.len()));
         let shares = batch_shares(batch, tasks.len(), 1);
         let balanced = balance.factors.clone();
-        let decision = self.decide(Known { gram, heads, tasks, losses: &losses, balanced, shares: &shares, round });
+        let solved = self.solve_round(Known { gram, heads, tasks, losses: &losses, balanced, shares: &shares, round });
+        let rule = self.method().columnwise().map(|rule| column_rule(rule.rule()));
+        let own = Round { network: &self.network, batch, tasks, random };
+        let square = match rule {
+            Some(rule) if solved.wants_square() => Some(device.column_square(own, &gradients, rule, solved.factors())?),
+            _ => None,
+        };
+        let decision = self.clip(solved, square);
         let Decided { weights, balanced, factors, heads, norm, clip, status } = decision;
         let conflicts = conflicts.and_then(|conflicts| self.book(conflicts, &weights, &balanced, tasks, round));
         stages.solve = lap();
 
+        let own = Round { network: &self.network, batch, tasks, random };
         let scaled = |set: &Vec<f64>| set.iter().zip(&factors).map(|(w, f)| w * f).collect();
         let sets: Vec<Vec<f64>> = weights.iter().map(scaled).collect();
-        let own = Round { network: &self.network, batch, tasks, random };
-        device.step(own, &gradients, &StepPlan { sets: &sets, heads: &heads }, rates)?;
+        let shared = rule.map_or(SharedPlan::Sets(&sets), |rule| SharedPlan::Columns { rule, factors: &factors });
+        device.step(own, &gradients, &StepPlan { shared, heads: &heads }, rates)?;
         stages.update = lap();
 
         if self.balancer.wants_losses_after_step() {
@@ -200,6 +213,13 @@ impl Engine {
 
 /// What is said of parts that no device computes.
 const CPU_ONLY: &str = "runs on the CPU only in this version: set run.device = \"cpu\"";
+
+fn column_rule(rule: ColumnRule) -> Columnwise {
+    match rule {
+        ColumnRule::GradDrop { leak } => Columnwise::GradDrop { leak },
+        ColumnRule::TrimmedMean { trim } => Columnwise::TrimmedMean { trim },
+    }
+}
 
 /// (T) mean losses from their sums over a round.
 fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {

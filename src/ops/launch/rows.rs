@@ -116,7 +116,6 @@ pub fn update_columns(
     base: u64,
     rates: RatesOnDevice,
 ) -> Launch {
-    assert!(table.second_dim != 1 || table.dim == 1, "a rule for columns wants a second moment a value");
     let threads = rule_threads(tasks);
     let (number, parameter) = rule.rule.numbers();
     Launch::line("row_update_columns", union.count, threads)
@@ -134,4 +133,31 @@ pub fn update_columns(
         .long(base)
         .addresses([rates.rates, rates.groups])
         .int(table.group)
+}
+
+/// squares ([`gram_partials`]) f64 of the update that a rule makes of the union's rows.
+pub fn column_squares(
+    squares: Address,
+    gradients: Address,
+    union: Union,
+    tasks: usize,
+    dim: usize,
+    rule: ColumnRule,
+    base: u64,
+) -> Launch {
+    let threads = rule_threads(tasks);
+    let (number, parameter) = rule.rule.numbers();
+    Launch::line("row_column_squares", gram_partials(union.count), threads)
+        .shared(8 * tasks * threads as usize)
+        .addresses([squares, gradients, union.rows, union.starts, union.members])
+        .int(union.count)
+        .int(GRAM_ROWS)
+        .int(tasks)
+        .int(dim)
+        .signed(number)
+        .double(parameter)
+        .addresses([rule.factors])
+        .long(rule.seed)
+        .addresses([rule.round])
+        .long(base)
 }

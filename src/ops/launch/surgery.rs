@@ -275,10 +275,13 @@ impl Columnwise {
     }
 }
 
+/// Most tasks of a rule for columns.
+pub const RULE_TASKS: usize = 48 * 1024 / (8 * 32);
+
 /// Threads of the passes under a rule, which keep `tasks` doubles each in shared memory: at most 48 KiB a block.
 pub(super) fn rule_threads(tasks: usize) -> u32 {
     let most = 48 * 1024 / (8 * tasks) / 32 * 32;
-    assert!(most >= 32, "a rule for columns takes at most 192 tasks on a device, found {tasks}");
+    assert!(most >= 32, "a rule for columns takes at most {RULE_TASKS} tasks on a device, found {tasks}");
     most.min(256) as u32
 }
 

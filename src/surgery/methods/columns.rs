@@ -5,8 +5,17 @@ use super::random;
 /// Columns that a rule settles at a time, side by side.
 pub const TILE: usize = 32;
 
+/// A rule by name and parameters, for a device that holds J.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    GradDrop { leak: f64 },
+    TrimmedMean { trim: u64 },
+}
+
 /// The rule for single columns of J, homogeneous: scaling all gradients by one positive factor scales the update by it.
 pub trait Columnwise: Sync {
+    fn rule(&self) -> Rule;
+
     /// out[c] = the update's value from column c of `tile` (rows x TILE), which it may reorder. Of the round's `count` tasks
     /// those without a row here have zeros; [`Columnwise::zeros`] of them are in the tile.
     fn settle(&self, tile: &mut [[f64; TILE]], count: usize, draws: &Draws, out: &mut [f64; TILE]);

@@ -6,7 +6,7 @@
 
 use multiversion::multiversion;
 
-use super::columns::{Columnwise, Draws, TILE};
+use super::columns::{Columnwise, Draws, Rule, TILE};
 use super::params::{Param, Range};
 use super::registry::Descriptor;
 use super::{Inputs, Method, Needs, Solution};
@@ -26,6 +26,10 @@ struct GradDrop {
 }
 
 impl Columnwise for GradDrop {
+    fn rule(&self) -> Rule {
+        Rule::GradDrop { leak: self.leak }
+    }
+
     fn settle(&self, tile: &mut [[f64; TILE]], _count: usize, draws: &Draws, out: &mut [f64; TILE]) {
         drop_signs(tile, draws, self.leak, out);
     }

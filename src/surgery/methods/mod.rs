@@ -45,7 +45,7 @@ mod upgrad;
 #[cfg(test)]
 mod testing;
 
-pub use columns::{ColumnBlock, Columnwise};
+pub use columns::{ColumnBlock, Columnwise, Rule as ColumnRule};
 pub use pcgrad::{Order, PcGrad};
 pub use rows::RowPass;
 pub use simplex::softmax;

@@ -5,7 +5,7 @@
 
 use multiversion::multiversion;
 
-use super::columns::{Columnwise, Draws, TILE};
+use super::columns::{Columnwise, Draws, Rule, TILE};
 use super::params::Param;
 use super::registry::Descriptor;
 use super::{Inputs, Method, Needs, Solution, Status};
@@ -43,6 +43,10 @@ impl TrimmedMean {
 }
 
 impl Columnwise for TrimmedMean {
+    fn rule(&self) -> Rule {
+        Rule::TrimmedMean { trim: self.trim }
+    }
+
     fn settle(&self, tile: &mut [[f64; TILE]], count: usize, _draws: &Draws, out: &mut [f64; TILE]) {
         let trim = self.trimmed(count);
         sum_of_middle(tile, trim, out);

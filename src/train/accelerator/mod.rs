@@ -29,7 +29,7 @@ use rows::TableOnDevice;
 use solve::Solver;
 
 pub use pass::Round;
-pub use settle::{Products, StepPlan};
+pub use settle::{Products, SharedPlan, StepPlan};
 pub use solve::{Solved, Solving};
 
 /// Parameter groups: shared with and without decay, heads with and without, the embedding table.
@@ -299,5 +299,5 @@ fn batch_bytes(network: &Network, limits: &Limits) -> usize {
 /// Rates, weights, orders of visits, and the chunks of the heads.
 fn step_bytes(network: &Network, present: usize, cut: &Cut) -> usize {
     let chunks = network.table.heads_len() / Chunks::UPDATE_LENGTH as usize + network.table.heads.len();
-    4096 + 4 * cut.sets * present * (present + 1) + 64 * present + 20 * chunks + 4 * (cut.blocks + 2)
+    4096 + 4 * cut.sets * present * (present + 1) + 72 * present + 20 * chunks + 4 * (cut.blocks + 2)
 }

@@ -29,7 +29,7 @@ pub struct Round<'a> {
 pub(super) struct Packed {
     groups: Vec<Group>,
     /// One u64.
-    round: Address,
+    pub round: Address,
     pub rows: Option<RowsOnDevice>,
     /// (present tasks x 2) u64: where their heads begin and end.
     pub bounds: Address,

@@ -7,7 +7,7 @@ use crate::device::driver::{Address, DeviceError};
 use crate::model::Parameters;
 use crate::model::network::Network;
 use crate::ops::launch::rows;
-use crate::ops::launch::surgery::{self, Chunks, ChunksOnDevice, GroupRates, Jacobian, RatesOnDevice};
+use crate::ops::launch::surgery::{self, Chunks, ChunksOnDevice, ColumnRule, Columnwise, GroupRates, Jacobian, RatesOnDevice};
 use crate::surgery::update::Rates;
 
 /// What the host knows of a round.
@@ -22,16 +22,31 @@ pub struct Products {
 
 /// What a round decided: clipping and balancing are in the factors.
 pub struct StepPlan<'a> {
-    /// (T) factor of each task's shared gradient, by set of weights.
-    pub sets: &'a [Vec<f64>],
+    pub shared: SharedPlan<'a>,
     /// (T) factor of each task's head gradient.
     pub heads: &'a [f64],
 }
 
+/// How the tasks' shared gradients become one.
+#[derive(Clone, Copy)]
+pub enum SharedPlan<'a> {
+    /// (T) factor of each task's shared gradient, by set of weights.
+    Sets(&'a [Vec<f64>]),
+    /// Column by column, on gradients scaled by (T) factors.
+    Columns { rule: Columnwise, factors: &'a [f64] },
+}
+
+/// [`SharedPlan`], on the device.
+#[derive(Clone, Copy)]
+pub(super) enum SharedFactors {
+    /// (sets x T) f32
+    Sets(Address),
+    Columns(ColumnRule),
+}
+
 /// Device addresses of what the update reads.
 pub(super) struct Factors {
-    /// (sets x T) f32
-    pub shared: Address,
+    pub shared: SharedFactors,
     /// (T) f32
     pub heads: Address,
     pub rates: RatesOnDevice,
@@ -67,9 +82,17 @@ impl Accelerator {
         let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
         let mut packet = self.steps.packet();
         let chunks = head_chunks(round.network, round.tasks);
+        let shared = match plan.shared {
+            SharedPlan::Sets(sets) => {
+                SharedFactors::Sets(packet.push(&sets.iter().flat_map(|set| narrow(set)).collect::<Vec<f32>>()))
+            }
+            SharedPlan::Columns { rule, factors } => {
+                SharedFactors::Columns(column_rule(&mut packet, round, &gradients.0, rule, factors))
+            }
+        };
         let factors = Factors {
             rates: push_rates(&mut packet, rates),
-            shared: packet.push(&plan.sets.iter().flat_map(|set| narrow(set)).collect::<Vec<f32>>()),
+            shared,
             heads: packet.push(&narrow(plan.heads)),
             head_chunks: push_chunks(&mut packet, &chunks),
         };
@@ -80,6 +103,36 @@ impl Accelerator {
         program.push(self.steps.send(stream, &packet.sections[0]));
         self.add_update(&mut program, &gradients.0, &factors, round.tasks.len());
         self.graphs.execute(&mut *self.driver, stream, program)
+    }
+
+    /// Squared norm of the shared update that a rule makes: a second wait of the round, for the methods that have no other
+    /// way to know it.
+    pub fn column_square(
+        &mut self,
+        round: Round,
+        gradients: &Gradients,
+        rule: Columnwise,
+        factors: &[f64],
+    ) -> Result<f64, DeviceError> {
+        let (packed, count) = (&gradients.0, round.tasks.len());
+        let mut packet = self.steps.packet();
+        let rule = column_rule(&mut packet, round, packed, rule, factors);
+        packet.close();
+        self.steps.fill(&mut *self.driver, &packet)?;
+        let (stream, results, cut) = (self.streams.lanes[0], &self.results, &self.cut);
+        let mut program = Program::default();
+        program.push(self.steps.send(stream, &packet.sections[0]));
+        program.launch(stream, surgery::column_squares(results.partials, self.rows_of_j(count), rule, cut.gram));
+        if let (Some(rows), Some(table)) = (&packed.rows, &self.table) {
+            let (squares, base) = (results.partials + 8 * cut.gram.count as Address, self.shared.len as u64);
+            program.launch(stream, rows::column_squares(squares, table.gradients, rows.union, count, table.dim, rule, base));
+        }
+        // The sum of 1 x 1 matrices, as many as there are partial products.
+        let total = [results.address(results.summary()), results.cosines, results.conflicts];
+        let starts = packed.starts + 4 * (cut.blocks as Address + 1);
+        program.launch(stream, surgery::gram_finish(total, results.partials, starts, 1, 1));
+        let values = self.read(program, count)?;
+        Ok(values[self.results.summary()])
     }
 
     /// Adds: squares of the heads' gradients, and the Gram matrices of all blocks and of their sum.
@@ -104,15 +157,27 @@ impl Accelerator {
     /// Adds the step of all parameters.
     pub(super) fn add_update(&self, program: &mut Program, packed: &Packed, factors: &Factors, count: usize) {
         let (stream, rates) = (self.streams.lanes[0], factors.rates);
-        let shared = surgery::update_weights(self.shared.state, self.rows_of_j(count), factors.shared, rates, self.cut.update);
+        let (state, jacobian) = (self.shared.state, self.rows_of_j(count));
+        let shared = match factors.shared {
+            SharedFactors::Sets(weights) => surgery::update_weights(state, jacobian, weights, rates, self.cut.update),
+            SharedFactors::Columns(rule) => surgery::update_columns(state, jacobian, rule, rates, self.cut.update),
+        };
         program.launch(stream, shared);
         let heads = Jacobian { at: self.head_gradients, stride: self.heads.len as u64, tasks: 1 };
         let heads = surgery::update_weights(self.heads.state, heads, factors.heads, rates, factors.head_chunks);
         program.launch(stream, heads);
-        if let (Some(rows), Some(table)) = (&packed.rows, &self.table) {
-            let weights = factors.shared + 4 * (self.cut.table_set * count) as Address;
-            program.launch(stream, rows::update_weights(rows.table, table.gradients, rows.union, weights, rates));
-        }
+        let (Some(rows), Some(table)) = (&packed.rows, &self.table) else { return };
+        let launch = match factors.shared {
+            SharedFactors::Sets(weights) => {
+                let weights = weights + 4 * (self.cut.table_set * count) as Address;
+                rows::update_weights(rows.table, table.gradients, rows.union, weights, rates)
+            }
+            SharedFactors::Columns(rule) => {
+                let base = self.shared.len as u64;
+                rows::update_columns(rows.table, table.gradients, rows.union, count, rule, base, rates)
+            }
+        };
+        program.launch(stream, launch);
     }
 
     fn rows_of_j(&self, tasks: usize) -> Jacobian {
@@ -138,6 +203,10 @@ impl Accelerator {
             grams: grams.map(<[f64]>::to_vec).collect(),
         }
     }
+}
+
+fn column_rule(packet: &mut super::Packet, round: Round, packed: &Packed, rule: Columnwise, factors: &[f64]) -> ColumnRule {
+    ColumnRule { rule, factors: packet.push(factors), seed: round.random.seed, round: packed.round }
 }
 
 pub(super) fn push_rates(packet: &mut super::Packet, rates: &Rates) -> RatesOnDevice {

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::pass::Round;
 use super::program::Program;
-use super::settle::{Factors, Products, head_chunks, push_rates};
+use super::settle::{Factors, Products, SharedFactors, head_chunks, push_rates};
 use super::{Accelerator, push_chunks};
 use crate::device::driver::{Address, DeviceError, Driver};
 use crate::model::Parameters;
@@ -122,7 +122,8 @@ impl Accelerator {
                 heads_weighted: solving.heads_weighted,
             }),
         );
-        let factors = Factors { shared: solver.shared_factors, heads: solver.head_factors, rates, head_chunks };
+        let shared = SharedFactors::Sets(solver.shared_factors);
+        let factors = Factors { shared, heads: solver.head_factors, rates, head_chunks };
         self.add_update(&mut program, &packed, &factors, count);
         let values = self.read(program, count)?;
         Ok((self.products(&values, count), self.solved(&values, count)))
