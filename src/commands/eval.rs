@@ -10,10 +10,10 @@ use crate::data::SplitName;
 use crate::device::memory::Memory;
 use crate::observe::console::Console;
 use crate::train::checkpoint;
-use crate::train::evaluate::evaluate;
 use crate::train::plan::Plan;
 use crate::train::run_folder::Source;
 use crate::train::session::{RunFiles, load_corpus, set_threads, use_stored};
+use crate::train::sweep::evaluate;
 
 pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
     let console = Console::new();

@@ -354,6 +354,8 @@ pub struct Eval {
     pub every: Every,
     /// Examples in one evaluation batch.
     pub batch: usize,
+    /// Batches of an evaluation between two rounds; 0 for all of them.
+    pub batches_per_round: u64,
     /// Also evaluate the test split when training ends.
     pub test: bool,
     pub slices: BTreeMap<String, Slice>,

@@ -6,6 +6,7 @@ pub mod jacobian;
 pub mod network;
 pub mod params;
 pub mod rows;
+pub mod snapshot;
 pub mod spec;
 pub mod transformer;
 

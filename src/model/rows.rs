@@ -64,6 +64,9 @@ impl Slots {
 }
 
 pub struct RowTable {
+    /// Of the table, and of these, most that can be touched.
+    rows: usize,
+    capacity: usize,
     dim: usize,
     /// First moments per row: `dim`, or none where the table is not trained.
     first_dim: usize,
@@ -77,6 +80,22 @@ pub struct RowTable {
     second: Buffer,
 }
 
+/// Values of a table at one moment.
+pub struct TableCopy {
+    slots: Slots,
+    values: Buffer,
+}
+
+impl TableCopy {
+    /// Room for a copy of `table`.
+    pub fn new(memory: &mut Memory, table: &RowTable) -> Result<Self> {
+        let (rows, capacity) = (table.rows, table.capacity);
+        memory.reserve("embeddings: row index", Slots::bytes(rows, capacity))?;
+        let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(rows, capacity) };
+        Ok(Self { slots, values: memory.buffer("embeddings: parameters", capacity * table.dim)? })
+    }
+}
+
 impl RowTable {
     pub fn new(memory: &mut Memory, spec: TableSpec, start: &Start) -> Result<Self> {
         let capacity = start.row_capacity;
@@ -88,6 +107,8 @@ impl RowTable {
         memory.reserve("embeddings: row index", Slots::bytes(spec.rows, capacity))?;
         let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(spec.rows, capacity) };
         Ok(Self {
+            rows: spec.rows,
+            capacity,
             dim: spec.dim,
             first_dim: if spec.trained { spec.dim } else { 0 },
             second_dim,
@@ -144,7 +165,7 @@ impl RowTable {
 
     /// Rows of the table, touched or not.
     pub fn rows(&self) -> usize {
-        self.slots.of_row.len()
+        self.rows
     }
 
     pub fn state(&mut self) -> RowState<'_> {
@@ -164,6 +185,19 @@ impl RowTable {
             &self.first[..self.touched().len() * self.first_dim],
             &self.second[..self.touched().len() * self.second_dim],
         ]
+    }
+
+    /// Copies the touched rows' values, and which rows they are.
+    pub fn copy_to(&self, copy: &mut TableCopy) {
+        copy.slots.restore(self.touched(), usize::MAX).expect("the table's own rows are in range");
+        let used = self.touched().len() * self.dim;
+        copy.values[..used].copy_from_slice(&self.values[..used]);
+    }
+
+    /// Swaps values and touched rows with a copy's.
+    pub fn exchange(&mut self, copy: &mut TableCopy) {
+        std::mem::swap(&mut self.slots, &mut copy.slots);
+        std::mem::swap(&mut self.values, &mut copy.values);
     }
 
     /// Forgets what was touched and gives these rows the first slots. Fill them through [`RowTable::stored_mut`].

@@ -62,7 +62,9 @@ pub enum Event<'a> {
         told: bool,
     },
     Evaluation {
+        /// Rounds done when its parameters were copied, and when its outcome was known.
         round: u64,
+        known: u64,
         scores: &'a Value,
         objective: Option<f64>,
         best: bool,
@@ -168,8 +170,11 @@ impl Event<'_> {
                     "failures_in_a_row": failures_in_a_row,
                 }),
             ),
-            Event::Evaluation { round, scores, objective, best, seconds } => {
+            Event::Evaluation { round, known, scores, objective, best, seconds } => {
                 let mut value = json!({ "round": round, "objective": objective, "best": best, "seconds": seconds });
+                if known != round {
+                    value["known"] = json!(known);
+                }
                 merge(&mut value, scores);
                 ("eval", value)
             }

@@ -53,6 +53,8 @@ fn keep(lines: impl BufRead, rounds_done: u64, evaluation_due: bool) -> String {
         let Ok(value) = serde_json::from_str::<Value>(&line) else { break };
         let round = value["round"].as_u64().unwrap_or(0);
         let keep = match value["kind"].as_str() {
+            // The outcome of an evaluation that went on beside training.
+            Some("eval") if value.get("known").is_some() => value["known"].as_u64().is_some_and(|known| known <= rounds_done),
             Some("round" | "conflict" | "anomaly" | "failure") => round < rounds_done,
             Some("eval" | "target") => round < rounds_done || (round == rounds_done && !evaluation_due),
             _ => round <= rounds_done,

@@ -1,18 +1,13 @@
-//! Evaluation: every metric of every task on a split, on all of it and on each slice.
+//! What an evaluation comes to: every metric of every task on a split, on all of it and on each slice.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
 use crate::config::schema::MetricKind;
 use crate::config::{Fold, Objective, Quantity, metrics_of};
-use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
-use crate::model::network::Targets as BatchTargets;
-use crate::train::batch::evaluation_batch;
-use crate::train::metrics::{Predictions, argmax};
-use crate::train::round::Engine;
-use crate::train::tokens::evaluation_end;
+use crate::data::{Split, SplitName, Targets, TaskData};
+use crate::train::metrics::Predictions;
 
 /// One task's values on one set of examples.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,87 +32,8 @@ pub struct Evaluation {
     pub tasks: BTreeMap<String, TaskScores>,
 }
 
-/// Evaluates every task that has the split; none of it if `stop` is raised meanwhile.
-pub fn evaluate(engine: &mut Engine, corpus: &Corpus, split: SplitName, batch: usize, stop: &AtomicBool) -> Option<Evaluation> {
-    let mut tasks = BTreeMap::new();
-    for (number, task) in corpus.tasks.iter().enumerate() {
-        if let Some(data) = task.split(split) {
-            tasks.insert(task.name.clone(), evaluate_task(engine, number, task, data, batch, stop)?);
-        }
-    }
-    Some(Evaluation { split, tasks })
-}
-
-fn evaluate_task(
-    engine: &mut Engine,
-    number: usize,
-    task: &TaskData,
-    split: &Split,
-    batch: usize,
-    stop: &AtomicBool,
-) -> Option<TaskScores> {
-    if split.targets == Targets::Words {
-        return evaluate_words(engine, number, task, split, batch, stop);
-    }
-    let mut logits: Vec<f32> = Vec::with_capacity(split.len() * task.outputs);
-    let mut losses = Vec::with_capacity(split.len());
-    let mut start = 0;
-    while start < split.len() {
-        if stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let end = evaluation_end(split, start, batch, engine.token_room(), engine.masked_room());
-        let packed = evaluation_batch(&engine.network.spec.encoder, number, split, start..end);
-        logits.extend_from_slice(&engine.predict(&packed)[..(end - start) * task.outputs]);
-        losses.extend((0..end - start).map(|row| row_loss(engine, number, &packed.parts[0].targets, row, task.outputs)));
-        start = end;
-    }
-    let score = |only: Option<&[bool]>| scores(task, split, &logits, &losses, only);
-    let slices = split.slices.iter().map(|(name, only)| (name.clone(), score(Some(only)))).collect();
-    Some(TaskScores { all: score(None), slices })
-}
-
-/// A masked language model: loss and accuracy over all masked words of the split, always the same ones.
-fn evaluate_words(
-    engine: &mut Engine,
-    number: usize,
-    task: &TaskData,
-    split: &Split,
-    batch: usize,
-    stop: &AtomicBool,
-) -> Option<TaskScores> {
-    let (mut loss, mut right, mut words, mut start) = (0.0, 0, 0, 0);
-    while start < split.len() {
-        if stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let end = evaluation_end(split, start, batch, engine.token_room(), engine.masked_room());
-        let packed = evaluation_batch(&engine.network.spec.encoder, number, split, start..end);
-        let BatchTargets::Class(targets) = &packed.parts[0].targets else { return None };
-        let logits = engine.predict(&packed);
-        let rows = logits.chunks_exact(task.outputs).zip(targets);
-        right += rows.filter(|(row, target)| argmax(row) == **target as usize).count();
-        for (row, &target) in targets.iter().enumerate() {
-            loss += engine.row_loss(number, &BatchTargets::Class(vec![target]), row);
-        }
-        words += targets.len();
-        start = end;
-    }
-    let mean = |sum: f64| if words == 0 { 0.0 } else { sum / words as f64 };
-    let metrics = vec![(MetricKind::Accuracy, mean(right as f64))];
-    Some(TaskScores { all: Scores { examples: split.len(), loss: mean(loss), metrics }, slices: BTreeMap::new() })
-}
-
-/// Sum of losses and observed targets of one row of the batch just predicted.
-fn row_loss(engine: &mut Engine, task: usize, targets: &BatchTargets, row: usize, outputs: usize) -> (f64, usize) {
-    let one = match targets {
-        BatchTargets::Class(classes) => BatchTargets::Class(vec![classes[row]]),
-        BatchTargets::Values(values) => BatchTargets::Values(values[row * outputs..(row + 1) * outputs].to_vec()),
-    };
-    (engine.row_loss(task, &one, row), one.observed())
-}
-
-fn scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, usize)], only: Option<&[bool]>) -> Scores {
+/// Scores of logits (examples x outputs) and of each example's loss and observed targets; `only` the examples of a slice.
+pub(super) fn scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, usize)], only: Option<&[bool]>) -> Scores {
     let predictions = Predictions { outputs: task.outputs, logits, targets: &split.targets, only };
     let counted = |example: &usize| only.is_none_or(|only| only[*example]);
     let (mut sum, mut observed, mut examples) = (0.0, 0, 0);

@@ -206,6 +206,7 @@ fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
         conflict_every: config.observe.conflict_every,
         rounds_per_epoch,
         lanes: config.schedule.lanes,
+        evaluates_copy: config.eval.batches_per_round > 0,
     }
 }
 

@@ -12,6 +12,7 @@ use super::rules::{Rules, Scale, Settlers};
 use crate::device::memory::Memory;
 use crate::model::jacobian::Storage;
 use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Randomness, Scratch, Targets};
+use crate::model::snapshot::Snapshot;
 use crate::model::{Parameters, Start};
 use crate::surgery::balance::{Balancer, Factors, Losses};
 use crate::surgery::blocks::Blocks;
@@ -26,6 +27,8 @@ use crate::surgery::update::{Decision, Rates, Shared, Touched, commit};
 pub struct Engine {
     pub network: Network,
     pub parameters: Parameters,
+    /// What an evaluation reads while training goes on, where it does.
+    pub(super) snapshot: Option<Snapshot>,
     pub balancer: Box<dyn Balancer>,
     pub rules: Rules,
     /// What the run's conflicts came to so far.
@@ -101,6 +104,7 @@ impl Engine {
         let method = &*methods[0];
         let averages = registry::find(method.name()).is_ok_and(|found| found.averages);
         let parameters = Parameters::new(memory, &network, start)?;
+        let snapshot = rules.evaluates_copy.then(|| Snapshot::new(memory, &parameters)).transpose()?;
         let batches = if method.needs().second_batch { 2 } else { 1 };
         let keep = Keep { stored: rules.stores_jacobian(method), batches, storage: rules.storage };
         let gradients = Gradients::new(memory, &network, keep, limits)?;
@@ -119,6 +123,7 @@ impl Engine {
         Ok(Self {
             network,
             parameters,
+            snapshot,
             balancer,
             rules,
             ledger,
@@ -133,6 +138,27 @@ impl Engine {
             arenas,
             accelerator: None,
         })
+    }
+
+    /// Copies the parameters for [`Engine::with_snapshot`].
+    pub fn take_snapshot(&mut self) {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.take(&self.parameters);
+        }
+    }
+
+    /// Does something that reads parameters with those of the snapshot, where there is one.
+    pub fn with_snapshot<R>(&mut self, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.exchange();
+        let result = read(self);
+        self.exchange();
+        result
+    }
+
+    fn exchange(&mut self) {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.exchange(&mut self.parameters);
+        }
     }
 
     /// Independent batches that a round is divided into.

@@ -48,6 +48,8 @@ pub struct Rules {
     pub rounds_per_epoch: u64,
     /// Fused groups that are computed at the same time.
     pub lanes: usize,
+    /// Evaluation reads a copy of the parameters while training goes on.
+    pub evaluates_copy: bool,
 }
 
 /// What settles a round: factors on the losses, then weights of the gradients.
@@ -70,6 +72,7 @@ impl Rules {
             conflict_every: 0,
             rounds_per_epoch: 1,
             lanes: 1,
+            evaluates_copy: false,
         }
     }
 

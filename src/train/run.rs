@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::config::{Config, Objective, metric_name};
+use crate::config::{Config, Objective};
+use crate::data::Corpus;
 use crate::data::cursor::{Cursor, ExampleStream};
-use crate::data::{Corpus, SplitName};
 use crate::device::Device;
 use crate::device::memory::{Memory, peak_resident};
 use crate::failure::Stopped;
@@ -22,8 +22,7 @@ use crate::schedule::straggler::Watch;
 use crate::surgery::methods::Status;
 use crate::train::attempt::{Attempt, Work};
 use crate::train::batch::{Purpose, Share};
-use crate::train::checkpoint::{self, Best, State, TaskState};
-use crate::train::evaluate::{Evaluation, evaluate, is_better};
+use crate::train::checkpoint::{self, State, TaskState};
 use crate::train::faults::Strikes;
 use crate::train::guard::Guard;
 use crate::train::plan::{Plan, interval};
@@ -34,6 +33,7 @@ use crate::train::run_folder::RunFolder;
 use crate::train::shapes::fuse;
 pub use crate::train::state::check_data;
 use crate::train::state::fresh_state;
+use crate::train::sweep::Sweep;
 
 /// Conflicting pairs named at the end.
 const MOST_PAIRS: usize = 5;
@@ -46,22 +46,24 @@ pub struct Run<'a> {
     pub(super) config: &'a Config,
     pub(super) corpus: &'a Corpus,
     plan: &'a Plan,
-    folder: &'a RunFolder,
+    pub(super) folder: &'a RunFolder,
     pub(super) observer: Observer,
     trace: Option<RunTrace>,
-    stop: &'a AtomicBool,
+    pub(super) stop: &'a AtomicBool,
     pub engine: Engine,
     pub(super) state: State,
     pub(super) streams: Vec<ExampleStream>,
     /// Whose round is next, and how the tasks stand.
     pub(super) order: Order,
-    objective: Objective,
+    pub(super) objective: Objective,
     started: Instant,
     bytes: u64,
     /// Times of each task's quanta, where its micro-batch follows them.
     pub(super) watches: Vec<Watch>,
     /// Something happened since the newest checkpoint.
-    unsaved: bool,
+    pub(super) unsaved: bool,
+    /// The evaluation that `state` says is under way.
+    pub(super) sweep: Option<Sweep>,
 }
 
 /// How a run ended.
@@ -113,6 +115,7 @@ impl<'a> Run<'a> {
             bytes,
             watches: vec![Watch::default(); corpus.tasks.len()],
             unsaved: true,
+            sweep: None,
         };
         run.open_streams();
         Ok(run)
@@ -158,8 +161,9 @@ impl<'a> Run<'a> {
 
     fn train(&mut self) -> Result<End> {
         self.announce()?;
+        self.catch_up();
         let end = loop {
-            if self.state.evaluation_due && !self.evaluate_dev()? {
+            if self.state.evaluation_due && !self.evaluate()? {
                 break End::Interrupted;
             }
             if self.state.stopped_early {
@@ -173,6 +177,7 @@ impl<'a> Run<'a> {
                 break End::Interrupted;
             }
             self.round()?;
+            self.evaluate_some()?;
         };
         if self.unsaved {
             self.checkpoint()?;
@@ -204,18 +209,6 @@ impl<'a> Run<'a> {
         Ok(end)
     }
 
-    /// Scores of a split with the run's best parameters, or its last ones if none were kept.
-    pub fn final_scores(&mut self, split: SplitName) -> Result<Option<Evaluation>> {
-        let best = self.folder.best();
-        if self.state.best.is_some() && best.is_dir() {
-            let state = checkpoint::read_state(&best)?;
-            checkpoint::read_tensors(&best, &mut self.engine, &state, false)?;
-        } else {
-            self.engine.fetch_parameters()?;
-        }
-        Ok(evaluate(&mut self.engine, self.corpus, split, self.config.eval.batch, &AtomicBool::new(false)))
-    }
-
     fn announce(&mut self) -> Result<()> {
         let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
         let device = self.engine.device_name();
@@ -225,7 +218,7 @@ impl<'a> Run<'a> {
         self.observer.emit(&Event::Start { round, rounds, tasks: &names, device, threads, bytes: self.bytes })
     }
 
-    fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.state.round >= self.plan.rounds || self.order.is_over()
     }
 
@@ -257,7 +250,7 @@ impl<'a> Run<'a> {
     }
 
     /// The trace's clock.
-    fn now(&self) -> f64 {
+    pub(super) fn now(&self) -> f64 {
         self.trace.as_ref().map_or(0.0, RunTrace::now)
     }
 
@@ -271,7 +264,7 @@ impl<'a> Run<'a> {
         trace.round(&RoundSpans { round, start, groups: &attempt.groups, commit, failed: &failed })
     }
 
-    fn trace_since(&mut self, kind: Kind, start: f64) -> Result<()> {
+    pub(super) fn trace_since(&mut self, kind: Kind, start: f64) -> Result<()> {
         let note = format!("after {} rounds", self.state.round);
         self.trace.as_mut().map_or(Ok(()), |trace| trace.add(kind, start, note))
     }
@@ -324,64 +317,6 @@ impl<'a> Run<'a> {
         }))
     }
 
-    /// Evaluates on dev, keeps the best parameters, counts towards an early stop. False if interrupted.
-    fn evaluate_dev(&mut self) -> Result<bool> {
-        let (clock, start) = (Instant::now(), self.now());
-        self.engine.fetch_parameters()?;
-        let scores = evaluate(&mut self.engine, self.corpus, SplitName::Dev, self.config.eval.batch, self.stop);
-        self.trace_since(Kind::Evaluation, start)?;
-        let Some(scores) = scores else { return Ok(false) };
-        self.state.evaluation_due = false;
-        self.unsaved = true;
-        if scores.tasks.is_empty() {
-            return Ok(true);
-        }
-        let objective = scores.objective(&self.objective);
-        let old = self.state.best.as_ref().map(|best| best.value);
-        let best = objective.filter(|new| old.is_none_or(|old| is_better(&self.objective, *new, old)));
-        match best {
-            Some(value) => {
-                self.state.best = Some(Best { value, round: self.state.round });
-                self.state.evaluations_without_best = 0;
-                if self.config.best.keep {
-                    self.keep_states();
-                    checkpoint::write(&self.folder.best(), &self.engine, &self.state, false)?;
-                }
-            }
-            None => self.state.evaluations_without_best += 1,
-        }
-        let patience = self.config.best.patience;
-        self.state.stopped_early = patience > 0 && self.state.evaluations_without_best >= patience;
-        let round = self.state.round;
-        let (seconds, json) = (clock.elapsed().as_secs_f64(), scores.json());
-        self.observer.emit(&Event::Evaluation { round, scores: &json, objective, best: best.is_some(), seconds })?;
-        self.finish_those_at_target(&scores)?;
-        Ok(true)
-    }
-
-    /// A task whose primary metric has reached its target is done.
-    fn finish_those_at_target(&mut self, scores: &Evaluation) -> Result<()> {
-        let (round, corpus) = (self.state.round, self.corpus);
-        for (number, task) in corpus.tasks.iter().enumerate() {
-            let (Some(target), Some(scores)) = (task.settings.target, scores.tasks.get(&task.name)) else { continue };
-            let Some(&(metric, value)) = scores.all.metrics.first() else { continue };
-            // One that backs off is asked again at the next evaluation.
-            if scores.all.reaches(target) && self.order.finish(number) {
-                self.state.tasks[number].reached = Some(round);
-                let metric = metric_name(metric);
-                self.observer.emit(&Event::Target { round, task: &task.name, metric, value, target })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What the engine remembers beside its tensors, for a checkpoint.
-    fn keep_states(&mut self) {
-        self.state.method_state = self.engine.method_state();
-        self.state.balancer_state = self.engine.balancer.state();
-        self.state.conflicts = self.engine.ledger.state();
-    }
-
     fn checkpoint_if_due(&mut self) -> Result<()> {
         let due = interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch);
         let round = self.state.round;
@@ -395,7 +330,7 @@ impl<'a> Run<'a> {
         let path = checkpoints.join(checkpoint::folder_name(self.state.round));
         self.engine.fetch_parameters()?;
         self.keep_states();
-        checkpoint::write(&path, &self.engine, &self.state, true)?;
+        checkpoint::write(&path, &mut self.engine, &self.state, true)?;
         self.unsaved = false;
         checkpoint::prune(&checkpoints, self.config.checkpoint.keep)?;
         self.trace_since(Kind::Checkpoint, start)?;

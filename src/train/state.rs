@@ -51,6 +51,7 @@ pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         bad_rounds: 0,
         dropped_rounds: 0,
         evaluation_due: false,
+        evaluation: None,
         best: None,
         evaluations_without_best: 0,
         stopped_early: false,

@@ -2,7 +2,7 @@
 
 use super::super::metrics::{metrics_of, name as metric_name};
 use super::super::objective::{FORMS, Objective, Quantity};
-use super::super::schema::Task;
+use super::super::schema::{Every, EveryNamed, Task};
 use super::super::suggest::nearest;
 use super::Checker;
 
@@ -69,6 +69,10 @@ fn splits(checker: &mut Checker) {
     }
     if config.eval.test && !somewhere(checker, Split::Test) {
         checker.error(&["eval.test", "tasks", "task_defaults"], "needs a test split, and no task has one", "");
+    }
+    if config.eval.batches_per_round > 0 && config.eval.every == Every::Named(EveryNamed::End) {
+        let message = "does nothing: with eval.every = \"end\" no round follows an evaluation";
+        checker.error(&["eval.batches_per_round", "eval.every"], message, "evaluate every so many rounds, or every epoch");
     }
 }
 

@@ -398,6 +398,14 @@ static EVAL: Section = Section {
     keys: &[
         key("every", Kind::Every, "\"epoch\"", "When the dev split is evaluated."),
         key("batch", Kind::Int(1, 1 << 20), "256", "Examples in one evaluation batch."),
+        key(
+            "batches_per_round",
+            Kind::Int(0, COUNT),
+            "0",
+            "0: training waits until an evaluation is done. Otherwise a copy of the parameters is evaluated, so many batches after \
+            each round: its outcome (best, targets, patience) counts once the last one is done, always after the same round. \
+            What is left when the next evaluation is due, or when training ends, is done at once.",
+        ),
         key("test", Kind::Bool, "false", "Also evaluate the test split when training ends."),
         key("slices", Kind::Sections(&SLICE), "{}", "Parts of a split that are also reported on their own."),
     ],

@@ -76,7 +76,7 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
             "max_retries": 3, "retry_base": 5.0, "retry_cap": 60.0, "lanes": 1},
         "memory": {"device": 0, "on_pressure": []},
         "sampler": {"kind": "proportional", "temperature": 1.0, "cap": 0},
-        "eval": {"every": "epoch", "batch": 8, "test": false, "slices": {}},
+        "eval": {"every": "epoch", "batch": 8, "batches_per_round": 0, "test": false, "slices": {}},
         "best": {"metric": "mean(primary)", "patience": 0, "keep": false},
         "checkpoint": {"every": "epoch", "keep": 1},
         "observe": {"log_every": 1, "conflict_every": 0, "trace_rounds": 0},

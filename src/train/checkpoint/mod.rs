@@ -1,7 +1,7 @@
 //! Checkpoints: written beside, synced, renamed, marked complete; checked by hash when read.
 //!
-//! A checkpoint folder holds `model.safetensors`, `optimizer.safetensors` (not in `best/`), `state.json` with the counters
-//! and the hashes of the other files, and last of all `COMPLETE` with the hash of `state.json`. A folder whose marker is
+//! A checkpoint folder holds `model.safetensors`, `optimizer.safetensors` (not in `best/`), `evaluated.safetensors` where an
+//! evaluation of earlier parameters is under way, `state.json` with the counters and the hashes of the other files, and last of all `COMPLETE` with the hash of `state.json`. A folder whose marker is
 //! missing or whose hashes differ does not count.
 
 mod tensors;
@@ -23,6 +23,8 @@ use tensors::{model_tensors, optimizer_tensors, write_tensors};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// Parameters of an evaluation under way.
+const EVALUATED: &str = "evaluated.safetensors";
 const STATE: &str = "state.json";
 const MARKER: &str = "COMPLETE";
 /// Extension of a checkpoint while its replacement is put in place.
@@ -43,6 +45,9 @@ pub struct State {
     pub dropped_rounds: u64,
     /// The evaluation due before the next round has not been done.
     pub evaluation_due: bool,
+    /// An evaluation of earlier parameters, done in part; they are in a file of their own.
+    #[serde(default)]
+    pub evaluation: Option<UnderWay>,
     pub best: Option<Best>,
     pub evaluations_without_best: u32,
     pub stopped_early: bool,
@@ -64,6 +69,15 @@ pub struct State {
     pub fallbacks: BTreeMap<String, u64>,
     /// blake3 of each file, in hex.
     pub hashes: BTreeMap<String, String>,
+}
+
+/// An evaluation done between rounds, some batches after each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// Rounds done when its parameters were copied.
+    pub round: u64,
+    /// Batches done since.
+    pub batches: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,7 +128,7 @@ impl State {
 }
 
 /// Writes a checkpoint of `engine` as the folder `path`; whatever stood there stays until the new one is whole.
-pub fn write(path: &Path, engine: &Engine, state: &State, with_optimizer: bool) -> Result<()> {
+pub fn write(path: &Path, engine: &mut Engine, state: &State, with_optimizer: bool) -> Result<()> {
     let parent = path.parent().context("a checkpoint needs a parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let scratch = tempfile::Builder::new()
@@ -138,7 +152,7 @@ pub fn write(path: &Path, engine: &Engine, state: &State, with_optimizer: bool) 
     remove(&old)
 }
 
-fn write_files(folder: &Path, engine: &Engine, state: &State, with_optimizer: bool) -> Result<()> {
+fn write_files(folder: &Path, engine: &mut Engine, state: &State, with_optimizer: bool) -> Result<()> {
     let mut state = state.clone();
     // A restored state still knows the files it came from.
     state.hashes.clear();
@@ -147,6 +161,10 @@ fn write_files(folder: &Path, engine: &Engine, state: &State, with_optimizer: bo
     if with_optimizer {
         write_tensors(&folder.join(OPTIMIZER), &optimizer_tensors(engine)?)?;
         state.hashes.insert(OPTIMIZER.into(), hash(&folder.join(OPTIMIZER))?);
+        if state.evaluation.is_some() {
+            engine.with_snapshot(|engine| write_tensors(&folder.join(EVALUATED), &model_tensors(engine)?))?;
+            state.hashes.insert(EVALUATED.into(), hash(&folder.join(EVALUATED))?);
+        }
     }
     write_synced(&folder.join(STATE), serde_json::to_string_pretty(&state)?.as_bytes())?;
     sync_folder(folder)

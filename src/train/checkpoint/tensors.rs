@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{MODEL, OPTIMIZER, State};
+use super::{EVALUATED, MODEL, OPTIMIZER, State};
 use crate::model::spec::Param;
 use crate::train::round::Engine;
 
@@ -94,20 +94,14 @@ pub(super) fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
 
 /// Fills the engine with a checkpoint's tensors; with moments and method state where `resume` is set.
 pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: bool) -> Result<()> {
-    let model = TensorFile::open(path.join(MODEL))?;
-    let table = engine.network.table.clone();
-    model.read_dense("", &table.shared, &mut engine.parameters.shared.values)?;
-    model.read_dense("", &table.frozen, &mut engine.parameters.frozen)?;
-    model.read_dense("", &table.heads, &mut engine.parameters.heads.values)?;
-    if let Some(rows) = &mut engine.parameters.rows {
-        let mut touched = vec![0u32; model.shape("embeddings.rows")?[0]];
-        model.read("embeddings.rows", Dtype::U32, bytemuck::cast_slice_mut(&mut touched))?;
-        rows.restore_touched(&touched)?;
-        model.read("embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(rows.stored_mut()[0]))?;
-    }
+    read_model(path.join(MODEL), engine)?;
     if !resume {
         return Ok(());
     }
+    if state.evaluation.is_some() {
+        engine.with_snapshot(|engine| read_model(path.join(EVALUATED), engine))?;
+    }
+    let table = engine.network.table.clone();
     let optimizer = TensorFile::open(path.join(OPTIMIZER))?;
     for (params, group) in [(&table.shared, &mut engine.parameters.shared), (&table.heads, &mut engine.parameters.heads)] {
         optimizer.read_dense("first.", params, &mut group.first)?;
@@ -140,6 +134,21 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
     engine.restore_method(&state.method_state).map_err(anyhow::Error::msg)?;
     engine.balancer.restore(&state.balancer_state).map_err(anyhow::Error::msg)?;
     engine.ledger.restore(&state.conflicts).map_err(anyhow::Error::msg)
+}
+
+fn read_model(path: PathBuf, engine: &mut Engine) -> Result<()> {
+    let model = TensorFile::open(path)?;
+    let table = engine.network.table.clone();
+    model.read_dense("", &table.shared, &mut engine.parameters.shared.values)?;
+    model.read_dense("", &table.frozen, &mut engine.parameters.frozen)?;
+    model.read_dense("", &table.heads, &mut engine.parameters.heads.values)?;
+    if let Some(rows) = &mut engine.parameters.rows {
+        let mut touched = vec![0u32; model.shape("embeddings.rows")?[0]];
+        model.read("embeddings.rows", Dtype::U32, bytemuck::cast_slice_mut(&mut touched))?;
+        rows.restore_touched(&touched)?;
+        model.read("embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(rows.stored_mut()[0]))?;
+    }
+    Ok(())
 }
 
 /// Number of embedding rows a checkpoint holds; 0 without a table.

@@ -1,0 +1,148 @@
+//! When a run evaluates, and what follows from it.
+//!
+//! Either training waits, or a copy of the parameters is evaluated a few batches after each round. Its outcome then counts after
+//! the round in which the last batch was done: that depends on the data alone, so that a run is the same however long it took.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+
+use crate::config::metric_name;
+use crate::data::SplitName;
+use crate::observe::event::Event;
+use crate::observe::trace::Kind;
+use crate::train::checkpoint::{self, Best, State, UnderWay};
+use crate::train::evaluate::{Evaluation, is_better};
+use crate::train::run::Run;
+use crate::train::sweep::{Sweep, evaluate};
+
+impl Run<'_> {
+    /// Scores of a split with the run's best parameters, or its last ones if none were kept.
+    pub fn final_scores(&mut self, split: SplitName) -> Result<Option<Evaluation>> {
+        let best = self.folder.best();
+        if self.state.best.is_some() && best.is_dir() {
+            let state = checkpoint::read_state(&best)?;
+            checkpoint::read_tensors(&best, &mut self.engine, &state, false)?;
+        } else {
+            self.engine.fetch_parameters()?;
+        }
+        Ok(evaluate(&mut self.engine, self.corpus, split, self.config.eval.batch, &AtomicBool::new(false)))
+    }
+
+    /// The evaluation that is due: all of it, or its beginning. False if interrupted.
+    pub(super) fn evaluate(&mut self) -> Result<bool> {
+        // The one before ends first.
+        if !self.evaluate_batches(u64::MAX)? {
+            return Ok(false);
+        }
+        if !self.state.stopped_early {
+            self.engine.fetch_parameters()?;
+            self.engine.take_snapshot();
+            self.sweep = Some(Sweep::new(self.corpus, SplitName::Dev, self.config.eval.batch));
+            self.state.evaluation = Some(UnderWay { round: self.state.round, batches: 0 });
+            let waits = self.config.eval.batches_per_round == 0 || self.is_finished();
+            if waits && !self.evaluate_batches(u64::MAX)? {
+                // It is due as before.
+                (self.sweep, self.state.evaluation) = (None, None);
+                return Ok(false);
+            }
+        }
+        self.state.evaluation_due = false;
+        self.unsaved = true;
+        Ok(true)
+    }
+
+    /// This round's batches of the evaluation under way, if there is one.
+    pub(super) fn evaluate_some(&mut self) -> Result<()> {
+        self.evaluate_batches(self.config.eval.batches_per_round).map(|_| ())
+    }
+
+    /// At most so many batches of the evaluation under way, then its outcome if it is done. False if interrupted, which happens
+    /// only where training waits for all of it.
+    fn evaluate_batches(&mut self, most: u64) -> Result<bool> {
+        let (Some(mut sweep), Some(mut under_way)) = (self.sweep.take(), self.state.evaluation) else { return Ok(true) };
+        let (start, corpus, stop) = (self.now(), self.corpus, self.stop);
+        let is_stopped = || most == u64::MAX && stop.load(Ordering::Relaxed);
+        let before = under_way.batches;
+        self.engine.with_snapshot(|engine| {
+            while !sweep.is_done(corpus) && under_way.batches - before < most && !is_stopped() {
+                sweep.step(engine, corpus);
+                under_way.batches += 1;
+            }
+        });
+        self.trace_since(Kind::Evaluation, start)?;
+        self.unsaved = true;
+        if sweep.is_done(corpus) {
+            self.state.evaluation = None;
+            self.evaluated(under_way.round, sweep)?;
+            return Ok(true);
+        }
+        (self.sweep, self.state.evaluation) = (Some(sweep), Some(under_way));
+        Ok(!is_stopped())
+    }
+
+    /// Does again what was done of an evaluation that a checkpoint found under way.
+    pub(super) fn catch_up(&mut self) {
+        let Some(under_way) = self.state.evaluation else { return };
+        let mut sweep = Sweep::new(self.corpus, SplitName::Dev, self.config.eval.batch);
+        let corpus = self.corpus;
+        self.engine.with_snapshot(|engine| (0..under_way.batches).for_each(|_| sweep.step(engine, corpus)));
+        self.sweep = Some(sweep);
+    }
+
+    /// Keeps the best parameters and counts towards an early stop; `round` rounds were done when they were copied.
+    fn evaluated(&mut self, round: u64, sweep: Sweep) -> Result<()> {
+        let (seconds, scores) = (sweep.time.as_secs_f64(), sweep.finish());
+        if scores.tasks.is_empty() {
+            return Ok(());
+        }
+        let objective = scores.objective(&self.objective);
+        let old = self.state.best.as_ref().map(|best| best.value);
+        let best = objective.filter(|new| old.is_none_or(|old| is_better(&self.objective, *new, old)));
+        match best {
+            Some(value) => {
+                self.state.best = Some(Best { value, round });
+                self.state.evaluations_without_best = 0;
+                if self.config.best.keep {
+                    self.keep_best(round)?;
+                }
+            }
+            None => self.state.evaluations_without_best += 1,
+        }
+        let patience = self.config.best.patience;
+        self.state.stopped_early = patience > 0 && self.state.evaluations_without_best >= patience;
+        let (json, known) = (scores.json(), self.state.round);
+        self.observer.emit(&Event::Evaluation { round, known, scores: &json, objective, best: best.is_some(), seconds })?;
+        self.finish_those_at_target(&scores)
+    }
+
+    /// Writes `best/` with the parameters that were evaluated.
+    fn keep_best(&mut self, round: u64) -> Result<()> {
+        self.keep_states();
+        let (path, state) = (self.folder.best(), State { round, ..self.state.clone() });
+        self.engine.with_snapshot(|engine| checkpoint::write(&path, engine, &state, false))
+    }
+
+    /// A task whose primary metric has reached its target is done.
+    fn finish_those_at_target(&mut self, scores: &Evaluation) -> Result<()> {
+        let (round, corpus) = (self.state.round, self.corpus);
+        for (number, task) in corpus.tasks.iter().enumerate() {
+            let (Some(target), Some(scores)) = (task.settings.target, scores.tasks.get(&task.name)) else { continue };
+            let Some(&(metric, value)) = scores.all.metrics.first() else { continue };
+            // One that backs off is asked again at the next evaluation.
+            if scores.all.reaches(target) && self.order.finish(number) {
+                self.state.tasks[number].reached = Some(round);
+                let metric = metric_name(metric);
+                self.observer.emit(&Event::Target { round, task: &task.name, metric, value, target })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the engine remembers beside its tensors, for a checkpoint.
+    pub(super) fn keep_states(&mut self) {
+        self.state.method_state = self.engine.method_state();
+        self.state.balancer_state = self.engine.balancer.state();
+        self.state.conflicts = self.engine.ledger.state();
+    }
+}
