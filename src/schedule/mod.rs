@@ -1,7 +1,7 @@
 //! Who runs when, on which lane, inside which bytes: a deterministic state machine over a clock it is given.
 //!
 //! [`dispatcher::Dispatcher`] owns all state. Whoever executes (the training loop, the simulator) hands it jobs, asks for the
-//! next quantum, and reports how each of them ended. It never reads a clock and never allocates device memory, so that
+//! next quantum, has an [`executor::Executor`] run it, and reports how it ended. It never reads a clock and never allocates device memory, so that
 //! the same calls always have the same answers. [`deal`] and [`fuse`] say who takes part in a round and who computes together.
 
 pub mod access;
@@ -9,6 +9,7 @@ pub mod budget;
 pub mod deadlines;
 pub mod deal;
 pub mod dispatcher;
+pub mod executor;
 pub mod fuse;
 pub mod graph;
 pub mod lockstep;

@@ -1,5 +1,6 @@
 //! The dispatcher over a virtual clock: seeded costs, arrivals and faults in place of a device.
 
+mod machine;
 mod report;
 mod rounds;
 mod run;

@@ -3,12 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use super::machine::{Drawn, Machine};
 use super::report::{ClassReport, Quantiles, Report, Samples};
 use super::rounds::Rounds;
 use super::workload::{Arrival, Mode, SimTask, Workload};
 use crate::schedule::Nanos;
 use crate::schedule::access::{Blocks, Operation};
 use crate::schedule::dispatcher::{After, Dispatcher, Job, Started};
+use crate::schedule::executor::{Ended, Executor};
 use crate::schedule::graph;
 use crate::schedule::random::Random;
 use crate::schedule::retry::Status;
@@ -29,18 +31,11 @@ pub struct Span {
     pub status: Status,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
-    End(u32),
-    Arrive(u32),
-}
-
+/// A quantum and when it began.
 #[derive(Clone, Copy)]
 struct InFlight {
     started: Started,
     since: Nanos,
-    cost: Nanos,
-    status: Status,
 }
 
 /// One task in the making.
@@ -68,9 +63,10 @@ pub struct Simulation<'a> {
     pub dispatcher: Dispatcher,
     tasks: Vec<Progress>,
     lanes: Vec<Option<InFlight>>,
-    events: BinaryHeap<Reverse<(Nanos, u64, Event)>>,
+    machine: Machine,
+    /// Tasks with a job that becomes due: when, then in the order of becoming known.
+    arrivals: BinaryHeap<Reverse<(Nanos, u64, u32)>>,
     sequence: u64,
-    now: Nanos,
     rounds: Rounds,
     weights: u64,
     latencies: Vec<Vec<Nanos>>,
@@ -126,9 +122,9 @@ impl<'a> Simulation<'a> {
             dispatcher,
             tasks: (0..workload.tasks.len()).map(progress).collect(),
             lanes: vec![None; workload.settings.lanes],
-            events: BinaryHeap::new(),
+            machine: Machine::new(workload.settings.lanes),
+            arrivals: BinaryHeap::new(),
             sequence: 0,
-            now: 0,
             rounds: Rounds::default(),
             weights: 0,
             latencies: room(),
@@ -151,22 +147,38 @@ impl<'a> Simulation<'a> {
         self.begin();
         loop {
             self.deal();
-            while let Some(started) = self.dispatcher.next(self.now) {
+            while let Some(started) = self.dispatcher.next(self.now()) {
                 self.start(started);
             }
-            let event = self.events.peek().map(|&Reverse((at, ..))| at);
-            let wake = self.dispatcher.wakes_at();
-            let Some(next) = event.into_iter().chain(wake).min() else { break };
-            self.now = self.now.max(next);
-            while let Some(&Reverse((at, _, event))) = self.events.peek().filter(|Reverse((at, ..))| *at <= self.now) {
-                self.events.pop();
-                match event {
-                    Event::Arrive(task) => self.arrive(task as usize, at),
-                    Event::End(lane) => self.end(lane as usize),
+            let arrival = self.arrivals.peek().map(|&Reverse((at, ..))| at);
+            let next = arrival.into_iter().chain(self.dispatcher.wakes_at()).min();
+            let Some(ended) = self.machine.wait(next) else {
+                if next.is_none() {
+                    break;
                 }
+                self.arrive_all();
+                continue;
+            };
+            self.end(ended);
+            while let Some(ended) = self.machine.wait(Some(self.now())) {
+                self.end(ended);
             }
+            self.arrive_all();
         }
         self.report()
+    }
+
+    fn now(&self) -> Nanos {
+        self.machine.now()
+    }
+
+    /// Everything that has become due.
+    fn arrive_all(&mut self) {
+        let now = self.now();
+        while let Some(&Reverse((at, _, task))) = self.arrivals.peek().filter(|Reverse((at, ..))| *at <= now) {
+            self.arrivals.pop();
+            self.arrive(task as usize, at);
+        }
     }
 
     fn begin(&mut self) {
@@ -183,21 +195,21 @@ impl<'a> Simulation<'a> {
             return;
         }
         match self.first_arrival(task) {
-            Some(at) => self.schedule(at.max(self.now), Event::Arrive(task as u32)),
+            Some(at) => self.schedule(at.max(self.now()), task),
             None => self.finish(task),
         }
     }
 
-    fn schedule(&mut self, at: Nanos, event: Event) {
-        self.events.push(Reverse((at, self.sequence, event)));
+    fn schedule(&mut self, at: Nanos, task: usize) {
+        self.arrivals.push(Reverse((at, self.sequence, task as u32)));
         self.sequence += 1;
     }
 
     fn first_arrival(&mut self, task: usize) -> Option<Nanos> {
         match &self.workload.tasks[task].arrival {
-            Arrival::Closed { .. } => Some(self.now),
-            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(self.now + self.gap(task, *gap)),
-            Arrival::Periodic { offset, .. } => Some(self.now + *offset),
+            Arrival::Closed { .. } => Some(self.now()),
+            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(self.now() + self.gap(task, *gap)),
+            Arrival::Periodic { offset, .. } => Some(self.now() + *offset),
             Arrival::Trace(times) => times.first().copied(),
         }
     }
@@ -222,7 +234,7 @@ impl<'a> Simulation<'a> {
                 Arrival::Trace(times) => times.get(self.tasks[task].arrived as usize).copied(),
             };
             if let Some(next) = next {
-                self.schedule(next.max(at), Event::Arrive(task as u32));
+                self.schedule(next.max(at), task);
             }
         }
         self.submit_next(task);
@@ -246,7 +258,7 @@ impl<'a> Simulation<'a> {
         let blocks = self.workload.tasks[task].blocks;
         let job = self.job(task, operation, blocks);
         self.tasks[task].submitted = true;
-        self.dispatcher.submit(task, job, self.now);
+        self.dispatcher.submit(task, job, self.machine.now());
     }
 
     fn job(&self, task: usize, operation: Operation, blocks: Blocks) -> Job {
@@ -283,8 +295,8 @@ impl<'a> Simulation<'a> {
     fn start(&mut self, started: Started) {
         let (cost, status) =
             if self.is_commit_of_round(started.task) { (self.workload.commit, Status::Ok) } else { self.begin_quantum(&started) };
-        self.lanes[started.lane] = Some(InFlight { started, since: self.now, cost, status });
-        self.schedule(self.now + cost, Event::End(started.lane as u32));
+        self.lanes[started.lane] = Some(InFlight { started, since: self.now() });
+        self.machine.submit(started.lane, Drawn { cost, status });
     }
 
     /// What the quantum will take and come to.
@@ -293,8 +305,9 @@ impl<'a> Simulation<'a> {
         if self.workload.mode == Mode::Synchronous && self.dispatcher.failures(started.task) > 0 {
             self.rounds.expect();
         }
+        let now = self.now();
         let progress = &mut self.tasks[started.task];
-        progress.first_start.get_or_insert(self.now);
+        progress.first_start.get_or_insert(now);
         let mut cost = (own.cost.draw(&mut progress.random) / progress.pieces).max(1);
         if progress.random.chance(own.faults.stall) {
             cost = (cost as f64 * own.faults.stall_factor) as Nanos;
@@ -306,15 +319,16 @@ impl<'a> Simulation<'a> {
         (cost, status)
     }
 
-    fn end(&mut self, lane: usize) {
-        let Some(flight) = self.lanes[lane].take() else { return };
-        let InFlight { started, since, cost, status } = flight;
+    fn end(&mut self, ended: Ended) {
+        let Ended { lane, cost, status } = ended;
+        let Some(InFlight { started, since }) = self.lanes[lane].take() else { return };
+        let now = self.now();
         self.busy += cost;
         if let Some(spans) = &mut self.spans {
             let (task, operation, release) = (started.task, started.job.operation, started.job.release);
-            spans.push(Span { task, lane, operation, release, start: since, end: self.now, status });
+            spans.push(Span { task, lane, operation, release, start: since, end: now, status });
         }
-        let (task, after) = self.dispatcher.complete(lane, cost, status, self.now);
+        let (task, after) = self.dispatcher.complete(lane, cost, status, self.now());
         if self.is_commit_of_round(task) {
             self.committed_round();
             return;
@@ -398,9 +412,9 @@ impl<'a> Simulation<'a> {
     fn observe(&mut self, task: usize) {
         let own = &self.workload.tasks[task];
         let progress = &self.tasks[task];
-        let latency = self.now - progress.release;
+        let latency = self.now() - progress.release;
         self.latencies[own.class].push(latency);
-        self.waits[own.class].push(progress.first_start.unwrap_or(self.now) - progress.release);
+        self.waits[own.class].push(progress.first_start.unwrap_or(self.machine.now()) - progress.release);
         self.timeouts += u64::from(own.timeout > 0 && latency > own.timeout);
     }
 
@@ -414,9 +428,9 @@ impl<'a> Simulation<'a> {
         if let Arrival::Closed { think } = own.arrival {
             if think == 0 {
                 self.tasks[task].arrived += 1;
-                self.tasks[task].backlog.push_back(self.now);
+                self.tasks[task].backlog.push_back(self.machine.now());
             } else {
-                self.schedule(self.now + think, Event::Arrive(task as u32));
+                self.schedule(self.now() + think, task);
             }
         }
         self.submit_next(task);
@@ -428,7 +442,7 @@ impl<'a> Simulation<'a> {
         progress.piece = 0;
         progress.submitted = false;
         self.leave_round();
-        let failed = self.dispatcher.restored(task, self.now);
+        let failed = self.dispatcher.restored(task, self.now());
         if failed.is_empty() {
             return self.submit(task);
         }
@@ -444,7 +458,7 @@ impl<'a> Simulation<'a> {
 
     fn finish(&mut self, task: usize) {
         self.note_shares();
-        self.dispatcher.finish(task, self.now);
+        self.dispatcher.finish(task, self.now());
         for child in std::mem::take(&mut self.children[task]) {
             if !self.dispatcher.is_waiting(child as usize) && !self.dispatcher.state(child as usize).is_final() {
                 self.open(child as usize);
@@ -474,7 +488,7 @@ impl<'a> Simulation<'a> {
             let round = self.rounds.number;
             for task in 0..self.tasks.len() {
                 if self.may_take_part(task) && round.is_multiple_of(self.workload.tasks[task].every) {
-                    self.tasks[task].release = self.now;
+                    self.tasks[task].release = self.machine.now();
                     self.tasks[task].first_start = None;
                     self.tasks[task].piece = 0;
                     self.rounds.expect();
@@ -487,8 +501,8 @@ impl<'a> Simulation<'a> {
         }
         if self.rounds.commit_is_due() {
             let blocks = self.workload.tasks.iter().fold(0, |all, task| all | task.blocks);
-            let job = Job { operation: Operation::Commit, blocks, release: self.now, cost: self.workload.commit, bytes: 0 };
-            self.dispatcher.submit(self.tasks.len(), job, self.now);
+            let job = Job { operation: Operation::Commit, blocks, release: self.now(), cost: self.workload.commit, bytes: 0 };
+            self.dispatcher.submit(self.tasks.len(), job, self.now());
         }
     }
 
@@ -517,10 +531,10 @@ impl<'a> Simulation<'a> {
             latency: Quantiles::of(latencies),
             wait: Quantiles::of(waits),
         });
-        let time = (self.now * self.lanes.len() as u64).max(1) as f64;
+        let time = (self.machine.now() * self.lanes.len() as u64).max(1) as f64;
         let (bytes_at_end, peak_bytes) = self.dispatcher.bytes();
         let report = Report {
-            makespan: self.now,
+            makespan: self.machine.now(),
             counts: self.dispatcher.counts,
             classes: classes.collect(),
             busy_share: self.busy as f64 / time,

@@ -1,0 +1,30 @@
+//! Where quanta run: the lanes of a processor on its own clock, or a made-up machine on a virtual one.
+
+use super::Nanos;
+use super::retry::Status;
+
+/// A quantum that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub lane: usize,
+    /// Time it took.
+    pub cost: Nanos,
+    pub status: Status,
+}
+
+/// Runs what a [`super::dispatcher::Dispatcher`] starts, on the lane it names. A lane has one quantum at a time, and memory of its
+/// own: what a quantum may use was reserved before, so that none can exceed it.
+pub trait Executor {
+    /// What a quantum consists of.
+    type Work;
+
+    /// Time since it began.
+    fn now(&self) -> Nanos;
+
+    /// Begins a quantum on a lane that is free.
+    fn submit(&mut self, lane: usize, work: Self::Work);
+
+    /// The quantum in flight that ends first, once it has ended, but none that ends after `until`: then it is `until` now. None at
+    /// once if there is nothing to wait for.
+    fn wait(&mut self, until: Option<Nanos>) -> Option<Ended>;
+}
