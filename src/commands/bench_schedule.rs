@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use super::bench;
@@ -14,10 +14,12 @@ use crate::cli::{BenchEncoder, BenchSchedule, BenchStep};
 use crate::device::memory::{Memory, peak_resident};
 use crate::model::network::{Batch, Part};
 use crate::schedule::access::Operation;
-use crate::schedule::dispatcher::{Dispatcher, Job, Settings};
+use crate::schedule::dispatcher::{Dispatcher, Job, Settings, Started};
+use crate::schedule::executor::Executor;
 use crate::schedule::retry::Status;
 use crate::schedule::task::Spec;
 use crate::schedule::{Nanos, Policy};
+use crate::train::lanes::{AtWork, Lanes};
 use crate::train::round::Engine;
 
 /// Weights of the tasks that share the time; the first is the urgent one where priorities count.
@@ -33,31 +35,29 @@ pub fn run(options: &BenchSchedule) -> Result<()> {
     if options.batch == 0 || options.quanta == 0 || options.request == 0 || options.requests < TURNS {
         bail!("--batch, --quanta and --request must be at least 1, --requests at least {TURNS}");
     }
-    let mut lane = Lane::new(options)?;
-    let shares = shares(&mut lane, options.quanta)?;
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        alone.extend(requests(&mut lane, options, false)?);
-        beside.extend(requests(&mut lane, options, true)?);
-    }
-    print(options, &report(options, &lane, &shares, alone, beside));
+    let report = Lanes::alone(&mut Rounds::new(options)?, |lane| -> Result<Value> {
+        let mut bench = Bench { lane, times: Vec::new(), overhead: Duration::ZERO };
+        let shares = shares(&mut bench, options.quanta)?;
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            alone.extend(requests(&mut bench, options, false)?);
+            beside.extend(requests(&mut bench, options, true)?);
+        }
+        Ok(report(options, &bench.times, &shares, alone, beside))
+    });
+    print(options, &report?);
     Ok(())
 }
 
-/// The CPU as one lane: runs a round of a task and says how long it took.
-struct Lane {
+/// What the lane computes with.
+struct Rounds {
     engine: Engine,
     /// A batch of each task.
     batches: Vec<Batch>,
     round: u64,
-    begun: Instant,
-    /// Of every quantum.
-    times: Vec<Duration>,
-    /// Spent in the dispatcher.
-    overhead: Duration,
 }
 
-impl Lane {
+impl Rounds {
     fn new(options: &BenchSchedule) -> Result<Self> {
         let step = BenchStep {
             encoder: BenchEncoder::Linear,
@@ -75,34 +75,45 @@ impl Lane {
         let whole = bench::batch(&step, 0);
         let batches = (0..WEIGHTS.len()).map(|task| of_task(&whole, task, options.batch)).collect();
         let (engine, _, _) = bench::engine(&step, &[whole], &mut Memory::unlimited())?;
-        let (times, overhead) = (Vec::new(), Duration::ZERO);
-        let mut lane = Self { engine, batches, round: 0, begun: Instant::now(), times, overhead };
+        let mut rounds = Self { engine, batches, round: 0 };
         // The first rounds touch memory for the first time.
         for task in 0..WEIGHTS.len() {
-            lane.run(task)?;
+            ensure!(rounds.run(task) == Status::Ok, "a round of task{task} came to nothing");
         }
-        lane.times.clear();
-        Ok(lane)
+        Ok(rounds)
     }
 
-    fn now(&self) -> Nanos {
-        self.begun.elapsed().as_nanos() as Nanos
-    }
-
-    fn run(&mut self, task: usize) -> Result<Nanos> {
-        let clock = Instant::now();
+    fn run(&mut self, task: usize) -> Status {
         let rates = bench::rates(self.round);
         let outcome = self.engine.round(&self.batches[task], &[task], self.round, &rates);
-        outcome.map_err(|anomaly| anyhow!("{anomaly:?}"))?;
         self.round += 1;
-        let took = clock.elapsed();
-        self.times.push(took);
-        Ok(took.as_nanos() as Nanos)
+        if outcome.is_ok() { Status::Ok } else { Status::NotFinite }
+    }
+}
+
+/// The CPU as one lane, and what is measured of it.
+struct Bench<'l, 'w, 'a> {
+    lane: &'l mut AtWork<'w, 'a, Rounds>,
+    /// Of every quantum.
+    times: Vec<Duration>,
+    /// Spent in the dispatcher.
+    overhead: Duration,
+}
+
+impl Bench<'_, '_, '_> {
+    /// Runs what the dispatcher has started to its end; returns its time.
+    fn run(&mut self, started: &Started) -> Result<Nanos> {
+        let task = started.task;
+        self.lane.submit(started.lane, Box::new(move |rounds| rounds.run(task)));
+        let ended = self.lane.wait(None).ok_or_else(|| anyhow!("a quantum got lost"))?;
+        ensure!(ended.status == Status::Ok, "a round came to nothing: {:?}", ended.status);
+        self.times.push(Duration::from_nanos(ended.cost));
+        Ok(ended.cost)
     }
 
     /// Something asked of the dispatcher, its time counted.
     fn ask<R>(&mut self, question: impl FnOnce(Nanos) -> R) -> R {
-        let now = self.now();
+        let now = self.lane.now();
         let clock = Instant::now();
         let answer = question(now);
         self.overhead += clock.elapsed();
@@ -140,23 +151,23 @@ struct Shares {
 }
 
 /// Tasks with weights that always have work.
-fn shares(lane: &mut Lane, quanta: usize) -> Result<Shares> {
+fn shares(bench: &mut Bench, quanta: usize) -> Result<Shares> {
     let spec = |(task, &weight): (usize, &f64)| Spec { weight, ..Spec::new(format!("task{task}"), PLANNED) };
     let specs: Vec<Spec> = WEIGHTS.iter().enumerate().map(spec).collect();
     let mut real = dispatcher(Policy::Weighted, specs.clone())?;
     let mut served = [0u64; WEIGHTS.len()];
-    lane.overhead = Duration::ZERO;
+    bench.overhead = Duration::ZERO;
     (0..WEIGHTS.len()).for_each(|task| real.submit(task, job(0), 0));
     for _ in 0..quanta {
-        let started = lane.ask(|now| real.next(now)).expect("all have work");
-        let cost = lane.run(started.task)?;
+        let started = bench.ask(|now| real.next(now)).expect("all have work");
+        let cost = bench.run(&started)?;
         served[started.task] += cost;
-        lane.ask(|now| {
+        bench.ask(|now| {
             real.complete(started.lane, cost, Status::Ok, now);
             real.submit(started.task, job(now), now);
         });
     }
-    let between = lane.overhead.as_secs_f64() * 1e6 / quanta as f64;
+    let between = bench.overhead.as_secs_f64() * 1e6 / quanta as f64;
     let (total, weights) = (served.iter().sum::<u64>() as f64, WEIGHTS.iter().sum::<f64>());
     let gap = |(time, weight): (&u64, &f64)| 100.0 * (*time as f64 / total - weight / weights).abs();
     let error = served.iter().zip(&WEIGHTS).map(gap).fold(0.0, f64::max);
@@ -179,28 +190,28 @@ fn empty_quanta(mut dispatcher: Dispatcher) -> f64 {
 
 /// Milliseconds that requests of the urgent task took from their arrival to their end. Each comes a pause after the one before,
 /// and is so many quanta one after the other; `beside` tasks that always have work, or alone.
-fn requests(lane: &mut Lane, options: &BenchSchedule, beside: bool) -> Result<Vec<f64>> {
+fn requests(bench: &mut Bench, options: &BenchSchedule, beside: bool) -> Result<Vec<f64>> {
     let spec = |task: usize| Spec { priority: i64::from(task == 0), ..Spec::new(format!("task{task}"), PLANNED) };
     let mut dispatcher = dispatcher(Policy::Priority, (0..WEIGHTS.len()).map(spec).collect())?;
     if beside {
-        let now = lane.now();
+        let now = bench.lane.now();
         (1..WEIGHTS.len()).for_each(|task| dispatcher.submit(task, job(now), now));
     }
     let pause = (options.pause_ms * 1e6) as Nanos;
-    let mut arrival = lane.now() + pause;
+    let mut arrival = bench.lane.now() + pause;
     let (mut left, mut took) = (0, Vec::new());
     while took.len() < options.requests / TURNS {
-        if left == 0 && lane.now() >= arrival {
+        if left == 0 && bench.lane.now() >= arrival {
             left = options.request;
-            dispatcher.submit(0, job(arrival), lane.now());
+            dispatcher.submit(0, job(arrival), bench.lane.now());
         }
-        let now = lane.now();
+        let now = bench.lane.now();
         let Some(started) = dispatcher.next(now) else {
-            std::thread::sleep(Duration::from_nanos(arrival.saturating_sub(now)));
+            bench.lane.wait(Some(arrival));
             continue;
         };
-        let cost = lane.run(started.task)?;
-        let now = lane.now();
+        let cost = bench.run(&started)?;
+        let now = bench.lane.now();
         dispatcher.complete(started.lane, cost, Status::Ok, now);
         if started.task > 0 {
             dispatcher.submit(started.task, job(now), now);
@@ -222,8 +233,8 @@ fn quantile(values: &mut [f64], share: f64) -> f64 {
     values[((values.len() - 1) as f64 * share).round() as usize]
 }
 
-fn report(options: &BenchSchedule, lane: &Lane, shares: &Shares, mut alone: Vec<f64>, mut beside: Vec<f64>) -> Value {
-    let mut times: Vec<f64> = lane.times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+fn report(options: &BenchSchedule, times: &[Duration], shares: &Shares, mut alone: Vec<f64>, mut beside: Vec<f64>) -> Value {
+    let mut times: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
     let [between, empty] = shares.overhead;
     let median = quantile(&mut times, 0.5);
     let [slow, slow_alone] = [&mut beside, &mut alone].map(|times| quantile(times, 0.99));
