@@ -59,7 +59,7 @@ fn a_resumed_run_goes_on_with_the_evaluation_under_way() {
     let place = Place::new();
     let config = place.bag();
     let sets = ["eval.every=8", "eval.batch=8", "eval.batches_per_round=2", "checkpoint.every=1", "checkpoint.keep=1000"];
-    let sets = [&sets[..], &["tasks.topic.target=0.3", "best.patience=3"]].concat();
+    let sets = [&sets[..], &["tasks.topic.target=0.3", "best.patience=3", "checkpoint.background=true"]].concat();
     let whole = place.train(&config, &sets);
     let known: Vec<Value> =
         metrics(&whole).into_iter().filter(|line| line["kind"] == "eval" || line["kind"] == "target").collect();

@@ -66,7 +66,7 @@ fn killed_at_random_moments() {
     let place = Place::new();
     let config = place.synthetic();
     let reference = place.train(&config, &[]);
-    for seed in 0..4u64 {
+    for seed in 0..6u64 {
         let run = place.path(&format!("killed-{seed}"));
         let mut state = seed;
         let mut kills = 0;
@@ -74,7 +74,9 @@ fn killed_at_random_moments() {
             // Numbers of splitmix64's family are random enough here; 0 to 149 ms, a run takes some hundreds.
             state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
             let delay = (state ^ (state >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40;
-            let mut child = go_on(&config, &[], &run).spawn().expect("the program starts");
+            // Every other run writes its checkpoints beside training; they are the same.
+            let background = if seed % 2 == 1 { &["checkpoint.background=true"][..] } else { &[] };
+            let mut child = go_on(&config, background, &run).spawn().expect("the program starts");
             // After some kills it may finish.
             if kills < 6 {
                 std::thread::sleep(Duration::from_millis(delay % 150));
@@ -89,6 +91,29 @@ fn killed_at_random_moments() {
         }
         assert_same_run(&run, &reference, &format!("seed {seed}, {kills} kills"));
     }
+}
+
+/// A checkpoint that cannot be written ends the run; those before it stay.
+#[test]
+fn checkpoints_written_beside_training() {
+    let place = Place::new();
+    let config = place.bag();
+    let sets = ["checkpoint.background=true", "checkpoint.every=2", "checkpoint.keep=100", "eval.every=4"];
+    let (beside, waiting) = (place.train(&config, &sets), place.train(&config, &sets[1..]));
+    let (ours, theirs) = (checkpoints(&beside), checkpoints(&waiting));
+    assert_eq!(ours.len(), theirs.len());
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_same_files(&files(ours), &files(theirs), &ours.display().to_string());
+    }
+    assert_same_files(&files(&beside.join("best")), &files(&waiting.join("best")), "best");
+    assert_eq!(rounds(&beside, "checkpoint"), rounds(&waiting, "checkpoint"));
+
+    // A file stands where the next checkpoint is to be.
+    let kept = &ours[..2];
+    ours[2..].iter().for_each(|newer| std::fs::remove_dir_all(newer).expect("can remove"));
+    std::fs::write(&ours[2], "in the way").expect("can write");
+    let stopped = resume(&beside).failed(3, &["round-00000006", "Not a directory"]);
+    assert!(kept.iter().all(|path| path.join("COMPLETE").is_file()), "{stopped:?}");
 }
 
 /// Right after a checkpoint, an evaluation or a round is reported, the next thing is under way.

@@ -400,6 +400,8 @@ pub struct Checkpoint {
     pub every: Every,
     /// Newest checkpoints kept.
     pub keep: usize,
+    /// Written from a copy while training goes on.
+    pub background: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

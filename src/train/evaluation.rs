@@ -119,8 +119,11 @@ impl Run<'_> {
     /// Writes `best/` with the parameters that were evaluated.
     fn keep_best(&mut self, round: u64) -> Result<()> {
         self.keep_states();
-        let (path, state) = (self.folder.best(), State { round, ..self.state.clone() });
-        self.engine.with_snapshot(|engine| checkpoint::write(&path, engine, &state, false))
+        let state = State { round, ..self.state.clone() };
+        self.engine.exchange();
+        let written = self.write(&self.folder.best(), &state, false);
+        self.engine.exchange();
+        written
     }
 
     /// A task whose primary metric has reached its target is done.

@@ -207,6 +207,7 @@ fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
         rounds_per_epoch,
         lanes: config.schedule.lanes,
         evaluates_copy: config.eval.batches_per_round > 0,
+        copies_checkpoints: config.checkpoint.background,
     }
 }
 

@@ -103,12 +103,17 @@ impl Engine {
         ensure!(methods.len() == blocks.settled(), "{} methods for {} parts of the encoder", methods.len(), blocks.settled());
         let method = &*methods[0];
         let averages = registry::find(method.name()).is_ok_and(|found| found.averages);
+        let before = memory.used();
         let parameters = Parameters::new(memory, &network, start)?;
         let snapshot = rules.evaluates_copy.then(|| Snapshot::new(memory, &parameters)).transpose()?;
         let batches = if method.needs().second_batch { 2 } else { 1 };
         let keep = Keep { stored: rules.stores_jacobian(method), batches, storage: rules.storage };
-        let gradients = Gradients::new(memory, &network, keep, limits)?;
         let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, &network, &limits.task_rows)).transpose()?;
+        if rules.copies_checkpoints {
+            // All of the above, or nearly.
+            memory.reserve("checkpoint: copy", memory.used() - before)?;
+        }
+        let gradients = Gradients::new(memory, &network, keep, limits)?;
         let lanes = Lanes::new(if memory.is_dry() { 1 } else { rules.lanes })?;
         let mut arenas = Vec::with_capacity(rules.lanes);
         for lane in 0..rules.lanes {
@@ -155,7 +160,8 @@ impl Engine {
         result
     }
 
-    fn exchange(&mut self) {
+    /// Puts the snapshot in the parameters' place, or back.
+    pub(super) fn exchange(&mut self) {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.exchange(&mut self.parameters);
         }

@@ -50,6 +50,8 @@ pub struct Rules {
     pub lanes: usize,
     /// Evaluation reads a copy of the parameters while training goes on.
     pub evaluates_copy: bool,
+    /// Checkpoints are copied before they are written.
+    pub copies_checkpoints: bool,
 }
 
 /// What settles a round: factors on the losses, then weights of the gradients.
@@ -73,6 +75,7 @@ impl Rules {
             rounds_per_epoch: 1,
             lanes: 1,
             evaluates_copy: false,
+            copies_checkpoints: false,
         }
     }
 

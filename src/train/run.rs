@@ -34,6 +34,7 @@ use crate::train::shapes::fuse;
 pub use crate::train::state::check_data;
 use crate::train::state::fresh_state;
 use crate::train::sweep::Sweep;
+use crate::train::writer::Writer;
 
 /// Conflicting pairs named at the end.
 const MOST_PAIRS: usize = 5;
@@ -45,7 +46,7 @@ const MOST_BLOCKS: usize = 5;
 pub struct Run<'a> {
     pub(super) config: &'a Config,
     pub(super) corpus: &'a Corpus,
-    plan: &'a Plan,
+    pub(super) plan: &'a Plan,
     pub(super) folder: &'a RunFolder,
     pub(super) observer: Observer,
     trace: Option<RunTrace>,
@@ -62,6 +63,7 @@ pub struct Run<'a> {
     pub(super) watches: Vec<Watch>,
     /// Something happened since the newest checkpoint.
     pub(super) unsaved: bool,
+    pub(super) writer: Writer,
     /// The evaluation that `state` says is under way.
     pub(super) sweep: Option<Sweep>,
 }
@@ -115,6 +117,7 @@ impl<'a> Run<'a> {
             bytes,
             watches: vec![Watch::default(); corpus.tasks.len()],
             unsaved: true,
+            writer: Writer::default(),
             sweep: None,
         };
         run.open_streams();
@@ -153,7 +156,10 @@ impl<'a> Run<'a> {
     /// Trains to the end, to an early stop, or to an interruption. Configuration and data are known to be good by now, so
     /// that every error is a [`Stopped`].
     pub fn run(&mut self) -> Result<End> {
-        self.train().map_err(|error| {
+        let end = self.train();
+        // What is being written is kept, however training ended.
+        let written = self.finish_writing();
+        end.and_then(|end| written.and_then(|()| self.report(end)).map(|()| end)).map_err(|error| {
             let known = error.chain().any(|cause| cause.is::<Stopped>());
             if known { error } else { Stopped(format!("{error:#}")).into() }
         })
@@ -178,10 +184,16 @@ impl<'a> Run<'a> {
             }
             self.round()?;
             self.evaluate_some()?;
+            self.report_written()?;
         };
         if self.unsaved {
             self.checkpoint()?;
         }
+        Ok(end)
+    }
+
+    /// summary.json, and the last lines of what observes.
+    fn report(&mut self, end: End) -> Result<()> {
         let reason = match end {
             End::Finished if self.every_task_failed() => "every task has failed",
             End::Finished => "finished",
@@ -205,8 +217,7 @@ impl<'a> Run<'a> {
         std::fs::write(&summary, format!("{:#}\n", end_event.json()))
             .with_context(|| format!("cannot write {}", summary.display()))?;
         self.observer.emit(&end_event)?;
-        self.trace.as_mut().map_or(Ok(()), RunTrace::finish)?;
-        Ok(end)
+        self.trace.as_mut().map_or(Ok(()), RunTrace::finish)
     }
 
     fn announce(&mut self) -> Result<()> {
@@ -315,27 +326,6 @@ impl<'a> Run<'a> {
             fallback,
             ms: clock.elapsed().as_secs_f64() * 1e3,
         }))
-    }
-
-    fn checkpoint_if_due(&mut self) -> Result<()> {
-        let due = interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch);
-        let round = self.state.round;
-        let due = round > 0 && due.is_some_and(|every| round.is_multiple_of(every));
-        if due && self.unsaved { self.checkpoint() } else { Ok(()) }
-    }
-
-    fn checkpoint(&mut self) -> Result<()> {
-        let (clock, start) = (Instant::now(), self.now());
-        let checkpoints = self.folder.checkpoints();
-        let path = checkpoints.join(checkpoint::folder_name(self.state.round));
-        self.engine.fetch_parameters()?;
-        self.keep_states();
-        checkpoint::write(&path, &mut self.engine, &self.state, true)?;
-        self.unsaved = false;
-        checkpoint::prune(&checkpoints, self.config.checkpoint.keep)?;
-        self.trace_since(Kind::Checkpoint, start)?;
-        let seconds = clock.elapsed().as_secs_f64();
-        self.observer.emit(&Event::Checkpoint { round: self.state.round, path: &path.display().to_string(), seconds })
     }
 }
 

@@ -444,6 +444,13 @@ static CHECKPOINT: Section = Section {
     keys: &[
         key("every", Kind::Every, "\"epoch\"", "When a checkpoint is written."),
         key("keep", Kind::Int(1, 1 << 20), "2", "Newest checkpoints kept."),
+        key(
+            "background",
+            Kind::Bool,
+            "false",
+            "Training waits only until a checkpoint (or `best/`) is copied; the copy is written while it goes on. The same files; \
+            costs their size in memory once more.",
+        ),
     ],
     later: &[],
 };

@@ -18,8 +18,8 @@ use crate::model::spec::HeadKind;
 use crate::schedule::order::Incident;
 use crate::train::round::Engine;
 
+use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
 pub use tensors::{embedding_rows, input_columns, read_tensors};
-use tensors::{model_tensors, optimizer_tensors, write_tensors};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -129,15 +129,58 @@ impl State {
 
 /// Writes a checkpoint of `engine` as the folder `path`; whatever stood there stays until the new one is whole.
 pub fn write(path: &Path, engine: &mut Engine, state: &State, with_optimizer: bool) -> Result<()> {
+    replace(path, |folder| {
+        let mut hashes = BTreeMap::new();
+        each_file(engine, state, with_optimizer, &mut |name, tensors| {
+            write_tensors(&folder.join(name), tensors)?;
+            hashes.insert(name.to_owned(), hash(&folder.join(name))?);
+            Ok(())
+        })?;
+        write_state(folder, state, hashes)
+    })
+}
+
+/// A checkpoint in memory, to be written while training goes on.
+pub struct Packed {
+    files: Vec<(&'static str, Vec<u8>)>,
+    state: State,
+}
+
+impl Packed {
+    /// Copies what [`write`] would write.
+    pub fn new(engine: &mut Engine, state: &State, with_optimizer: bool) -> Result<Self> {
+        let mut files = Vec::new();
+        each_file(engine, state, with_optimizer, &mut |name, tensors| {
+            files.push((name, tensor_bytes(tensors)?));
+            Ok(())
+        })?;
+        Ok(Self { files, state: state.clone() })
+    }
+
+    /// As [`write`].
+    pub fn write(self, path: &Path) -> Result<()> {
+        replace(path, |folder| {
+            let mut hashes = BTreeMap::new();
+            for (name, bytes) in &self.files {
+                write_synced(&folder.join(name), bytes)?;
+                hashes.insert((*name).to_owned(), blake3::hash(bytes).to_hex().to_string());
+            }
+            write_state(folder, &self.state, hashes)
+        })
+    }
+}
+
+/// Fills a folder beside `path` and puts it in its place.
+fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = path.parent().context("a checkpoint needs a parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let scratch = tempfile::Builder::new()
         .prefix(".writing-")
         .tempdir_in(parent)
         .with_context(|| format!("cannot create a folder in {}", parent.display()))?;
-    let written = write_files(scratch.path(), engine, state, with_optimizer);
     // The scratch folder removes itself if anything fails from here on.
-    written.with_context(|| format!("cannot write checkpoint {}; earlier checkpoints are untouched", path.display()))?;
+    fill(scratch.path())
+        .with_context(|| format!("cannot write checkpoint {}; earlier checkpoints are untouched", path.display()))?;
     let old = path.with_extension(REPLACED);
     remove(&old)?;
     if path.exists() {
@@ -152,20 +195,26 @@ pub fn write(path: &Path, engine: &mut Engine, state: &State, with_optimizer: bo
     remove(&old)
 }
 
-fn write_files(folder: &Path, engine: &mut Engine, state: &State, with_optimizer: bool) -> Result<()> {
-    let mut state = state.clone();
-    // A restored state still knows the files it came from.
-    state.hashes.clear();
-    write_tensors(&folder.join(MODEL), &model_tensors(engine)?)?;
-    state.hashes.insert(MODEL.into(), hash(&folder.join(MODEL))?);
+/// The tensors of each file that a checkpoint consists of.
+fn each_file(
+    engine: &mut Engine,
+    state: &State,
+    with_optimizer: bool,
+    take: &mut dyn FnMut(&'static str, &Tensors) -> Result<()>,
+) -> Result<()> {
+    take(MODEL, &model_tensors(engine)?)?;
     if with_optimizer {
-        write_tensors(&folder.join(OPTIMIZER), &optimizer_tensors(engine)?)?;
-        state.hashes.insert(OPTIMIZER.into(), hash(&folder.join(OPTIMIZER))?);
+        take(OPTIMIZER, &optimizer_tensors(engine)?)?;
         if state.evaluation.is_some() {
-            engine.with_snapshot(|engine| write_tensors(&folder.join(EVALUATED), &model_tensors(engine)?))?;
-            state.hashes.insert(EVALUATED.into(), hash(&folder.join(EVALUATED))?);
+            engine.with_snapshot(|engine| take(EVALUATED, &model_tensors(engine)?))?;
         }
     }
+    Ok(())
+}
+
+fn write_state(folder: &Path, state: &State, hashes: BTreeMap<String, String>) -> Result<()> {
+    // A restored state still knows the files it came from.
+    let state = State { hashes, ..state.clone() };
     write_synced(&folder.join(STATE), serde_json::to_string_pretty(&state)?.as_bytes())?;
     sync_folder(folder)
 }

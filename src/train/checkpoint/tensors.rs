@@ -79,12 +79,20 @@ fn dense<'a>(tensors: &mut Tensors<'a>, prefix: &str, params: &[Param], values: 
     Ok(())
 }
 
+fn metadata() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+/// A safetensors file in memory.
+pub(super) fn tensor_bytes(tensors: &Tensors) -> Result<Vec<u8>> {
+    safetensors::serialize(tensors, Some(metadata())).context("cannot copy tensors")
+}
+
 pub(super) fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let file = path.display();
     // The library makes files only their owner can read; results are as readable as any other file of the user.
     let usual = File::create(path).and_then(|file| file.metadata()).with_context(|| format!("cannot create {file}"))?;
-    safetensors::serialize_to_file(tensors, Some(metadata), path).with_context(|| format!("cannot write {file}"))?;
+    safetensors::serialize_to_file(tensors, Some(metadata()), path).with_context(|| format!("cannot write {file}"))?;
     let sync = || {
         std::fs::set_permissions(path, usual.permissions())?;
         File::open(path)?.sync_all()

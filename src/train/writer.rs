@@ -1,0 +1,49 @@
+//! Writes checkpoints while training goes on, one at a time.
+
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::train::checkpoint::Packed;
+
+/// The checkpoint being written, if there is one.
+#[derive(Default)]
+pub struct Writer {
+    current: Option<(JoinHandle<Result<()>>, Instant, Written)>,
+}
+
+/// A checkpoint that is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    pub path: PathBuf,
+    /// Rounds it holds.
+    pub round: u64,
+    pub time: Duration,
+}
+
+impl Writer {
+    /// Begins; the one before has to be [`Writer::finish`]ed.
+    pub fn start(&mut self, packed: Packed, path: &Path, round: u64) -> Result<()> {
+        assert!(self.current.is_none(), "one checkpoint at a time");
+        let written = Written { path: path.to_owned(), round, time: Duration::ZERO };
+        let own = path.to_owned();
+        let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(move || packed.write(&own));
+        self.current = Some((thread.context("cannot start a thread that writes checkpoints")?, Instant::now(), written));
+        Ok(())
+    }
+
+    /// Whether [`Writer::finish`] would not have to wait.
+    pub fn is_done(&self) -> bool {
+        self.current.as_ref().is_some_and(|(thread, ..)| thread.is_finished())
+    }
+
+    /// Waits for the one being written; an error if it could not be.
+    pub fn finish(&mut self) -> Result<Option<Written>> {
+        let Some((thread, clock, written)) = self.current.take() else { return Ok(None) };
+        let died = |_| anyhow!("the thread that wrote {} died; earlier checkpoints are untouched", written.path.display());
+        thread.join().map_err(died)??;
+        Ok(Some(Written { time: clock.elapsed(), ..written }))
+    }
+}
