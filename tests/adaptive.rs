@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Place, assert_same_files, checkpoints, final_checkpoint, metrics, resume};
+use common::{Place, assert_same_files, checkpoints, final_checkpoint, metrics, resume, run};
 use serde_json::Value;
 
 /// A target that every group stays below: the task's micro-batch of 8 doubles until it is at 64.
@@ -53,6 +53,26 @@ fn a_resumed_run_goes_on_with_the_sizes_it_had() {
     resume(&cut).ok();
     assert_eq!(last_sizes(&cut), last_sizes(&whole));
     assert_same_files(&final_checkpoint(&cut), &final_checkpoint(&whole), "resumed");
+}
+
+/// The plan is made for the largest micro-batch; under pressure that gives way before the run's own micro-batch does.
+#[test]
+fn a_tight_budget_lowers_how_far_it_grows() {
+    let place = Place::new();
+    let config = place.linear();
+    let grows = |max: u32| format!("tasks.topic.adaptive={{ target_ms = 1e9, grow = 2, max = {max} }}");
+    let needed = |max: u32| {
+        let words = ["plan", config.to_str().expect("UTF-8"), "--json", "--set", "eval.batch=8", "--set", &grows(max)];
+        run(&words).ok().json()["total_bytes"].as_u64().expect("bytes")
+    };
+    let budget = format!("memory.device={}", needed(32));
+    let sets = [&grows(64)[..], "eval.batch=8", &budget];
+    place.outcome_of_training(&config, &sets, &place.path("no")).failed(2, &["memory.device"]);
+    let folder = place.path("run");
+    let split = [&sets[..], &["memory.on_pressure=[\"split\"]"]].concat();
+    place.outcome_of_training(&config, &split, &folder).ok().says(&["adaptive micro-batches of at most 32"]);
+    assert_eq!(sizes(&folder, "topic"), [16, 32]);
+    assert_eq!(last_sizes(&folder), [("flags", 8), ("numbers", 8), ("topic", 32)].map(|(name, size)| (name.to_owned(), size)));
 }
 
 #[test]

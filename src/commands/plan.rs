@@ -23,10 +23,10 @@ const ROUNDS_SHOWN: u64 = 8;
 pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
     let mut config = super::check::load(path, sets)?.config;
     set_threads(config.run.threads)?;
-    let corpus = load_corpus(&mut config, &Console::new())?;
+    let mut corpus = load_corpus(&mut config, &Console::new())?;
     // A run that does not fit is shown as it was asked for, so that the numbers can be seen.
     let asked = config.clone();
-    let (plan, steps) = match pressure::fit(&mut config, &corpus) {
+    let (plan, steps) = match pressure::fit(&mut config, &mut corpus) {
         Ok(fitted) => fitted,
         Err(_) => {
             config = asked;

@@ -30,9 +30,9 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     Device::select(&config.run.device)?;
     set_threads(config.run.threads)?;
     let console = Console::new();
-    let corpus = load_corpus(&mut config, &console)?;
+    let mut corpus = load_corpus(&mut config, &console)?;
     // Before there is a run folder: a refused run leaves none behind.
-    let plan = fit(&mut config, &corpus, &console)?;
+    let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
     let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
     store_encoder(&config, &corpus, &folder)?;
@@ -66,11 +66,11 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
         "none of the {all} checkpoints in {} is whole: restore one from a copy, or remove them to train from the start",
         folder.checkpoints().display()
     );
-    let corpus = load_corpus(&mut config, &console)?;
+    let mut corpus = load_corpus(&mut config, &console)?;
     if let Some((_, state)) = &newest {
         check_data(&corpus, state)?;
     }
-    let plan = fit(&mut config, &corpus, &console)?;
+    let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
     let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
     console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));
@@ -91,7 +91,7 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
 }
 
 /// The plan within the budget; says what had to give for it.
-fn fit(config: &mut Config, corpus: &Corpus, console: &Console) -> Result<Plan> {
+fn fit(config: &mut Config, corpus: &mut Corpus, console: &Console) -> Result<Plan> {
     let (plan, steps) = pressure::fit(config, corpus)?;
     steps.iter().for_each(|step| console.say(&format!("memory.device is tight: {step}")));
     Ok(plan)

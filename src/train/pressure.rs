@@ -9,21 +9,24 @@ use crate::train::plan::Plan;
 use crate::train::shapes::fuse;
 
 /// A change of shapes; what it did in words, or none where it can do no more.
-type Way = fn(&mut Config, &Plan) -> Option<String>;
+type Way = fn(&mut Config, &mut Corpus, &Plan) -> Option<String>;
 
 /// What changes the result least goes first.
 const WAYS: [(&str, Way); 3] = [("queue", queue), ("recompute", recompute), ("split", split)];
 
 /// The plan of the run, its shapes made smaller as far as the budget asks for it and `memory.on_pressure` allows; each step in
 /// words. Follows from configuration and data alone, so that a resumed run takes the same steps.
-pub fn fit(config: &mut Config, corpus: &Corpus) -> Result<(Plan, Vec<String>)> {
+pub fn fit(config: &mut Config, corpus: &mut Corpus) -> Result<(Plan, Vec<String>)> {
+    let asked: Vec<_> = corpus.tasks.iter().map(|task| task.settings.adaptive).collect();
     let mut said = Vec::new();
     loop {
         let plan = Plan::new(config, corpus)?;
         let Err(refusal) = plan.check_budget(config) else { return Ok((plan, said)) };
         let allowed = config.memory.on_pressure.clone();
         let mut ways = WAYS.iter().filter(|(name, _)| allowed.iter().any(|way| way == name));
-        let Some(step) = ways.find_map(|(_, way)| evaluation(config, &plan).or_else(|| way(config, &plan))) else {
+        let Some(step) = ways.find_map(|(_, way)| evaluation(config, &plan).or_else(|| way(config, corpus, &plan))) else {
+            // The corpus is shown as it was asked for.
+            corpus.tasks.iter_mut().zip(asked).for_each(|(task, asked)| task.settings.adaptive = asked);
             return Err(refusal);
         };
         said.push(step);
@@ -47,7 +50,7 @@ fn evaluation(config: &mut Config, plan: &Plan) -> Option<String> {
 }
 
 /// One group at a time; then half the tasks compute together, the others after them.
-fn queue(config: &mut Config, plan: &Plan) -> Option<String> {
+fn queue(config: &mut Config, _: &mut Corpus, plan: &Plan) -> Option<String> {
     let fused = fused(config, plan);
     if config.schedule.lanes > 1 {
         (config.schedule.lanes, config.train.fuse) = (1, fused);
@@ -60,7 +63,7 @@ fn queue(config: &mut Config, plan: &Plan) -> Option<String> {
 }
 
 /// A transformer keeps its layers' inputs only.
-fn recompute(config: &mut Config, _: &Plan) -> Option<String> {
+fn recompute(config: &mut Config, _: &mut Corpus, _: &Plan) -> Option<String> {
     let encoder = &mut config.encoder;
     (encoder.kind == EncoderKind::Transformer && !encoder.recompute).then(|| {
         encoder.recompute = true;
@@ -68,8 +71,15 @@ fn recompute(config: &mut Config, _: &Plan) -> Option<String> {
     })
 }
 
-/// Half the examples at a time, twice as often.
-fn split(config: &mut Config, _: &Plan) -> Option<String> {
+/// What follows the measured time grows less far; then half the examples at a time, twice as often.
+fn split(config: &mut Config, corpus: &mut Corpus, _: &Plan) -> Option<String> {
+    let rules = || corpus.tasks.iter().filter_map(|task| task.settings.adaptive);
+    if let Some(most) = rules().filter(|rule| rule.max > rule.min).map(|rule| rule.max).max() {
+        let half = most / 2;
+        let settings = corpus.tasks.iter_mut().filter_map(|task| task.settings.adaptive.as_mut());
+        settings.for_each(|rule| rule.max = rule.max.min(half.max(rule.min)));
+        return Some(format!("adaptive micro-batches of at most {half}"));
+    }
     let train = &mut config.train;
     train.micro_batch.is_multiple_of(2).then(|| {
         train.micro_batch /= 2;

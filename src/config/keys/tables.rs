@@ -371,7 +371,8 @@ static MEMORY: Section = Section {
             "[]",
             "What gives when the run does not fit, in this order whatever the list's. `queue`: the tasks of a round compute one after \
             another, fewer in a fused group (the same result). `recompute`: `encoder.recompute` of a transformer (the same result). \
-            `split`: half the micro-batch and twice the accumulation (the same within rounding). All make evaluation batches smaller. \
+            `split`: first less room for `adaptive` micro-batches to grow, then half the micro-batch and twice the accumulation (the \
+            same within rounding). All make evaluation batches smaller. \
             Empty: the run is refused.",
         ),
     ],
