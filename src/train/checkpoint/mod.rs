@@ -27,6 +27,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const EVALUATED: &str = "evaluated.safetensors";
 const STATE: &str = "state.json";
 const MARKER: &str = "COMPLETE";
+/// The marker while it is written.
+const UNMARKED: &str = "COMPLETE.new";
 /// Extension of a checkpoint while its replacement is put in place.
 const REPLACED: &str = "old";
 const VERSION: u32 = 1;
@@ -188,11 +190,17 @@ fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     }
     fs::rename(scratch.keep(), path).with_context(|| format!("cannot rename a checkpoint to {}", path.display()))?;
     sync_folder(parent)?;
-    let digest = hash(&path.join(STATE))?;
-    write_synced(&path.join(MARKER), digest.as_bytes())
+    mark(path)
         .with_context(|| format!("cannot mark checkpoint {} complete; earlier checkpoints are untouched", path.display()))?;
     sync_folder(path)?;
     remove(&old)
+}
+
+/// The marker comes to be whole: a kill between its creation and its content would leave one that fits nothing.
+fn mark(path: &Path) -> Result<()> {
+    let scratch = path.join(UNMARKED);
+    write_synced(&scratch, hash(&path.join(STATE))?.as_bytes())?;
+    fs::rename(&scratch, path.join(MARKER)).with_context(|| format!("cannot rename {}", scratch.display()))
 }
 
 /// The tensors of each file that a checkpoint consists of.
