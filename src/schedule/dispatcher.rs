@@ -4,103 +4,23 @@
 //! when it is its turn, [`Dispatcher::complete`] ends it. A job that cannot start for want of memory or because of a
 //! conflict keeps its turn: nobody overtakes it, so that nobody starves and a writer waits for running readers only.
 
+mod ending;
+mod parts;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::access::{Access, Blocks, Conflict, OnStale, Operation};
-use super::budget::{Budget, refusal};
-use super::deadlines::{late_under_edf, late_under_rms};
+use super::Nanos;
+use super::access::{Access, Conflict, OnStale, Operation};
+use super::budget::Budget;
 use super::graph;
 use super::log::{Log, What};
 use super::queue::{Candidate, Ready};
 use super::random::Random;
-use super::retry::{Remedy, Retry, Status};
 use super::straggler::Watch;
 use super::task::{Spec, State, normalised_weights};
-use super::{Nanos, Policy};
-
-/// What holds for all tasks.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    pub policy: Policy,
-    pub lanes: usize,
-    /// Share of the time of tasks the policy would pass over.
-    pub server_share: f64,
-    /// Bytes of the device; 0: no limit.
-    pub device: u64,
-    /// Of these, taken from the start.
-    pub shared: u64,
-    /// Commits of a block that a gradient may miss.
-    pub max_staleness: u32,
-    pub on_stale: OnStale,
-    pub retry: Retry,
-    pub seed: u64,
-    /// Micro-batches may be halved.
-    pub split: bool,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            policy: Policy::RoundRobin,
-            lanes: 1,
-            server_share: 0.05,
-            device: 0,
-            shared: 0,
-            max_staleness: u32::MAX,
-            on_stale: OnStale::Recompute,
-            retry: Retry::default(),
-            seed: 0,
-            split: true,
-        }
-    }
-}
-
-/// One quantum's worth of work.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Job {
-    pub operation: Operation,
-    pub blocks: Blocks,
-    /// When it became due: latencies and deadlines count from here.
-    pub release: Nanos,
-    /// Planned time.
-    pub cost: Nanos,
-    /// Bytes of scratch.
-    pub bytes: u64,
-}
-
-/// A quantum that has begun.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Started {
-    pub task: usize,
-    pub lane: usize,
-    pub job: Job,
-}
-
-/// What the caller has to do after a quantum.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum After {
-    /// Nothing is left of the job: submit the next one, or [`Dispatcher::finish`] the task.
-    Free { straggler: bool },
-    /// The same job is tried again after `wait`; with `halve`, change it by [`Dispatcher::resize`] first.
-    Again { trim: bool, halve: bool, wait: Nanos },
-    /// Bring the task back to its last commit, then call [`Dispatcher::restored`].
-    Restore,
-}
-
-/// Counts over the whole run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub quanta: u64,
-    pub deadline_misses: u64,
-    pub retries: u64,
-    pub rollbacks: u64,
-    pub halved: u64,
-    pub stragglers: u64,
-    pub write_write: u64,
-    pub read_write: u64,
-    pub causal: u64,
-}
+use parts::check;
+pub use parts::{After, Counts, Job, Settings, Started};
 
 #[derive(Clone, Debug)]
 struct Task {
@@ -380,126 +300,6 @@ impl Dispatcher {
         Started { task, lane, job }
     }
 
-    /// Ends the quantum on `lane` after `cost`. Panics if none runs there.
-    pub fn complete(&mut self, lane: usize, cost: Nanos, status: Status, now: Nanos) -> (usize, After) {
-        let Running { task, charged } = self.lanes[lane].take().expect("a quantum runs on the lane");
-        let task = task as usize;
-        self.busy -= 1;
-        let job = self.tasks[task].job.expect("a running task has a job");
-        self.access.release(job.operation, job.blocks, status == Status::Ok);
-        if job.operation == Operation::Commit && status == Status::Ok {
-            // Whoever wrote a version knows it.
-            self.access.note(job.blocks, &mut self.seen[task * self.blocks..][..self.blocks]);
-        }
-        self.budget.release(job.bytes);
-        self.correct(task, charged, cost);
-        self.counts.quanta += 1;
-        self.log.add(now, task as u32, What::End { lane: lane as u32 });
-        let after = if status == Status::Ok { self.succeeded(task, &job, cost, now) } else { self.failed(task, status, now) };
-        self.admit(now);
-        (task, after)
-    }
-
-    /// Charges what the quantum took in place of what was planned.
-    fn correct(&mut self, task: usize, charged: Nanos, cost: Nanos) {
-        let heaviest = self.heaviest;
-        let own = &mut self.tasks[task];
-        let planned = charge(charged, own.weight, heaviest);
-        own.pass = own.pass.saturating_sub(planned).saturating_add(charge(cost, own.weight, heaviest));
-    }
-
-    fn succeeded(&mut self, task: usize, job: &Job, cost: Nanos, now: Nanos) -> After {
-        if self.specs[task].relative_deadline().is_some_and(|deadline| now > job.release.saturating_add(deadline)) {
-            self.counts.deadline_misses += 1;
-        }
-        let own = &mut self.tasks[task];
-        own.job = None;
-        own.failures = 0;
-        let straggler = own.watch.add(cost);
-        self.counts.stragglers += u64::from(straggler);
-        self.go(task, State::Pending, now);
-        After::Free { straggler }
-    }
-
-    fn failed(&mut self, task: usize, status: Status, now: Nanos) -> After {
-        let own = &mut self.tasks[task];
-        own.failures += 1;
-        let failures = own.failures;
-        let can_halve = self.settings.split && own.job.is_some_and(|job| job.bytes > 1);
-        let remedy = self.settings.retry.remedy(status, failures, can_halve);
-        match remedy {
-            Remedy::Restore | Remedy::GiveUp => {
-                self.counts.rollbacks += 1;
-                own.job = None;
-                self.go(task, State::Rollback, now);
-                After::Restore
-            }
-            Remedy::Trim | Remedy::Halve | Remedy::Again => {
-                self.counts.retries += 1;
-                self.counts.halved += u64::from(remedy == Remedy::Halve);
-                // Memory that was freed is there at once; only what may pass by itself is waited for.
-                let wait = if status == Status::OutOfMemory { 0 } else { self.settings.retry.wait(failures, &mut self.random) };
-                self.go(task, State::Retrying, now);
-                self.timers.push(Reverse((now.saturating_add(wait), task as u32)));
-                After::Again { trim: remedy == Remedy::Trim, halve: remedy == Remedy::Halve, wait }
-            }
-        }
-    }
-
-    /// The caller has brought the task back to its last commit: it goes on, or has failed, and with it all that wait for it.
-    /// Returns every task that has failed now.
-    pub fn restored(&mut self, task: usize, now: Nanos) -> Vec<usize> {
-        if self.tasks[task].failures <= self.settings.retry.max {
-            self.go(task, State::Pending, now);
-            return Vec::new();
-        }
-        let mut failed = Vec::new();
-        let mut doomed = vec![task];
-        while let Some(task) = doomed.pop() {
-            if self.tasks[task].state.is_final() {
-                continue;
-            }
-            self.go(task, State::Failed, now);
-            self.leave(task, now);
-            failed.push(task);
-            doomed.extend(self.children[task].iter().map(|&child| child as usize));
-        }
-        self.admit(now);
-        failed
-    }
-
-    /// A pending task has nothing more to do: its children may start.
-    pub fn finish(&mut self, task: usize, now: Nanos) {
-        self.go(task, State::Done, now);
-        self.leave(task, now);
-        for index in 0..self.children[task].len() {
-            let child = self.children[task][index];
-            let own = &mut self.tasks[child as usize];
-            own.waiting -= 1;
-            if own.waiting == 0 && own.state == State::Pending && own.job.is_some() {
-                self.make_ready(child, now);
-            }
-        }
-        self.admit(now);
-    }
-
-    /// Gives back all that a final task holds.
-    fn leave(&mut self, task: usize, now: Nanos) {
-        let own = &mut self.tasks[task];
-        own.job = None;
-        if own.ticket.take().is_some() {
-            self.ready.withdraw();
-        }
-        if std::mem::take(&mut own.in_line) {
-            self.budget.forget(task as u32);
-        }
-        if std::mem::take(&mut own.admitted) {
-            let bytes = self.specs[task].persistent;
-            self.budget.dismiss(bytes, self.specs[task].scratch);
-            self.log.add(now, task as u32, What::Dismiss { bytes });
-        }
-    }
-
     /// When a task that backs off comes back.
     pub fn wakes_at(&self) -> Option<Nanos> {
         self.timers.peek().map(|&Reverse((at, _))| at)
@@ -524,27 +324,4 @@ impl Dispatcher {
 /// Service of `cost` counted by weight, in nanoseconds of the heaviest task.
 fn charge(cost: Nanos, weight: u64, heaviest: u64) -> u64 {
     u64::try_from(u128::from(cost) * u128::from(heaviest) / u128::from(weight)).unwrap_or(u64::MAX)
-}
-
-fn check(settings: &Settings, specs: &[Spec]) -> Result<(), String> {
-    if settings.lanes == 0 {
-        return Err("at least one lane is needed".to_owned());
-    }
-    if let Some(spec) = specs.iter().find(|spec| !(spec.weight.is_finite() && spec.weight > 0.0)) {
-        return Err(format!("task {} has weight {}: it must be above 0", spec.name, spec.weight));
-    }
-    let parents: Vec<Vec<usize>> = specs.iter().map(|spec| spec.parents.clone()).collect();
-    if let Some(cycle) = graph::cycle(&parents) {
-        let names: Vec<&str> = cycle.iter().map(|&task| specs[task].name.as_str()).collect();
-        return Err(format!("tasks wait for each other: {}", names.join(" -> ")));
-    }
-    if let Some(refusal) = specs.iter().find_map(|spec| refusal(spec, settings.device, settings.shared)) {
-        return Err(refusal);
-    }
-    let late = match settings.policy {
-        Policy::Edf => late_under_edf(specs, settings.server_share),
-        Policy::Rms => late_under_rms(specs, settings.server_share),
-        _ => None,
-    };
-    late.map_or(Ok(()), |late| Err(late.message))
 }

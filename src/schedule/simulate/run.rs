@@ -1,16 +1,19 @@
 //! The event loop of a simulation.
 
+mod arrivals;
+mod outcome;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::machine::{Drawn, Machine};
 use super::report::{ClassReport, Quantiles, Report, Samples};
 use super::rounds::Rounds;
-use super::workload::{Arrival, Mode, SimTask, Workload};
+use super::workload::{Mode, SimTask, Workload};
 use crate::schedule::Nanos;
-use crate::schedule::access::{Blocks, Operation};
-use crate::schedule::dispatcher::{After, Dispatcher, Job, Started};
-use crate::schedule::executor::{Ended, Executor};
+use crate::schedule::access::Operation;
+use crate::schedule::dispatcher::{Dispatcher, Job, Started};
+use crate::schedule::executor::Executor;
 use crate::schedule::graph;
 use crate::schedule::random::Random;
 use crate::schedule::retry::Status;
@@ -172,119 +175,11 @@ impl<'a> Simulation<'a> {
         self.machine.now()
     }
 
-    /// Everything that has become due.
-    fn arrive_all(&mut self) {
-        let now = self.now();
-        while let Some(&Reverse((at, _, task))) = self.arrivals.peek().filter(|Reverse((at, ..))| *at <= now) {
-            self.arrivals.pop();
-            self.arrive(task as usize, at);
-        }
-    }
-
     fn begin(&mut self) {
         for task in 0..self.tasks.len() {
             if self.workload.tasks[task].spec.parents.is_empty() {
                 self.open(task);
             }
-        }
-    }
-
-    /// The task's jobs become due from now on. Rounds deal their own.
-    fn open(&mut self, task: usize) {
-        if self.workload.mode == Mode::Synchronous {
-            return;
-        }
-        match self.first_arrival(task) {
-            Some(at) => self.schedule(at.max(self.now()), task),
-            None => self.finish(task),
-        }
-    }
-
-    fn schedule(&mut self, at: Nanos, task: usize) {
-        self.arrivals.push(Reverse((at, self.sequence, task as u32)));
-        self.sequence += 1;
-    }
-
-    fn first_arrival(&mut self, task: usize) -> Option<Nanos> {
-        match &self.workload.tasks[task].arrival {
-            Arrival::Closed { .. } => Some(self.now()),
-            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(self.now() + self.gap(task, *gap)),
-            Arrival::Periodic { offset, .. } => Some(self.now() + *offset),
-            Arrival::Trace(times) => times.first().copied(),
-        }
-    }
-
-    fn gap(&mut self, task: usize, mean: Nanos) -> Nanos {
-        (self.tasks[task].random.exponential() * mean as f64) as Nanos
-    }
-
-    /// Jobs become due at `at`.
-    fn arrive(&mut self, task: usize, at: Nanos) {
-        let own = &self.workload.tasks[task];
-        let left = own.quanta - self.tasks[task].arrived;
-        let count = if let Arrival::Bursty { size, .. } = own.arrival { size.min(left) } else { 1.min(left) };
-        let progress = &mut self.tasks[task];
-        progress.arrived += count;
-        progress.backlog.extend((0..count).map(|_| at));
-        if progress.arrived < own.quanta {
-            let next = match &own.arrival {
-                Arrival::Closed { .. } => None,
-                Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(at + self.gap(task, *gap)),
-                Arrival::Periodic { period, .. } => Some(at + period),
-                Arrival::Trace(times) => times.get(self.tasks[task].arrived as usize).copied(),
-            };
-            if let Some(next) = next {
-                self.schedule(next.max(at), task);
-            }
-        }
-        self.submit_next(task);
-    }
-
-    /// Submits the oldest due job, if the task is free.
-    fn submit_next(&mut self, task: usize) {
-        let progress = &mut self.tasks[task];
-        if progress.submitted {
-            return;
-        }
-        let Some(release) = progress.backlog.pop_front() else { return };
-        progress.release = release;
-        progress.first_start = None;
-        progress.piece = 0;
-        self.submit(task);
-    }
-
-    fn submit(&mut self, task: usize) {
-        let operation = self.operation(task);
-        let blocks = self.workload.tasks[task].blocks;
-        let job = self.job(task, operation, blocks);
-        self.tasks[task].submitted = true;
-        self.dispatcher.submit(task, job, self.machine.now());
-    }
-
-    fn job(&self, task: usize, operation: Operation, blocks: Blocks) -> Job {
-        let (own, progress) = (&self.workload.tasks[task], &self.tasks[task]);
-        Job {
-            operation,
-            blocks,
-            release: progress.release,
-            cost: (own.cost.base / progress.pieces).max(1),
-            bytes: own.spec.scratch / progress.pieces,
-        }
-    }
-
-    /// Writes are spread evenly over a task's quanta; the first one reads unless all write.
-    fn operation(&self, task: usize) -> Operation {
-        let own = &self.workload.tasks[task];
-        if self.workload.mode == Mode::Synchronous {
-            return Operation::Gradient;
-        }
-        let done = self.tasks[task].samples.committed + self.tasks[task].samples.dropped;
-        let before = (done as f64 * own.write_share).floor();
-        let writes = ((done + 1) as f64 * own.write_share).floor() > before;
-        match (writes, own.write_share > 0.0) {
-            (true, _) => Operation::Commit,
-            (false, true) => Operation::Gradient,
-            (false, false) => Operation::Evaluation,
         }
     }
 
@@ -317,166 +212,6 @@ impl<'a> Simulation<'a> {
             progress.bytes = mix(progress.bytes, Nanos::MAX);
         }
         (cost, status)
-    }
-
-    fn end(&mut self, ended: Ended) {
-        let Ended { lane, cost, status } = ended;
-        let Some(InFlight { started, since }) = self.lanes[lane].take() else { return };
-        let now = self.now();
-        self.busy += cost;
-        if let Some(spans) = &mut self.spans {
-            let (task, operation, release) = (started.task, started.job.operation, started.job.release);
-            spans.push(Span { task, lane, operation, release, start: since, end: now, status });
-        }
-        let (task, after) = self.dispatcher.complete(lane, cost, status, self.now());
-        if self.is_commit_of_round(task) {
-            self.committed_round();
-            return;
-        }
-        self.tasks[task].service += cost;
-        match after {
-            After::Free { straggler } => self.free(task, started.job.operation, straggler),
-            After::Again { halve, .. } => {
-                if halve {
-                    self.cut(task);
-                    let job = self.job(task, started.job.operation, 0);
-                    self.dispatcher.resize(task, job.bytes, job.cost);
-                }
-                self.leave_round();
-            }
-            After::Restore => self.restore(task),
-        }
-    }
-
-    fn leave_round(&mut self) {
-        if self.workload.mode == Mode::Synchronous {
-            self.rounds.leave_out();
-        }
-    }
-
-    /// Halves the pieces of a quantum from here on; the one under way starts over.
-    fn cut(&mut self, task: usize) {
-        let progress = &mut self.tasks[task];
-        progress.pieces = (2 * progress.pieces).min(MOST_PIECES);
-        progress.piece = 0;
-    }
-
-    fn free(&mut self, task: usize, ran: Operation, straggler: bool) {
-        let wanted = self.operation(task);
-        let progress = &mut self.tasks[task];
-        progress.submitted = false;
-        if wanted == Operation::Commit && ran != Operation::Commit {
-            // Its gradient had missed too many commits.
-            match self.workload.settings.on_stale {
-                crate::schedule::access::OnStale::Refuse => {
-                    progress.samples.dropped += 1;
-                    return self.sample_over(task);
-                }
-                _ => return self.submit(task),
-            }
-        }
-        progress.piece += 1;
-        let whole = progress.piece >= progress.pieces;
-        if straggler && self.workload.settings.split {
-            self.dispatcher.counts.halved += 1;
-            let progress = &mut self.tasks[task];
-            progress.pieces = (2 * progress.pieces).min(MOST_PIECES);
-            progress.piece *= 2;
-        }
-        if !whole {
-            return self.submit(task);
-        }
-        let sample = self.tasks[task].samples.committed + self.tasks[task].samples.dropped;
-        if self.workload.mode == Mode::Synchronous {
-            self.rounds.arrived(task, sample);
-            self.observe(task);
-        } else {
-            if ran == Operation::Commit {
-                self.weights = mix(mix(self.weights, task as u64), sample);
-            }
-            self.commit(task, sample);
-            self.observe(task);
-            self.sample_over(task);
-        }
-    }
-
-    /// The sample is part of the parameters now.
-    fn commit(&mut self, task: usize, sample: u64) {
-        let progress = &mut self.tasks[task];
-        progress.bytes = mix(progress.bytes, sample);
-        progress.saved = progress.bytes;
-        progress.samples.committed += 1;
-        progress.samples.digest = progress.saved;
-    }
-
-    fn observe(&mut self, task: usize) {
-        let own = &self.workload.tasks[task];
-        let progress = &self.tasks[task];
-        let latency = self.now() - progress.release;
-        self.latencies[own.class].push(latency);
-        self.waits[own.class].push(progress.first_start.unwrap_or(self.machine.now()) - progress.release);
-        self.timeouts += u64::from(own.timeout > 0 && latency > own.timeout);
-    }
-
-    fn sample_over(&mut self, task: usize) {
-        let own = &self.workload.tasks[task];
-        let done = self.tasks[task].samples.committed + self.tasks[task].samples.dropped;
-        let exhausted = matches!(&own.arrival, Arrival::Trace(times) if done as usize >= times.len());
-        if done >= own.quanta || exhausted {
-            return self.finish(task);
-        }
-        if let Arrival::Closed { think } = own.arrival {
-            if think == 0 {
-                self.tasks[task].arrived += 1;
-                self.tasks[task].backlog.push_back(self.machine.now());
-            } else {
-                self.schedule(self.now() + think, task);
-            }
-        }
-        self.submit_next(task);
-    }
-
-    fn restore(&mut self, task: usize) {
-        let progress = &mut self.tasks[task];
-        progress.bytes = progress.saved;
-        progress.piece = 0;
-        progress.submitted = false;
-        self.leave_round();
-        let failed = self.dispatcher.restored(task, self.now());
-        if failed.is_empty() {
-            return self.submit(task);
-        }
-        for &task in &failed {
-            let samples = &mut self.tasks[task].samples;
-            samples.dropped = samples.planned - samples.committed;
-            self.tasks[task].backlog.clear();
-            self.tasks[task].arrived = self.workload.tasks[task].quanta;
-        }
-        self.note_shares();
-        self.failed.extend(failed);
-    }
-
-    fn finish(&mut self, task: usize) {
-        self.note_shares();
-        self.dispatcher.finish(task, self.now());
-        for child in std::mem::take(&mut self.children[task]) {
-            if !self.dispatcher.is_waiting(child as usize) && !self.dispatcher.state(child as usize).is_final() {
-                self.open(child as usize);
-            }
-        }
-    }
-
-    /// Shares count while everybody has work: up to the first end.
-    fn note_shares(&mut self) {
-        if self.shares.is_some() || self.workload.settings.policy != crate::schedule::Policy::Weighted {
-            return;
-        }
-        let service: f64 = self.tasks.iter().map(|task| task.service as f64).sum();
-        let weights: f64 = self.workload.tasks.iter().map(|task| task.spec.weight).sum();
-        let error = |(progress, task): (&Progress, &SimTask)| {
-            (progress.service as f64 / service.max(1.0) - task.spec.weight / weights).abs()
-        };
-        self.shares = self.tasks.iter().zip(&self.workload.tasks).map(error).max_by(f64::total_cmp);
     }
 
     /// Synchronous: begins the next round, or its commit, when it is time.
