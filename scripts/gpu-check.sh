@@ -14,15 +14,24 @@ if [[ "${1:-}" == --self-test ]]; then
 fi
 results="$PWD/${1:-results.jsonl}"
 scratch=$(mktemp -d)
+export scratch
 trap 'rm -rf "$scratch"' EXIT
 : >"$results"
 failed=0
+
+# Seconds that one check or measurement may take; what takes longer has failed.
+limit=${TASKLOOM_CHECK_SECONDS:-600}
+
+# bounded COMMAND...: a program or a function of this file, with all that it started, for at most so long.
+bounded() {
+    timeout "$limit" bash -c '"$@"' bounded "$@"
+}
 
 # check NAME COMMAND...: runs it and notes whether it passed; its last lines are shown where it did not.
 check() {
     local name=$1 log="$scratch/log" start=$SECONDS passed=true
     shift
-    if ! "$@" >"$log" 2>&1; then
+    if ! bounded "$@" >"$log" 2>&1; then
         passed=false
         failed=1
         tail -n 20 "$log"
@@ -32,7 +41,7 @@ check() {
 
 # measure COMMAND...: its JSON lines are results.
 measure() {
-    if ! "$@" 2>"$scratch/log" | tee -a "$results"; then
+    if ! bounded "$@" 2>"$scratch/log" | tee -a "$results"; then
         failed=1
         tail -n 5 "$scratch/log"
     fi
@@ -62,6 +71,8 @@ print(f"largest difference {worst:.4f}")
 sys.exit(worst > 0.03)
 PYTHON
 }
+
+export -f train twice curves_agree
 
 printf '{"name":"machine","commit":"%s","kernel":"%s","card":"%s"}\n' "$(cat commit)" "$(uname -sr)" \
     "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)" | tee -a "$results"
