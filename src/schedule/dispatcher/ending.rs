@@ -2,8 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::Job;
-use super::{After, Dispatcher, Running, charge};
+use super::{After, Dispatcher, Job, Running, charge};
 use crate::schedule::Nanos;
 use crate::schedule::access::Operation;
 use crate::schedule::log::What;
