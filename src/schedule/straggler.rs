@@ -1,4 +1,4 @@
-//! Quanta that take far longer than their task's others, and micro-batches that follow a target time.
+//! Quanta that take far longer than their task's others.
 
 /// Latest quanta looked at.
 const WINDOW: usize = 32;
@@ -46,32 +46,6 @@ impl Watch {
     }
 }
 
-/// A micro-batch that grows while quanta stay below the target time and shrinks when they exceed it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adaptive {
-    pub target_ms: f64,
-    pub grow: f64,
-    pub shrink: f64,
-    pub min: usize,
-    pub max: usize,
-}
-
-impl Adaptive {
-    /// Examples of the next micro-batch after one of `size` took `ms`. Between 0.8 and 1 of the target nothing changes, so
-    /// that noise does not move it.
-    pub fn next(&self, size: usize, ms: f64) -> usize {
-        let next = if ms > self.target_ms {
-            // At least one fewer.
-            ((size as f64 * self.shrink).floor() as usize).min(size - 1)
-        } else if ms < 0.8 * self.target_ms {
-            ((size as f64 * self.grow).ceil() as usize).max(size + 1)
-        } else {
-            size
-        };
-        next.clamp(self.min, self.max)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,14 +66,5 @@ mod tests {
         let mut watch = Watch::default();
         assert!((0..15).all(|_| !watch.add(1_000_000)));
         assert!((0..5).all(|_| !watch.add(9_000_000)));
-    }
-
-    #[test]
-    fn a_micro_batch_finds_its_target() {
-        let rule = Adaptive { target_ms: 50.0, grow: 1.1, shrink: 0.9, min: 1, max: 256 };
-        let settle = |ms_per_example: f64| (0..200).fold(32, |size, _| rule.next(size, size as f64 * ms_per_example));
-        assert!((40..=50).contains(&settle(1.0)), "{}", settle(1.0));
-        assert_eq!(settle(0.001), 256);
-        assert_eq!(settle(1e6), 1);
     }
 }

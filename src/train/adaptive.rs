@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::config::schema;
+use crate::config::schema::Adaptive;
 use crate::observe::event::Event;
-use crate::schedule::straggler::Adaptive;
 use crate::train::attempt::Attempt;
 use crate::train::run::Run;
 
@@ -44,9 +43,20 @@ impl Run<'_> {
     }
 }
 
-fn next_size(rule: schema::Adaptive, size: usize, ms: f64, straggler: bool) -> usize {
-    let schema::Adaptive { target_ms, grow, shrink, min, max } = rule;
-    if straggler { (size / 2).max(min) } else { Adaptive { target_ms, grow, shrink, min, max }.next(size, ms) }
+/// Examples of the next micro-batch after one of `size` took `ms`. Between 0.8 and 1 of the target nothing changes, so
+/// that noise does not move it.
+fn next_size(rule: Adaptive, size: usize, ms: f64, straggler: bool) -> usize {
+    let next = if straggler {
+        size / 2
+    } else if ms > rule.target_ms {
+        // At least one fewer.
+        ((size as f64 * rule.shrink).floor() as usize).min(size - 1)
+    } else if ms < 0.8 * rule.target_ms {
+        ((size as f64 * rule.grow).ceil() as usize).max(size + 1)
+    } else {
+        size
+    };
+    next.clamp(rule.min, rule.max)
 }
 
 #[cfg(test)]
@@ -55,11 +65,21 @@ mod tests {
 
     #[test]
     fn a_straggler_is_halved_whatever_its_time() {
-        let rule = schema::Adaptive { target_ms: 50.0, grow: 1.1, shrink: 0.9, min: 5, max: 64 };
+        let rule = Adaptive { target_ms: 50.0, grow: 1.1, shrink: 0.9, min: 5, max: 64 };
         assert_eq!(next_size(rule, 32, 10.0, true), 16);
         assert_eq!(next_size(rule, 8, 10.0, true), 5);
         assert_eq!(next_size(rule, 32, 10.0, false), 36);
         assert_eq!(next_size(rule, 32, 45.0, false), 32);
         assert_eq!(next_size(rule, 32, 60.0, false), 28);
+    }
+
+    #[test]
+    fn a_micro_batch_finds_its_target() {
+        let rule = Adaptive { target_ms: 50.0, grow: 1.1, shrink: 0.9, min: 1, max: 256 };
+        let next = |size: usize, ms_per_example: f64| next_size(rule, size, size as f64 * ms_per_example, false);
+        let settle = |ms_per_example: f64| (0..200).fold(32, |size, _| next(size, ms_per_example));
+        assert!((40..=50).contains(&settle(1.0)), "{}", settle(1.0));
+        assert_eq!(settle(0.001), 256);
+        assert_eq!(settle(1e6), 1);
     }
 }
