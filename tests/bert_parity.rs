@@ -16,7 +16,7 @@ use taskloom::surgery::balance;
 use taskloom::surgery::methods::Sum;
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::Engine;
-use taskloom::train::rules::{Rules, Settlers};
+use taskloom::train::rules::{Rules, Solvers};
 
 const OUTPUTS: [usize; 2] = [3, 1];
 const WORDS: &str = "embeddings.word_embeddings.weight";
@@ -222,7 +222,7 @@ fn gradients_match(case: &Value, recompute: bool) {
 fn steps_match(case: &Value) {
     let batch = batch(case);
     let balancer = balance::registry::build("equal", &serde_json::Map::new(), 2).unwrap();
-    let settlers = Settlers { balancer, methods: vec![Box::new(Sum)] };
+    let settlers = Solvers { balancer, methods: vec![Box::new(Sum)] };
     let memory = &mut Memory::unlimited();
     let mut engine = Engine::new(memory, network(case, false), &start(case), settlers, Rules::plain(0), &limits(&batch)).unwrap();
     fill_all(&engine.network, &mut engine.parameters);
@@ -237,7 +237,7 @@ fn steps_match(case: &Value) {
             correction2: (1.0 - beta2.powi(power)) as f32,
         };
         let rates = Rates { rule, lr: 1e-3, head_lr: 1e-3, embedding_lr: 1e-3, weight_decay: 0.01 };
-        let committed = engine.round(&batch, &[0, 1], step as u64, &rates).unwrap();
+        let committed = engine.run_round(&batch, &[0, 1], step as u64, &rates).unwrap().unwrap();
         for (ours, theirs) in committed.losses.iter().zip(numbers(expected)) {
             let gap = (ours - theirs).abs();
             assert!(gap < 1e-4 * theirs.abs().max(1.0), "{}, step {step}: loss {ours}, {theirs} in PyTorch", case["name"]);

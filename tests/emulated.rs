@@ -21,7 +21,7 @@ use taskloom::surgery::blocks::Granularity;
 use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::{Committed, Engine};
-use taskloom::train::rules::{Clip, ClipScope, Rules, Settlers};
+use taskloom::train::rules::{Clip, ClipScope, Rules, Solvers};
 
 /// Columns of the input.
 const INPUTS: usize = 11;
@@ -111,7 +111,7 @@ fn setup(case: Case) -> Setup {
         conflict_every: 1,
         ..Rules::plain(7)
     };
-    let engine = Engine::new(&mut Memory::unlimited(), network, &start, Settlers { balancer, methods }, rules, &limits);
+    let engine = Engine::new(&mut Memory::unlimited(), network, &start, Solvers { balancer, methods }, rules, &limits);
     Setup { engine: engine.unwrap(), limits, start }
 }
 

@@ -11,7 +11,7 @@ use taskloom::ops::dropout::RowKey;
 use taskloom::surgery::methods::{Method, Order, PcGrad, Sum};
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::Engine;
-use taskloom::train::rules::{Rules, Settlers};
+use taskloom::train::rules::{Rules, Solvers};
 
 const ROWS: usize = 5;
 const OUTPUTS: [usize; 3] = [3, 1, 2];
@@ -40,7 +40,7 @@ fn engine(case: &Value) -> Engine {
     let method: Box<dyn Method> =
         if case["method"] == "pcgrad" { Box::new(PcGrad { order: Order::Fixed }) } else { Box::new(Sum) };
     let balancer = taskloom::surgery::balance::registry::build("equal", &serde_json::Map::new(), 3).unwrap();
-    let settlers = Settlers { balancer, methods: vec![method] };
+    let settlers = Solvers { balancer, methods: vec![method] };
     let start = Start { seed: 0, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
     let rows = 3 * ROWS;
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, present: 3, ..Limits::default() };
@@ -107,7 +107,7 @@ fn five_steps_match_pytorch() {
                 correction2: (1.0 - beta2.powi(power)) as f32,
             };
             let rates = Rates { rule, lr: 0.02, head_lr: 0.02, embedding_lr: 0.02, weight_decay: 0.01 };
-            let committed = engine.round(&batch, &[0, 1, 2], step as u64, &rates).unwrap();
+            let committed = engine.run_round(&batch, &[0, 1, 2], step as u64, &rates).unwrap().unwrap();
             let losses: Vec<f32> = committed.losses.iter().map(|&loss| loss as f32).collect();
             close(&format!("{name} losses of step {step}"), &losses, &flat(expected));
         }

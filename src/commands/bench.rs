@@ -22,7 +22,7 @@ use crate::surgery::balance;
 use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
 use crate::train::round::{Engine, Stages};
-use crate::train::rules::{Rules, Settlers};
+use crate::train::rules::{Rules, Solvers};
 
 const HIDDEN: usize = 768;
 /// The bag: a BERT vocabulary and 2^19 buckets, and texts of this many n-grams, as the review tasks have after word dropout.
@@ -111,8 +111,8 @@ pub(super) fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory
     if options.lanes > 1 && !rules.stores_jacobian(&*method) {
         bail!("--lanes need a method that keeps the tasks' gradients apart, which \"{}\" does not", options.method);
     }
-    let settlers = Settlers { balancer, methods: vec![method] };
-    Ok((Engine::new(memory, network, &start, settlers, rules, &limits)?, limits, start))
+    let solvers = Solvers { balancer, methods: vec![method] };
+    Ok((Engine::new(memory, network, &start, solvers, rules, &limits)?, limits, start))
 }
 
 /// BERT's shape at a width of 768, as the PyTorch side of the comparison builds it.

@@ -85,9 +85,9 @@ impl Rounds {
 
     fn run(&mut self, task: usize) -> Status {
         let rates = bench::rates(self.round);
-        let outcome = self.engine.round(&self.batches[task], &[task], self.round, &rates);
+        let outcome = self.engine.run_round(&self.batches[task], &[task], self.round, &rates);
         self.round += 1;
-        if outcome.is_ok() { Status::Ok } else { Status::NotFinite }
+        if outcome.is_ok_and(|outcome| outcome.is_ok()) { Status::Ok } else { Status::NotFinite }
     }
 }
 

@@ -91,11 +91,11 @@ impl Work<'_> {
     }
 
     fn compute(&self, engine: &mut Engine, batch: &Batch, present: &[usize]) -> Result<Outcome> {
-        let balancer = engine.balancer.state();
+        let balancer = engine.solver.balancer.state();
         let outcome = engine.run_round(batch, present, self.purpose.round, self.rates)?;
         if outcome.is_err() {
             // It had seen losses that now do not count.
-            engine.balancer.restore(&balancer).expect("a balancer takes back its own state");
+            engine.solver.balancer.restore(&balancer).expect("a balancer takes back its own state");
         }
         Ok(outcome)
     }
@@ -120,7 +120,7 @@ impl Work<'_> {
 }
 
 fn spans(engine: &Engine, batch: &Batch, present: &[usize], committed: &Committed) -> Vec<GroupSpan> {
-    if engine.quanta.is_empty() {
+    if engine.host.quanta.is_empty() {
         // A card's groups are not timed one by one.
         let (tasks, time) = (present.to_vec(), committed.stages.forward_backward);
         return vec![GroupSpan { tasks, lane: 0, start: Duration::ZERO, time }];
@@ -129,7 +129,7 @@ fn spans(engine: &Engine, batch: &Batch, present: &[usize], committed: &Committe
         let &Quantum { lane, start, time } = quantum;
         GroupSpan { tasks: batch.parts[group.clone()].iter().map(|part| part.task).collect(), lane, start, time }
     };
-    batch.groups.iter().zip(&engine.quanta).map(span).collect()
+    batch.groups.iter().zip(&engine.host.quanta).map(span).collect()
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

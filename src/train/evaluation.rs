@@ -145,7 +145,7 @@ impl Run<'_> {
     /// What the engine remembers beside its tensors, for a checkpoint.
     pub(super) fn keep_states(&mut self) {
         self.state.method_state = self.engine.method_state();
-        self.state.balancer_state = self.engine.balancer.state();
-        self.state.conflicts = self.engine.ledger.state();
+        self.state.balancer_state = self.engine.solver.balancer.state();
+        self.state.conflicts = self.engine.solver.ledger.state();
     }
 }

@@ -17,7 +17,7 @@ use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
 use crate::train::round::Engine;
-use crate::train::rules::{Clip, ClipScope, Rules, Scale, Settlers};
+use crate::train::rules::{Clip, ClipScope, Rules, Scale, Solvers};
 use crate::train::shapes::limits;
 use crate::train::turns::Turns;
 
@@ -112,7 +112,7 @@ impl Plan {
         let method = |_| registry::build(&surgery.method, &surgery.params, self.spec.heads.len());
         let methods = (0..blocks.settled()).map(method).collect::<Result<_, _>>();
         let methods = methods.map_err(|fault| anyhow!("surgery.method: {fault}"))?;
-        Engine::new(memory, network, &self.start, Settlers { balancer, methods }, self.rules, &self.limits)
+        Engine::new(memory, network, &self.start, Solvers { balancer, methods }, self.rules, &self.limits)
     }
 
     /// Buffers of the run and their bytes, without allocating them: those on its device, if it has one.

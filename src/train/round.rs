@@ -6,48 +6,33 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::accelerator::Accelerator;
-use super::decide::{Decided, Known, scaled_rule};
-use super::lanes::{Lanes, Quantum};
-use super::rules::{Rules, Scale, Settlers};
+pub use super::backend::Anomaly;
+use super::backend::{Backend, Stop, Work};
+use super::host::Host;
+use super::rules::{Rules, Solvers};
+use super::solve::{Known, Solver};
 use crate::device::memory::Memory;
-use crate::model::jacobian::Storage;
-use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Randomness, Scratch, Targets};
+use crate::model::network::{Batch, Keep, Limits, Network, Randomness, Targets};
 use crate::model::snapshot::Snapshot;
 use crate::model::{Parameters, Start};
-use crate::surgery::balance::{Balancer, Factors, Losses};
+use crate::surgery::balance::Factors;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::buffers::TaskBuffers;
 use crate::surgery::conflict::RoundConflicts;
-use crate::surgery::gram::{RoundGram, round_gram};
 use crate::surgery::ledger::RunLedger;
 use crate::surgery::methods::{Method, Status, registry};
-use crate::surgery::update::{Decision, Rates, Shared, Touched, commit};
+use crate::surgery::update::Rates;
 
-/// Everything a round works on.
+/// Everything a run trains, and what it trains it with.
 pub struct Engine {
     pub network: Network,
     pub parameters: Parameters,
     /// What an evaluation reads while training goes on, where it does.
     pub(super) snapshot: Option<Snapshot>,
-    pub balancer: Box<dyn Balancer>,
-    pub rules: Rules,
-    /// What the run's conflicts came to so far.
-    pub ledger: RunLedger,
     pub blocks: Blocks,
-    /// What the method keeps by task and parameter, if it does.
-    pub buffers: Option<TaskBuffers>,
-    /// One for each settled part of the encoder.
-    pub(super) methods: Vec<Box<dyn Method>>,
-    /// The method's update is on the scale of one gradient, not of their sum.
-    pub(super) averages: bool,
-    pub(super) gradients: Gradients,
-    pub(super) touched: Touched,
-    /// Where and when each fused group of the last round was computed.
-    pub(super) quanta: Vec<Quantum>,
-    pub(super) lanes: Lanes,
-    /// Activations, by lane; evaluation uses the first.
-    pub(super) arenas: Vec<Scratch>,
-    /// Where rounds are computed, if not here.
+    pub solver: Solver,
+    pub(super) host: Host,
+    /// Where rounds are computed, if not on the CPU.
     pub(super) accelerator: Option<Accelerator>,
 }
 
@@ -78,15 +63,6 @@ pub struct Committed {
     pub stages: Stages,
 }
 
-/// Why a round was not committed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Anomaly {
-    /// Run-wide index of the task; absent when the gradients were only kept added up.
-    pub task: Option<usize>,
-    pub what: &'static str,
-    pub value: f64,
-}
-
 pub type Outcome = Result<Committed, Anomaly>;
 
 impl Engine {
@@ -94,15 +70,15 @@ impl Engine {
         memory: &mut Memory,
         network: Network,
         start: &Start,
-        settlers: Settlers,
+        solvers: Solvers,
         rules: Rules,
         limits: &Limits,
     ) -> Result<Self> {
-        let Settlers { balancer, methods } = settlers;
+        let Solvers { balancer, methods } = solvers;
         let blocks = Blocks::new(&network, rules.granularity, methods[0].needs());
         ensure!(methods.len() == blocks.settled(), "{} methods for {} parts of the encoder", methods.len(), blocks.settled());
         let method = &*methods[0];
-        let averages = registry::find(method.name()).is_ok_and(|found| found.averages);
+        let mean_scaled = registry::find(method.name()).is_ok_and(|found| found.averages);
         let before = memory.used();
         let parameters = Parameters::new(memory, &network, start)?;
         let snapshot = rules.evaluates_copy.then(|| Snapshot::new(memory, &parameters)).transpose()?;
@@ -113,36 +89,10 @@ impl Engine {
             // All of the above, or nearly.
             memory.reserve("checkpoint: copy", memory.used() - before)?;
         }
-        let gradients = Gradients::new(memory, &network, keep, limits)?;
-        let lanes = Lanes::new(if memory.is_dry() { 1 } else { rules.lanes })?;
-        let mut arenas = Vec::with_capacity(rules.lanes);
-        for lane in 0..rules.lanes {
-            memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
-            let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
-            let staged = keep.stored && keep.storage == Storage::Bf16;
-            arenas.push(if staged { scratch.staged(memory, network.largest_piece())? } else { scratch });
-        }
-        memory.within(String::new());
+        let host = Host::new(memory, &network, &rules, keep, limits)?;
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
-        let touched = Touched::default();
-        Ok(Self {
-            network,
-            parameters,
-            snapshot,
-            balancer,
-            rules,
-            ledger,
-            blocks,
-            buffers,
-            methods,
-            averages,
-            gradients,
-            touched,
-            quanta: Vec::new(),
-            lanes,
-            arenas,
-            accelerator: None,
-        })
+        let solver = Solver { rules, balancer, methods, buffers, ledger, mean_scaled };
+        Ok(Self { network, parameters, snapshot, blocks, solver, host, accelerator: None })
     }
 
     /// Copies the parameters for [`Engine::with_snapshot`].
@@ -169,17 +119,17 @@ impl Engine {
 
     /// Independent batches that a round is divided into.
     pub fn batches(&self) -> usize {
-        self.gradients.batches
+        self.host.gradients.batches
     }
 
     /// The method, by its first instance.
     pub fn method(&self) -> &dyn Method {
-        &*self.methods[0]
+        self.solver.method()
     }
 
     /// What the method remembers, for the checkpoint; a list where there is one for each block.
     pub fn method_state(&self) -> Value {
-        match &self.methods[..] {
+        match &self.solver.methods[..] {
             [one] => one.state(),
             many => many.iter().map(|method| method.state()).collect(),
         }
@@ -187,7 +137,7 @@ impl Engine {
 
     /// Takes back what [`Engine::method_state`] gave.
     pub fn restore_method(&mut self, state: &Value) -> Result<(), String> {
-        match (&mut self.methods[..], state) {
+        match (&mut self.solver.methods[..], state) {
             ([one], state) => one.restore(state),
             (many, Value::Array(states)) if many.len() == states.len() => {
                 many.iter_mut().zip(states).try_for_each(|(method, state)| method.restore(state))
@@ -198,141 +148,120 @@ impl Engine {
 
     /// Logits of a batch without training, part after part of its first group.
     pub fn predict(&mut self, batch: &Batch) -> &[f32] {
-        self.network.forward(self.parameters.weights(), batch, &batch.parts, &mut self.arenas[0], None);
-        self.arenas[0].logits()
+        self.network.forward(self.parameters.weights(), batch, &batch.parts, &mut self.host.arenas[0], None);
+        self.host.arenas[0].logits()
     }
 
     /// (tokens x hidden) what the frozen prefix makes of a batch; none where there is no transformer.
     pub fn prefix(&mut self, batch: &Batch) -> Option<&[f32]> {
-        self.network.prefix(self.parameters.weights(), batch, &mut self.arenas[0])
+        self.network.prefix(self.parameters.weights(), batch, &mut self.host.arenas[0])
     }
 
     /// Tokens that an evaluation batch may have, where the encoder reads tokens.
     pub fn token_room(&self) -> Option<usize> {
-        self.arenas[0].token_room(self.network.spec.encoder.hidden)
+        self.host.arenas[0].token_room(self.network.spec.encoder.hidden)
     }
 
     /// Masked tokens that an evaluation batch may have.
     pub fn masked_room(&self) -> usize {
-        self.arenas[0].masked_room()
+        self.host.arenas[0].masked_room()
     }
 
     /// Sum of losses of one row of the last predicted batch, which holds rows of `task` only.
     pub fn row_loss(&mut self, task: usize, targets: &Targets, row: usize) -> f64 {
-        self.network.row_loss(task, targets, row, &mut self.arenas[0])
+        self.network.row_loss(task, targets, row, &mut self.host.arenas[0])
     }
 
-    /// Runs round `round` on `batch` for the present `tasks` (ascending run-wide indices).
-    pub fn round(&mut self, batch: &Batch, tasks: &[usize], round: u64, rates: &Rates) -> Outcome {
+    /// Runs round `round` on `batch` for the present `tasks` (ascending run-wide indices). The error is a device's.
+    pub fn run_round(&mut self, batch: &Batch, tasks: &[usize], round: u64, rates: &Rates) -> Result<Outcome> {
+        match self.round(batch, tasks, round, rates) {
+            Ok(committed) => Ok(Ok(committed)),
+            Err(Stop::Anomaly(anomaly)) => Ok(Err(anomaly)),
+            Err(Stop::Device(error)) => Err(error.into()),
+        }
+    }
+
+    fn round(&mut self, batch: &Batch, tasks: &[usize], round: u64, rates: &Rates) -> Result<Committed, Stop> {
         let mut stages = Stages::default();
         let mut clock = Instant::now();
         let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
 
-        let (losses, balance) = self.forward_backward(batch, tasks, round)?;
-        stages.forward_backward = lap();
+        let Self { network, parameters, blocks, solver, host, accelerator, .. } = self;
+        let stored = host.gradients.stored;
+        let shares = batch_shares(batch, tasks.len(), host.gradients.batches);
+        let backend: &mut dyn Backend = match accelerator {
+            Some(accelerator) => accelerator,
+            None => host,
+        };
+        let random = Randomness { seed: solver.rules.seed, round: round as u32 };
+        let work = &mut Work { network, parameters, blocks, batch, tasks, round, random, shares: &shares };
 
-        let rows = (tasks.len() * self.gradients.batches).min(self.gradients.rows.len());
-        self.touched.union.merge(&self.gradients.rows[..rows]);
-        if let Some(table) = self.parameters.rows.as_ref().filter(|_| self.network.spec.steps_whole_table()) {
-            self.touched.union.cover(table.rows());
+        let simple = solver.simple(tasks.len(), blocks.settled());
+        let (forward, products, done) = match simple.and_then(|simple| backend.whole_round(work, &simple, rates)) {
+            Some(whole) => {
+                let (forward, products, step) = whole?;
+                stages.forward_backward = lap();
+                (forward, products, Some(step))
+            }
+            None => {
+                let scales_early = !stored && solver.balancer.name() != "equal";
+                let mut balance = |losses: &[f64]| solver.balance(losses, tasks, round);
+                let forward = backend.forward_backward(work, scales_early.then_some(&mut balance))?;
+                stages.forward_backward = lap();
+                (forward, backend.products(work)?, None)
+            }
+        };
+        if let Some(anomaly) = forward.anomaly(tasks).or_else(|| products.anomaly(tasks)) {
+            return Err(anomaly);
         }
-        let shares = batch_shares(batch, tasks.len(), self.gradients.batches);
-        let (gram, heads) = self.products(tasks, &shares)?;
-        let conflicts = self.tracks_conflicts().then(|| RoundConflicts::of(&gram, tasks.len()));
+        let losses = forward.losses;
+        let tracked = stored && solver.rules.conflict_every > 0;
+        let conflicts = tracked.then(|| RoundConflicts::of(&products.gram, tasks.len()));
         stages.gram = lap();
 
-        let balanced = if self.gradients.stored { balance.factors.clone() } else { vec![1.0; tasks.len()] };
-        let decision = self.decide(Known { gram, heads, tasks, losses: &losses, balanced, shares: &shares, round });
-        let conflicts = conflicts.and_then(|conflicts| self.book(conflicts, &decision.weights, &decision.balanced, tasks, round));
+        let balance = forward.balanced.unwrap_or_else(|| solver.balance(&losses, tasks, round));
+        let balanced = if stored { balance.factors.clone() } else { vec![1.0; tasks.len()] };
+        let moved = done.is_some();
+        let step = match done {
+            Some(step) => step,
+            None => solver.solve(backend, work, Known { products, losses: &losses, balanced: &balanced })?,
+        };
+        if !step.norm.is_finite() {
+            return Err(Stop::anomaly(None, "update norm", step.norm));
+        }
+        let conflicts = conflicts.and_then(|found| solver.add_conflicts(found, work, &step.weights, &balanced));
         stages.solve = lap();
 
-        self.commit(&decision, tasks, round, rates);
+        if !moved {
+            backend.step(work, &step, solver.method().columnwise(), rates)?;
+        }
         stages.update = lap();
 
-        if self.balancer.wants_losses_after_step()
-            && let Ok(after) = self.losses(batch, tasks, round)
-        {
-            let seen = self.seen(&after, tasks, round);
-            self.balancer.after_step(&seen);
-        }
-        let Decided { weights, norm, clip, status, .. } = decision;
-        Ok(Committed { losses, balance, weights, norm, clip, status, conflicts, stages })
-    }
-
-    /// Moves all parameters as decided.
-    fn commit(&mut self, decision: &Decided, tasks: &[usize], round: u64, rates: &Rates) {
-        let scaled = |set: &Vec<f64>| set.iter().zip(&decision.factors).map(|(w, f)| w * f).collect();
-        let sets: Vec<Vec<f64>> = decision.weights.iter().map(scaled).collect();
-        let rule = self.methods[0].columnwise().map(|rule| scaled_rule(rule, &decision.factors, round, self.rules.seed));
-        let weights = Shared::Weights { sets: &sets, blocks: &self.blocks };
-        let shared = rule.as_ref().map_or(weights, |rule| Shared::Columns(rule));
-        let applied = Decision { tasks, shared, heads: &decision.heads };
-        commit(&self.network, &mut self.parameters, &self.gradients, &mut self.touched, &applied, rates);
-    }
-
-    pub(super) fn randomness(&self, round: u64) -> Randomness {
-        Randomness { seed: self.rules.seed, round: round as u32 }
-    }
-
-    pub(super) fn balance(&mut self, losses: &[f64], tasks: &[usize], round: u64) -> Factors {
-        let seen = self.seen(losses, tasks, round);
-        self.balancer.factors(&seen)
-    }
-
-    pub(super) fn seen<'a>(&self, losses: &'a [f64], tasks: &'a [usize], round: u64) -> Losses<'a> {
-        Losses { losses, tasks, round, epoch: round / self.rules.rounds_per_epoch, seed: self.rules.seed }
-    }
-
-    pub(super) fn tracks_conflicts(&self) -> bool {
-        self.gradients.stored && self.rules.conflict_every > 0
-    }
-
-    /// Adds a round's conflicts to the run's; returns them where they are to be reported.
-    pub(super) fn book(
-        &mut self,
-        mut conflicts: RoundConflicts,
-        weights: &[Vec<f64>],
-        balanced: &[f64],
-        tasks: &[usize],
-        round: u64,
-    ) -> Option<RoundConflicts> {
-        let plain = self.plain_weight(tasks.len());
-        conflicts.settle(&self.blocks, weights, balanced, plain);
-        self.ledger.add(&conflicts, tasks);
-        round.is_multiple_of(self.rules.conflict_every).then_some(conflicts)
-    }
-
-    /// Every task's weight without surgery, on the scale of this run's updates.
-    fn plain_weight(&self, count: usize) -> f64 {
-        match (self.rules.scale, self.averages) {
-            (Scale::Mean, _) | (Scale::Native, true) => 1.0 / count as f64,
-            _ => 1.0,
-        }
-    }
-
-    /// Gram matrix and squared norms of the heads' gradients.
-    fn products(&self, tasks: &[usize], shares: &[f64]) -> Result<(RoundGram, Vec<f64>), Anomaly> {
-        let gram = round_gram(&self.gradients, &self.touched.union, &self.blocks, tasks.len(), shares);
-        let total = gram.total();
-        let mut head_squares = Vec::with_capacity(tasks.len());
-        for (index, &task) in tasks.iter().enumerate() {
-            let gradient = &self.gradients.heads[self.network.table.head_range(task)];
-            let square: f64 = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
-            let own = total[index * tasks.len() + index] + square;
-            if !own.is_finite() {
-                return Err(Anomaly { task: Some(task), what: "gradient norm", value: own.sqrt() });
+        if solver.balancer.wants_losses_after_step() {
+            let after = match backend.losses(work) {
+                Err(Stop::Device(error)) => return Err(error.into()),
+                after => after.ok().filter(|losses| losses.iter().all(|loss| loss.is_finite())),
+            };
+            if let Some(after) = after {
+                let seen = solver.seen(&after, tasks, round);
+                solver.balancer.after_step(&seen);
             }
-            head_squares.push(square);
         }
-        if let Some(added) = gram.added.filter(|added| !added.is_finite()) {
-            return Err(Anomaly { task: None, what: "gradient norm", value: added.sqrt() });
-        }
-        Ok((gram, head_squares))
+        Ok(Committed {
+            losses,
+            balance,
+            weights: step.weights,
+            norm: step.norm,
+            clip: step.clip,
+            status: step.status,
+            conflicts,
+            stages,
+        })
     }
 }
 
 /// (rows of J) the part of its task's observed targets that each row comes from.
-pub(super) fn batch_shares(batch: &Batch, present: usize, batches: usize) -> Vec<f64> {
+fn batch_shares(batch: &Batch, present: usize, batches: usize) -> Vec<f64> {
     let mut counts = vec![0.0; present * batches];
     for part in &batch.parts {
         counts[part.present * batches + part.batch] += part.targets.observed() as f64;

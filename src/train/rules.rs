@@ -54,10 +54,10 @@ pub struct Rules {
     pub copies_checkpoints: bool,
 }
 
-/// What settles a round: factors on the losses, then weights of the gradients.
-pub struct Settlers {
+/// What solves a round: factors on the losses, then weights of the gradients.
+pub struct Solvers {
     pub balancer: Box<dyn Balancer>,
-    /// One for each part of the encoder that is settled on its own; all of one kind.
+    /// One for each part of the encoder that has weights of its own; all of one kind.
     pub methods: Vec<Box<dyn Method>>,
 }
 

@@ -202,14 +202,14 @@ impl<'a> Run<'a> {
         };
         let seconds = self.started.elapsed().as_secs_f64();
         let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let conflicts = self.engine.ledger.whole.worst(MOST_PAIRS);
+        let conflicts = self.engine.solver.ledger.whole.worst(MOST_PAIRS);
         let end_event = Event::End {
             round: self.state.round,
             reason,
             seconds,
             peak_bytes: peak_resident(),
             conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
-            blocks: self.engine.ledger.contested(&self.engine.blocks.names, MOST_BLOCKS),
+            blocks: self.engine.solver.ledger.contested(&self.engine.blocks.names, MOST_BLOCKS),
             fallbacks: &self.state.fallbacks,
             tasks: self.task_ends(end),
         };
@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
         self.state.bad_rounds = guard.in_a_row;
         let names: Vec<&str> = tasks.iter().map(|&task| self.corpus.tasks[task].name.as_str()).collect();
         if let Some(conflicts) = &done.conflicts {
-            let means = self.engine.ledger.cosines(tasks);
+            let means = self.engine.solver.ledger.cosines(tasks);
             let blocks = &self.engine.blocks.names;
             self.observer.emit(&Event::Conflict { round, tasks: &names, conflicts, blocks, mean_cosines: &means })?;
         }

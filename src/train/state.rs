@@ -60,9 +60,9 @@ pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         faults: Default::default(),
         method: engine.method().name().to_owned(),
         method_state: engine.method_state(),
-        balancer: engine.balancer.name().to_owned(),
-        balancer_state: engine.balancer.state(),
-        conflicts: engine.ledger.state(),
+        balancer: engine.solver.balancer.name().to_owned(),
+        balancer_state: engine.solver.balancer.state(),
+        conflicts: engine.solver.ledger.state(),
         fallbacks: Default::default(),
         hashes: Default::default(),
     }

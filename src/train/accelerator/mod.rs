@@ -10,9 +10,9 @@ mod packet;
 mod pass;
 mod program;
 mod rows;
-mod settle;
 mod solve;
 mod transfer;
+mod update_step;
 
 use anyhow::Result;
 
@@ -24,13 +24,10 @@ use crate::ops::launch::surgery::{Chunks, ChunksOnDevice, Columns, State};
 use crate::surgery::blocks::Blocks;
 use lane::Lane;
 use packet::{Mailbox, Packet};
+use pass::Packed;
 use program::Graphs;
 use rows::TableOnDevice;
 use solve::Solver;
-
-pub use pass::Round;
-pub use settle::{Products, SharedPlan, StepPlan};
-pub use solve::{Solved, Solving};
 
 /// Parameter groups: shared with and without decay, heads with and without, the embedding table.
 const GROUPS: usize = 5;
@@ -57,6 +54,10 @@ pub struct Accelerator {
     batches: Mailbox,
     steps: Mailbox,
     cut: Cut,
+    /// The round whose gradients lie here.
+    packed: Option<Packed>,
+    /// What the host read of it.
+    read: Vec<f64>,
     staging: StagingId,
     staging_bytes: usize,
 }
@@ -180,6 +181,8 @@ impl Accelerator {
             batches,
             steps,
             cut,
+            packed: None,
+            read: Vec::new(),
             staging,
             staging_bytes,
         })

@@ -6,24 +6,14 @@ use super::packet::{Packet, to_bf16};
 use super::program::{Program, Step};
 use super::rows::{RowIndex, RowsOnDevice};
 use crate::device::driver::{Address, DeviceError, StreamId};
-use crate::model::Parameters;
-use crate::model::network::{Batch, Network, Part, Randomness, Targets};
+use crate::model::network::{Batch, Network, Part, Targets};
 use crate::model::spec::HeadKind;
 use crate::ops::activation::Activation;
 use crate::ops::launch::elementwise::{self, Scalar};
 use crate::ops::launch::gemm as matmul;
 use crate::ops::launch::heads::{self, HeadSegment, Loss, LossSegment};
 use crate::ops::launch::rows;
-
-/// A round to compute.
-#[derive(Clone, Copy)]
-pub struct Round<'a> {
-    pub network: &'a Network,
-    pub batch: &'a Batch,
-    /// Run-wide indices of the present tasks.
-    pub tasks: &'a [usize],
-    pub random: Randomness,
-}
+use crate::train::backend::Work;
 
 /// A round's batch, on the device.
 pub(super) struct Packed {
@@ -62,10 +52,10 @@ struct Group {
 
 impl Accelerator {
     /// Lays the round's batch into pinned memory.
-    pub(super) fn pack(&mut self, own: Round, parameters: &mut Parameters) -> Result<Packed, DeviceError> {
-        let Round { network, batch, tasks, random } = own;
+    pub(super) fn pack(&mut self, work: &mut Work) -> Result<Packed, DeviceError> {
+        let &mut Work { network, ref mut parameters, batch, tasks, round, .. } = work;
         let mut packet = self.batches.packet();
-        let round = packet.push(&[u64::from(random.round)]);
+        let round = packet.push(&[round]);
         let heads = tasks.iter().map(|&task| network.table.head_range(task));
         let bounds = packet.push(&heads.flat_map(|range| [range.start as u64, range.end as u64]).collect::<Vec<_>>());
         let index = self.table.as_ref().map(|_| RowIndex::new(batch, tasks.len()));
@@ -122,7 +112,7 @@ impl Accelerator {
 
     /// Adds all groups: losses, and with `backward` private gradients. Groups take the lanes in turn; one that adds to an
     /// earlier micro-batch's gradients follows it.
-    pub(super) fn add_pass(&self, program: &mut Program, own: Round, packed: &Packed, backward: bool) {
+    pub(super) fn add_pass(&self, program: &mut Program, work: &Work, packed: &Packed, backward: bool) {
         let streams = &self.streams;
         let [first, second] = streams.lanes;
         let mut sections = packed.packet.sections.iter();
@@ -149,9 +139,9 @@ impl Accelerator {
                 program.order(streams.lanes[1 - lane], streams.done[1 - lane], stream);
             }
             let place = Place { stream, lane: &self.lanes[lane], group, packed };
-            self.add_forward(program, own, &place);
+            self.add_forward(program, work, &place);
             if backward {
-                self.add_backward(program, own, &place);
+                self.add_backward(program, work, &place);
             }
         }
         send(program, first);
@@ -165,9 +155,9 @@ impl Accelerator {
         }
     }
 
-    fn add_forward(&self, program: &mut Program, own: Round, place: &Place) {
+    fn add_forward(&self, program: &mut Program, work: &Work, place: &Place) {
         let Place { stream, lane, group, packed } = *place;
-        let (network, encoder) = (own.network, &own.network.spec.encoder);
+        let (network, encoder) = (work.network, &work.network.spec.encoder);
         let (width, inputs) = (encoder.hidden, encoder.inputs());
         let x = place.input();
         if let Some(rows) = &packed.rows {
@@ -190,7 +180,7 @@ impl Accelerator {
                 activation: encoder.activation,
             }),
         );
-        place.dropout(program, own, lane.hidden);
+        place.dropout(program, work, lane.hidden);
         program.launch(stream, heads::forward(lane.logits, lane.hidden, self.heads.state.values, group.heads, width));
         let smoothing = network.label_smoothing;
         let losses = heads::loss_rows(lane.dlogits, lane.row_losses, lane.logits, group.targets, group.losses, smoothing, 0);
@@ -198,15 +188,15 @@ impl Accelerator {
         program.launch(stream, heads::loss_sums(self.results.at, lane.row_losses, group.losses, group.add));
     }
 
-    fn add_backward(&self, program: &mut Program, own: Round, place: &Place) {
+    fn add_backward(&self, program: &mut Program, work: &Work, place: &Place) {
         let Place { stream, lane, group, .. } = *place;
-        let encoder = &own.network.spec.encoder;
+        let encoder = &work.network.spec.encoder;
         let (width, inputs, x) = (encoder.hidden, encoder.inputs(), place.input());
         let count = group.rows * width;
         let weights = heads::weight(self.head_gradients, lane.dlogits, lane.hidden, group.heads, group.add, width, group.outputs);
         program.launch(stream, weights);
         program.launch(stream, heads::input(lane.dhidden, lane.dlogits, self.heads.state.values, group.heads, width));
-        place.dropout(program, own, lane.dhidden);
+        place.dropout(program, work, lane.dhidden);
         if lane.shortcut != 0 {
             program.push(Step::Copy { stream, to: lane.shortcut, from: lane.dhidden, bytes: 2 * count });
         }
@@ -217,7 +207,7 @@ impl Accelerator {
         program.launch(stream, matmul::weight(self.jacobian, lane.dhidden, x, group.weights, width, inputs));
         program.launch(stream, matmul::bias(self.jacobian, lane.dhidden, group.biases, width));
         let Some(table) = &self.table else { return };
-        let weight = self.shared.state.copy + 2 * own.network.table.shared[0].offset as Address;
+        let weight = self.shared.state.copy + 2 * work.network.table.shared[0].offset as Address;
         program.launch(
             stream,
             matmul::input(matmul::Input {
@@ -251,11 +241,11 @@ impl Place<'_> {
         if self.packed.rows.is_some() { self.lane.input } else { self.group.features }
     }
 
-    fn dropout(&self, program: &mut Program, own: Round, x: Address) {
-        let encoder = &own.network.spec.encoder;
+    fn dropout(&self, program: &mut Program, work: &Work, x: Address) {
+        let encoder = &work.network.spec.encoder;
         if encoder.dropout > 0.0 {
             let (at, rows) = ([x, self.group.keys, self.packed.round], self.group.rows);
-            let seed = own.random.seed;
+            let seed = work.random.seed;
             program.launch(self.stream, elementwise::dropout(Scalar::Bf16, at, rows, encoder.hidden, encoder.dropout, seed));
         }
     }

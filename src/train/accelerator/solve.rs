@@ -2,15 +2,15 @@
 
 use anyhow::Result;
 
-use super::pass::Round;
 use super::program::Program;
-use super::settle::{Factors, Products, SharedFactors, head_chunks, push_rates};
+use super::update_step::{Factors, SharedFactors, head_chunks, means, push_rates};
 use super::{Accelerator, push_chunks};
 use crate::device::driver::{Address, DeviceError, Driver};
-use crate::model::Parameters;
 use crate::ops::launch::surgery::{self, Method, Solve};
-use crate::surgery::methods::Order;
+use crate::surgery::methods::{Order, Simple, Status};
 use crate::surgery::update::Rates;
+use crate::train::backend::{Forward, Products, SimpleSolve, Work};
+use crate::train::solve::Step;
 
 /// Room of kernels/solve.cu.
 pub struct Solver {
@@ -42,47 +42,23 @@ impl Solver {
     }
 }
 
-/// How the device solves a round's surgery.
-#[derive(Clone, Copy, Debug)]
-pub struct Solving {
-    pub method: Method,
-    pub order: Order,
-    /// On the weights.
-    pub rescale: f64,
-    /// 0: none.
-    pub clip_norm: f64,
-    /// Clip each task's gradient, not the update.
-    pub clip_tasks: bool,
-    pub heads_weighted: bool,
-}
-
-/// What surgery on the device came to; `finite` tells whether anything has moved.
-pub struct Solved {
-    /// (T) by set.
-    pub weights: Vec<Vec<f64>>,
-    pub norm: f64,
-    pub clip: f64,
-    pub finite: bool,
-}
-
 impl Accelerator {
     /// Gradients, surgery and step; waits for all of it.
-    pub fn round(
+    pub(super) fn solve_and_step(
         &mut self,
-        round: Round,
-        parameters: &mut Parameters,
-        solving: &Solving,
+        work: &mut Work,
+        simple: &SimpleSolve,
         rates: &Rates,
-    ) -> Result<(Products, Solved), DeviceError> {
-        let count = round.tasks.len();
-        let packed = self.pack(round, parameters)?;
+    ) -> Result<(Forward, Products, Step), DeviceError> {
+        let count = work.tasks.len();
+        let packed = self.pack(work)?;
         let mut packet = self.steps.packet();
-        let chunks = head_chunks(round.network, round.tasks);
+        let chunks = head_chunks(work.network, work.tasks);
         let rates = push_rates(&mut packet, rates);
         let head_chunks = push_chunks(&mut packet, &chunks);
-        let visits: Vec<u32> = self.visits(round, solving.order);
+        let visits: Vec<u32> = self.visits(work, simple.order);
         let [orders, tasks] =
-            [packet.push(&visits), packet.push(&round.tasks.iter().map(|&task| task as u32).collect::<Vec<_>>())];
+            [packet.push(&visits), packet.push(&work.tasks.iter().map(|&task| task as u32).collect::<Vec<_>>())];
         let balance = packet.push(&vec![1.0f64; count]);
         packet.close();
         self.steps.fill(&mut *self.driver, &packet)?;
@@ -90,7 +66,7 @@ impl Accelerator {
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
         program.push(self.steps.send(stream, &packet.sections[0]));
-        self.add_pass(&mut program, round, &packed, true);
+        self.add_pass(&mut program, work, &packed, true);
         self.add_products(&mut program, &packed, count);
         let (results, solver, cut) = (&self.results, &self.solver, &self.cut);
         let first = if cut.sets > 1 { 0 } else { cut.blocks };
@@ -112,36 +88,40 @@ impl Accelerator {
                 balance,
                 losses: results.at,
                 head_squares: results.address(results.squares()),
-                method: solving.method,
+                method: kernel_method(simple.method),
                 blocks: cut.sets,
                 count,
                 run_tasks: solver.run_tasks,
-                rescale: solving.rescale,
-                clip_norm: solving.clip_norm,
-                clip_tasks: solving.clip_tasks,
-                heads_weighted: solving.heads_weighted,
+                rescale: simple.rescale,
+                clip_norm: simple.clip_norm,
+                clip_tasks: simple.clip_tasks,
+                heads_weighted: simple.weighted_heads,
             }),
         );
         let shared = SharedFactors::Sets(solver.shared_factors);
         let factors = Factors { shared, heads: solver.head_factors, rates, head_chunks };
         self.add_update(&mut program, &packed, &factors, count);
         let values = self.read(program, count)?;
-        Ok((self.products(&values, count), self.solved(&values, count)))
+        let losses = means(work.batch, &values[..count]);
+        Ok((Forward { losses, balanced: None }, self.products_of(&values, count), self.solved(&values, count)))
     }
 
     /// (sets x T x T) which rows each row visits, in order.
-    fn visits(&self, round: Round, order: Order) -> Vec<u32> {
-        let count = round.tasks.len();
-        let (seed, number) = (round.random.seed, u64::from(round.random.round));
+    fn visits(&self, work: &Work, order: Order) -> Vec<u32> {
+        let count = work.tasks.len();
+        let (seed, number) = (work.random.seed, work.round);
         let own: Vec<u32> = (0..count).flat_map(|row| order.visits(count, seed, number, row)).map(|at| at as u32).collect();
         own.repeat(self.cut.sets)
     }
 
-    fn solved(&self, values: &[f64], count: usize) -> Solved {
+    /// What the kernel left; a norm that is not finite where it moved nothing.
+    fn solved(&self, values: &[f64], count: usize) -> Step {
         let results = &self.results;
         let weights = values[results.weights()..].chunks_exact(count).take(self.cut.sets);
         let summary = &values[results.summary()..];
-        Solved { weights: weights.map(<[f64]>::to_vec).collect(), norm: summary[0], clip: summary[1], finite: summary[2] != 0.0 }
+        let norm = if summary[2] != 0.0 { summary[0] } else { f64::NAN };
+        let (factors, heads) = (Vec::new(), Vec::new());
+        Step { weights: weights.map(<[f64]>::to_vec).collect(), factors, heads, norm, clip: summary[1], status: Status::Ok }
     }
 
     /// Gives the device the moving cosines of a method's instances, one after the other.
@@ -153,5 +133,14 @@ impl Accelerator {
     /// Takes them back.
     pub fn store_targets(&mut self, targets: &mut [f64]) -> Result<(), DeviceError> {
         self.download(self.solver.targets, bytemuck::cast_slice_mut(targets))
+    }
+}
+
+/// The mean is the sum on another scale.
+fn kernel_method(method: Simple) -> Method {
+    match method {
+        Simple::Sum | Simple::Mean => Method::Sum,
+        Simple::PcGrad { .. } => Method::PcGrad,
+        Simple::GradVac { beta, eps, .. } => Method::GradVac { beta, eps },
     }
 }

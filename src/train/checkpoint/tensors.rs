@@ -50,7 +50,7 @@ pub(super) fn optimizer_tensors(engine: &Engine) -> Result<Tensors<'_>> {
             tensors.insert(name.into(), view);
         }
     }
-    if let Some(buffers) = &engine.buffers {
+    if let Some(buffers) = &engine.solver.buffers {
         let view = TensorView::new(Dtype::F32, vec![buffers.dense.len()], bytemuck::cast_slice(&buffers.dense))?;
         tensors.insert(BUFFERS.into(), view);
         for (task, buffer) in buffers.rows.iter().enumerate() {
@@ -122,7 +122,7 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
         optimizer.read("first.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(first))?;
         optimizer.read("second.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(second))?;
     }
-    if let Some(buffers) = &mut engine.buffers {
+    if let Some(buffers) = &mut engine.solver.buffers {
         optimizer.read(BUFFERS, Dtype::F32, bytemuck::cast_slice_mut(&mut buffers.dense))?;
         for (task, buffer) in buffers.rows.iter_mut().enumerate() {
             let [rows_name, values_name] = row_buffer_names(task);
@@ -137,11 +137,11 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
         state.method,
         engine.method().name()
     );
-    let (theirs, ours) = (&state.balancer, engine.balancer.name());
+    let (theirs, ours) = (&state.balancer, engine.solver.balancer.name());
     ensure!(theirs == ours, "the checkpoint's balancer is {theirs}, not {ours}");
     engine.restore_method(&state.method_state).map_err(anyhow::Error::msg)?;
-    engine.balancer.restore(&state.balancer_state).map_err(anyhow::Error::msg)?;
-    engine.ledger.restore(&state.conflicts).map_err(anyhow::Error::msg)
+    engine.solver.balancer.restore(&state.balancer_state).map_err(anyhow::Error::msg)?;
+    engine.solver.ledger.restore(&state.conflicts).map_err(anyhow::Error::msg)
 }
 
 fn read_model(path: PathBuf, engine: &mut Engine) -> Result<()> {

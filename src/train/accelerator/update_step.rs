@@ -1,42 +1,21 @@
 //! From rows of J to moved parameters: products of gradients, the host's one read of them, and the step.
 
-use super::pass::{Packed, Round};
+use super::packet::Packet;
+use super::pass::Packed;
 use super::program::{Program, Step};
 use super::{Accelerator, GROUPS, columns, push_chunks};
 use crate::device::driver::{Address, DeviceError};
-use crate::model::Parameters;
-use crate::model::network::Network;
+use crate::model::network::{Batch, Network};
 use crate::ops::launch::rows;
-use crate::ops::launch::surgery::{self, Chunks, ChunksOnDevice, ColumnRule, Columnwise, GroupRates, Jacobian, RatesOnDevice};
+use crate::ops::launch::surgery::{self, Chunks, ChunksOnDevice, ColumnRule, GroupRates, Jacobian, RatesOnDevice};
+use crate::surgery::buffers::{Passes, TaskBuffers};
+use crate::surgery::gram::RoundGram;
+use crate::surgery::methods::{self, Columnwise};
 use crate::surgery::update::Rates;
+use crate::train::backend::{Backend, Balance, Forward, Products, SimpleSolve, Stop, Work};
+use crate::train::solve;
 
-/// What the host knows of a round.
-pub struct Products {
-    /// (T) sums of losses over the present tasks' observed targets.
-    pub losses: Vec<f64>,
-    /// (T) squared norms of their heads' gradients.
-    pub heads: Vec<f64>,
-    /// (B) of T x T each.
-    pub grams: Vec<Vec<f64>>,
-}
-
-/// What a round decided: clipping and balancing are in the factors.
-pub struct StepPlan<'a> {
-    pub shared: SharedPlan<'a>,
-    /// (T) factor of each task's head gradient.
-    pub heads: &'a [f64],
-}
-
-/// How the tasks' shared gradients become one.
-#[derive(Clone, Copy)]
-pub enum SharedPlan<'a> {
-    /// (T) factor of each task's shared gradient, by set of weights.
-    Sets(&'a [Vec<f64>]),
-    /// Column by column, on gradients scaled by (T) factors.
-    Columns { rule: Columnwise, factors: &'a [f64] },
-}
-
-/// [`SharedPlan`], on the device.
+/// How the tasks' shared gradients become one, on the device.
 #[derive(Clone, Copy)]
 pub(super) enum SharedFactors {
     /// (sets x T) f32
@@ -53,47 +32,50 @@ pub(super) struct Factors {
     pub head_chunks: ChunksOnDevice,
 }
 
-/// Private gradients that lie on the device until the step.
-pub struct Gradients(Packed);
-
-impl Accelerator {
-    /// Private gradients of all groups, and their products: the round's one wait.
-    pub fn gradients(&mut self, round: Round, parameters: &mut Parameters) -> Result<(Gradients, Products), DeviceError> {
-        let packed = self.pack(round, parameters)?;
+impl Backend for Accelerator {
+    /// The round's one wait: with the losses come the products.
+    fn forward_backward(&mut self, work: &mut Work, _: Option<Balance>) -> Result<Forward, Stop> {
+        let packed = self.pack(work)?;
         let mut program = Program::default();
-        self.add_pass(&mut program, round, &packed, true);
-        self.add_products(&mut program, &packed, round.tasks.len());
-        let values = self.read(program, round.tasks.len())?;
-        Ok((Gradients(packed), self.products(&values, round.tasks.len())))
+        self.add_pass(&mut program, work, &packed, true);
+        self.add_products(&mut program, &packed, work.tasks.len());
+        let values = self.read(program, work.tasks.len())?;
+        self.packed = Some(packed);
+        let losses = means(work.batch, &values[..work.tasks.len()]);
+        self.read = values;
+        Ok(Forward { losses, balanced: None })
     }
 
-    /// (T) sums of losses under the parameters as they are now.
-    pub fn losses(&mut self, round: Round, parameters: &mut Parameters) -> Result<Vec<f64>, DeviceError> {
-        let packed = self.pack(round, parameters)?;
-        let mut program = Program::default();
-        self.add_pass(&mut program, round, &packed, false);
-        let mut values = self.read(program, round.tasks.len())?;
-        values.truncate(round.tasks.len());
-        Ok(values)
+    fn products(&mut self, work: &Work) -> Result<Products, Stop> {
+        Ok(self.products_of(&self.read, work.tasks.len()))
     }
 
-    /// Moves all parameters. Returns before it has happened.
-    pub fn step(&mut self, round: Round, gradients: &Gradients, plan: &StepPlan, rates: &Rates) -> Result<(), DeviceError> {
+    fn move_buffers(&mut self, _: &mut TaskBuffers, _: &Passes, _: &Work) -> Vec<Vec<f64>> {
+        unreachable!("Engine::check_accelerable refuses methods with buffers")
+    }
+
+    /// A second wait of the round, for the methods that have no other way to know it.
+    fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop> {
+        let packed = self.packed.take().expect("gradients before their products");
+        let square = self.square_of_rule(work, &packed, rule, factors);
+        self.packed = Some(packed);
+        Ok(square?)
+    }
+
+    /// Returns before it has happened.
+    fn step(&mut self, work: &mut Work, step: &solve::Step, rule: Option<&dyn Columnwise>, rates: &Rates) -> Result<(), Stop> {
+        let packed = self.packed.take().expect("gradients before the step");
         let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
         let mut packet = self.steps.packet();
-        let chunks = head_chunks(round.network, round.tasks);
-        let shared = match plan.shared {
-            SharedPlan::Sets(sets) => {
-                SharedFactors::Sets(packet.push(&sets.iter().flat_map(|set| narrow(set)).collect::<Vec<f32>>()))
-            }
-            SharedPlan::Columns { rule, factors } => {
-                SharedFactors::Columns(column_rule(&mut packet, round, &gradients.0, rule, factors))
-            }
+        let chunks = head_chunks(work.network, work.tasks);
+        let shared = match rule {
+            None => SharedFactors::Sets(packet.push(&step.shared().iter().flat_map(|set| narrow(set)).collect::<Vec<f32>>())),
+            Some(rule) => SharedFactors::Columns(column_rule(&mut packet, work, &packed, rule, &step.factors)),
         };
         let factors = Factors {
             rates: push_rates(&mut packet, rates),
             shared,
-            heads: packet.push(&narrow(plan.heads)),
+            heads: packet.push(&narrow(&step.heads)),
             head_chunks: push_chunks(&mut packet, &chunks),
         };
         packet.close();
@@ -101,22 +83,48 @@ impl Accelerator {
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
         program.push(self.steps.send(stream, &packet.sections[0]));
-        self.add_update(&mut program, &gradients.0, &factors, round.tasks.len());
-        self.graphs.execute(&mut *self.driver, stream, program)
+        self.add_update(&mut program, &packed, &factors, work.tasks.len());
+        Ok(self.graphs.execute(&mut *self.driver, stream, program)?)
     }
 
-    /// Squared norm of the shared update that a rule makes: a second wait of the round, for the methods that have no other
-    /// way to know it.
-    pub fn column_square(
+    fn whole_round(
         &mut self,
-        round: Round,
-        gradients: &Gradients,
-        rule: Columnwise,
+        work: &mut Work,
+        solve: &SimpleSolve,
+        rates: &Rates,
+    ) -> Option<Result<(Forward, Products, solve::Step), Stop>> {
+        Some(self.solve_and_step(work, solve, rates).map_err(Stop::from))
+    }
+
+    fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
+        let packed = self.pack(work)?;
+        let mut program = Program::default();
+        self.add_pass(&mut program, work, &packed, false);
+        let values = self.read(program, work.tasks.len())?;
+        Ok(means(work.batch, &values[..work.tasks.len()]))
+    }
+}
+
+/// (T) mean losses from their sums over a round.
+pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
+    let mut observed = vec![0; sums.len()];
+    for part in &batch.parts {
+        observed[part.present] += part.targets.observed();
+    }
+    sums.iter().zip(observed).map(|(sum, count)| sum / count.max(1) as f64).collect()
+}
+
+impl Accelerator {
+    fn square_of_rule(
+        &mut self,
+        work: &Work,
+        packed: &Packed,
+        rule: &dyn Columnwise,
         factors: &[f64],
     ) -> Result<f64, DeviceError> {
-        let (packed, count) = (&gradients.0, round.tasks.len());
+        let count = work.tasks.len();
         let mut packet = self.steps.packet();
-        let rule = column_rule(&mut packet, round, packed, rule, factors);
+        let rule = column_rule(&mut packet, work, packed, rule, factors);
         packet.close();
         self.steps.fill(&mut *self.driver, &packet)?;
         let (stream, results, cut) = (self.streams.lanes[0], &self.results, &self.cut);
@@ -194,22 +202,23 @@ impl Accelerator {
         Ok(bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * values]))
     }
 
-    pub(super) fn products(&self, values: &[f64], count: usize) -> Products {
+    pub(super) fn products_of(&self, values: &[f64], count: usize) -> Products {
         let results = &self.results;
         let grams = values[results.grams()..].chunks_exact(count * count).take(self.cut.blocks);
-        Products {
-            losses: values[..count].to_vec(),
-            heads: values[results.squares()..][..count].to_vec(),
-            grams: grams.map(<[f64]>::to_vec).collect(),
-        }
+        let gram = RoundGram { blocks: grams.map(<[f64]>::to_vec).collect(), cross: Vec::new(), added: None };
+        Products { gram, heads: values[results.squares()..][..count].to_vec() }
     }
 }
 
-fn column_rule(packet: &mut super::Packet, round: Round, packed: &Packed, rule: Columnwise, factors: &[f64]) -> ColumnRule {
-    ColumnRule { rule, factors: packet.push(factors), seed: round.random.seed, round: packed.round }
+fn column_rule(packet: &mut Packet, work: &Work, packed: &Packed, rule: &dyn Columnwise, factors: &[f64]) -> ColumnRule {
+    let rule = match rule.rule() {
+        methods::ColumnRule::GradDrop { leak } => surgery::Columnwise::GradDrop { leak },
+        methods::ColumnRule::TrimmedMean { trim } => surgery::Columnwise::TrimmedMean { trim },
+    };
+    ColumnRule { rule, factors: packet.push(factors), seed: work.random.seed, round: packed.round }
 }
 
-pub(super) fn push_rates(packet: &mut super::Packet, rates: &Rates) -> RatesOnDevice {
+pub(super) fn push_rates(packet: &mut Packet, rates: &Rates) -> RatesOnDevice {
     RatesOnDevice { rates: packet.push(&[surgery::Rates::from(rates.rule)]), groups: packet.push(&groups(rates)) }
 }
 

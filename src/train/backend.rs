@@ -1,0 +1,139 @@
+//! Where a round is computed: the part of it that differs between the CPU and a device.
+
+use super::solve::Step;
+use crate::device::driver::DeviceError;
+use crate::model::Parameters;
+use crate::model::network::{Batch, Network, Randomness};
+use crate::surgery::balance::Factors;
+use crate::surgery::blocks::Blocks;
+use crate::surgery::buffers::{Passes, TaskBuffers};
+use crate::surgery::gram::RoundGram;
+use crate::surgery::methods::{Columnwise, Order, Simple};
+use crate::surgery::update::Rates;
+
+/// What a round works on.
+pub struct Work<'a> {
+    pub network: &'a Network,
+    pub parameters: &'a mut Parameters,
+    pub blocks: &'a Blocks,
+    pub batch: &'a Batch,
+    /// Run-wide indices of the present tasks, ascending.
+    pub tasks: &'a [usize],
+    pub round: u64,
+    pub random: Randomness,
+    /// (rows of J) the part of its task's observed targets that each row comes from.
+    pub shares: &'a [f64],
+}
+
+/// Why a round was not committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Anomaly {
+    /// Run-wide index of the task; absent when the gradients were only kept added up.
+    pub task: Option<usize>,
+    pub what: &'static str,
+    pub value: f64,
+}
+
+/// What ends a round without a commit.
+pub enum Stop {
+    Anomaly(Anomaly),
+    Device(DeviceError),
+}
+
+impl From<DeviceError> for Stop {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+impl Stop {
+    pub fn anomaly(task: Option<usize>, what: &'static str, value: f64) -> Self {
+        Self::Anomaly(Anomaly { task, what, value })
+    }
+}
+
+/// What the balancer makes of (T) mean losses.
+pub type Balance<'a> = &'a mut dyn FnMut(&[f64]) -> Factors;
+
+/// Losses of the present tasks, and the balancer's factors where the gradients are scaled by them already.
+pub struct Forward {
+    /// (T) mean losses over the observed targets.
+    pub losses: Vec<f64>,
+    pub balanced: Option<Factors>,
+}
+
+/// Products of the private gradients.
+pub struct Products {
+    pub gram: RoundGram,
+    /// (T) squared norms of the heads' gradients.
+    pub heads: Vec<f64>,
+}
+
+/// How a round is solved without its Gram matrix being read by anyone: for devices, which then wait once a round.
+#[derive(Clone, Copy, Debug)]
+pub struct SimpleSolve {
+    pub method: Simple,
+    pub order: Order,
+    /// On the weights.
+    pub rescale: f64,
+    /// 0: none.
+    pub clip_norm: f64,
+    /// Clip each task's gradient, not the update.
+    pub clip_tasks: bool,
+    pub weighted_heads: bool,
+}
+
+pub trait Backend {
+    /// Private gradients of every present task, in place of the last round's. `balance` where they are only added up and have to be
+    /// scaled on the way.
+    fn forward_backward(&mut self, work: &mut Work, balance: Option<Balance>) -> Result<Forward, Stop>;
+
+    /// Products of the gradients that [`Backend::forward_backward`] left.
+    fn products(&mut self, work: &Work) -> Result<Products, Stop>;
+
+    /// Runs the passes of a method with row state over the gradients; (sets) of (T) sums.
+    fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Vec<Vec<f64>>;
+
+    /// Squared norm of the shared update that a rule for columns makes of gradients scaled by (T) `factors`.
+    fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop>;
+
+    /// Moves all parameters; `rule` where columns go by one.
+    fn step(&mut self, work: &mut Work, step: &Step, rule: Option<&dyn Columnwise>, rates: &Rates) -> Result<(), Stop>;
+
+    /// All of the above at once, where this backend can: nothing waits between gradients and step, which does nothing if anything
+    /// is not finite.
+    fn whole_round(
+        &mut self,
+        _work: &mut Work,
+        _solve: &SimpleSolve,
+        _rates: &Rates,
+    ) -> Option<Result<(Forward, Products, Step), Stop>> {
+        None
+    }
+
+    /// (T) mean losses of the round's examples under the parameters as they are now.
+    fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop>;
+}
+
+impl Forward {
+    /// The first task's loss that is not finite, if any.
+    pub fn anomaly(&self, tasks: &[usize]) -> Option<Stop> {
+        let (&task, &loss) = tasks.iter().zip(&self.losses).find(|(_, loss)| !loss.is_finite())?;
+        Some(Stop::anomaly(Some(task), "loss", loss))
+    }
+}
+
+impl Products {
+    /// The first task's gradient norm that is not finite, if any.
+    pub fn anomaly(&self, tasks: &[usize]) -> Option<Stop> {
+        let total = self.gram.total();
+        for (index, (&task, square)) in tasks.iter().zip(&self.heads).enumerate() {
+            let own = total[index * tasks.len() + index] + square;
+            if !own.is_finite() {
+                return Some(Stop::anomaly(Some(task), "gradient norm", own.sqrt()));
+            }
+        }
+        let added = self.gram.added.filter(|added| !added.is_finite())?;
+        Some(Stop::anomaly(None, "gradient norm", added.sqrt()))
+    }
+}

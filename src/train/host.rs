@@ -1,0 +1,222 @@
+//! Rounds on the CPU: forward and backward of every fused group, on one lane or several, and the passes over their gradients.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::backend::{Backend, Balance, Forward, Products, Stop, Work};
+use super::lanes::{Lanes, Quantum};
+use super::rules::Rules;
+use super::solve::Step;
+use crate::device::memory::Memory;
+use crate::model::jacobian::Storage;
+use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Scratch};
+use crate::surgery::buffers::{Passes, TaskBuffers};
+use crate::surgery::gram::round_gram;
+use crate::surgery::methods::{ColumnBlock, Columnwise, columns};
+use crate::surgery::update::{Decision, Rates, Shared, Touched, column_square, commit};
+
+/// The memory that rounds on the CPU work in.
+pub struct Host {
+    pub gradients: Gradients,
+    pub touched: Touched,
+    /// Where and when each fused group of the last round was computed.
+    pub quanta: Vec<Quantum>,
+    pub lanes: Lanes,
+    /// Activations, by lane; evaluation uses the first.
+    pub arenas: Vec<Scratch>,
+}
+
+impl Host {
+    pub fn new(memory: &mut Memory, network: &Network, rules: &Rules, keep: Keep, limits: &Limits) -> Result<Self> {
+        let gradients = Gradients::new(memory, network, keep, limits)?;
+        let lanes = Lanes::new(if memory.is_dry() { 1 } else { rules.lanes })?;
+        let mut arenas = Vec::with_capacity(rules.lanes);
+        for lane in 0..rules.lanes {
+            memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
+            let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
+            let staged = keep.stored && keep.storage == Storage::Bf16;
+            arenas.push(if staged { scratch.staged(memory, network.largest_piece())? } else { scratch });
+        }
+        memory.within(String::new());
+        Ok(Self { gradients, touched: Touched::default(), quanta: Vec::new(), lanes, arenas })
+    }
+
+    /// Each task's gradient in its own row of J; groups without a common task on all lanes at once.
+    fn separate_gradients(&mut self, work: &Work, means: &mut MeanLosses) -> Result<(), Stop> {
+        let begun = Instant::now();
+        let &Work { network, batch, random, .. } = work;
+        for wave in waves(batch) {
+            let before = begun.elapsed();
+            let own = self.gradients.split(network, batch, &wave);
+            let weights = work.parameters.weights();
+            let jobs = wave.iter().zip(own).collect();
+            let done = self.lanes.run(&mut self.arenas, jobs, |scratch, (parts, gradients)| {
+                network.forward(weights, batch, parts, scratch, Some(random));
+                let losses = network.losses(parts, scratch);
+                if losses.iter().all(|loss| loss.is_finite()) {
+                    network.backward(weights, batch, parts, scratch, gradients, random);
+                }
+                losses
+            });
+            for (parts, (losses, quantum)) in wave.into_iter().zip(done) {
+                means.add(parts, losses)?;
+                self.quanta.push(Quantum { start: before + quantum.start, ..quantum });
+            }
+        }
+        Ok(())
+    }
+
+    /// The tasks' gradients added up in one row, group after group; with `balance` scaled by it on the way.
+    fn added_gradients(
+        &mut self,
+        work: &mut Work,
+        means: &mut MeanLosses,
+        mut balance: Option<Balance>,
+    ) -> Result<Option<crate::surgery::balance::Factors>, Stop> {
+        let mut factors = None;
+        if let Some(balance) = balance.as_mut().filter(|_| work.batch.groups.len() > 1) {
+            // How far back a loss counts is known once all of them are: one more pass forward instead of T rows of J.
+            factors = Some(balance(&self.losses(work)?));
+        }
+        let &mut Work { network, batch, random, .. } = work;
+        let begun = Instant::now();
+        for group in &batch.groups {
+            let start = begun.elapsed();
+            let parts = &batch.parts[group.clone()];
+            self.forward(work, parts, means)?;
+            if let Some(balance) = &mut balance {
+                let known = factors.get_or_insert_with(|| balance(&means.means()));
+                network.scale_logit_gradients(parts, &mut self.arenas[0], &known.factors);
+            }
+            let gradients = self.gradients.of_group(network, batch, parts);
+            network.backward(work.parameters.weights(), batch, parts, &mut self.arenas[0], gradients, random);
+            self.quanta.push(Quantum { lane: 0, start, time: begun.elapsed() - start });
+        }
+        Ok(factors)
+    }
+
+    /// One group's losses; its logit gradients are left in the scratch.
+    fn forward(&mut self, work: &Work, parts: &[Part], means: &mut MeanLosses) -> Result<(), Stop> {
+        let scratch = &mut self.arenas[0];
+        work.network.forward(work.parameters.weights(), work.batch, parts, scratch, Some(work.random));
+        means.add(parts, work.network.losses(parts, scratch))
+    }
+}
+
+impl Backend for Host {
+    fn forward_backward(&mut self, work: &mut Work, balance: Option<Balance>) -> Result<Forward, Stop> {
+        let mut means = MeanLosses::new(work.tasks.len());
+        self.quanta.clear();
+        let mut balanced = None;
+        if self.gradients.stored {
+            self.separate_gradients(work, &mut means)?;
+        } else {
+            balanced = self.added_gradients(work, &mut means, balance)?;
+        }
+        work.network.row_gradients(work.batch, &mut self.gradients, work.tasks.len());
+        Ok(Forward { losses: means.means(), balanced })
+    }
+
+    fn products(&mut self, work: &Work) -> Result<Products, Stop> {
+        let Work { network, parameters, blocks, tasks, shares, .. } = work;
+        let rows = (tasks.len() * self.gradients.batches).min(self.gradients.rows.len());
+        self.touched.union.merge(&self.gradients.rows[..rows]);
+        if let Some(table) = parameters.rows.as_ref().filter(|_| network.spec.steps_whole_table()) {
+            self.touched.union.cover(table.rows());
+        }
+        let gram = round_gram(&self.gradients, &self.touched.union, blocks, tasks.len(), shares);
+        let square = |&task: &usize| {
+            let gradient = &self.gradients.heads[network.table.head_range(task)];
+            gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum()
+        };
+        Ok(Products { gram, heads: tasks.iter().map(square).collect() })
+    }
+
+    fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Vec<Vec<f64>> {
+        buffers.apply(passes, work.blocks, &mut self.gradients)
+    }
+
+    fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop> {
+        let rule = scaled_rule(rule, factors, work);
+        Ok(column_square(&self.gradients, &self.touched.union, work.tasks.len(), &rule))
+    }
+
+    fn step(&mut self, work: &mut Work, step: &Step, rule: Option<&dyn Columnwise>, rates: &Rates) -> Result<(), Stop> {
+        let sets = step.shared();
+        let rule = rule.map(|rule| scaled_rule(rule, &step.factors, work));
+        let weights = Shared::Weights { sets: &sets, blocks: work.blocks };
+        let shared = rule.as_ref().map_or(weights, |rule| Shared::Columns(rule));
+        let decision = Decision { tasks: work.tasks, shared, heads: &step.heads };
+        commit(work.network, work.parameters, &self.gradients, &mut self.touched, &decision, rates);
+        Ok(())
+    }
+
+    fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
+        let mut means = MeanLosses::new(work.tasks.len());
+        for group in &work.batch.groups {
+            self.forward(work, &work.batch.parts[group.clone()], &mut means)?;
+        }
+        Ok(means.means())
+    }
+}
+
+/// A method's rule on gradients scaled by the (T) tasks' factors, as [`crate::ops::adamw::ColumnRule`] wants it.
+#[allow(clippy::type_complexity, reason = "the very form of ColumnRule, which as an alias of a reference cannot be returned")]
+fn scaled_rule<'a>(
+    rule: &'a dyn Columnwise,
+    factors: &'a [f64],
+    work: &Work,
+) -> impl Fn(&[(usize, &[f32])], u64, &mut [f32]) + Sync + use<'a> {
+    let (seed, round) = (work.random.seed, work.round);
+    move |rows, first, out| {
+        let rows: Vec<(f64, &[f32])> = rows.iter().map(|&(task, row)| (factors[task], row)).collect();
+        columns::combine(rule, &ColumnBlock { rows: &rows, count: factors.len(), first, round, seed }, out);
+    }
+}
+
+/// The groups of a batch in order, cut where a task comes again: those of one wave do not depend on each other.
+fn waves(batch: &Batch) -> Vec<Vec<&[Part]>> {
+    let mut waves = vec![Vec::new()];
+    let mut seen = BTreeSet::new();
+    for group in &batch.groups {
+        let parts = &batch.parts[group.clone()];
+        if parts.iter().any(|part| seen.contains(&part.task)) {
+            seen.clear();
+            waves.push(Vec::new());
+        }
+        seen.extend(parts.iter().map(|part| part.task));
+        waves.last_mut().expect("there is one").push(parts);
+    }
+    waves
+}
+
+/// Losses of a round as they come in, group by group.
+struct MeanLosses {
+    sums: Vec<f64>,
+    observed: Vec<usize>,
+}
+
+impl MeanLosses {
+    fn new(count: usize) -> Self {
+        Self { sums: vec![0.0; count], observed: vec![0; count] }
+    }
+
+    /// A group's losses, unless one of them is not finite.
+    fn add(&mut self, parts: &[Part], losses: Vec<f64>) -> Result<(), Stop> {
+        for (part, loss) in parts.iter().zip(losses) {
+            if !loss.is_finite() {
+                return Err(Stop::anomaly(Some(part.task), "loss", loss));
+            }
+            self.sums[part.present] += loss;
+            self.observed[part.present] += part.targets.observed();
+        }
+        Ok(())
+    }
+
+    /// (T)
+    fn means(&self) -> Vec<f64> {
+        self.sums.iter().zip(&self.observed).map(|(sum, &count)| sum / count.max(1) as f64).collect()
+    }
+}

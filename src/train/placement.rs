@@ -1,0 +1,86 @@
+//! Where an engine computes: its parameters on the way to a device and back.
+
+use anyhow::{Result, ensure};
+
+use super::accelerator::Accelerator;
+use super::round::Engine;
+use crate::device::driver::Driver;
+use crate::model::Start;
+use crate::model::network::Limits;
+use crate::ops::launch::surgery::RULE_TASKS;
+
+impl Engine {
+    /// Moves the parameters to a device and computes every round there from now on.
+    pub fn accelerate(&mut self, driver: Box<dyn Driver>, limits: &Limits, start: &Start) -> Result<()> {
+        self.check_accelerable(limits)?;
+        let mut accelerator = Accelerator::new(driver, &self.network, &self.blocks, limits, start)?;
+        self.send(&mut accelerator)?;
+        self.accelerator = Some(accelerator);
+        Ok(())
+    }
+
+    /// An error where this run has parts that no device computes yet.
+    pub fn check_accelerable(&self, limits: &Limits) -> Result<()> {
+        let (name, needs) = (self.method().name(), self.method().needs());
+        ensure!(self.network.spec.encoder.transformer().is_none(), "encoder.kind = \"transformer\" {CPU_ONLY}");
+        ensure!(
+            !needs.second_batch && !needs.row_state,
+            "surgery.method = \"{name}\" needs two batches or buffers of its own and {CPU_ONLY}"
+        );
+        ensure!(
+            !needs.elementwise || limits.present <= RULE_TASKS,
+            "surgery.method = \"{name}\" takes at most {RULE_TASKS} tasks a round on a device, found {}: set run.device = \"cpu\"",
+            limits.present
+        );
+        Ok(())
+    }
+
+    /// Where rounds are computed.
+    pub fn device_name(&self) -> String {
+        self.accelerator.as_ref().map_or_else(|| "cpu".to_owned(), Accelerator::name)
+    }
+
+    /// Dense rows of J of the present tasks as the last round left them: for comparisons of a device with the CPU.
+    pub fn private_gradients(&mut self, tasks: usize) -> Result<Vec<Vec<f32>>> {
+        match &mut self.accelerator {
+            Some(accelerator) => Ok(accelerator.private_gradients(tasks)?),
+            None => Ok((0..tasks).map(|row| self.host.gradients.jacobian.row(row)).collect()),
+        }
+    }
+
+    /// Stages of rounds that a device ran as a captured graph.
+    pub fn replays(&self) -> u64 {
+        self.accelerator.as_ref().map_or(0, Accelerator::replays)
+    }
+
+    /// Brings parameters and what the method remembers back from the device, if there is one, for what reads them here:
+    /// evaluation and checkpoints.
+    pub fn fetch_parameters(&mut self) -> Result<()> {
+        let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
+        let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
+        let stored = accelerator.store(&mut self.parameters).and_then(|()| accelerator.store_targets(&mut moved));
+        if stored.is_ok() && self.solver.simple(1, self.blocks.settled()).is_some() {
+            let targets = self.solver.methods.iter_mut().flat_map(|method| method.targets());
+            targets.zip(moved).for_each(|(target, moved)| *target = moved);
+        }
+        self.accelerator = Some(accelerator);
+        Ok(stored?)
+    }
+
+    /// Brings changed parameters to the device, if there is one.
+    pub fn send_parameters(&mut self) -> Result<()> {
+        let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
+        let sent = self.send(&mut accelerator);
+        self.accelerator = Some(accelerator);
+        sent
+    }
+
+    fn send(&mut self, accelerator: &mut Accelerator) -> Result<()> {
+        accelerator.load(&self.parameters)?;
+        let targets: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
+        Ok(accelerator.load_targets(&targets)?)
+    }
+}
+
+/// What is said of parts that no device computes.
+const CPU_ONLY: &str = "runs on the CPU only in this version: set run.device = \"cpu\"";

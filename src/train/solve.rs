@@ -1,0 +1,203 @@
+//! Surgery and clipping of a round: from losses and products of gradients to one factor per task for encoder and heads.
+
+use super::backend::{Backend, Products, SimpleSolve, Stop, Work};
+use super::rules::{Clip, ClipScope, Rules, Scale};
+use crate::surgery::balance::{Balancer, Factors, Losses};
+use crate::surgery::buffers::{Passes, TaskBuffers};
+use crate::surgery::conflict::RoundConflicts;
+use crate::surgery::gram::RoundGram;
+use crate::surgery::ledger::RunLedger;
+use crate::surgery::methods::{Inputs, Method, Order, RowPass, Simple, Solution, Status};
+
+/// Everything that a run solves its rounds with, and remembers of them.
+pub struct Solver {
+    pub rules: Rules,
+    pub balancer: Box<dyn Balancer>,
+    /// One for each part of the encoder that has weights of its own.
+    pub methods: Vec<Box<dyn Method>>,
+    /// What the method keeps by task and parameter, if it does.
+    pub buffers: Option<TaskBuffers>,
+    /// What the run's conflicts came to so far.
+    pub ledger: RunLedger,
+    /// The method's update is on the scale of one gradient, not of their sum.
+    pub mean_scaled: bool,
+}
+
+/// What is known of a round's gradients.
+pub struct Known<'a> {
+    pub products: Products,
+    /// (T)
+    pub losses: &'a [f64],
+    /// (T) balancing of each task's gradient, where it is still to be applied.
+    pub balanced: &'a [f64],
+}
+
+/// What surgery and clipping came to.
+pub struct Step {
+    /// (T) by set: one for the encoder, or one for each block; empty for an elementwise method.
+    pub weights: Vec<Vec<f64>>,
+    /// (T) balancing and clipping of each task's shared gradient.
+    pub factors: Vec<f64>,
+    /// (T) factor of each head's gradient.
+    pub heads: Vec<f64>,
+    /// Norm of the whole update before clipping.
+    pub norm: f64,
+    /// Share of the update left by clipping; 1 if none.
+    pub clip: f64,
+    pub status: Status,
+}
+
+impl Step {
+    /// (T) by set: factor of each task's shared gradient.
+    pub fn shared(&self) -> Vec<Vec<f64>> {
+        let scaled = |set: &Vec<f64>| set.iter().zip(&self.factors).map(|(w, f)| w * f).collect();
+        self.weights.iter().map(scaled).collect()
+    }
+}
+
+impl Solver {
+    /// The method, by its first instance.
+    pub fn method(&self) -> &dyn Method {
+        &*self.methods[0]
+    }
+
+    pub fn balance(&mut self, losses: &[f64], tasks: &[usize], round: u64) -> Factors {
+        let seen = self.seen(losses, tasks, round);
+        self.balancer.factors(&seen)
+    }
+
+    pub fn seen<'a>(&self, losses: &'a [f64], tasks: &'a [usize], round: u64) -> Losses<'a> {
+        Losses { losses, tasks, round, epoch: round / self.rules.rounds_per_epoch, seed: self.rules.seed }
+    }
+
+    /// How a round of `count` tasks with `sets` of weights is solved by a device itself; none where the host has to.
+    pub fn simple(&self, count: usize, sets: usize) -> Option<SimpleSolve> {
+        let method = self.method().simple()?;
+        let order = match method {
+            Simple::Sum | Simple::Mean => Order::Fixed,
+            Simple::PcGrad { order } | Simple::GradVac { order, .. } => order,
+        };
+        let weighted_heads = self.rules.weighted_heads;
+        if self.balancer.name() != "equal" || (weighted_heads && sets > 1) {
+            return None;
+        }
+        // The kernel's sum stands for the mean as well.
+        let rescale = match (self.rules.scale, self.mean_scaled) {
+            (Scale::Native, true) | (Scale::Mean, _) => 1.0 / count as f64,
+            (Scale::Native, false) | (Scale::Sum, _) => 1.0,
+        };
+        let Clip { norm: clip_norm, scope } = self.rules.clip;
+        Some(SimpleSolve { method, order, rescale, clip_norm, clip_tasks: scope == ClipScope::Task, weighted_heads })
+    }
+
+    /// Solves the round's surgery on the gradients that `backend` holds. A method with row state moves its buffers here.
+    pub fn solve(&mut self, backend: &mut dyn Backend, work: &Work, known: Known) -> Result<Step, Stop> {
+        let Known { products: Products { mut gram, heads }, losses, balanced } = known;
+        let (count, round) = (work.tasks.len(), work.round);
+        let Clip { norm: limit, scope } = self.rules.clip;
+        gram.scale(balanced);
+        let mut factors = balanced.to_vec();
+        if limit > 0.0 && scope == ClipScope::Task {
+            let total = gram.total();
+            let square = |index: usize| total[index * count + index] + factors[index].powi(2) * heads[index];
+            let clips: Vec<f64> = (0..count).map(|index| clip_factor(limit, square(index))).collect();
+            gram.scale(&clips);
+            factors.iter_mut().zip(clips).for_each(|(factor, clip)| *factor *= clip);
+        }
+        let mut head_factors = factors.clone();
+        let (tasks, seed) = (work.tasks, self.rules.seed);
+        let inputs = Inputs { gram: &[], cross_gram: &[], losses, row_sums: &[], tasks, round, seed, orders: None };
+        let sums = self.move_buffers(backend, work, &inputs, &mut gram, &mut factors)?;
+        let (mut weights, status) = self.weights(&inputs, &gram, work, &sums);
+        let rescale = match (self.rules.scale, self.mean_scaled) {
+            (Scale::Sum, true) => count as f64,
+            (Scale::Mean, false) => 1.0 / count as f64,
+            _ => 1.0,
+        };
+        weights.iter_mut().flatten().for_each(|weight| *weight *= rescale);
+        if self.rules.weighted_heads {
+            head_factors.iter_mut().zip(&weights[0]).for_each(|(factor, weight)| *factor *= weight);
+        }
+        let head_square: f64 = head_factors.iter().zip(&heads).map(|(f, square)| f * f * square).sum();
+        let shared_square = match self.method().columnwise() {
+            // No Gram matrix knows the norm of an update that is made column by column.
+            Some(rule) => {
+                factors.iter_mut().for_each(|factor| *factor *= rescale);
+                backend.column_square(work, rule, &factors)?
+            }
+            None => gram.update_square(work.blocks, &weights),
+        };
+        let square = shared_square + head_square;
+        let mut step = Step { weights, factors, heads: head_factors, norm: square.sqrt(), clip: 1.0, status };
+        if limit > 0.0 && scope == ClipScope::Update {
+            step.clip = clip_factor(limit, square);
+            step.factors.iter_mut().chain(&mut step.heads).for_each(|factor| *factor *= step.clip);
+        }
+        Ok(step)
+    }
+
+    /// Runs the passes of a method with row state, if this is one; returns each set's sums. Where the buffers take the
+    /// gradients' place, so do their products, and what scaled the gradients is in them.
+    fn move_buffers(
+        &mut self,
+        backend: &mut dyn Backend,
+        work: &Work,
+        inputs: &Inputs,
+        gram: &mut RoundGram,
+        factors: &mut [f64],
+    ) -> Result<Vec<Vec<f64>>, Stop> {
+        let Some(buffers) = &mut self.buffers else { return Ok(Vec::new()) };
+        let grams = gram.settled(work.blocks);
+        let pass = |(method, [gram, _]): (&mut Box<dyn Method>, &[Vec<f64>; 2])| method.row_pass(&Inputs { gram, ..*inputs });
+        let passes: Vec<RowPass> = self.methods.iter_mut().zip(&grams).filter_map(pass).collect();
+        let sums = backend.move_buffers(buffers, &Passes { passes: &passes, factors, tasks: inputs.tasks }, work);
+        if !passes.iter().any(RowPass::updates_from_buffers) {
+            return Ok(sums);
+        }
+        factors.fill(1.0);
+        *gram = backend.products(work)?.gram;
+        Ok(gram.settled(work.blocks).into_iter().map(|[gram, _]| gram).collect())
+    }
+
+    /// Weights of every set, and the first fallback among them.
+    fn weights(&mut self, inputs: &Inputs, gram: &RoundGram, work: &Work, sums: &[Vec<f64>]) -> (Vec<Vec<f64>>, Status) {
+        let (mut all, mut first) = (Vec::new(), Status::Ok);
+        for (set, (method, [gram, cross_gram])) in self.methods.iter_mut().zip(&gram.settled(work.blocks)).enumerate() {
+            let row_sums = sums.get(set).map_or(&[][..], Vec::as_slice);
+            let Solution { weights, status } = method.solve(&Inputs { gram, cross_gram, row_sums, ..*inputs });
+            all.push(weights);
+            first = match (first, status) {
+                (Status::Ok, Status::Fallback(why)) if work.blocks.apart => {
+                    Status::Fallback(format!("{}: {why}", work.blocks.names[set]))
+                }
+                (Status::Ok, status) => status,
+                (first, _) => first,
+            };
+        }
+        (all, first)
+    }
+
+    /// Adds a round's conflicts to the run's; returns them where they are to be reported.
+    pub fn add_conflicts(
+        &mut self,
+        mut conflicts: RoundConflicts,
+        work: &Work,
+        weights: &[Vec<f64>],
+        balanced: &[f64],
+    ) -> Option<RoundConflicts> {
+        // Every task's weight without surgery, on the scale of this run's updates.
+        let plain = match (self.rules.scale, self.mean_scaled) {
+            (Scale::Mean, _) | (Scale::Native, true) => 1.0 / work.tasks.len() as f64,
+            _ => 1.0,
+        };
+        conflicts.settle(work.blocks, weights, balanced, plain);
+        self.ledger.add(&conflicts, work.tasks);
+        work.round.is_multiple_of(self.rules.conflict_every).then_some(conflicts)
+    }
+}
+
+/// Factor that brings a vector with this squared norm inside the limit.
+fn clip_factor(limit: f64, square: f64) -> f64 {
+    let norm = square.sqrt();
+    if norm > limit { limit / norm } else { 1.0 }
+}
