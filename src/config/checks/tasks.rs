@@ -14,6 +14,9 @@ pub fn check(checker: &mut Checker) {
         discovered(checker);
     }
     let made = config.synthetic.as_ref().map_or_else(Vec::new, synthetic::names);
+    if made.iter().any(|name| !config.tasks.contains_key(name)) {
+        head(checker, "task_defaults", &config.task_defaults);
+    }
     for (name, task) in &config.tasks {
         let key = task_key(name);
         identity(checker, name, task, &made);
@@ -302,6 +305,12 @@ mod tests {
         assert_eq!(error_with("metrics = \"mse\""), "tasks.a.metrics: \"mse\" does not measure a classification head");
         assert!(error_with("head = \"regression\"\nmetrics = [\"pearson\", \"f1\"]").contains("\"f1\" does not"));
         assert!(error_with("head = \"multilabel\"\nmetrics = \"matthews\"").contains("multilabel head"));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_synthetic_tasks_without_an_entry() {
+        let message = error(LINEAR, "[synthetic]\n[task_defaults]\nmetrics = \"mse\"\n");
+        assert_eq!(message, "task_defaults.metrics: \"mse\" does not measure a classification head");
     }
 
     #[test]
