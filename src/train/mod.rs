@@ -16,6 +16,7 @@ pub mod lanes;
 pub mod masking;
 pub mod metrics;
 mod on_device;
+pub mod overall;
 mod passes;
 pub mod plan;
 pub mod prefix;

@@ -1,7 +1,7 @@
 //! One task at a time: its rows, inputs, label, head and metrics.
 
 use super::super::defaults::ROWS;
-use super::super::metrics::{NAMED, fits, name as metric_name};
+use super::super::metrics::{METRICS, fits, name as metric_name};
 use super::super::schema::{Adaptive, EncoderKind, HeadKind, Task};
 use super::super::suggest::nearest;
 use super::super::synthetic;
@@ -201,8 +201,8 @@ fn head(checker: &mut Checker, key: &str, task: &Task) {
         HeadKind::Mlm => "mlm",
     };
     for metric in task.metrics.iter().filter(|metric| !fits(**metric, task.head)) {
-        let fitting = NAMED.iter().filter(|(_, other)| fits(*other, task.head));
-        let fitting: Vec<_> = fitting.map(|(name, _)| *name).collect();
+        let fitting = METRICS.iter().filter(|other| other.heads.contains(&task.head));
+        let fitting: Vec<_> = fitting.map(|other| other.name).collect();
         let message = format!("\"{}\" does not measure a {head_name} head", metric_name(*metric));
         checker.error(&[&metrics, &head], message, &format!("{head_name} has {}", fitting.join(", ")));
     }

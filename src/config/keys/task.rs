@@ -66,7 +66,7 @@ pub static TASK: Section = Section {
             "metrics",
             Kind::List(&METRICS),
             "[]",
-            "The first is the task's primary metric; empty means the usual ones of its head.",
+            "The first is the task's primary metric; empty means the usual ones of its head. [evaluation.md](evaluation.md) defines them.",
         ),
         key("share", Kind::Float(Bounds::POSITIVE), "1.0", "Share of the slots of a round, relative to the other tasks'.")
             .only("sampler.kind", &["explicit"]),
