@@ -137,7 +137,7 @@ fn patience_waits_for_a_smaller_error() {
     }
 }
 
-/// Three rows train on small features; of the dev rows of `large`, one is so large that no f32 holds what the encoder makes of it.
+/// Two tasks on small features; a dev row of `large` has ones so large that no f32 holds what the encoder makes of them.
 fn overflowing(place: &Place) -> std::path::PathBuf {
     let mut rows = "split\tx0\tx1\ty\n".to_owned();
     for row in 0..24 {
@@ -175,7 +175,7 @@ fn a_prediction_that_is_not_finite_is_named_and_training_goes_on() {
         }
         assert_eq!(line["mean_primary"], small["pearson"]);
         assert_eq!((line["undefined"].as_u64(), line["objective_undefined"].as_u64()), (Some(1), Some(1)));
-        assert!(line["warnings"][0].as_str().is_some_and(|text| warning.ends_with(text) || text.starts_with("task large")));
+        assert!(line["warnings"][0].as_str().is_some_and(|text| text.starts_with("task large")), "{line}");
     }
     let scores = run(&["eval", run_folder.to_str().unwrap(), "--json"]).ok().says(&["warning: task large"]).json();
     assert!(scores["tasks"]["large"]["spearman"].is_null() && scores["undefined"] == 1, "{scores}");
