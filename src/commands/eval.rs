@@ -31,6 +31,7 @@ pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
     let scores = evaluate(&mut engine, &corpus, split, config.eval.batch, &AtomicBool::new(false));
     let Some(scores) = scores else { return Ok(()) };
     ensure!(!scores.tasks.is_empty(), "no task has a {} split", split.as_str());
+    scores.warnings(&corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
     if json {
         println!("{}", scores.json());
     } else {

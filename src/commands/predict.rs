@@ -103,23 +103,26 @@ impl<'a> Predictor<'a> {
     }
 }
 
-/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`.
+/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`; null where the model computes
+/// nothing finite.
 fn describe(task: &TaskState, logits: &[f32]) -> Value {
     let named = |probabilities: Vec<f64>| -> Map<String, Value> {
         task.classes.iter().cloned().zip(probabilities.into_iter().map(|p| json!(p))).collect()
     };
+    let is_finite = logits.iter().all(|x| x.is_finite());
     match task.kind {
         HeadKind::Classification => {
             let peak = f64::from(logits[argmax(logits)]);
             let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - peak).exp()).collect();
             let total: f64 = weights.iter().sum();
             let probabilities = weights.into_iter().map(|weight| weight / total).collect();
-            json!({ "label": task.classes.get(argmax(logits)), "probabilities": named(probabilities) })
+            let label = task.classes.get(argmax(logits)).filter(|_| is_finite);
+            json!({ "label": label, "probabilities": named(probabilities) })
         }
         HeadKind::Multilabel => {
             let labels: Vec<&String> = task.classes.iter().zip(logits).filter(|(_, x)| **x > 0.0).map(|(name, _)| name).collect();
             let probabilities = logits.iter().map(|&x| 1.0 / (1.0 + f64::from(-x).exp())).collect();
-            json!({ "labels": labels, "probabilities": named(probabilities) })
+            json!({ "labels": is_finite.then_some(labels), "probabilities": named(probabilities) })
         }
         HeadKind::Mlm => json!(null),
         HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),

@@ -47,7 +47,7 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    finish(&mut run, config.eval.test)
+    finish(&mut run, &corpus, config.eval.test, &notes)
 }
 
 pub fn resume(path: &Path) -> Result<ExitCode> {
@@ -87,7 +87,7 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    finish(&mut run, config.eval.test)
+    finish(&mut run, &corpus, config.eval.test, &notes)
 }
 
 /// The plan within the budget; says what had to give for it.
@@ -98,14 +98,17 @@ fn fit(config: &mut Config, corpus: &mut Corpus, console: &Console) -> Result<Pl
 }
 
 /// Trains, then prints the final scores, also where a task has failed.
-fn finish(run: &mut Run, test: bool) -> Result<ExitCode> {
+fn finish(run: &mut Run, corpus: &Corpus, test: bool, console: &Console) -> Result<ExitCode> {
     if run.run()? == End::Interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let splits = if test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
     for &split in splits {
         match run.final_scores(split)? {
-            Some(scores) if !scores.tasks.is_empty() => print!("{}\n{}", split.as_str(), scores.table()),
+            Some(scores) if !scores.tasks.is_empty() => {
+                scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
+                print!("{}\n{}", split.as_str(), scores.table());
+            }
             _ => {}
         }
     }

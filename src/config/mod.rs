@@ -31,7 +31,7 @@ use anyhow::Context;
 
 pub use diagnostic::{Diagnostic, Errors};
 pub use freeze::frozen_blocks;
-pub use metrics::{metrics_of, name as metric_name, usual_metrics};
+pub use metrics::{is_error, metrics_of, name as metric_name, usual_metrics};
 pub use objective::{Fold, Objective, Quantity};
 pub use paths::WORDS;
 pub use reference::reference;

@@ -1,6 +1,6 @@
 //! The value of `best.metric`: what makes one evaluation better than another.
 
-use super::metrics::NAMED;
+use super::metrics::{METRICS, is_error};
 use super::schema::MetricKind;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,8 +16,8 @@ pub enum Objective {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fold {
     Mean,
-    Min,
-    Max,
+    /// The worst task's: the smallest score, the largest loss or error.
+    Worst,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +29,17 @@ pub enum Quantity {
 }
 
 /// What `best.metric` takes, for messages.
-pub const FORMS: &str = "`mean(primary)`, `min(primary)`, `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)`, \
-                         `TASK.METRIC` or `TASK.loss`";
+pub const FORMS: &str = "`mean(primary)`, `min(primary)`, `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)` \
+                         (of mse and mae: `max`), `TASK.METRIC` or `TASK.loss`";
 
 impl Objective {
-    /// Nothing else than [`FORMS`]: the worst loss is the largest, the worst metric the smallest.
+    /// Nothing else than [`FORMS`].
     pub fn parse(text: &str) -> Option<Objective> {
         if let Some((fold, rest)) = text.split_once('(') {
             let quantity = quantity(rest.strip_suffix(')')?)?;
-            return match (fold, quantity) {
-                ("mean", _) => Some(Objective::Over(Fold::Mean, quantity)),
-                ("min", Quantity::Primary | Quantity::Metric(_)) => Some(Objective::Over(Fold::Min, quantity)),
-                ("max", Quantity::Loss) => Some(Objective::Over(Fold::Max, quantity)),
+            return match fold {
+                "mean" => Some(Objective::Over(Fold::Mean, quantity)),
+                fold if fold == worst(quantity) => Some(Objective::Over(Fold::Worst, quantity)),
                 _ => None,
             };
         }
@@ -50,11 +49,34 @@ impl Objective {
     }
 }
 
+impl Quantity {
+    /// The smaller the better; of primary metrics each task's own says.
+    fn is_error(self) -> bool {
+        match self {
+            Quantity::Primary => false,
+            Quantity::Loss => true,
+            Quantity::Metric(kind) => is_error(kind),
+        }
+    }
+}
+
+/// What the value of the worst task is among those of all.
+fn worst(quantity: Quantity) -> &'static str {
+    if quantity.is_error() { "max" } else { "min" }
+}
+
+/// The form that `text` was probably meant to be, where it asks for the best task instead of the worst.
+pub fn meant(text: &str) -> Option<String> {
+    let (fold, name) = text.strip_suffix(')')?.split_once('(')?;
+    let quantity = quantity(name).filter(|_| fold == "min" || fold == "max")?;
+    Some(format!("{}({name})", worst(quantity)))
+}
+
 fn quantity(name: &str) -> Option<Quantity> {
     match name {
         "primary" => Some(Quantity::Primary),
         "loss" => Some(Quantity::Loss),
-        _ => NAMED.iter().find(|(known, _)| *known == name).map(|(_, metric)| Quantity::Metric(*metric)),
+        _ => METRICS.iter().find(|metric| metric.name == name).map(|metric| Quantity::Metric(metric.kind)),
     }
 }
 
@@ -66,11 +88,11 @@ mod tests {
     fn every_form_is_read() {
         let over = |fold, quantity| Some(Objective::Over(fold, quantity));
         assert_eq!(Objective::parse("mean(primary)"), over(Fold::Mean, Quantity::Primary));
-        assert_eq!(Objective::parse("min(primary)"), over(Fold::Min, Quantity::Primary));
+        assert_eq!(Objective::parse("min(primary)"), over(Fold::Worst, Quantity::Primary));
         assert_eq!(Objective::parse("mean(loss)"), over(Fold::Mean, Quantity::Loss));
-        assert_eq!(Objective::parse("max(loss)"), over(Fold::Max, Quantity::Loss));
+        assert_eq!(Objective::parse("max(loss)"), over(Fold::Worst, Quantity::Loss));
         assert_eq!(Objective::parse("mean(f1)"), over(Fold::Mean, Quantity::Metric(MetricKind::F1)));
-        assert_eq!(Objective::parse("min(auroc)"), over(Fold::Min, Quantity::Metric(MetricKind::Auroc)));
+        assert_eq!(Objective::parse("min(auroc)"), over(Fold::Worst, Quantity::Metric(MetricKind::Auroc)));
     }
 
     #[test]
@@ -81,7 +103,7 @@ mod tests {
 
     #[test]
     fn nothing_else_is_read() {
-        for text in ["", "primary", "mean", "mean(", "mean(x)", "max(primary)", "min(loss)", "a.", ".loss", "a.primary", "a.x"] {
+        for text in ["", "primary", "mean", "mean(", "mean(x)", "max(f1)", "a.", ".loss", "a.primary", "a.x"] {
             assert_eq!(Objective::parse(text), None, "{text}");
         }
     }

@@ -15,7 +15,7 @@ const MOST_DISCOVERED: usize = 65_536;
 pub(super) enum LabelForm {
     /// One column naming the class.
     Class,
-    /// Multilabel: one column listing names.
+    /// Multilabel: one column listing names, see [`name_list`].
     NameList,
     /// Multilabel: one 0/1 column per label.
     Flags,
@@ -69,9 +69,9 @@ pub(super) fn parse(form: LabelForm, row: &Row, columns: &[usize], names: &[Stri
             Some(text) => Ok(RawLabel::Name(text.trim().to_owned())),
             None => Err(bad(name, cell, "one class")),
         },
-        (LabelForm::NameList, Some((cell, name))) => {
-            name_list(cell).map(RawLabel::Names).ok_or_else(|| bad(name, cell, "names separated by commas"))
-        }
+        (LabelForm::NameList, Some((cell, name))) => name_list(cell)
+            .map(RawLabel::Names)
+            .ok_or_else(|| bad(name, cell, "a list of names, or names with commas or semicolons between them")),
         (LabelForm::Flags, Some(_)) => {
             let values = cells().zip(names).map(|(cell, name)| flag(cell).ok_or_else(|| bad(name, cell, "0 or 1")));
             values.collect::<Result<_, _>>().map(RawLabel::Values)
@@ -83,13 +83,16 @@ pub(super) fn parse(form: LabelForm, row: &Row, columns: &[usize], names: &[Stri
     }
 }
 
-/// `a, b;c`, or a list. An empty list is a row to which no label applies.
+/// `a, b;c`, or a list. An empty list, as a text `[]`, is a row to which no label applies; one without a label has nothing here.
 fn name_list(cell: &Cell) -> Option<Vec<String>> {
     let clean = |name: &str| (!name.trim().is_empty()).then(|| name.trim().to_owned());
     match cell {
         Cell::Names(names) => Some(names.iter().filter_map(|name| clean(name)).collect()),
         Cell::Numbers(numbers) => Some(numbers.iter().map(f64::to_string).collect()),
-        _ => Some(cell.plain()?.split([',', ';']).filter_map(clean).collect()),
+        _ => match cell.plain()?.trim() {
+            "[]" => Some(Vec::new()),
+            text => Some(text.split([',', ';']).filter_map(clean).collect()),
+        },
     }
 }
 
@@ -269,7 +272,17 @@ mod tests {
         let names = |names: &[&str]| Ok(RawLabel::Names(names.iter().map(|name| (*name).to_owned()).collect()));
         assert_eq!(read(LabelForm::NameList, vec![text("a, b;c,")]), names(&["a", "b", "c"]));
         assert_eq!(read(LabelForm::NameList, vec![Cell::Names(vec!["x y".into()])]), names(&["x y"]));
-        assert_eq!(read(LabelForm::NameList, vec![Cell::Numbers(vec![])]), names(&[]));
+    }
+
+    /// The same whether a file has lists or text only.
+    #[test]
+    fn no_label_applies_where_the_list_is_empty_and_none_is_known_where_there_is_none() {
+        for none in [Cell::Numbers(vec![]), text("[]"), text(" [] "), text(";")] {
+            assert_eq!(read(LabelForm::NameList, vec![none]), Ok(RawLabel::Names(Vec::new())));
+        }
+        for unlabelled in [Cell::Missing, text(""), text("  ")] {
+            assert_eq!(read(LabelForm::NameList, vec![unlabelled]), Ok(RawLabel::Missing));
+        }
     }
 
     #[test]

@@ -18,12 +18,14 @@ pub struct Console {
     loss: Option<f64>,
     /// Rounds between two plain lines.
     every: u64,
+    /// Warnings of the last evaluation: what stays so is said once.
+    warned: Vec<String>,
 }
 
 impl Console {
     pub fn new() -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
-        Self { rounds: ProgressBar::hidden(), bars, tasks: Vec::new(), loss: None, every: 0 }
+        Self { rounds: ProgressBar::hidden(), bars, tasks: Vec::new(), loss: None, every: 0, warned: Vec::new() }
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -55,7 +57,12 @@ impl Console {
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
             Event::Failure { told: true, .. } => {}
             Event::Failure { message, .. } => self.say(&format!("warning: {message}")),
-            Event::Evaluation { round, scores, objective, best, .. } => self.evaluation(*round, scores, *objective, *best),
+            Event::Evaluation { round, scores, objective, best, warnings, .. } => {
+                self.evaluation(*round, scores, *objective, *best);
+                let new = warnings.iter().filter(|warning| !self.warned.contains(warning));
+                new.for_each(|warning| self.say(&format!("warning: {warning}")));
+                self.warned = warnings.to_vec();
+            }
             Event::Target { round, task, metric, value, target } => {
                 self.say(&format!("round {round}: task {task} is done: {metric} {value:.4} reaches its target of {target}"));
             }
@@ -127,10 +134,11 @@ impl Console {
     }
 
     fn evaluation(&mut self, round: u64, scores: &Value, objective: Option<f64>, best: bool) {
-        let mean = scores["mean_primary"].as_f64().unwrap_or_default();
+        let shown = |value: Option<f64>| value.map_or("undefined".to_owned(), |value| format!("{value:.4}"));
+        let (mean, objective) = (shown(scores["mean_primary"].as_f64()), shown(objective));
         let split = scores["split"].as_str().unwrap_or_default();
-        let objective = objective.map_or(String::new(), |value| format!("  objective {value:.4}"));
-        self.say(&format!("round {round} {split}: mean primary {mean:.4}{objective}{}", if best { "  best" } else { "" }));
+        let best = if best { "  best" } else { "" };
+        self.say(&format!("round {round} {split}: mean primary {mean}  objective {objective}{best}"));
     }
 }
 

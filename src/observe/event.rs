@@ -66,8 +66,13 @@ pub enum Event<'a> {
         round: u64,
         known: u64,
         scores: &'a Value,
+        /// None if undefined.
         objective: Option<f64>,
+        /// Tasks that the objective leaves out, being undefined for them.
+        undefined: usize,
         best: bool,
+        /// What is undefined, and why.
+        warnings: &'a [String],
         seconds: f64,
     },
     /// A task's primary metric has reached its target: the task is done.
@@ -170,8 +175,14 @@ impl Event<'_> {
                     "failures_in_a_row": failures_in_a_row,
                 }),
             ),
-            Event::Evaluation { round, known, scores, objective, best, seconds } => {
+            Event::Evaluation { round, known, scores, objective, undefined, best, warnings, seconds } => {
                 let mut value = json!({ "round": round, "objective": objective, "best": best, "seconds": seconds });
+                if *undefined > 0 {
+                    value["objective_undefined"] = json!(undefined);
+                }
+                if !warnings.is_empty() {
+                    value["warnings"] = json!(warnings);
+                }
                 if known != round {
                     value["known"] = json!(known);
                 }

@@ -5,24 +5,28 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::config::schema::MetricKind;
-use crate::config::{Fold, Objective, Quantity, metrics_of};
-use crate::data::{Split, SplitName, Targets, TaskData};
-use crate::train::metrics::Predictions;
+use crate::config::{Quantity, is_error, metric_name, metrics_of};
+use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
+use crate::train::guard::name_examples;
+use crate::train::metrics::{Measured, Predictions, Undefined};
+use crate::train::overall::{Overall, Reported, mean_primary};
 
 /// One task's values on one set of examples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     pub examples: usize,
-    /// Mean over the observed targets, labels not smoothed.
-    pub loss: f64,
+    /// Mean over the observed targets, labels not smoothed; none where that is no finite number.
+    pub loss: Option<f64>,
     /// In the task's order; the first is its primary metric.
-    pub metrics: Vec<(MetricKind, f64)>,
+    pub metrics: Vec<(MetricKind, Measured)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskScores {
     pub all: Scores,
     pub slices: BTreeMap<String, Scores>,
+    /// Examples whose prediction is infinite or not a number.
+    pub not_finite: Vec<u32>,
 }
 
 /// All tasks that have the split, by name.
@@ -32,44 +36,49 @@ pub struct Evaluation {
     pub tasks: BTreeMap<String, TaskScores>,
 }
 
-/// Scores of logits (examples x outputs) and of each example's loss and observed targets; `only` the examples of a slice.
-pub(super) fn scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, usize)], only: Option<&[bool]>) -> Scores {
-    let predictions = Predictions { outputs: task.outputs, logits, targets: &split.targets, only };
-    let counted = |example: &usize| only.is_none_or(|only| only[*example]);
-    let (mut sum, mut observed, mut examples) = (0.0, 0, 0);
-    for example in (0..losses.len()).filter(counted) {
-        sum += losses[example].0;
-        observed += losses[example].1;
-        examples += 1;
-    }
-    let metrics = metrics_of(&task.settings).iter().map(|&kind| (kind, predictions.metric(kind))).collect();
+/// Scores of a task whose split has these logits (examples x outputs), and of each example this loss and so many observed targets.
+pub(super) fn task_scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, usize)]) -> TaskScores {
+    let scores = |only: Option<&[bool]>| {
+        let predictions = Predictions { outputs: task.outputs, logits, targets: &split.targets, only };
+        let counted = || (0..losses.len()).filter(|&example| only.is_none_or(|only| only[example]));
+        let metrics = metrics_of(&task.settings).iter().map(|&kind| (kind, predictions.metric(kind))).collect();
+        Scores { examples: counted().count(), loss: mean_loss(counted().map(|example| losses[example])), metrics }
+    };
     debug_assert!(matches!(split.targets, Targets::Class(_) | Targets::Values { .. }));
-    Scores { examples, loss: if observed == 0 { 0.0 } else { sum / observed as f64 }, metrics }
+    let all = Predictions { outputs: task.outputs, logits, targets: &split.targets, only: None };
+    let slices = split.slices.iter().map(|(name, only)| (name.clone(), scores(Some(only)))).collect();
+    TaskScores { all: scores(None), slices, not_finite: all.not_finite().map(|example| example as u32).collect() }
+}
+
+/// Of sums of losses over so many observed targets each.
+pub(super) fn mean_loss(losses: impl Iterator<Item = (f64, usize)>) -> Option<f64> {
+    let (sum, observed) = losses.fold((0.0, 0), |(sum, observed), (loss, count)| (sum + loss, observed + count));
+    Some(sum / observed as f64).filter(|mean| mean.is_finite())
 }
 
 impl Scores {
-    pub fn primary(&self) -> f64 {
-        self.metrics.first().map_or(0.0, |(_, value)| *value)
+    /// Whether the primary metric is at least `target`, or at most, where it is an error; its value then.
+    pub fn reaches(&self, target: f64) -> Option<(MetricKind, f64)> {
+        let &(kind, value) = self.metrics.first()?;
+        let value = value.ok()?;
+        let reached = if is_error(kind) { value <= target } else { value >= target };
+        reached.then_some((kind, value))
     }
 
-    /// Whether the primary metric is at least `target`, or at most, where it is an error.
-    pub fn reaches(&self, target: f64) -> bool {
-        let reaches = |&(kind, value): &(MetricKind, f64)| if is_error(kind) { value <= target } else { value >= target };
-        self.metrics.first().is_some_and(reaches)
-    }
-
-    fn get(&self, quantity: Quantity) -> Option<f64> {
+    /// None if the task does not report it.
+    pub fn get(&self, quantity: Quantity) -> Option<Reported> {
+        let metric = |&(kind, value): &(MetricKind, Measured)| Reported { value: value.ok(), is_error: is_error(kind) };
         match quantity {
-            Quantity::Primary => Some(self.primary()),
-            Quantity::Loss => Some(self.loss),
-            Quantity::Metric(kind) => self.metrics.iter().find(|(own, _)| *own == kind).map(|(_, value)| *value),
+            Quantity::Primary => self.metrics.first().map(metric),
+            Quantity::Loss => Some(Reported { value: self.loss, is_error: true }),
+            Quantity::Metric(kind) => self.metrics.iter().find(|(own, _)| *own == kind).map(metric),
         }
     }
 
     fn json(&self) -> Map<String, Value> {
         let mut map = Map::new();
         for (kind, value) in &self.metrics {
-            map.insert(crate::config::metric_name(*kind).to_owned(), json!(value));
+            map.insert(metric_name(*kind).to_owned(), json!(value.ok()));
         }
         map.insert("loss".into(), json!(self.loss));
         map.insert("examples".into(), json!(self.examples));
@@ -78,49 +87,35 @@ impl Scores {
 }
 
 impl Evaluation {
-    /// The objective's value; none if no task reports it.
-    pub fn objective(&self, objective: &Objective) -> Option<f64> {
-        match objective {
-            Objective::One { task, quantity } => self.tasks.get(task)?.all.get(*quantity),
-            Objective::Over(fold, quantity) => {
-                let values: Vec<f64> = self.tasks.values().filter_map(|task| task.all.get(*quantity)).collect();
-                let first = *values.first()?;
-                Some(match fold {
-                    Fold::Mean => values.iter().sum::<f64>() / values.len() as f64,
-                    Fold::Min => values.iter().copied().fold(first, f64::min),
-                    Fold::Max => values.iter().copied().fold(first, f64::max),
-                })
-            }
+    /// Scores of the tasks that have a slice, by its name.
+    fn by_slice(&self) -> BTreeMap<&str, Vec<&Scores>> {
+        let mut slices: BTreeMap<&str, Vec<&Scores>> = BTreeMap::new();
+        for (slice, scores) in self.tasks.values().flat_map(|task| &task.slices) {
+            slices.entry(slice).or_default().push(scores);
         }
-    }
-
-    pub fn mean_primary(&self) -> f64 {
-        mean(self.tasks.values().map(|task| task.all.primary()))
+        slices
     }
 
     /// The document of `eval --json`.
     pub fn json(&self) -> Value {
         let mut tasks = Map::new();
-        let mut slices: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (name, scores) in &self.tasks {
             let mut map = scores.all.json();
-            let mut own = Map::new();
-            for (slice, scores) in &scores.slices {
-                own.insert(slice.clone(), Value::Object(scores.json()));
-                slices.entry(slice).or_default().push(scores.primary());
-            }
+            let own = scores.slices.iter().map(|(slice, scores)| (slice.clone(), Value::Object(scores.json())));
+            let own: Map<String, Value> = own.collect();
             if !own.is_empty() {
                 map.insert("slices".into(), Value::Object(own));
             }
             tasks.insert(name.clone(), Value::Object(map));
         }
-        let mut document = json!({ "split": self.split.as_str(), "tasks": tasks, "mean_primary": self.mean_primary() });
+        let mut document = mean_json(self.mean_primary());
+        document["split"] = json!(self.split.as_str());
+        document["tasks"] = Value::Object(tasks);
+        let slices = self.by_slice().into_iter();
+        let slices: Map<String, Value> =
+            slices.map(|(slice, scores)| (slice.to_owned(), mean_json(mean_primary(scores.into_iter())))).collect();
         if !slices.is_empty() {
-            let means: Map<String, Value> = slices
-                .into_iter()
-                .map(|(slice, values)| (slice.to_owned(), json!({ "mean_primary": mean(values.into_iter()) })))
-                .collect();
-            document["slices"] = Value::Object(means);
+            document["slices"] = Value::Object(slices);
         }
         document
     }
@@ -135,40 +130,63 @@ impl Evaluation {
                 text += &format!("{:<width$}  {}\n", format!("  {slice}"), line(scores));
             }
         }
-        text += &format!("{:<width$}  {:.4}\n", "mean primary", self.mean_primary());
-        let names: std::collections::BTreeSet<&String> = self.tasks.values().flat_map(|task| task.slices.keys()).collect();
-        for slice in names {
-            let values = self.tasks.values().filter_map(|task| task.slices.get(slice)).map(Scores::primary);
-            text += &format!("{:<width$}  {:.4}\n", format!("  {slice}"), mean(values));
+        text += &format!("{:<width$}  {}\n", "mean primary", mean_line(self.mean_primary()));
+        for (slice, scores) in self.by_slice() {
+            text += &format!("{:<width$}  {}\n", format!("  {slice}"), mean_line(mean_primary(scores.into_iter())));
         }
         text
     }
-}
 
-fn line(scores: &Scores) -> String {
-    let metrics: Vec<String> =
-        scores.metrics.iter().map(|(kind, value)| format!("{} {value:.4}", crate::config::metric_name(*kind))).collect();
-    format!("{}  loss {:.4}  ({} examples)", metrics.join("  "), scores.loss, scores.examples)
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let values: Vec<f64> = values.collect();
-    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
-}
-
-/// Whether `new` beats `old` under the objective: losses and errors fall, all else rises.
-pub fn is_better(objective: &Objective, new: f64, old: f64) -> bool {
-    let (Objective::Over(_, quantity) | Objective::One { quantity, .. }) = objective;
-    match quantity {
-        Quantity::Loss => new < old,
-        Quantity::Metric(kind) if is_error(*kind) => new < old,
-        _ => new > old,
+    /// What is undefined on the whole split, and why.
+    pub fn warnings(&self, corpus: &Corpus) -> Vec<String> {
+        let tasks = corpus.tasks.iter().filter_map(|task| Some((task, self.tasks.get(&task.name)?)));
+        tasks.flat_map(|(task, scores)| warnings(task, scores, self.split)).collect()
     }
 }
 
-/// The smaller the better.
-fn is_error(metric: MetricKind) -> bool {
-    matches!(metric, MetricKind::Mse | MetricKind::Mae)
+/// One line for predictions that are not finite, or one for each undefined metric.
+fn warnings(task: &TaskData, scores: &TaskScores, split: SplitName) -> Vec<String> {
+    let (name, split) = (&task.name, split.as_str());
+    if !scores.not_finite.is_empty() {
+        let examples = name_examples(split, &scores.not_finite);
+        return vec![format!("task {name}: predictions that are not finite on {examples}; its metrics are undefined")];
+    }
+    let metrics = scores.all.metrics.iter().filter_map(|(kind, value)| Some((metric_name(*kind), value.err()?)));
+    metrics.map(|(metric, why)| format!("task {name}: {metric} on {split} is undefined: {}", reason(task, why))).collect()
+}
+
+fn reason(task: &TaskData, why: Undefined) -> String {
+    let output = |output: usize| task.classes.get(output).or(task.settings.label.get(output)).map_or("", String::as_str);
+    match why {
+        Undefined::NotFinite => "predictions are not finite".to_owned(),
+        Undefined::NoTargets => "there is nothing to compare".to_owned(),
+        Undefined::OneClass(class) => format!("all examples are `{}`, or none", output(class)),
+        Undefined::SameTargets(column) => format!("`{}` is the same in all examples", output(column)),
+        Undefined::SamePredictions(column) => format!("all predictions of `{}` are the same", output(column)),
+    }
+}
+
+fn mean_json(mean: Overall) -> Value {
+    let mut value = json!({ "mean_primary": mean.value });
+    if mean.undefined > 0 {
+        value["undefined"] = json!(mean.undefined);
+    }
+    value
+}
+
+fn mean_line(mean: Overall) -> String {
+    let without = if mean.undefined > 0 { format!("  (undefined for {})", mean.undefined) } else { String::new() };
+    format!("{}{without}", shown(mean.value))
+}
+
+fn line(scores: &Scores) -> String {
+    let metric = |(kind, value): &(MetricKind, Measured)| format!("{} {}", metric_name(*kind), shown(value.ok()));
+    let metrics: Vec<String> = scores.metrics.iter().map(metric).collect();
+    format!("{}  loss {}  ({} examples)", metrics.join("  "), shown(scores.loss), scores.examples)
+}
+
+fn shown(value: Option<f64>) -> String {
+    value.map_or("undefined".to_owned(), |value| format!("{value:.4}"))
 }
 
 #[cfg(test)]
@@ -176,37 +194,27 @@ mod tests {
     use super::*;
 
     fn evaluation() -> Evaluation {
-        let scores = |accuracy: f64, loss: f64| Scores { examples: 10, loss, metrics: vec![(MetricKind::Accuracy, accuracy)] };
+        let scores = |accuracy: f64, loss: f64| Scores {
+            examples: 10,
+            loss: Some(loss),
+            metrics: vec![(MetricKind::Accuracy, Ok(accuracy))],
+        };
         let task = |accuracy, loss| TaskScores {
             all: scores(accuracy, loss),
             slices: BTreeMap::from([("clean".to_owned(), scores(accuracy - 0.1, loss))]),
+            not_finite: Vec::new(),
         };
         let tasks = BTreeMap::from([("a".to_owned(), task(0.9, 0.2)), ("b".to_owned(), task(0.7, 0.6))]);
         Evaluation { split: SplitName::Dev, tasks }
     }
 
     #[test]
-    fn objectives_fold_over_tasks() {
-        let value = |text| evaluation().objective(&Objective::parse(text).unwrap()).unwrap();
-        assert!((value("mean(primary)") - 0.8).abs() < 1e-12);
-        assert_eq!(value("min(accuracy)"), 0.7);
-        assert_eq!(value("max(loss)"), 0.6);
-        assert_eq!(value("b.loss"), 0.6);
-        assert_eq!(evaluation().objective(&Objective::parse("mean(f1)").unwrap()), None);
-    }
-
-    #[test]
-    fn losses_fall_and_metrics_rise() {
-        assert!(is_better(&Objective::parse("mean(loss)").unwrap(), 0.1, 0.2));
-        assert!(is_better(&Objective::parse("a.mae").unwrap(), 0.1, 0.2));
-        assert!(is_better(&Objective::parse("mean(primary)").unwrap(), 0.2, 0.1));
-    }
-
-    #[test]
     fn targets_are_reached_from_either_side() {
-        let scores = |kind| Scores { examples: 1, loss: 0.0, metrics: vec![(kind, 0.5)] };
-        assert!(scores(MetricKind::Accuracy).reaches(0.5) && !scores(MetricKind::Accuracy).reaches(0.6));
-        assert!(scores(MetricKind::Mse).reaches(0.6) && !scores(MetricKind::Mse).reaches(0.4));
+        let reaches =
+            |kind, value, target| Scores { examples: 1, loss: None, metrics: vec![(kind, value)] }.reaches(target).is_some();
+        assert!(reaches(MetricKind::Accuracy, Ok(0.5), 0.5) && !reaches(MetricKind::Accuracy, Ok(0.5), 0.6));
+        assert!(reaches(MetricKind::Mse, Ok(0.5), 0.6) && !reaches(MetricKind::Mse, Ok(0.5), 0.4));
+        assert!(!reaches(MetricKind::Mse, Err(Undefined::NotFinite), 0.6));
     }
 
     #[test]
@@ -217,5 +225,26 @@ mod tests {
         assert_eq!(document["tasks"]["b"]["slices"]["clean"]["examples"], 10);
         assert!((document["mean_primary"].as_f64().unwrap() - 0.8).abs() < 1e-12);
         assert!((document["slices"]["clean"]["mean_primary"].as_f64().unwrap() - 0.7).abs() < 1e-12);
+        assert!(document.get("undefined").is_none());
+    }
+
+    #[test]
+    fn what_is_undefined_is_null_and_counted() {
+        let mut evaluation = evaluation();
+        let a = evaluation.tasks.get_mut("a").unwrap();
+        a.all = Scores { examples: 10, loss: None, metrics: vec![(MetricKind::Accuracy, Err(Undefined::NotFinite))] };
+        let document = evaluation.json();
+        assert!(document["tasks"]["a"]["accuracy"].is_null() && document["tasks"]["a"]["loss"].is_null());
+        assert_eq!((document["mean_primary"].as_f64(), document["undefined"].as_u64()), (Some(0.7), Some(1)));
+        let table = evaluation.table();
+        assert!(table.contains("accuracy undefined  loss undefined  (10 examples)"), "{table}");
+        assert!(table.contains("0.7000  (undefined for 1)"), "{table}");
+    }
+
+    #[test]
+    fn losses_without_a_finite_mean_have_none() {
+        assert_eq!(mean_loss([(1.0, 2), (3.0, 2)].into_iter()), Some(1.0));
+        assert_eq!(mean_loss([(1.0, 2), (f64::INFINITY, 2)].into_iter()), None);
+        assert_eq!(mean_loss(std::iter::empty()), None);
     }
 }

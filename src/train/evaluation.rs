@@ -12,7 +12,7 @@ use crate::data::SplitName;
 use crate::observe::event::Event;
 use crate::observe::trace::Kind;
 use crate::train::checkpoint::{self, Best, State, UnderWay};
-use crate::train::evaluate::{Evaluation, is_better};
+use crate::train::evaluate::Evaluation;
 use crate::train::run::Run;
 use crate::train::sweep::{Sweep, evaluate};
 
@@ -97,11 +97,11 @@ impl Run<'_> {
             return Ok(());
         }
         let objective = scores.objective(&self.objective);
-        let old = self.state.best.as_ref().map(|best| best.value);
-        let best = objective.filter(|new| old.is_none_or(|old| is_better(&self.objective, *new, old)));
+        let is_best = self.state.best.as_ref().is_none_or(|best| objective.beats(best));
+        let best = objective.value.filter(|_| is_best);
         match best {
             Some(value) => {
-                self.state.best = Some(Best { value, round });
+                self.state.best = Some(Best { value, undefined: objective.undefined, round });
                 self.state.evaluations_without_best = 0;
                 if self.config.best.keep {
                     self.keep_best(round)?;
@@ -111,8 +111,16 @@ impl Run<'_> {
         }
         let patience = self.config.best.patience;
         self.state.stopped_early = patience > 0 && self.state.evaluations_without_best >= patience;
-        let (json, known) = (scores.json(), self.state.round);
-        self.observer.emit(&Event::Evaluation { round, known, scores: &json, objective, best: best.is_some(), seconds })?;
+        self.observer.emit(&Event::Evaluation {
+            round,
+            known: self.state.round,
+            scores: &scores.json(),
+            objective: objective.value,
+            undefined: objective.undefined,
+            best: best.is_some(),
+            warnings: &scores.warnings(self.corpus),
+            seconds,
+        })?;
         self.finish_those_at_target(&scores)
     }
 
@@ -131,9 +139,9 @@ impl Run<'_> {
         let (round, corpus) = (self.state.round, self.corpus);
         for (number, task) in corpus.tasks.iter().enumerate() {
             let (Some(target), Some(scores)) = (task.settings.target, scores.tasks.get(&task.name)) else { continue };
-            let Some(&(metric, value)) = scores.all.metrics.first() else { continue };
+            let Some((metric, value)) = scores.all.reaches(target) else { continue };
             // One that backs off is asked again at the next evaluation.
-            if scores.all.reaches(target) && self.order.finish(number) {
+            if self.order.finish(number) {
                 self.state.tasks[number].reached = Some(round);
                 let metric = metric_name(metric);
                 self.observer.emit(&Event::Target { round, task: &task.name, metric, value, target })?;

@@ -30,11 +30,16 @@ impl Guard {
 pub fn what_happened(anomaly: &Anomaly, examples: &[u32]) -> String {
     let mut message = format!("{} {}", anomaly.what, anomaly.value);
     if !examples.is_empty() {
-        let first: Vec<String> = examples.iter().take(5).map(u32::to_string).collect();
-        let more = if examples.len() > 5 { ", ..." } else { "" };
-        message += &format!(" on train examples {}{more} ({} in all)", first.join(", "), examples.len());
+        message += &format!(" on {}", name_examples("train", examples));
     }
     message
+}
+
+/// "train examples 4, 8, 15, ... (32 in all)".
+pub fn name_examples(split: &str, examples: &[u32]) -> String {
+    let first: Vec<String> = examples.iter().take(5).map(u32::to_string).collect();
+    let more = if examples.len() > 5 { ", ..." } else { "" };
+    format!("{split} examples {}{more} ({} in all)", first.join(", "), examples.len())
 }
 
 /// "round 12 not committed: task books has loss NaN on train examples 4, 8, 15, ... (32 in all)".

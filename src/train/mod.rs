@@ -16,6 +16,7 @@ mod keeping;
 pub mod lanes;
 pub mod masking;
 pub mod metrics;
+pub mod overall;
 mod placement;
 pub mod plan;
 pub mod prefix;

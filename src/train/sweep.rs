@@ -8,8 +8,8 @@ use crate::config::schema::MetricKind;
 use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
 use crate::model::network::{Batch, Targets as BatchTargets};
 use crate::train::batch::evaluation_batch;
-use crate::train::evaluate::{Evaluation, Scores, TaskScores, scores};
-use crate::train::metrics::argmax;
+use crate::train::evaluate::{Evaluation, Scores, TaskScores, mean_loss, task_scores};
+use crate::train::metrics::{Undefined, argmax};
 use crate::train::round::Engine;
 use crate::train::tokens::evaluation_end;
 
@@ -119,17 +119,20 @@ impl Tally {
         if split.targets == Targets::Words {
             return self.words(split);
         }
-        let score = |only: Option<&[bool]>| scores(task, split, &self.logits, &self.losses, only);
-        let slices = split.slices.iter().map(|(name, only)| (name.clone(), score(Some(only)))).collect();
-        TaskScores { all: score(None), slices }
+        task_scores(task, split, &self.logits, &self.losses)
     }
 
     /// A masked language model: loss and accuracy over all masked words of the split, always the same ones.
+    /// A loss that is not finite stands for logits that are not.
     fn words(self, split: &Split) -> TaskScores {
-        let mean = |sum: f64| if self.losses.is_empty() { 0.0 } else { sum / self.losses.len() as f64 };
-        let metrics = vec![(MetricKind::Accuracy, mean(self.right as f64))];
-        let loss = mean(self.losses.iter().map(|(loss, _)| loss).sum());
-        TaskScores { all: Scores { examples: split.len(), loss, metrics }, slices: BTreeMap::new() }
+        let loss = mean_loss(self.losses.iter().copied());
+        let accuracy = match loss {
+            _ if self.losses.is_empty() => Err(Undefined::NoTargets),
+            None => Err(Undefined::NotFinite),
+            Some(_) => Ok(self.right as f64 / self.losses.len() as f64),
+        };
+        let all = Scores { examples: split.len(), loss, metrics: vec![(MetricKind::Accuracy, accuracy)] };
+        TaskScores { all, slices: BTreeMap::new(), not_finite: Vec::new() }
     }
 }
 

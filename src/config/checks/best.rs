@@ -1,7 +1,7 @@
 //! What is measured must be there: the metric of `best`, and the splits that evaluations read.
 
 use super::super::metrics::{metrics_of, name as metric_name};
-use super::super::objective::{FORMS, Objective, Quantity};
+use super::super::objective::{FORMS, Objective, Quantity, meant};
 use super::super::schema::{Every, EveryNamed, Task};
 use super::super::suggest::nearest;
 use super::Checker;
@@ -11,7 +11,10 @@ const KEY: &str = "best.metric";
 pub fn check(checker: &mut Checker) {
     let config = checker.config;
     match Objective::parse(&config.best.metric) {
-        None => checker.error(&[KEY], format!("\"{}\" is not {FORMS}", config.best.metric), ""),
+        None => {
+            let help = meant(&config.best.metric).map(|form| format!("the worst task's value is `{form}`"));
+            checker.error(&[KEY], format!("\"{}\" is not {FORMS}", config.best.metric), &help.unwrap_or_default());
+        }
         Some(Objective::Over(_, quantity)) => over(checker, quantity),
         Some(Objective::One { task, quantity }) => one(checker, &task, quantity),
     }
@@ -111,6 +114,13 @@ mod tests {
     #[test]
     fn other_forms_are_answered_with_the_known_ones() {
         assert!(message("[best]\nmetric = \"median(loss)\"\n").starts_with("\"median(loss)\" is not `mean(primary)`, "));
+    }
+
+    #[test]
+    fn the_best_task_is_answered_with_the_worst() {
+        let errors =
+            errors(&format!("{RUN}[task_defaults]\nhead = \"regression\"\nmetrics = \"mse\"\n[best]\nmetric = \"min(mse)\"\n"));
+        assert_eq!(errors.diagnostics()[0].help, ["the worst task's value is `max(mse)`"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One task at a time: its rows, inputs, label, head and metrics.
 
 use super::super::defaults::ROWS;
-use super::super::metrics::{NAMED, fits, name as metric_name};
+use super::super::metrics::{METRICS, fits, name as metric_name};
 use super::super::schema::{Adaptive, EncoderKind, HeadKind, Task};
 use super::super::suggest::nearest;
 use super::super::synthetic;
@@ -14,6 +14,9 @@ pub fn check(checker: &mut Checker) {
         discovered(checker);
     }
     let made = config.synthetic.as_ref().map_or_else(Vec::new, synthetic::names);
+    if made.iter().any(|name| !config.tasks.contains_key(name)) {
+        head(checker, "task_defaults", &config.task_defaults);
+    }
     for (name, task) in &config.tasks {
         let key = task_key(name);
         identity(checker, name, task, &made);
@@ -198,8 +201,8 @@ fn head(checker: &mut Checker, key: &str, task: &Task) {
         HeadKind::Mlm => "mlm",
     };
     for metric in task.metrics.iter().filter(|metric| !fits(**metric, task.head)) {
-        let fitting = NAMED.iter().filter(|(_, other)| fits(*other, task.head));
-        let fitting: Vec<_> = fitting.map(|(name, _)| *name).collect();
+        let fitting = METRICS.iter().filter(|other| other.heads.contains(&task.head));
+        let fitting: Vec<_> = fitting.map(|other| other.name).collect();
         let message = format!("\"{}\" does not measure a {head_name} head", metric_name(*metric));
         checker.error(&[&metrics, &head], message, &format!("{head_name} has {}", fitting.join(", ")));
     }
@@ -302,6 +305,12 @@ mod tests {
         assert_eq!(error_with("metrics = \"mse\""), "tasks.a.metrics: \"mse\" does not measure a classification head");
         assert!(error_with("head = \"regression\"\nmetrics = [\"pearson\", \"f1\"]").contains("\"f1\" does not"));
         assert!(error_with("head = \"multilabel\"\nmetrics = \"matthews\"").contains("multilabel head"));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_synthetic_tasks_without_an_entry() {
+        let message = error(LINEAR, "[synthetic]\n[task_defaults]\nmetrics = \"mse\"\n");
+        assert_eq!(message, "task_defaults.metrics: \"mse\" does not measure a classification head");
     }
 
     #[test]

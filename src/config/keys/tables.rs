@@ -427,8 +427,9 @@ static BEST: Section = Section {
             "metric",
             Kind::Text,
             "\"mean(primary)\"",
-            "`mean(primary)`, `min(primary)`, `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)`, \
-            `TASK.METRIC` or `TASK.loss`.",
+            "`mean(primary)`, `min(primary)` (the worst task), `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)` (of mse and mae: \
+            `max`), `TASK.METRIC` or `TASK.loss`. Losses, mse and mae are best when small; [evaluation.md](evaluation.md) says how they \
+            go together with the others, and what becomes of a value that is undefined.",
         ),
         key(
             "patience",

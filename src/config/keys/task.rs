@@ -24,7 +24,14 @@ pub static TASK: Section = Section {
         optional("quoted", Kind::Bool, "TSV and CSV: fields may be quoted; when absent, only in CSV."),
         key("text", COLUMNS, "[]", "One column, or two for text pairs."),
         key("features", COLUMNS, "[]", "Dense features: one column holding a list, or one column per feature."),
-        key("label", COLUMNS, "[]", "One column; several for multilabel or regression with several outputs."),
+        key(
+            "label",
+            COLUMNS,
+            "[]",
+            "One column; several for multilabel or regression with several outputs. A row whose key is absent or null, or whose cell is empty, \
+            has no label. Multilabel in one column: a list of names, or a text with commas or semicolons between them; `[]`, as a list or \
+            as the text, says that none of the labels applies.",
+        ),
         key(
             "head",
             Kind::one_of(&["classification", "regression", "multilabel", "mlm"]),
@@ -59,7 +66,7 @@ pub static TASK: Section = Section {
             "metrics",
             Kind::List(&METRICS),
             "[]",
-            "The first is the task's primary metric; empty means the usual ones of its head.",
+            "The first is the task's primary metric; empty means the usual ones of its head. [evaluation.md](evaluation.md) defines them.",
         ),
         key("share", Kind::Float(Bounds::POSITIVE), "1.0", "Share of the slots of a round, relative to the other tasks'.")
             .only("sampler.kind", &["explicit"]),

@@ -1,6 +1,11 @@
 //! From files to a corpus: labels, splits, slices, sharing, and independence of the thread count.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use serde_json::json;
 
 use super::support::{Files, assert_contains, config, load_one, load_with, message, task, tokens};
@@ -46,23 +51,50 @@ fn multilabel_cells_are_masked_one_by_one() -> Result<()> {
     Ok(())
 }
 
+/// Rows of two names, of one, of none that applies, and without a label, in every format.
 #[test]
 fn multilabel_names_in_one_column() -> Result<()> {
     let files = Files::new()?;
-    let tsv = files.write("x.tsv", "text\tlabel\na\tsad, angry\nb\tsad\nc\t\n")?;
+    let tsv = files.write("x.tsv", "text\tlabel\na\tsad, angry\nb\tsad\nc\t[]\nd\t\n")?;
+    let csv = files.write("x.csv", "text,label\na,sad;angry\nb,\"sad,\"\nc,[]\nd,\n")?;
     let json = files.write(
         "x.jsonl",
-        "{\"text\":\"a\",\"label\":[\"sad\",\"angry\"]}\n{\"text\":\"b\",\"label\":[\"sad\"]}\n{\"text\":\"c\",\"label\":[]}\n",
+        r#"{"text":"a","label":["sad","angry"]}
+{"text":"b","label":"sad"}
+{"text":"c","label":[]}
+{"text":"d","label":null}
+"#,
     )?;
-    let multilabel = json!({"head": "multilabel"});
-    let corpus = load_one(&tsv, multilabel.clone())?;
-    assert_eq!(corpus.tasks[0].classes, ["angry", "sad"]);
-    let expected = vec![1.0, 1.0, 0.0, 1.0];
-    assert_eq!(corpus.tasks[0].train.targets, Targets::Values { dim: 2, values: expected.clone() });
-    // An empty list is a label set, an empty cell is none.
-    let corpus = load_one(&json, multilabel)?;
-    let expected = [expected, vec![0.0, 0.0]].concat();
-    assert_eq!(corpus.tasks[0].train.targets, Targets::Values { dim: 2, values: expected });
+    let parquet = files.path("x.parquet");
+    write_lists(&parquet)?;
+    for path in [tsv, csv, json, parquet] {
+        let corpus = load_one(&path, json!({"head": "multilabel"}))?;
+        let task = &corpus.tasks[0];
+        assert_eq!(task.classes, ["angry", "sad"]);
+        let values = vec![1.0, 1.0, 0.0, 1.0, 0.0, 0.0];
+        assert_eq!(task.train.targets, Targets::Values { dim: 2, values }, "{}", path.display());
+        assert_eq!(task.report.missing_labels[&SplitName::Train], 1, "{}", path.display());
+    }
+    Ok(())
+}
+
+/// The labels of [`multilabel_names_in_one_column`] as lists, the last one null.
+fn write_lists(path: &std::path::Path) -> Result<()> {
+    let schema = "message m { REQUIRED BYTE_ARRAY text (UTF8);
+        OPTIONAL GROUP label (LIST) { REPEATED GROUP list { REQUIRED BYTE_ARRAY element (UTF8); } } }";
+    let schema = Arc::new(parse_message_type(schema)?);
+    let mut writer = SerializedFileWriter::new(std::fs::File::create(path)?, schema, Arc::default())?;
+    let mut group = writer.next_row_group()?;
+    let mut write = |values: &[&str], definition: Option<&[i16]>, repetition: Option<&[i16]>| -> Result<()> {
+        let mut column = group.next_column()?.context("the schema has more columns")?;
+        let values: Vec<ByteArray> = values.iter().map(|&value| value.into()).collect();
+        column.typed::<ByteArrayType>().write_batch(&values, definition, repetition)?;
+        Ok(column.close()?)
+    };
+    write(&["a", "b", "c", "d"], None, None)?;
+    write(&["sad", "angry", "sad"], Some(&[2, 2, 2, 1, 0]), Some(&[0, 1, 0, 0, 0]))?;
+    group.close()?;
+    writer.close()?;
     Ok(())
 }
 

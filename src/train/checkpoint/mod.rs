@@ -82,9 +82,13 @@ pub struct UnderWay {
     pub batches: u64,
 }
 
+/// The best evaluation so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     pub value: f64,
+    /// Tasks for which it was undefined.
+    #[serde(default)]
+    pub undefined: usize,
     pub round: u64,
 }
 
