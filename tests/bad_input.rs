@@ -173,6 +173,36 @@ fn impossible_configurations() {
 
 /// With letters that TOML and file names take, but that are easily mishandled.
 #[test]
+fn sizes_beyond_the_machine() {
+    let place = Place::new();
+    let config = place.synthetic();
+    let run_dir = place.path("run");
+    let refused = |sets: &[&str], parts: &[&str]| {
+        place.outcome_of_training(&config, sets, &run_dir).failed(2, parts);
+        assert!(!run_dir.exists(), "a refused run leaves no run folder");
+    };
+    let batch = ["train.micro_batch=1048576", "encoder.hidden=65536"];
+    refused(&batch, &["the run's buffers", "\"scratch: ", "are needed, this machine has", "train.micro_batch"]);
+    refused(&["train.micro_batch=1048576", "train.accumulate=1048576"], &["train.accumulate = 1048576", "at most 4294967295"]);
+    refused(&["train.rounds=4294967296"], &["train.rounds: expected an integer from 1 to 4294967295"]);
+    refused(&["synthetic.train=4294967295"], &["the examples of [synthetic]", "are needed, this machine has"]);
+    refused(&["synthetic.train=4294967296"], &["an integer from 1 to 4294967295, found 4294967296"]);
+}
+
+#[test]
+fn a_long_run_is_planned_as_fast_as_a_short_one() {
+    let config = common::example("budget.toml");
+    let words = ["plan", config.to_str().expect("UTF-8"), "--json", "--set", "train.rounds=2147483648"];
+    let plan = run(&words).ok().json();
+    let tasks = plan["tasks"].as_array().expect("tasks");
+    let slot = 64.0 / 512.0;
+    let rounds: f64 = tasks.iter().map(|task| task["epochs"].as_f64().expect("a number") / slot).sum();
+    assert!((rounds / 2_147_483_648.0 - 1.0).abs() < 1e-9, "{rounds}");
+    let done = tasks.iter().find(|task| task["name"] == "alone_3").expect("there");
+    assert_eq!(done["epochs"], 12.0 * slot);
+}
+
+#[test]
 fn an_odd_task_name_is_a_name() {
     let place = Place::new();
     place.write("t.tsv", GOOD);

@@ -123,7 +123,7 @@ fn observed(workload: &Workload) -> (Report, Vec<Span>, Vec<Entry>) {
     let mut simulation = Simulation::new(workload).expect("the workload is sound");
     simulation.keep_spans();
     simulation.dispatcher.log.keep();
-    let (report, spans, dispatcher) = simulation.run();
+    let (report, spans, dispatcher) = simulation.run().expect("it ends");
     (report, spans, dispatcher.log.entries().to_vec())
 }
 

@@ -23,18 +23,7 @@ const ROUNDS_SHOWN: u64 = 8;
 pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
     let mut config = super::check::load(path, sets)?.config;
     set_threads(config.run.threads)?;
-    let mut corpus = load_corpus(&mut config, &Console::new())?;
-    // A run that does not fit is shown as it was asked for, so that the numbers can be seen.
-    let asked = config.clone();
-    let (plan, steps) = match pressure::fit(&mut config, &mut corpus) {
-        Ok(fitted) => fitted,
-        Err(_) => {
-            config = asked;
-            (Plan::new(&config, &corpus)?, Vec::new())
-        }
-    };
-    let mut document = document(&config, &corpus, &plan)?;
-    document["on_pressure"] = json!(steps);
+    let document = planned(&mut config)?;
     if json {
         println!("{document}");
     } else {
@@ -45,6 +34,23 @@ pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
         anyhow::bail!("memory.device allows {}, the run needs {}", human_bytes(budget), human_bytes(total));
     }
     Ok(())
+}
+
+/// What is printed, as JSON.
+pub fn planned(config: &mut Config) -> Result<Value> {
+    let mut corpus = load_corpus(config, &Console::new())?;
+    // A run that does not fit is shown as it was asked for, so that the numbers can be seen.
+    let asked = config.clone();
+    let (plan, steps) = match pressure::fit(config, &mut corpus) {
+        Ok(fitted) => fitted,
+        Err(_) => {
+            *config = asked;
+            (Plan::new(config, &corpus)?, Vec::new())
+        }
+    };
+    let mut document = document(config, &corpus, &plan)?;
+    document["on_pressure"] = json!(steps);
+    Ok(document)
 }
 
 fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {

@@ -25,7 +25,7 @@ pub fn run(options: &Simulate) -> Result<()> {
     if wants_spans {
         simulation.keep_spans();
     }
-    let (report, spans, _) = simulation.run();
+    let (report, spans, _) = simulation.run().map_err(|excess| anyhow!("{name}: {excess}"))?;
     let mut document = document(&workload, &report);
     if wants_spans {
         pictures(options, &workload, &spans)?;
@@ -53,13 +53,8 @@ pub fn run(options: &Simulate) -> Result<()> {
 /// The tasks of a workload file; `concurrency` of them in all, if it says so.
 fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
     let schedule = &written.schedule;
-    let total: usize = written.tasks.values().map(|task| task.count).sum();
-    let count = |task: &Task| match concurrency {
-        None => task.count,
-        Some(all) => ((all * task.count) as f64 / total as f64).round().max(1.0) as usize,
-    };
-    let firsts: Vec<usize> =
-        written.tasks.values().scan(0, |next, task| Some(std::mem::replace(next, *next + count(task)))).collect();
+    let counts = written.counts(concurrency);
+    let firsts: Vec<usize> = counts.iter().scan(0, |next, count| Some(std::mem::replace(next, *next + count))).collect();
     let names: Vec<&String> = written.tasks.keys().collect();
     let mut tasks = Vec::new();
     for (class, (name, task)) in written.tasks.iter().enumerate() {
@@ -67,10 +62,10 @@ fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
             .depends_on
             .iter()
             .filter_map(|parent| names.iter().position(|name| *name == parent))
-            .flat_map(|class| firsts[class]..firsts[class] + count(&written.tasks[names[class]]))
+            .flat_map(|class| firsts[class]..firsts[class] + counts[class])
             .collect();
-        for number in 0..count(task) {
-            let name = if count(task) == 1 { name.clone() } else { format!("{name}-{}", number + 1) };
+        for number in 0..counts[class] {
+            let name = if counts[class] == 1 { name.clone() } else { format!("{name}-{}", number + 1) };
             tasks.push(sim_task(name, class, task, &parents, schedule.blocks));
         }
     }

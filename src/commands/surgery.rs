@@ -1,7 +1,7 @@
 //! `taskloom surgery`: JSON lines from stdin to stdout, or one large Jacobian from a safetensors file.
 
 use std::fs::File;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::SurgeryArgs;
 use crate::surgery::large::{self, Problem};
+use crate::surgery::request::MOST_ROWS;
 
 pub fn run(args: &SurgeryArgs) -> Result<()> {
     match (&args.jacobian, &args.method, &args.out) {
@@ -20,15 +21,24 @@ pub fn run(args: &SurgeryArgs) -> Result<()> {
     }
 }
 
+/// Bytes of a request.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// One answer a line; a bad request is answered too, and the next is read.
-fn lines(input: impl BufRead, mut output: impl Write) -> Result<()> {
-    for line in input.split(b'\n') {
-        let line = line.context("cannot read stdin")?;
-        if line.trim_ascii().is_empty() {
+fn lines(mut input: impl BufRead, mut output: impl Write) -> Result<()> {
+    let mut line = Vec::new();
+    while input.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line).context("cannot read stdin")? > 0 {
+        let is_whole = line.ends_with(b"\n") || (line.len() as u64) < MOST_BYTES;
+        let request = std::mem::take(&mut line);
+        if request.trim_ascii().is_empty() {
             continue;
         }
-        let answer = match std::str::from_utf8(&line) {
-            Ok(line) => crate::surgery::request::answer_line(line),
+        let answer = match std::str::from_utf8(&request) {
+            _ if !is_whole => {
+                input.skip_until(b'\n').context("cannot read stdin")?;
+                json!({ "error": format!("bad request: longer than {MOST_BYTES} bytes") }).to_string()
+            }
+            Ok(request) => crate::surgery::request::answer_line(request),
             Err(_) => json!({ "error": "bad request: not UTF-8" }).to_string(),
         };
         writeln!(output, "{answer}").and_then(|()| output.flush()).context("cannot write to stdout")?;
@@ -77,6 +87,7 @@ fn from_file(path: &Path, method: &str, params: &Map<String, Value>, out: &Path)
 fn matrix<'a>(tensor: &TensorView<'a>, name: &str) -> Result<Vec<&'a [f32]>> {
     let [rows, columns] = tensor.shape() else { bail!("{name} is {:?}, expected T x P", tensor.shape()) };
     ensure!(*rows > 0 && *columns > 0, "{name} is {rows} x {columns}");
+    ensure!(*rows <= MOST_ROWS, "{name} has {rows} rows; at most {MOST_ROWS} are settled");
     Ok(floats(tensor, name)?.chunks_exact(*columns).collect())
 }
 
@@ -100,6 +111,16 @@ mod tests {
         assert_eq!(answers[0]["update"], json!([4.0, 6.0]));
         assert!(answers[1]["error"].is_string() && answers[2]["error"].is_string());
         assert_eq!(answers[3]["weights"], json!([1.0]));
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_and_the_next_is_read() {
+        let long = std::io::repeat(b'[').take(3 * MOST_BYTES).chain(&b"\n{\"method\":\"sum\",\"jacobian\":[[1]]}\n"[..]);
+        let mut output = Vec::new();
+        lines(std::io::BufReader::new(long), &mut output).unwrap();
+        let answers = String::from_utf8(output).unwrap();
+        let (first, second) = answers.trim_end().split_once('\n').unwrap();
+        assert!(first.contains("longer than 67108864 bytes") && second.contains("\"update\":[1.0]"), "{answers}");
     }
 
     #[test]

@@ -94,6 +94,7 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
 fn fit(config: &mut Config, corpus: &mut Corpus, console: &Console) -> Result<Plan> {
     let (plan, steps) = pressure::fit(config, corpus)?;
     steps.iter().for_each(|step| console.say(&format!("memory.device is tight: {step}")));
+    plan.check_machine(config)?;
     Ok(plan)
 }
 

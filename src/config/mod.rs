@@ -9,7 +9,7 @@ mod checks;
 mod defaults;
 mod diagnostic;
 mod freeze;
-mod keys;
+pub mod keys;
 mod metrics;
 mod objective;
 mod paths;
@@ -40,6 +40,9 @@ pub use synthetic::names as synthetic_names;
 pub use tree::{Origin, Source};
 
 use tree::Node;
+
+/// Rounds of the longest run.
+pub const MOST_ROUNDS: u64 = keys::ROUNDS as u64;
 
 /// A configuration without errors, and where its values come from.
 #[derive(Clone, Debug)]

@@ -9,12 +9,21 @@ use serde::Deserialize;
 
 use super::diagnostic::{Diagnostic, Errors};
 use super::keys::kind::Bounds;
-use super::keys::{Kind, Section, key, optional, required};
+use super::keys::{Kind, Section, YEAR_MS, key, optional, required};
 use super::suggest::nearest;
 use super::{defaults, shape, source};
 
-const COUNT: i64 = 1 << 40;
-const MILLIS: Kind = Kind::Float(Bounds::NON_NEGATIVE);
+/// Most tasks of a workload, and quanta of all of them together: two times are kept of each.
+pub const MOST_TASKS: usize = 1_000_000;
+pub const MOST_QUANTA: u64 = 20_000_000;
+/// Pairs of a task and one it depends on.
+const MOST_EDGES: usize = 10_000_000;
+
+const TASKS: i64 = MOST_TASKS as i64;
+const QUANTA: i64 = MOST_QUANTA as i64;
+const MILLIS: Kind = Kind::Float(Bounds::NON_NEGATIVE.up_to(YEAR_MS));
+const SOME_MILLIS: Kind = Kind::Float(Bounds::POSITIVE.up_to(YEAR_MS));
+const FACTOR: Kind = Kind::Float(Bounds::POSITIVE.up_to(1e6));
 const BLOCKS: i64 = 64;
 
 static WORKLOAD: Section = Section {
@@ -60,18 +69,18 @@ static MEMORY: Section = Section {
 };
 
 static SWEEP: Section = Section {
-    keys: &[key("concurrency", Kind::List(&Kind::Int(1, 1_000_000)), "[10, 50, 200]", "Tasks in all, in their proportions.")],
+    keys: &[key("concurrency", Kind::List(&Kind::Int(1, TASKS)), "[10, 50, 200]", "Tasks in all, in their proportions.")],
     later: &[],
 };
 
 static TASK: Section = Section {
     keys: &[
-        key("count", Kind::Int(1, 1_000_000), "1", "Equal tasks of this class."),
-        key("quanta", Kind::Int(1, COUNT), "100", "Work of each."),
-        required("cost_ms", Kind::Float(Bounds::POSITIVE), "Planned time of a quantum."),
+        key("count", Kind::Int(1, TASKS), "1", "Equal tasks of this class."),
+        key("quanta", Kind::Int(1, QUANTA), "100", "Work of each."),
+        required("cost_ms", SOME_MILLIS, "Planned time of a quantum."),
         key("spread", Kind::Float(Bounds::UNIT_OPEN), "0.0", "Uniform noise of the time, as a share of it."),
         key("tail_share", Kind::Float(Bounds::UNIT), "0.0", "Share of quanta that take `tail_factor` times as long."),
-        key("tail_factor", Kind::Float(Bounds::POSITIVE), "10.0", "See `tail_share`."),
+        key("tail_factor", FACTOR, "10.0", "See `tail_share`."),
         key(
             "arrival",
             Kind::one_of(&["closed", "poisson", "bursty", "periodic", "trace"]),
@@ -79,15 +88,15 @@ static TASK: Section = Section {
             "When quanta become due.",
         ),
         key("think_ms", MILLIS, "0.0", "`closed`: from the end of a quantum to the next."),
-        key("gap_ms", Kind::Float(Bounds::POSITIVE), "100.0", "`poisson` and `bursty`: mean time between arrivals."),
-        key("burst", Kind::Int(1, COUNT), "10", "`bursty`: quanta due at once."),
+        key("gap_ms", SOME_MILLIS, "100.0", "`poisson` and `bursty`: mean time between arrivals."),
+        key("burst", Kind::Int(1, QUANTA), "10", "`bursty`: quanta due at once."),
         key("offset_ms", MILLIS, "0.0", "`periodic`: when the first is due."),
         key("at_ms", Kind::List(&MILLIS), "[]", "`trace`: when each is due."),
         key("weight", Kind::Float(Bounds::POSITIVE), "1.0", "Share of the time under `weighted`."),
         key("priority", Kind::Int(-1_000_000, 1_000_000), "0", "The larger goes first under `priority`."),
-        optional("period_ms", Kind::Float(Bounds::POSITIVE), "Least time between quanta due; makes the task a deadline task."),
-        optional("deadline_ms", Kind::Float(Bounds::POSITIVE), "From being due to the end; the period when absent."),
-        key("period", Kind::Int(1, COUNT), "1", "Synchronous: present every so many rounds."),
+        optional("period_ms", SOME_MILLIS, "Least time between quanta due; makes the task a deadline task."),
+        optional("deadline_ms", SOME_MILLIS, "From being due to the end; the period when absent."),
+        key("period", Kind::Int(1, QUANTA), "1", "Synchronous: present every so many rounds."),
         key("write_share", Kind::Float(Bounds::UNIT), "0.5", "Share of quanta that commit; the others read."),
         key("blocks", Kind::List(&Kind::Int(0, BLOCKS - 1)), "[]", "Blocks read and written; empty means all."),
         key("persistent", Kind::Bytes, "0", "Bytes kept from admission to the end."),
@@ -106,7 +115,7 @@ static FAULTS: Section = Section {
         key("not_finite", Kind::Float(Bounds::UNIT), "0.0", "A loss is NaN."),
         key("crash", Kind::Float(Bounds::UNIT), "0.0", "Whoever computes dies."),
         key("stall", Kind::Float(Bounds::UNIT), "0.0", "The quantum takes `stall_factor` times as long."),
-        key("stall_factor", Kind::Float(Bounds::POSITIVE), "10.0", "See `stall`."),
+        key("stall_factor", FACTOR, "10.0", "See `stall`."),
     ],
     later: &[],
 };
@@ -185,6 +194,32 @@ pub struct Faults {
     pub stall_factor: f64,
 }
 
+impl Workload {
+    /// Tasks of each class, in the classes' order; with `concurrency` so many in all, in their proportions, but one of each at
+    /// least.
+    pub fn counts(&self, concurrency: Option<usize>) -> Vec<usize> {
+        let total: usize = self.tasks.values().map(|task| task.count).sum();
+        let share = |all: usize, count: usize| ((all * count) as f64 / total as f64).round().max(1.0) as usize;
+        self.tasks.values().map(|task| concurrency.map_or(task.count, |all| share(all, task.count))).collect()
+    }
+
+    /// Why so many tasks are too many to simulate, if they are.
+    fn excess(&self, counts: &[usize]) -> Option<String> {
+        let with_counts = || self.tasks.values().zip(counts);
+        let tasks: usize = counts.iter().sum();
+        let quanta: u64 = with_counts().map(|(task, &count)| count as u64 * task.quanta).sum();
+        let of_class = |name: &String| self.tasks.keys().position(|other| other == name).map_or(0, |class| counts[class]);
+        let edges: usize = with_counts().map(|(task, &count)| count * task.depends_on.iter().map(of_class).sum::<usize>()).sum();
+        let found = [
+            (tasks as u64, MOST_TASKS as u64, "tasks"),
+            (quanta, MOST_QUANTA, "quanta of all tasks together"),
+            (edges as u64, MOST_EDGES as u64, "pairs of a task and one it depends on"),
+        ];
+        let &(found, most, what) = found.iter().find(|(found, most, _)| found > most)?;
+        Some(format!("makes {found} {what}; at most {most} can be simulated"))
+    }
+}
+
 /// Reads a workload, then `sets` (the texts given to `--set`).
 pub fn load(path: &Path, sets: &[String]) -> Result<Workload, Errors> {
     let source::Gathered { mut tree, mut errors, .. } = source::gather(path, sets);
@@ -223,6 +258,15 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Workload, Errors> {
         }
         if task.arrival == "periodic" && task.period_ms.is_none() {
             errors.push(error("arrival", "is \"periodic\", but there is no `period_ms`".to_owned()));
+        }
+    }
+    if let Some(excess) = workload.excess(&workload.counts(None)) {
+        errors.push(Diagnostic::new(at("tasks"), "tasks", excess).help("lower `count` or `quanta`"));
+    }
+    for &concurrency in workload.sweep.iter().flat_map(|sweep| &sweep.concurrency) {
+        if let Some(excess) = workload.excess(&workload.counts(Some(concurrency))) {
+            let error = Diagnostic::new(at("sweep.concurrency"), "sweep.concurrency", format!("{concurrency} {excess}"));
+            errors.push(error.help("lower it, or `quanta`"));
         }
     }
     if errors.is_empty() { Ok(workload) } else { Err(Errors::new(errors)) }

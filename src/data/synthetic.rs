@@ -20,7 +20,7 @@ const PAIR_COSINE: f64 = 0.9;
 /// Adds an entry to `tasks` for each synthetic task that has none.
 pub fn expand(config: &mut Config) -> Result<()> {
     let Some(synthetic) = &config.synthetic else { return Ok(()) };
-    let needed = 2 * (synthetic.agree + synthetic.oppose) + synthetic.alone;
+    let needed = tasks(synthetic);
     ensure!(
         synthetic.features >= needed,
         "synthetic.features: {} are too few for {needed} directions; two per pair and one per lone task are needed",
@@ -33,6 +33,19 @@ pub fn expand(config: &mut Config) -> Result<()> {
         config.tasks.insert(name, settings);
     }
     Ok(())
+}
+
+/// What making the examples takes: bytes of them, and products of the planted directions with each other.
+pub fn cost(synthetic: &Synthetic) -> (u64, u64) {
+    let tasks = tasks(synthetic) as u64;
+    let examples =
+        [synthetic.train, synthetic.dev, synthetic.test].iter().fold(0u64, |sum, &count| sum.saturating_add(count as u64));
+    let values = tasks.saturating_mul(examples).saturating_mul(synthetic.features as u64 + 1);
+    (values.saturating_mul(4), (tasks * tasks).saturating_mul(synthetic.features as u64))
+}
+
+fn tasks(synthetic: &Synthetic) -> usize {
+    2 * (synthetic.agree + synthetic.oppose) + synthetic.alone
 }
 
 /// Makes the examples of every synthetic task and adds them to the corpus.
@@ -54,7 +67,7 @@ pub fn load(config: &Config, corpus: &mut Corpus) -> Result<()> {
 
 /// One unit vector per task, in the order of [`synthetic_names`].
 fn planted(synthetic: &Synthetic, seed: u64) -> Vec<Vec<f64>> {
-    let count = 2 * (synthetic.agree + synthetic.oppose) + synthetic.alone;
+    let count = tasks(synthetic);
     let directions = orthonormal(count, synthetic.features, seed);
     let mut free = directions.into_iter();
     let mut next = || free.next().unwrap_or_default();

@@ -2,8 +2,9 @@
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytemuck::Pod;
 use memmap2::MmapMut;
 
@@ -57,6 +58,8 @@ pub struct Memory {
     /// Only adds up: buffers stay empty.
     dry: bool,
     budget: u64,
+    /// The buffers will be written: they may not exceed what this machine has.
+    written: bool,
     used: u64,
     buffers: Vec<(String, u64)>,
     /// What the names of the next buffers begin with.
@@ -64,14 +67,19 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `budget` in bytes; 0 means no limit.
+    /// `budget` in bytes; 0 means no limit but that of the machine.
     pub fn new(budget: u64) -> Self {
-        Self { dry: false, budget, used: 0, buffers: Vec::new(), place: String::new() }
+        Self { dry: false, budget, written: true, used: 0, buffers: Vec::new(), place: String::new() }
+    }
+
+    /// For buffers that are mapped and hardly written: their sizes are limited by nothing.
+    pub fn mapped() -> Self {
+        Self { written: false, ..Self::new(0) }
     }
 
     /// Adds up what a run would allocate within `budget` (0: no limit) and allocates nothing.
     pub fn plan(budget: u64) -> Self {
-        Self { dry: true, ..Self::new(budget) }
+        Self { dry: true, written: false, ..Self::new(budget) }
     }
 
     pub fn is_dry(&self) -> bool {
@@ -94,13 +102,18 @@ impl Memory {
 
     /// As [`Memory::buffer`], for values of another type.
     pub fn buffer_of<T: Pod>(&mut self, name: &str, len: usize) -> Result<Buffer<T>> {
-        self.reserve(name, (size_of::<T>() * len) as u64)?;
+        self.reserve(name, (size_of::<T>() as u64).saturating_mul(len as u64))?;
         Buffer::new(if self.dry { 0 } else { len }).with_context(|| name.to_owned())
     }
 
     /// Counts bytes that the caller allocates itself.
     pub fn reserve(&mut self, name: &str, bytes: u64) -> Result<()> {
-        if self.budget > 0 && self.used + bytes > self.budget {
+        let used = self.used.saturating_add(bytes);
+        ensure!(used <= isize::MAX as u64, "\"{name}\" makes more bytes than can be addressed: {ADVICE}");
+        if self.written {
+            check_machine(name, used)?;
+        }
+        if self.budget > 0 && used > self.budget {
             bail!(
                 "memory.device allows {}, {} are in use and \"{name}\" needs {} more: lower train.micro_batch or \
                  encoder.buckets, or raise the budget",
@@ -109,7 +122,7 @@ impl Memory {
                 human_bytes(bytes)
             );
         }
-        self.used += bytes;
+        self.used = used;
         if bytes > 0 {
             self.buffers.push((format!("{}{name}", self.place), bytes));
         }
@@ -124,6 +137,34 @@ impl Memory {
     pub fn buffers(&self) -> &[(String, u64)] {
         &self.buffers
     }
+}
+
+/// Memory and swap of this machine in bytes; what can be addressed where the system does not say.
+pub fn machine_memory() -> u64 {
+    static FOUND: OnceLock<u64> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kib =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok());
+        match (kib("MemTotal:"), kib("SwapTotal:")) {
+            (Some(memory), swap) => 1024 * (memory + swap.unwrap_or(0)),
+            (None, _) => isize::MAX as u64,
+        }
+    })
+}
+
+const ADVICE: &str = "make the sizes smaller, above all train.micro_batch, eval.batch and encoder.hidden";
+
+/// Refuses more bytes than this machine has.
+pub fn check_machine(what: &str, bytes: u64) -> Result<()> {
+    let most = machine_memory();
+    ensure!(
+        bytes <= most,
+        "{what}: {} are needed, this machine has {} of memory and swap: {ADVICE}",
+        human_bytes(bytes),
+        human_bytes(most)
+    );
+    Ok(())
 }
 
 /// `1.50 GiB`, `12.0 MiB`, `640 B`.
@@ -155,6 +196,18 @@ mod tests {
         let error = memory.buffer("b", 100).unwrap_err().to_string();
         assert!(error.contains("\"b\" needs 400 B more") && error.contains("4.0 KiB"), "{error}");
         assert_eq!(memory.used(), 4000);
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_refused_before_it_is_mapped() {
+        let error = Memory::new(0).buffer("j", 1 << 50).unwrap_err().to_string();
+        assert!(error.starts_with("j: 4194304.00 GiB are needed, this machine has"), "{error}");
+        // A plan may say it, up to what can be counted.
+        assert!(Memory::plan(0).buffer("j", 1 << 50).is_ok());
+        for len in [usize::MAX, usize::MAX / 4, 1 << 62] {
+            assert!(Memory::plan(0).buffer("j", len).is_err());
+            assert!(Memory::mapped().buffer("j", len).is_err());
+        }
     }
 
     #[test]

@@ -20,12 +20,17 @@ pub struct Player {
 
 /// Sampling shares p ~ min(n, cap)^(1 / temperature), scaled so that all tasks together get `slots` micro-batches.
 pub fn proportional_rates(sizes: &[u64], cap: u64, temperature: f64, slots: f64) -> Vec<f64> {
-    let weight = |&size: &u64| (if cap > 0 { size.min(cap) } else { size } as f64).powf(1.0 / temperature);
+    let counted = |&size: &u64| if cap > 0 { size.min(cap) } else { size };
+    // Relative to the largest, so that no power of it is beyond f64.
+    let largest = sizes.iter().map(counted).max().unwrap_or(1) as f64;
+    let weight = |size: &u64| (counted(size) as f64 / largest).powf(1.0 / temperature);
     share(&sizes.iter().map(weight).collect::<Vec<_>>(), slots)
 }
 
 /// `slots` divided in proportion to the weights.
 pub fn share(weights: &[f64], slots: f64) -> Vec<f64> {
+    let largest = weights.iter().copied().fold(0.0, f64::max);
+    let weights: Vec<f64> = weights.iter().map(|weight| weight / largest).collect();
     let total: f64 = weights.iter().sum();
     // A share that is a whole number but for rounding is meant to be one.
     let snap = |rate: f64| if (rate - rate.round()).abs() < 1e-9 { rate.round() } else { rate };
@@ -78,6 +83,13 @@ mod tests {
     fn temperature_and_cap_flatten() {
         assert_eq!(proportional_rates(&[100, 10_000], 0, 2.0, 11.0), [1.0, 10.0]);
         assert_eq!(proportional_rates(&[100, 10_000], 100, 1.0, 2.0), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn extreme_weights_give_finite_shares() {
+        assert_eq!(proportional_rates(&[100, 10_000], 0, 1e-300, 2.0), [0.0, 2.0]);
+        assert_eq!(proportional_rates(&[100, 10_000], 0, f64::MAX, 2.0), [1.0, 1.0]);
+        assert_eq!(share(&[f64::MAX, f64::MAX], 2.0), [1.0, 1.0]);
     }
 
     #[test]

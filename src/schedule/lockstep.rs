@@ -51,14 +51,14 @@ impl Lockstep {
     }
 
     pub(super) fn deal(&mut self) -> Vec<usize> {
-        self.now += std::mem::take(&mut self.length);
+        self.now = self.now.saturating_add(std::mem::take(&mut self.length));
         let done: Vec<bool> = (0..self.players.len()).map(|task| self.dispatcher.state(task) == State::Done).collect();
         let dealt = deal(&self.players, self.round, &done);
         self.round += 1;
         for (task, &part) in dealt.iter().enumerate().filter(|(_, part)| **part > 0) {
             if self.dispatcher.is_idle(task) {
                 self.parts[task] = part;
-                let cost = part as u64 * self.costs[task];
+                let cost = self.costs[task].saturating_mul(part as u64);
                 // No budget holds here: the examples of a micro-batch stand for its bytes, and say whether it can be halved.
                 let bytes = self.sizes[task];
                 let job = Job { operation: Operation::Gradient, blocks: 1, release: self.now, cost, bytes };
@@ -80,14 +80,14 @@ impl Lockstep {
         while let Some(started) = self.dispatcher.next(self.now) {
             self.running[started.task] = Some((started.lane, started.job.cost));
             present[started.task] = self.parts[started.task];
-            self.length += started.job.cost;
+            self.length = self.length.saturating_add(started.job.cost);
         }
         present
     }
 
     pub(super) fn ended(&mut self, task: usize, status: Status) -> Verdict {
         let Some((lane, cost)) = self.running[task].take() else { return Verdict::Fine };
-        let end = self.now + self.length;
+        let end = self.now.saturating_add(self.length);
         let (_, after) = self.dispatcher.complete(lane, cost, status, end);
         let verdict = order::verdict(&mut self.dispatcher, task, after, end);
         match verdict {
@@ -107,6 +107,6 @@ impl Lockstep {
     }
 
     pub(super) fn finish(&mut self, task: usize) -> bool {
-        order::finish(&mut self.dispatcher, task, self.now + self.length)
+        order::finish(&mut self.dispatcher, task, self.now.saturating_add(self.length))
     }
 }

@@ -38,20 +38,62 @@ pub struct Slices {
     now: Nanos,
 }
 
+/// Rounds of a planned run that are gone through one by one.
+const COUNTED: u64 = 1 << 18;
+
+/// `amount` in the proportions of `shares`, to each at most what it has `left`; what one leaves the others take.
+fn shared_out(mut amount: f64, shares: &[f64], left: &[f64]) -> Vec<f64> {
+    let mut given = vec![0.0; shares.len()];
+    let mut order: Vec<usize> = (0..shares.len()).filter(|&task| shares[task] > 0.0).collect();
+    order.sort_by(|&a, &b| (left[a] / shares[a]).total_cmp(&(left[b] / shares[b])));
+    let mut total: f64 = order.iter().map(|&task| shares[task]).sum();
+    for task in order {
+        given[task] = (amount * shares[task] / total).min(left[task]);
+        amount -= given[task];
+        total -= shares[task];
+    }
+    given
+}
+
 impl Slices {
     /// Refuses what [`Dispatcher::new`] refuses.
     pub fn new(settings: Settings, tasks: Vec<Slice>) -> Result<Self, String> {
         let dispatcher = Dispatcher::new(settings, tasks.iter().map(|task| task.spec.clone()).collect(), 1)?;
-        let cycle = tasks.iter().map(|task| task.spec.cost).sum();
+        let cycle = tasks.iter().fold(0, |sum: Nanos, task| sum.saturating_add(task.spec.cost));
         let due = (0..tasks.len()).map(|task| Reverse((0, task))).collect();
         Ok(Self { dispatcher, running: None, taken: vec![0; tasks.len()], tasks, due, cycle, now: 0 })
     }
 
     /// (tasks) 1 for the task whose round is next; none once all are done.
     pub(super) fn deal(&mut self) -> Vec<usize> {
-        self.running = self.next();
-        let chosen = self.running.map(|started| started.task);
+        let chosen = self.turn();
         (0..self.tasks.len()).map(|task| usize::from(chosen == Some(task))).collect()
+    }
+
+    /// The task whose round is next; none once all are done.
+    fn turn(&mut self) -> Option<usize> {
+        self.running = self.next();
+        self.running.map(|started| started.task)
+    }
+
+    /// Rounds that each task gets of a run of `rounds`, if none fails. Exact up to [`COUNTED`] rounds; of a longer run the
+    /// rest goes on in the proportions of the last half of them, each task up to its own end.
+    pub fn count(mut self, rounds: u64) -> Vec<f64> {
+        let counted = rounds.min(COUNTED);
+        let mut half = vec![0; self.tasks.len()];
+        for round in 0..counted {
+            if round == counted / 2 {
+                half.clone_from(&self.taken);
+            }
+            let Some(task) = self.turn() else { break };
+            self.ended(task, Status::Ok);
+        }
+        let shares: Vec<f64> = self.taken.iter().zip(&half).map(|(all, half)| (all - half) as f64).collect();
+        let to_its_end =
+            |(task, &taken): (&Slice, &u64)| task.rounds.map_or(f64::INFINITY, |own| own.saturating_sub(taken) as f64);
+        let left: Vec<f64> = self.tasks.iter().zip(&self.taken).map(to_its_end).collect();
+        let more = shared_out((rounds - counted) as f64, &shares, &left);
+        self.taken.iter().zip(more).map(|(&taken, more)| taken as f64 + more).collect()
     }
 
     fn next(&mut self) -> Option<Started> {
@@ -77,7 +119,7 @@ impl Slices {
         let Some(Started { lane, job, .. }) = self.running.take().filter(|started| started.task == task) else {
             return Verdict::Fine;
         };
-        self.now += job.cost;
+        self.now = self.now.saturating_add(job.cost);
         let (_, after) = self.dispatcher.complete(lane, job.cost, status, self.now);
         let verdict = order::verdict(&mut self.dispatcher, task, after, self.now);
         match verdict {
@@ -99,8 +141,8 @@ impl Slices {
         if own.rounds.is_some_and(|rounds| self.taken[task] >= rounds) {
             return self.dispatcher.finish(task, self.now);
         }
-        let pause = if own.spec.period > 0 { own.spec.period } else { (own.every - 1) * self.cycle };
-        let at = if pause == 0 { self.now } else { job.release + pause };
+        let pause = if own.spec.period > 0 { own.spec.period } else { self.cycle.saturating_mul(own.every - 1) };
+        let at = if pause == 0 { self.now } else { job.release.saturating_add(pause) };
         self.due.push(Reverse((at, task)));
     }
 
@@ -149,6 +191,25 @@ mod tests {
         assert_eq!(order[..first].iter().filter(|&&task| task == 2).count(), 3);
         let later = &order[first..first + 32];
         assert_eq!(later.iter().filter(|&&task| task == 0).count(), 24);
+    }
+
+    #[test]
+    fn the_rounds_of_a_run_are_counted_without_going_through_all_of_them() {
+        let count = |rounds, ends: Option<u64>| {
+            let tasks = [slice("a", 10), Slice { rounds: ends, ..slice("b", 10) }, Slice { rounds: Some(7), ..slice("c", 10) }];
+            Slices::new(Settings::default(), tasks.to_vec()).unwrap().count(rounds)
+        };
+        assert_eq!(count(20, None), [7.0, 7.0, 6.0]);
+        let all = 1u64 << 40;
+        let half = (all - 7) as f64 / 2.0;
+        assert!(count(all, None).iter().zip([half, half, 7.0]).all(|(found, expected)| (found - expected).abs() <= 2.0));
+        assert_eq!(count(all, Some(1 << 30)), [(all - (1 << 30) - 7) as f64, (1 << 30) as f64, 7.0]);
+    }
+
+    #[test]
+    fn the_longest_times_do_not_overflow() {
+        let tasks = [Slice { every: u64::MAX, ..slice("a", Nanos::MAX) }, slice("b", Nanos::MAX)];
+        assert_eq!(order(Policy::RoundRobin, &tasks, 6).len(), 6);
     }
 
     #[test]

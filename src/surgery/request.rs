@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 use super::methods::columns::{self, ColumnBlock};
 use super::methods::{Inputs, Method, Needs, RowPass, Status, registry};
 
+/// Most rows of a request: some methods take T^4 steps.
+pub const MOST_ROWS: usize = 256;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
@@ -173,6 +176,9 @@ fn check_matrix(name: &str, rows: &[Vec<f64>]) -> Result<(), String> {
     if first.is_empty() {
         return Err(format!("{name} has no columns"));
     }
+    if rows.len() > MOST_ROWS {
+        return Err(format!("{name} has {} rows; at most {MOST_ROWS} are settled", rows.len()));
+    }
     for (at, row) in rows.iter().enumerate() {
         if row.len() != first.len() {
             return Err(format!("{name} is ragged: row 0 has {} values, row {at} has {}", first.len(), row.len()));
@@ -291,6 +297,8 @@ mod tests {
     fn a_bad_jacobian_is_refused() {
         assert_eq!(fault(json!({"method": "sum", "jacobian": []})), "jacobian has no rows");
         assert_eq!(fault(json!({"method": "sum", "jacobian": [[], []]})), "jacobian has no columns");
+        let many = vec![[1]; MOST_ROWS + 1];
+        assert_eq!(fault(json!({"method": "sum", "jacobian": many})), "jacobian has 257 rows; at most 256 are settled");
         assert_eq!(
             fault(json!({"method": "sum", "jacobian": [[1, 2], [3]]})),
             "jacobian is ragged: row 0 has 2 values, row 1 has 1"

@@ -5,14 +5,13 @@ use anyhow::{Result, anyhow, ensure};
 use crate::config;
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed};
 use crate::data::{Corpus, Tokenizer};
-use crate::device::memory::{Memory, human_bytes};
+use crate::device::memory::{Memory, check_machine, human_bytes};
 use crate::model::Start;
 use crate::model::jacobian::Storage;
 use crate::model::network::{Limits, Network};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::model::transformer::{Pooling, TransformerSpec};
 use crate::ops::activation::Activation;
-use crate::schedule::retry::Status;
 use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
@@ -20,6 +19,9 @@ use crate::train::round::Engine;
 use crate::train::rules::{Clip, ClipScope, Rules, Scale, Solvers};
 use crate::train::shapes::limits;
 use crate::train::turns::Turns;
+
+/// Indices tell so many rows of one round apart.
+const MOST_ROWS: usize = u32::MAX as usize;
 
 pub struct Plan {
     pub spec: ModelSpec,
@@ -38,12 +40,18 @@ impl Plan {
         let players = &turns.players;
         let examples: f64 = corpus.tasks.iter().map(|task| task.train.len() as f64).sum();
         let slots = if turns.is_sliced { 1.0 } else { players.iter().map(|player| player.rate / player.period as f64).sum() };
-        let per_round = slots * (config.train.micro_batch * config.train.accumulate) as f64;
+        let per_round = slots * config.train.micro_batch as f64 * config.train.accumulate as f64;
         let rounds_per_epoch = (examples / per_round).ceil().max(1.0) as u64;
         let rounds = match (config.train.rounds, config.train.epochs) {
             (Some(rounds), _) => rounds,
             (None, epochs) => (epochs.unwrap_or(1.0) * rounds_per_epoch as f64).ceil() as u64,
         };
+        ensure!(
+            rounds <= config::MOST_ROUNDS,
+            "train.epochs = {} makes more than {} rounds, {rounds_per_epoch} an epoch: lower it",
+            config.train.epochs.unwrap_or(1.0),
+            config::MOST_ROUNDS
+        );
         let (limits, row_capacity) = limits(config, corpus, &spec, players);
         let start = Start {
             seed: config.run.seed,
@@ -53,6 +61,7 @@ impl Plan {
             row_capacity,
         };
         let plan = Self { spec, turns, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
+        plan.check_sizes(config)?;
         plan.check_task_budgets(corpus)?;
         plan.check_lanes(config)?;
         Ok(plan)
@@ -68,6 +77,34 @@ impl Plan {
         // Time-sliced tasks share one row of J.
         let rows = self.limits.bag_rows.get(task).or(self.limits.bag_rows.first()).map_or(0, |rows| rows * (4 * inputs + 16));
         (4 * (dense + head_copies * head) + rows) as u64
+    }
+
+    /// What cannot be counted, or kept on the host beside the buffers.
+    fn check_sizes(&self, config: &Config) -> Result<()> {
+        let limits = &self.limits;
+        let examples = limits.round_rows.max(limits.group_rows);
+        let tokens = limits.tokens.round_tokens.max(limits.tokens.group_tokens);
+        for (found, what) in [(examples, "examples"), (limits.bag_entries, "n-grams"), (tokens, "tokens")] {
+            ensure!(
+                found <= MOST_ROWS,
+                "a round of train.accumulate = {} times train.micro_batch = {} can have {found} {what} of all tasks; at most \
+                 {MOST_ROWS}: lower one of them",
+                config.train.accumulate,
+                config.train.micro_batch
+            );
+        }
+        let surgery = &config.surgery;
+        let needs = registry::find(&surgery.method).map_or(Needs::NOTHING, |found| found.needs);
+        let tasks = self.spec.heads.len();
+        let blocks = Blocks::new(&Network::new(self.spec.clone()), self.rules.granularity, needs);
+        // Three (T x T) matrices of f64 for each block and for all, and one for each method.
+        let matrices = 3 * (blocks.count() + 1) + blocks.settled();
+        let bytes = (8 * matrices as u64).saturating_mul((tasks as u64).saturating_mul(tasks as u64));
+        check_machine(&format!("how {tasks} tasks get on, pair by pair, in {} blocks of the encoder", blocks.count()), bytes)?;
+        // J, in f32.
+        let dense = ParamTable::new(&self.spec).shared_len().saturating_mul(tasks);
+        ensure!(dense <= isize::MAX as usize / 4, "{tasks} tasks with a gradient of all parameters each are too large to count");
+        Ok(())
     }
 
     fn check_lanes(&self, config: &Config) -> Result<()> {
@@ -134,6 +171,17 @@ impl Plan {
         self.engine(config, &mut Memory::plan(config.memory.device)).map(|_| ())
     }
 
+    /// An error where the run takes more memory than this machine has; a device is asked by [`Plan::check_budget`].
+    pub fn check_machine(&self, config: &Config) -> Result<()> {
+        if self.device_buffers(config)?.is_some() {
+            return Ok(());
+        }
+        let buffers = self.buffers(config)?;
+        let total = buffers.iter().map(|(_, bytes)| bytes).sum();
+        let largest = buffers.iter().max_by_key(|(_, bytes)| *bytes).map_or("", |(name, _)| name);
+        check_machine(&format!("the run's buffers, of which \"{largest}\" is the largest"), total)
+    }
+
     /// Bytes of J's dense part that the run does without, because nothing in it needs the tasks' gradients apart.
     pub fn saved_bytes(&self, config: &Config) -> Result<u64> {
         if self.device_buffers(config)?.is_some() {
@@ -145,27 +193,12 @@ impl Plan {
         Ok(if self.rules.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
     }
 
-    /// Passes over each task's data in the whole run. In synchronous rounds: if it is present throughout.
+    /// Passes over each task's data in the whole run, from [`Turns::presence`].
     pub fn passes(&self, config: &Config, corpus: &Corpus) -> Result<Vec<f64>> {
-        if !self.turns.is_sliced {
-            return Ok((0..corpus.tasks.len()).map(|task| self.synchronous_passes(config, corpus, task)).collect());
-        }
-        let slot = (config.train.micro_batch * config.train.accumulate) as f64;
-        let mut passes = vec![0.0; corpus.tasks.len()];
-        let mut order = self.turns.order()?;
-        for _ in 0..self.rounds {
-            let Some(task) = order.deal().into_iter().position(|dealt| dealt > 0) else { break };
-            order.ended(task, Status::Ok);
-            passes[task] += slot / corpus.tasks[task].train.len() as f64;
-        }
-        Ok(passes)
-    }
-
-    fn synchronous_passes(&self, config: &Config, corpus: &Corpus, task: usize) -> f64 {
-        let player = &self.turns.players[task];
-        let rounds = player.rounds.map_or(self.rounds, |own| own.min(self.rounds)) as f64;
-        let examples = rounds * player.rate / player.period as f64 * (config.train.micro_batch * config.train.accumulate) as f64;
-        examples / corpus.tasks[task].train.len() as f64
+        let slot = config.train.micro_batch as f64 * config.train.accumulate as f64;
+        let presence = self.turns.presence(self.rounds)?;
+        let tasks = presence.iter().zip(&self.turns.players).zip(&corpus.tasks);
+        Ok(tasks.map(|((rounds, player), task)| rounds * player.rate * slot / task.train.len() as f64).collect())
     }
 }
 

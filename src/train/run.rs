@@ -87,7 +87,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let driver = Device::select(&config.run.device)?.open()?;
         // With a device the budget is the device's; what the host then maps and never writes takes no memory.
-        let mut memory = Memory::new(if driver.is_some() { 0 } else { config.memory.device });
+        let mut memory = if driver.is_some() { Memory::mapped() } else { Memory::new(config.memory.device) };
         let mut engine = plan.engine(config, &mut memory)?;
         let mut bytes = memory.used();
         if let Some(driver) = driver {

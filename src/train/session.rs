@@ -9,9 +9,13 @@ use anyhow::{Context, Result, ensure};
 use crate::config::Config;
 use crate::config::schema::EncoderKind;
 use crate::data::{self, Corpus, Progress, synthetic};
+use crate::device::memory::check_machine;
 use crate::model::hf::{self, HfConfig};
 use crate::observe::console::Console;
 use crate::train::round::Engine;
+
+/// Half a minute.
+const MOST_PRODUCTS: u64 = 1 << 35;
 
 /// Sizes the thread pool; once per process.
 pub fn set_threads(threads: usize) -> Result<()> {
@@ -36,6 +40,15 @@ pub fn load_corpus(config: &mut Config, console: &Console) -> Result<Corpus> {
     let mut corpus = data::load(config, &show)?;
     for bar in bars.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).values() {
         bar.finish_and_clear();
+    }
+    if let Some(source) = &config.synthetic {
+        let (bytes, products) = synthetic::cost(source);
+        check_machine("the examples of [synthetic]", bytes)?;
+        ensure!(
+            products <= MOST_PRODUCTS,
+            "synthetic: {products} products are needed to make the tasks' directions (tasks x tasks x features); at most \
+             {MOST_PRODUCTS}: lower synthetic.features, or the number of tasks"
+        );
     }
     synthetic::load(config, &mut corpus)?;
     report(&corpus, console);

@@ -58,7 +58,6 @@ fn batch_limits(
     shapes: TableShapes,
     rows: &HeadRows,
 ) -> Limits {
-    let train = &config.train;
     let sliced = config.schedule.mode == ScheduleMode::TimeSliced;
     let [present, fused] = together(config, players);
     let logits = |(head, rows): (&HeadSpec, &usize)| head.outputs * rows;
@@ -67,11 +66,10 @@ fn batch_limits(
     let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
     let largest = shapes.per_round.iter().max().map(|&most| vec![most]).unwrap_or_default();
     let sizes = sizes(config, corpus);
-    let round = |(player, size): (&Player, &usize)| player.most() * train.accumulate * size;
-    let rounds = players.iter().zip(&sizes).map(round);
+    let rounds = players.iter().zip(&sizes).map(|(player, &size)| examples(config, player, size));
     Limits {
         group_rows: HeadRows::largest(sizes.iter().copied(), fused).max(config.eval.batch),
-        round_rows: if sliced { rounds.max().unwrap_or(0) } else { rounds.sum() },
+        round_rows: if sliced { rounds.max().unwrap_or(0) } else { rounds.fold(0, usize::saturating_add) },
         group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
         present,
         bag_rows: if sliced { largest } else { shapes.per_round },
@@ -110,7 +108,7 @@ impl HeadRows {
     fn largest(rows: impl Iterator<Item = usize>, count: usize) -> usize {
         let mut rows: Vec<usize> = rows.collect();
         rows.sort_unstable_by(|a, b| b.cmp(a));
-        rows.iter().take(count).sum()
+        rows.into_iter().take(count).fold(0, usize::saturating_add)
     }
 }
 
@@ -138,9 +136,20 @@ fn token_limits(config: &Config, corpus: &Corpus, spec: &TransformerSpec, player
     TokenLimits { group_tokens, group_queries, head_rows, masked, round_tokens }
 }
 
-/// Tokens of a round of one task's longest sequences (lengths descending); a round longer than the data sees them again.
-fn largest_round(config: &Config, player: &Player, micro_batch: usize, lengths: &[usize]) -> usize {
-    lengths.iter().cycle().take(player.most() * config.train.accumulate * micro_batch).sum()
+/// Examples that a task can bring to one round.
+fn examples(config: &Config, player: &Player, micro_batch: usize) -> usize {
+    player.most().saturating_mul(config.train.accumulate).saturating_mul(micro_batch)
+}
+
+/// Size of a round of one task's largest examples (sizes descending); a round longer than the data sees them again.
+fn largest_round(config: &Config, player: &Player, micro_batch: usize, sizes: &[usize]) -> usize {
+    if sizes.is_empty() {
+        return 0;
+    }
+    let examples = examples(config, player, micro_batch);
+    let whole: usize = sizes.iter().sum();
+    let rest: usize = sizes[..examples % sizes.len()].iter().sum();
+    (examples / sizes.len()).saturating_mul(whole).saturating_add(rest)
 }
 
 fn sequence_lengths(split: &Split) -> Vec<usize> {
@@ -193,10 +202,8 @@ fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Playe
     for (number, (task, player)) in (1..).zip(corpus.tasks.iter().zip(players)) {
         let (mut sizes, own) = mark_rows(&task.train, spec, number, &mut touched);
         sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let examples = player.most() * config.train.accumulate * largest_micro_batch(config, &task.settings);
-        // A round longer than the data sees the largest examples again.
-        let whole: usize = sizes.iter().cycle().take(examples).sum();
-        shapes.entries += whole;
+        let whole = largest_round(config, player, largest_micro_batch(config, &task.settings), &sizes);
+        shapes.entries = shapes.entries.saturating_add(whole);
         shapes.per_round.push(whole.min(own));
         shapes.per_task.push(own);
     }

@@ -41,20 +41,36 @@ impl Turns {
 
     /// The order of the run, from its first round on.
     pub fn order(&self) -> Result<Order> {
-        let settings = self.settings.clone();
-        let order = if self.is_sliced {
-            let slice = |(spec, player): (&Spec, &Player)| Slice {
-                spec: spec.clone(),
-                every: player.period,
-                rounds: player.rounds,
-                micro_batch: self.micro_batch,
-            };
-            Slices::new(settings, self.specs.iter().zip(&self.players).map(slice).collect()).map(Order::TimeSliced)
-        } else {
-            Lockstep::new(settings, &self.specs, self.players.clone(), self.micro_batch).map(Order::Synchronous)
-        };
-        order.map_err(|refusal| anyhow!("schedule: {refusal}"))
+        if self.is_sliced {
+            return self.slices().map(Order::TimeSliced);
+        }
+        let rounds = Lockstep::new(self.settings.clone(), &self.specs, self.players.clone(), self.micro_batch);
+        rounds.map(Order::Synchronous).map_err(refused)
     }
+
+    fn slices(&self) -> Result<Slices> {
+        let slice = |(spec, player): (&Spec, &Player)| Slice {
+            spec: spec.clone(),
+            every: player.period,
+            rounds: player.rounds,
+            micro_batch: self.micro_batch,
+        };
+        Slices::new(self.settings.clone(), self.specs.iter().zip(&self.players).map(slice).collect()).map_err(refused)
+    }
+
+    /// Rounds in which each task is present, of a run of `rounds`. Time-sliced: see [`Slices::count`]; in synchronous rounds: if
+    /// the task is present throughout.
+    pub fn presence(&self, rounds: u64) -> Result<Vec<f64>> {
+        if self.is_sliced {
+            return Ok(self.slices()?.count(rounds));
+        }
+        let own = |player: &Player| player.rounds.map_or(rounds, |own| own.min(rounds)) as f64 / player.period as f64;
+        Ok(self.players.iter().map(own).collect())
+    }
+}
+
+fn refused(refusal: String) -> anyhow::Error {
+    anyhow!("schedule: {refusal}")
 }
 
 fn settings(config: &Config, is_sliced: bool) -> Settings {
@@ -72,7 +88,7 @@ fn settings(config: &Config, is_sliced: bool) -> Settings {
 
 /// The cost of each task's slot in a round. Under `weighted` a task's weight is its share of the sampler's slots.
 fn specs(config: &Config, corpus: &Corpus, players: &[Player]) -> Vec<Spec> {
-    let cost = (config.train.micro_batch * config.train.accumulate) as f64 * config.schedule.example_us * 1e3;
+    let cost = config.train.micro_batch as f64 * config.train.accumulate as f64 * config.schedule.example_us * 1e3;
     let spec = |(task, player): (&crate::data::TaskData, &Player)| Spec {
         weight: player.rate,
         priority: task.settings.priority,
@@ -104,6 +120,13 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
             task.settings.target.is_none() || task.dev.is_some(),
             "tasks.{}.target is a value on dev, but the task has no dev rows",
             task.name
+        );
+        ensure!(
+            rate > 0.0,
+            "tasks.{}: the sampler leaves it no share that can be told from 0 (sampler.temperature = {}, its share = {}): raise it",
+            task.name,
+            sampler.temperature,
+            task.settings.share
         );
         let random = Keyed::new(config.run.seed, Stream::Phase, 0, number as u32, 0);
         players.push(Player {

@@ -60,6 +60,18 @@ impl Bounds {
     pub const UNIT: Bounds = Bounds { low: 0.0, low_included: true, high: 1.0, high_included: true };
     pub const UNIT_OPEN: Bounds = Bounds { high_included: false, ..Bounds::UNIT };
 
+    /// The same, with this as the largest value.
+    pub const fn up_to(self, high: f64) -> Bounds {
+        Bounds { high, high_included: true, ..self }
+    }
+
+    /// The least and the largest value that do.
+    pub fn extremes(&self) -> [f64; 2] {
+        let low = if self.low_included { self.low } else { self.low.next_up() };
+        let high = self.high.min(f64::MAX);
+        [low, if self.contain(high) { high } else { high.next_down() }]
+    }
+
     fn contain(&self, value: f64) -> bool {
         let above = value > self.low || (self.low_included && value == self.low);
         let below = value < self.high || (self.high_included && value == self.high);

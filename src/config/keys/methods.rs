@@ -4,6 +4,7 @@
 use super::super::schema::METHOD_KEYS;
 use super::kind::{Bounds, Kind};
 use super::{Key, Section, key, optional};
+use crate::surgery::methods::params::{MOST_COUNT, MOST_STEPS};
 
 /// Names and ranges are those of `surgery::methods::registry`; a test holds the two together.
 const SURGERY_METHODS: &[&str] = &[
@@ -36,8 +37,9 @@ const BALANCE_METHODS: &[&str] = &["equal", "uw", "dwa", "rlw", "gls", "si", "st
 const NON_NEGATIVE: Kind = Kind::Float(Bounds::NON_NEGATIVE);
 const POSITIVE: Kind = Kind::Float(Bounds::POSITIVE);
 const UNIT: Kind = Kind::Float(Bounds::UNIT);
-const FROM_0: Kind = Kind::Int(0, i64::MAX);
-const FROM_1: Kind = Kind::Int(1, i64::MAX);
+const FROM_0: Kind = Kind::Int(0, MOST_COUNT as i64);
+const FROM_1: Kind = Kind::Int(1, MOST_COUNT as i64);
+const STEPS: Kind = Kind::Int(1, MOST_STEPS as i64);
 
 const fn surgery(name: &'static str, kind: Kind, methods: &'static [&'static str], doc: &'static str) -> Key {
     optional(name, kind, doc).only(METHOD_KEYS[0], methods)
@@ -79,7 +81,7 @@ pub static SURGERY: Section = Section {
         ),
         surgery("eps", NON_NEGATIVE, &["gradvac"], "Added to the denominators."),
         surgery("epsilon", POSITIVE, &["mgda"], "Step length at which the iteration stops."),
-        surgery("max_iters", FROM_1, &["mgda"], "Most Frank-Wolfe steps."),
+        surgery("max_iters", STEPS, &["mgda"], "Most Frank-Wolfe steps."),
         surgery("norm_eps", NON_NEGATIVE, &["upgrad", "dualproj", "cagrad"], "Below this trace G counts as zero."),
         surgery("reg_eps", POSITIVE, &["upgrad", "dualproj"], "Added to the diagonal of the trace-normalised G."),
         surgery("c", NON_NEGATIVE, &["cagrad"], "Radius of the ball around the mean gradient, in units of its length."),
@@ -89,7 +91,7 @@ pub static SURGERY: Section = Section {
         surgery("alpha", NON_NEGATIVE, &["fairgrad", "gradnorm"], "How fair, or how strongly slow tasks are favoured."),
         surgery("lr", POSITIVE, &["gradnorm", "sdmgrad"], "Step of the weights, or of the inner iteration."),
         surgery("momentum", Kind::Float(Bounds::UNIT_OPEN), &["sdmgrad"], "Momentum of the inner iteration."),
-        surgery("n_iter", FROM_1, &["sdmgrad"], "Inner steps per round."),
+        surgery("n_iter", STEPS, &["sdmgrad"], "Inner steps per round."),
         surgery("lambda", NON_NEGATIVE, &["sdmgrad"], "Pull toward the mean gradient."),
         surgery("gamma", POSITIVE, &["modo", "moco"], "Step of the weights."),
         surgery("rho", NON_NEGATIVE, &["modo", "moco"], "Pull toward equal weights."),
@@ -145,7 +147,7 @@ mod tests {
                         Range::BelowOne => Bounds::UNIT_OPEN,
                     }
             }
-            (Kind::Int(least, _), params::Kind::Count { least: other, .. }) => *least as u64 == other,
+            (Kind::Int(low, high), params::Kind::Count { least, most, .. }) => [*low as u64, *high as u64] == [least, most],
             (Kind::OneOf { values, .. }, params::Kind::Choice { options, .. }) => *values == options,
             _ => false,
         }

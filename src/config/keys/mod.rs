@@ -7,7 +7,10 @@ mod tables;
 mod task;
 
 pub use kind::Kind;
-pub use tables::ROOT;
+pub use tables::{ROOT, ROUNDS};
+
+/// The longest time that can be set, in milliseconds.
+pub const YEAR_MS: f64 = 365.0 * 86_400_000.0;
 
 /// A table of the configuration.
 #[derive(Debug)]

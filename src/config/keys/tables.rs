@@ -3,10 +3,14 @@
 use super::kind::{Bounds, Kind, PathFrom};
 use super::methods::{BALANCE, SURGERY};
 use super::task::TASK;
-use super::{Section, key, optional, required};
+use super::{Section, YEAR_MS, key, optional, required};
 
 const COUNT: i64 = 1 << 40;
 const WIDTH: i64 = 1 << 16;
+/// Random draws tell 2^32 rounds, and 2^32 examples of a task, apart.
+pub const ROUNDS: i64 = u32::MAX as i64;
+const EXAMPLES: i64 = u32::MAX as i64;
+const SECONDS: Bounds = Bounds::NON_NEGATIVE.up_to(YEAR_MS / 1e3);
 
 pub static ROOT: Section = Section {
     keys: &[
@@ -155,11 +159,11 @@ static ENCODER: Section = Section {
             "Hugging Face folder of a BERT to start from (config.json, model.safetensors). Sizes are then its own.",
         )
         .only("encoder.kind", TRANSFORMER),
-        key("vocabulary", Kind::Int(0, 1 << 30), "0", "Rows of the word table; 0 means the tokenizer's size.")
+        key("vocabulary", Kind::Int(0, 1 << 24), "0", "Rows of the word table; 0 means the tokenizer's size.")
             .only("encoder.kind", TRANSFORMER),
         key("layers", Kind::Int(1, 1 << 10), "12", "Transformer layers.").only("encoder.kind", TRANSFORMER),
         key("heads", Kind::Int(0, WIDTH), "0", "Attention heads; 0 means `hidden / 64`.").only("encoder.kind", TRANSFORMER),
-        key("intermediate", Kind::Int(0, 1 << 20), "0", "Width of the feed-forward part; 0 means `4 * hidden`.")
+        key("intermediate", Kind::Int(0, 1 << 18), "0", "Width of the feed-forward part; 0 means `4 * hidden`.")
             .only("encoder.kind", TRANSFORMER),
         key("positions", Kind::Int(4, 1 << 20), "512", "Longest sequence, special tokens counted; longer texts are cut.")
             .only("encoder.kind", TRANSFORMER),
@@ -215,7 +219,7 @@ static TRAIN: Section = Section {
             "Length of the run in passes over the training rows. Exactly one of `epochs` and `rounds` is needed; \
             a later layer's wins.",
         ),
-        optional("rounds", Kind::Int(1, COUNT), "Length of the run in rounds."),
+        optional("rounds", Kind::Int(1, ROUNDS), "Length of the run in rounds."),
         key("micro_batch", Kind::Int(1, 1 << 20), "32", "Examples of one task in one micro-batch."),
         key(
             "accumulate",
@@ -332,7 +336,7 @@ static SCHEDULE: Section = Section {
         .only("schedule.policy", &["priority", "rms", "edf"]),
         key(
             "example_us",
-            Kind::Float(Bounds::POSITIVE),
+            Kind::Float(Bounds::POSITIVE.up_to(1e9)),
             "100.0",
             "Planned time of one example: the clock that policies and retries go by, so that equal configurations have equal \
             orders.",
@@ -345,11 +349,11 @@ static SCHEDULE: Section = Section {
         ),
         key(
             "retry_base",
-            Kind::Float(Bounds::NON_NEGATIVE),
+            Kind::Float(SECONDS),
             "5.0",
             "Seconds of planned time until a task whose reader died is tried again; doubles with each further failure in a row.",
         ),
-        key("retry_cap", Kind::Float(Bounds::NON_NEGATIVE), "60.0", "Longest such wait in seconds, up to a tenth of it on top."),
+        key("retry_cap", Kind::Float(SECONDS), "60.0", "Longest such wait in seconds, up to a tenth of it on top."),
         key(
             "lanes",
             Kind::Int(1, 64),
@@ -487,20 +491,21 @@ static FAULT: Section = Section {
         ),
         key("round", Kind::Int(0, COUNT), "0", "The first round that may be hit, counted from 0."),
         key("times", Kind::Int(1, COUNT), "1", "How often it happens: each time the task takes part from that round on."),
-        key("ms", Kind::Float(Bounds::NON_NEGATIVE), "100.0", "Length of a stall in milliseconds.").only(".kind", &["stall"]),
+        key("ms", Kind::Float(Bounds::NON_NEGATIVE.up_to(YEAR_MS)), "100.0", "Length of a stall in milliseconds.")
+            .only(".kind", &["stall"]),
     ],
     later: &[],
 };
 
 static SYNTHETIC: Section = Section {
     keys: &[
-        key("agree", Kind::Int(0, 10_000), "1", "Pairs of tasks that agree."),
-        key("oppose", Kind::Int(0, 10_000), "1", "Pairs of tasks that oppose each other."),
-        key("alone", Kind::Int(0, 10_000), "1", "Tasks unrelated to all others."),
+        key("agree", Kind::Int(0, 1000), "1", "Pairs of tasks that agree."),
+        key("oppose", Kind::Int(0, 1000), "1", "Pairs of tasks that oppose each other."),
+        key("alone", Kind::Int(0, 1000), "1", "Tasks unrelated to all others."),
         key("features", Kind::Int(1, WIDTH), "64", "Width of a feature vector."),
-        key("train", Kind::Int(1, COUNT), "2000", "Training examples of each task."),
-        key("dev", Kind::Int(0, COUNT), "500", "Dev examples of each task."),
-        key("test", Kind::Int(0, COUNT), "500", "Test examples of each task."),
+        key("train", Kind::Int(1, EXAMPLES), "2000", "Training examples of each task."),
+        key("dev", Kind::Int(0, EXAMPLES), "500", "Dev examples of each task."),
+        key("test", Kind::Int(0, EXAMPLES), "500", "Test examples of each task."),
         key("noise", Kind::Float(Bounds::NON_NEGATIVE), "0.1", "Noise in the labels; 0 means none."),
     ],
     later: &[],

@@ -1,7 +1,8 @@
 //! The table of a task, and of `task_defaults`.
 
 use super::kind::{Bounds, Kind, PathFrom};
-use super::{Section, key, optional, required};
+use super::tables::ROUNDS;
+use super::{Section, YEAR_MS, key, optional, required};
 
 const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
 const COLUMNS: Kind = Kind::List(&Kind::Column);
@@ -44,7 +45,7 @@ pub static TASK: Section = Section {
         key("priority", Kind::Int(-1_000_000, 1_000_000), "0", "The larger goes first.").only("schedule.policy", &["priority"]),
         optional(
             "deadline_ms",
-            Kind::Float(Bounds::POSITIVE),
+            Kind::Float(Bounds::POSITIVE.up_to(YEAR_MS)),
             "The task commits once in every such span of planned time; a set of deadlines that cannot be met is refused.",
         )
         .only("schedule.policy", &["rms", "edf"]),
@@ -54,8 +55,8 @@ pub static TASK: Section = Section {
             "Micro-batches that follow the measured time of a fused group, e.g. `{ target_ms = 50 }`. Sizes then depend on the machine: \
             a rerun has other bytes, while the plan holds for any.",
         ),
-        key("period", Kind::Int(1, 1 << 40), "1", "The task is present every `period`-th round."),
-        optional("rounds", Kind::Int(1, 1 << 40), "Rounds after which the task is done; absent means it trains to the end."),
+        key("period", Kind::Int(1, ROUNDS), "1", "The task is present every `period`-th round."),
+        optional("rounds", Kind::Int(1, ROUNDS), "Rounds after which the task is done; absent means it trains to the end."),
         optional(
             "target",
             Kind::Float(Bounds::NON_NEGATIVE),

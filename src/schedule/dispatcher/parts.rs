@@ -107,6 +107,9 @@ pub(super) fn check(settings: &Settings, specs: &[Spec]) -> Result<(), String> {
     if let Some(refusal) = specs.iter().find_map(|spec| refusal(spec, settings.device, settings.shared)) {
         return Err(refusal);
     }
+    if specs.iter().map(|spec| u128::from(spec.persistent) + u128::from(spec.scratch)).sum::<u128>() > u128::from(u64::MAX / 2) {
+        return Err("all tasks together need more bytes than can be counted: lower `persistent` or `scratch`".to_owned());
+    }
     let late = match settings.policy {
         Policy::Edf => late_under_edf(specs, settings.server_share),
         Policy::Rms => late_under_rms(specs, settings.server_share),

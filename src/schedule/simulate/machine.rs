@@ -40,7 +40,7 @@ impl Executor for Machine {
 
     fn submit(&mut self, lane: usize, work: Drawn) {
         self.running[lane] = Some(work);
-        self.ends.push(Reverse((self.now + work.cost, self.submitted, lane as u32)));
+        self.ends.push(Reverse((self.now.saturating_add(work.cost), self.submitted, lane as u32)));
         self.submitted += 1;
     }
 

@@ -4,7 +4,7 @@ mod arrivals;
 mod outcome;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 
 use super::machine::{Drawn, Machine};
 use super::report::{ClassReport, Quantiles, Report, Samples};
@@ -21,6 +21,9 @@ use crate::schedule::task::Spec;
 
 /// Most pieces a quantum is cut into.
 const MOST_PIECES: u64 = 64;
+
+/// Most quanta that a simulation runs, those that fail counted.
+const MOST_RUN: u64 = 100_000_000;
 
 /// One quantum as it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,8 @@ pub struct Simulation<'a> {
     arrivals: BinaryHeap<Reverse<(Nanos, u64, u32)>>,
     sequence: u64,
     rounds: Rounds,
+    /// Synchronous: tasks without a job, by the next round they are present in.
+    present: BTreeSet<(u64, usize)>,
     weights: u64,
     latencies: Vec<Vec<Nanos>>,
     waits: Vec<Vec<Nanos>>,
@@ -85,7 +90,7 @@ pub struct Simulation<'a> {
 
 /// Runs a workload to its end.
 pub fn simulate(workload: &Workload) -> Result<Report, String> {
-    Ok(Simulation::new(workload)?.run().0)
+    Ok(Simulation::new(workload)?.run()?.0)
 }
 
 impl<'a> Simulation<'a> {
@@ -113,13 +118,7 @@ impl<'a> Simulation<'a> {
             service: 0,
             samples: Samples { planned: workload.tasks[number].quanta, ..Samples::default() },
         };
-        let jobs: Vec<usize> = workload
-            .classes
-            .iter()
-            .enumerate()
-            .map(|(class, _)| workload.tasks.iter().filter(|task| task.class == class).map(|task| task.quanta as usize).sum())
-            .collect();
-        let room = || jobs.iter().map(|&jobs| Vec::with_capacity(jobs)).collect();
+        let by_class = || vec![Vec::new(); workload.classes.len()];
         Ok(Self {
             workload,
             dispatcher,
@@ -129,9 +128,10 @@ impl<'a> Simulation<'a> {
             arrivals: BinaryHeap::new(),
             sequence: 0,
             rounds: Rounds::default(),
+            present: BTreeSet::new(),
             weights: 0,
-            latencies: room(),
-            waits: room(),
+            latencies: by_class(),
+            waits: by_class(),
             busy: 0,
             timeouts: 0,
             failed: Vec::new(),
@@ -146,9 +146,16 @@ impl<'a> Simulation<'a> {
         self.spans = Some(Vec::new());
     }
 
-    pub fn run(mut self) -> (Report, Vec<Span>, Dispatcher) {
+    /// To the end; an error where it takes too many quanta, or more time than the clock holds.
+    pub fn run(mut self) -> Result<(Report, Vec<Span>, Dispatcher), String> {
         self.begin();
         loop {
+            if self.dispatcher.counts.quanta > MOST_RUN {
+                return Err(format!("not over after {MOST_RUN} quanta, those that failed counted: lower `quanta` or `faults`"));
+            }
+            if self.now() == Nanos::MAX {
+                return Err("takes longer than 584 years, the range of the clock in nanoseconds".to_owned());
+            }
             self.deal();
             while let Some(started) = self.dispatcher.next(self.now()) {
                 self.start(started);
@@ -168,7 +175,7 @@ impl<'a> Simulation<'a> {
             }
             self.arrive_all();
         }
-        self.report()
+        Ok(self.report())
     }
 
     fn now(&self) -> Nanos {
@@ -219,19 +226,21 @@ impl<'a> Simulation<'a> {
         if self.workload.mode != Mode::Synchronous {
             return;
         }
-        while self.rounds.is_empty() && self.has_work() {
-            let round = self.rounds.number;
-            for task in 0..self.tasks.len() {
-                if self.may_take_part(task) && round.is_multiple_of(self.workload.tasks[task].every) {
-                    self.tasks[task].release = self.machine.now();
-                    self.tasks[task].first_start = None;
-                    self.tasks[task].piece = 0;
-                    self.rounds.expect();
-                    self.submit(task);
+        while self.rounds.is_empty()
+            && let Some(&(round, _)) = self.present.first()
+        {
+            // Rounds in which nobody is present take no time.
+            self.rounds.number = round;
+            let later = self.present.split_off(&(round + 1, 0));
+            for (_, task) in std::mem::replace(&mut self.present, later) {
+                if self.dispatcher.state(task).is_final() {
+                    continue;
                 }
-            }
-            if self.rounds.is_empty() {
-                self.rounds.committed();
+                self.tasks[task].release = self.machine.now();
+                self.tasks[task].first_start = None;
+                self.tasks[task].piece = 0;
+                self.rounds.expect();
+                self.submit(task);
             }
         }
         if self.rounds.commit_is_due() {
@@ -241,12 +250,10 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn has_work(&self) -> bool {
-        (0..self.tasks.len()).any(|task| self.may_take_part(task))
-    }
-
-    fn may_take_part(&self, task: usize) -> bool {
-        !self.tasks[task].submitted && !self.dispatcher.state(task).is_final() && !self.dispatcher.is_waiting(task)
+    /// Synchronous: the task waits for the next round it is present in.
+    fn wait_for_round(&mut self, task: usize) {
+        let every = self.workload.tasks[task].every;
+        self.present.insert((self.rounds.number.next_multiple_of(every), task));
     }
 
     fn committed_round(&mut self) {
@@ -256,6 +263,8 @@ impl<'a> Simulation<'a> {
             self.tasks[task].submitted = false;
             if self.tasks[task].samples.committed >= self.workload.tasks[task].quanta {
                 self.finish(task);
+            } else {
+                self.wait_for_round(task);
             }
         }
     }
@@ -266,7 +275,7 @@ impl<'a> Simulation<'a> {
             latency: Quantiles::of(latencies),
             wait: Quantiles::of(waits),
         });
-        let time = (self.machine.now() * self.lanes.len() as u64).max(1) as f64;
+        let time = self.machine.now().max(1) as f64 * self.lanes.len() as f64;
         let (bytes_at_end, peak_bytes) = self.dispatcher.bytes();
         let report = Report {
             makespan: self.machine.now(),
@@ -289,9 +298,9 @@ impl<'a> Simulation<'a> {
 /// In a synchronous round every task is there until the commit.
 fn all_fit(workload: &Workload) -> Result<(), String> {
     let specs = || workload.tasks.iter().map(|task| &task.spec);
-    let kept: u64 = specs().map(|spec| spec.persistent).sum();
+    let kept = specs().fold(0u64, |sum, spec| sum.saturating_add(spec.persistent));
     let scratch = specs().map(|spec| spec.scratch).max().unwrap_or(0);
-    let (device, needed) = (workload.settings.device, workload.settings.shared + kept + scratch);
+    let (device, needed) = (workload.settings.device, workload.settings.shared.saturating_add(kept).saturating_add(scratch));
     if device == 0 || needed <= device {
         return Ok(());
     }

@@ -16,7 +16,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     averages: true,
     params: &[
         Param::number("epsilon", 1e-3, Range::Positive, "step length at which the iteration stops"),
-        Param::count("max_iters", 100, 1, "most Frank-Wolfe steps"),
+        Param::steps("max_iters", 100, "most Frank-Wolfe steps"),
     ],
     reference: "Sener & Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018",
     build: |params, _| Ok(Box::new(Mgda { epsilon: params.number("epsilon"), max_iters: params.count("max_iters") })),

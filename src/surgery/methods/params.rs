@@ -37,10 +37,15 @@ impl Range {
     }
 }
 
+/// As many as there are rounds in the longest run.
+pub const MOST_COUNT: u64 = u32::MAX as u64;
+/// Seconds of a solve with hundreds of tasks.
+pub const MOST_STEPS: u64 = 100_000;
+
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Number { default: f64, range: Range },
-    Count { default: u64, least: u64 },
+    Count { default: u64, least: u64, most: u64 },
     Choice { default: &'static str, options: &'static [&'static str] },
 }
 
@@ -56,8 +61,14 @@ impl Param {
         Self { name, kind: Kind::Number { default, range }, doc }
     }
 
+    /// Of rounds or tasks.
     pub const fn count(name: &'static str, default: u64, least: u64, doc: &'static str) -> Self {
-        Self { name, kind: Kind::Count { default, least }, doc }
+        Self { name, kind: Kind::Count { default, least, most: MOST_COUNT }, doc }
+    }
+
+    /// Of the steps of one solve.
+    pub const fn steps(name: &'static str, default: u64, doc: &'static str) -> Self {
+        Self { name, kind: Kind::Count { default, least: 1, most: MOST_STEPS }, doc }
     }
 
     pub const fn choice(name: &'static str, default: &'static str, options: &'static [&'static str], doc: &'static str) -> Self {
@@ -77,7 +88,7 @@ impl Param {
     pub fn range_text(&self) -> String {
         match self.kind {
             Kind::Number { range, .. } => format!("a number {}", range.describe()),
-            Kind::Count { least, .. } => format!("a whole number >= {least}"),
+            Kind::Count { least, most, .. } => format!("a whole number from {least} to {most}"),
             Kind::Choice { options, .. } => format!("one of {}", options.join(", ")),
         }
     }
@@ -85,7 +96,7 @@ impl Param {
     fn accepts(&self, value: &Value) -> bool {
         match self.kind {
             Kind::Number { range, .. } => value.as_f64().is_some_and(|number| range.contains(number)),
-            Kind::Count { least, .. } => value.as_u64().is_some_and(|count| count >= least),
+            Kind::Count { least, most, .. } => value.as_u64().is_some_and(|count| (least..=most).contains(&count)),
             Kind::Choice { options, .. } => value.as_str().is_some_and(|text| options.contains(&text)),
         }
     }
@@ -164,7 +175,7 @@ mod tests {
 
     const TABLE: &[Param] = &[
         Param::number("beta", 0.5, Range::Unit, ""),
-        Param::count("steps", 3, 1, ""),
+        Param::steps("steps", 3, ""),
         Param::choice("order", "random", &["random", "fixed"], ""),
     ];
 
@@ -203,7 +214,8 @@ mod tests {
     #[test]
     fn values_outside_their_range_are_refused() {
         assert_eq!(fault(r#"{"beta": 1.5}"#), "method: beta = 1.5 is not a number in [0, 1]");
-        assert_eq!(fault(r#"{"steps": 0}"#), "method: steps = 0 is not a whole number >= 1");
+        assert_eq!(fault(r#"{"steps": 0}"#), "method: steps = 0 is not a whole number from 1 to 100000");
+        assert_eq!(fault(r#"{"steps": 4294967296}"#), "method: steps = 4294967296 is not a whole number from 1 to 100000");
         assert_eq!(fault(r#"{"order": "up"}"#), r#"method: order = "up" is not one of random, fixed"#);
         assert_eq!(fault(r#"{"beta": "x"}"#), r#"method: beta = "x" is not a number in [0, 1]"#);
     }

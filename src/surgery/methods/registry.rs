@@ -109,6 +109,9 @@ mod tests {
         assert!(fault("qqqq", "{}").starts_with(r#"no surgery method "qqqq"; known: mean, sum, pcgrad"#));
         assert_eq!(fault("cagrad", r#"{"C": 1}"#), r#"cagrad has no parameter "C"; known: c, rescale, norm_eps"#);
         assert_eq!(fault("mean", r#"{"c": 1}"#), r#"mean has no parameters, found "c""#);
-        assert_eq!(fault("nash_mtl", r#"{"update_every": 0}"#), "nash_mtl: update_every = 0 is not a whole number >= 1");
+        assert_eq!(
+            fault("nash_mtl", r#"{"update_every": 0}"#),
+            "nash_mtl: update_every = 0 is not a whole number from 1 to 4294967295"
+        );
     }
 }

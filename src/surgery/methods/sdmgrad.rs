@@ -21,7 +21,7 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     params: &[
         Param::number("lr", 10.0, Range::Positive, "step of the inner iteration"),
         Param::number("momentum", 0.5, Range::BelowOne, "momentum of the inner iteration"),
-        Param::count("n_iter", 20, 1, "inner steps per round"),
+        Param::steps("n_iter", 20, "inner steps per round"),
         Param::number("lambda", 0.3, Range::NonNegative, "pull toward the mean gradient"),
     ],
     reference: "Xiao, Ban & Ji, Direction-oriented Multi-objective Learning, NeurIPS 2023",

@@ -22,7 +22,7 @@ impl Simulation<'_> {
     /// The task's jobs become due from now on. Rounds deal their own.
     pub(super) fn open(&mut self, task: usize) {
         if self.workload.mode == Mode::Synchronous {
-            return;
+            return self.wait_for_round(task);
         }
         match self.first_arrival(task) {
             Some(at) => self.schedule(at.max(self.now()), task),
@@ -38,8 +38,8 @@ impl Simulation<'_> {
     fn first_arrival(&mut self, task: usize) -> Option<Nanos> {
         match &self.workload.tasks[task].arrival {
             Arrival::Closed { .. } => Some(self.now()),
-            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(self.now() + self.gap(task, *gap)),
-            Arrival::Periodic { offset, .. } => Some(self.now() + *offset),
+            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(self.now().saturating_add(self.gap(task, *gap))),
+            Arrival::Periodic { offset, .. } => Some(self.now().saturating_add(*offset)),
             Arrival::Trace(times) => times.first().copied(),
         }
     }
@@ -59,8 +59,8 @@ impl Simulation<'_> {
         if progress.arrived < own.quanta {
             let next = match &own.arrival {
                 Arrival::Closed { .. } => None,
-                Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(at + self.gap(task, *gap)),
-                Arrival::Periodic { period, .. } => Some(at + period),
+                Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => Some(at.saturating_add(self.gap(task, *gap))),
+                Arrival::Periodic { period, .. } => Some(at.saturating_add(*period)),
                 Arrival::Trace(times) => times.get(self.tasks[task].arrived as usize).copied(),
             };
             if let Some(next) = next {

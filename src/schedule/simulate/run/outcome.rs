@@ -12,7 +12,7 @@ impl Simulation<'_> {
         let Ended { lane, cost, status } = ended;
         let Some(InFlight { started, since }) = self.lanes[lane].take() else { return };
         let now = self.now();
-        self.busy += cost;
+        self.busy = self.busy.saturating_add(cost);
         if let Some(spans) = &mut self.spans {
             let (task, operation, release) = (started.task, started.job.operation, started.job.release);
             spans.push(Span { task, lane, operation, release, start: since, end: now, status });
@@ -22,7 +22,8 @@ impl Simulation<'_> {
             self.committed_round();
             return;
         }
-        self.tasks[task].service += cost;
+        let service = &mut self.tasks[task].service;
+        *service = service.saturating_add(cost);
         match after {
             After::Free { straggler } => self.free(task, started.job.operation, straggler),
             After::Again { halve, .. } => {
@@ -119,7 +120,7 @@ impl Simulation<'_> {
                 self.tasks[task].arrived += 1;
                 self.tasks[task].backlog.push_back(self.machine.now());
             } else {
-                self.schedule(self.now() + think, task);
+                self.schedule(self.now().saturating_add(think), task);
             }
         }
         self.submit_next(task);
