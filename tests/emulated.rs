@@ -9,6 +9,7 @@ use common::device::{Operation, Tampered};
 use serde_json::Map;
 use taskloom::device::driver::{self, DeviceError, open_emulated};
 use taskloom::device::memory::Memory;
+use taskloom::device::planned::Planned;
 use taskloom::model::Start;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
 use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
@@ -397,6 +398,15 @@ fn a_removed_event_is_caught() {
         }
     }
     assert!(unseen.is_empty(), "waits {unseen:?} of {round} order nothing");
+}
+
+/// Before anything is allocated.
+#[test]
+fn what_no_grid_holds_is_refused() {
+    let Setup { mut engine, limits, start } = setup(PLAIN);
+    let limits = Limits { group_rows: 9_000_000, ..limits };
+    let error = engine.accelerate(Planned::driver().0, &limits, &start).unwrap_err().to_string();
+    assert!(error.contains("at most 8388480 examples in a fused group, found 9000000"), "{error}");
 }
 
 /// The capture of a round's launches, in which one fails, is ended: the rounds after it are computed.

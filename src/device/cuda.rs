@@ -422,6 +422,10 @@ impl Driver for Cuda {
         };
         let Call { kernel, grid, threads, shared, .. } = call;
         let what = || format!("kernel {kernel}, grid {grid:?}, {threads} threads, {shared} bytes of shared memory");
+        if STICKY.contains(&launched) {
+            // A launch is over before its kernel begins, so that an earlier one broke the device.
+            return check_of(&format!("a kernel before {kernel}, {SYNC_LAUNCHES}=1 says which"), launched);
+        }
         if launched != CUresult::CUDA_SUCCESS {
             return check_of(&what(), launched);
         }

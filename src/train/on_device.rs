@@ -12,8 +12,9 @@ use super::rules::{ClipScope, Scale};
 use crate::device::driver::Driver;
 use crate::model::Start;
 use crate::model::network::{Batch, Limits};
+use crate::ops::launch::gemm as matmul;
+use crate::ops::launch::heads;
 use crate::ops::launch::surgery::{Columnwise, MOST_TASKS, Method, RULE_TASKS};
-use crate::ops::launch::{gemm, heads};
 use crate::surgery::balance::Factors;
 use crate::surgery::conflict::RoundConflicts;
 use crate::surgery::gram::RoundGram;
@@ -52,8 +53,8 @@ impl Engine {
         let widest = spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
         let sizes = [
             ("tasks in a round", limits.present, MOST_TASKS),
-            ("examples in a fused group", limits.group_rows, gemm::MOST_ROWS),
-            ("hidden units", spec.encoder.hidden, gemm::MOST_ROWS),
+            ("examples in a fused group", limits.group_rows, matmul::MOST_ROWS),
+            ("hidden units", spec.encoder.hidden, matmul::MOST_ROWS),
             ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden)),
             ("embedding rows in a round", limits.bag_rows.iter().sum(), i32::MAX as usize),
         ];
