@@ -16,7 +16,10 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let kernels = manifest.join("kernels");
-    println!("cargo:rustc-env=TASKLOOM_CUDA={}", nvcc::build(&kernels, &out));
+    let nvcc::Built { phrase, oldest_driver: (major, minor) } = nvcc::build(&kernels, &out);
+    println!("cargo:rustc-env=TASKLOOM_CUDA={phrase}");
+    println!("cargo:rustc-env=TASKLOOM_OLDEST_DRIVER_MAJOR={major}");
+    println!("cargo:rustc-env=TASKLOOM_OLDEST_DRIVER_MINOR={minor}");
     println!("cargo:rustc-check-cfg=cfg(emulated)");
     let missing = emulation::build(&kernels, &out).err();
     if missing.is_none() {

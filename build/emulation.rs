@@ -58,7 +58,7 @@ const FAULTS: &[Fault] = &[
         file: "activation",
         suffix: "off_by_one",
         before: "",
-        instead: Some(("count - at < kVector ? count - at : kVector", "count + 1 - at < kVector ? count + 1 - at : kVector")),
+        instead: Some(("item < count; item += stride", "item <= count; item += stride")),
     },
 ];
 

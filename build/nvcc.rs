@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Oldest nvcc the kernels are meant for.
+/// Oldest nvcc the kernels are meant for, and release of CUDA whose driver has every function that is called.
 const OLDEST: (u32, u32) = (12, 4);
 
 /// Machine code for Ampere and Hopper, and PTX that a driver compiles for anything newer.
@@ -16,23 +16,39 @@ const TARGETS: [&str; 3] = ["arch=compute_80,code=sm_80", "arch=compute_90a,code
 
 const FLAGS: [&str; 6] = ["-std=c++17", "-O3", "-fatbin", "--threads=0", "-Xptxas=-v", "-Werror=all-warnings"];
 
-/// Compiles the kernels; the answer is one phrase for `--version`.
-pub fn build(kernels: &Path, out: &Path) -> String {
+/// What became of the kernels.
+pub struct Built {
+    /// For `--version`.
+    pub phrase: String,
+    /// Release of CUDA that the driver must be for.
+    pub oldest_driver: (u32, u32),
+}
+
+impl Built {
+    /// Machine code runs on drivers for any release of its compiler's major version, and later ones.
+    fn new((major, minor): (u32, u32)) -> Self {
+        let phrase = format!("kernels for sm_80, sm_90a and PTX by nvcc {major}.{minor}");
+        Self { phrase, oldest_driver: (major, 0).max(OLDEST) }
+    }
+}
+
+/// Compiles the kernels.
+pub fn build(kernels: &Path, out: &Path) -> Built {
     for variable in ["NVCC", "CUDA_HOME", "PATH"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     match usable() {
-        Ok((nvcc, (major, minor))) => {
+        Ok((nvcc, release @ (major, minor))) => {
             // Compiling takes most of a minute, and cargo asks whenever anything in kernels/ or build/ has changed.
             let inputs = format!("nvcc {major}.{minor} {FLAGS:?} {TARGETS:?}\n{}", text(kernels));
             if fs::read_to_string(out.join("kernels.inputs")).is_ok_and(|last| last == inputs) {
-                return phrase(major, minor);
+                return Built::new(release);
             }
             match compile(&nvcc, kernels, out) {
                 Ok(report) => {
                     write(out, "ptxas.txt", format!("nvcc {major}.{minor}\n{report}").as_bytes());
                     write(out, "kernels.inputs", inputs.as_bytes());
-                    phrase(major, minor)
+                    Built::new(release)
                 }
                 Err(error) => panic!("{} cannot compile the kernels:\n{error}", nvcc.display()),
             }
@@ -42,13 +58,9 @@ pub fn build(kernels: &Path, out: &Path) -> String {
             write(out, "kernels.fatbin", b"");
             write(out, "ptxas.txt", b"");
             write(out, "kernels.inputs", b"");
-            format!("{reason}, no CUDA kernels")
+            Built { phrase: format!("{reason}, no CUDA kernels"), oldest_driver: OLDEST }
         }
     }
-}
-
-fn phrase(major: u32, minor: u32) -> String {
-    format!("kernels for sm_80, sm_90a and PTX by nvcc {major}.{minor}")
 }
 
 fn usable() -> Result<(PathBuf, (u32, u32)), String> {

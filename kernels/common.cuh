@@ -20,11 +20,32 @@ typedef uint16_t bf16;
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
 
+// Elements of one row of a bf16 matrix as it is stored: every row begins at a multiple of 16 bytes. What pads it is zero where a
+// kernel made the matrix, and nothing reads it in one that the host made.
+__host__ __device__ constexpr int pitch_of(int columns) { return (columns + 7) / 8 * 8; }
+
 // T values at once, aligned to their size.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
     T at[N];
 };
+
+// One wide access. A host compiler may split it, so the emulated device is told of its alignment.
+template <typename P, typename T>
+__device__ __forceinline__ P load_pack(const T* from) {
+#ifdef TASKLOOM_EMULATED
+    taskloom_aligned(from, sizeof(P));
+#endif
+    return *reinterpret_cast<const P*>(from);
+}
+
+template <typename T, int N>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& values) {
+#ifdef TASKLOOM_EMULATED
+    taskloom_aligned(to, sizeof(values));
+#endif
+    *reinterpret_cast<Pack<T, N>*>(to) = values;
+}
 
 template <typename To, typename From>
 __device__ __forceinline__ To bits_of(From from) {

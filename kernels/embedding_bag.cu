@@ -28,7 +28,7 @@ __device__ __forceinline__ float initial(uint64_t seed, double deviation, uint32
 
 }  // namespace embedding_bag
 
-// out (examples x dim) bf16 and/or out_wide f32. Example e has rows[offsets[e] .. offsets[e + 1]]; slots (table rows) says
+// out (examples x dim, rows pitch_of(dim) apart) bf16 and/or out_wide (examples x dim, dense) f32. Example e has rows[offsets[e] .. offsets[e + 1]]; slots (table rows) says
 // where a row lies in values (slots x dim), or is null where `rows` are slots already. grid: examples, of which `first` is the first.
 extern "C" __global__ void __launch_bounds__(256) embedding_bag_forward(bf16* out, float* out_wide, const uint32_t* offsets,
                                                                         const uint32_t* rows, const float* scales,
@@ -49,12 +49,11 @@ extern "C" __global__ void __launch_bounds__(256) embedding_bag_forward(bf16* ou
             }
         }
         sum *= scales[example];
-        uint64_t to = uint64_t(blockIdx.x) * dim + column;
         if (out) {
-            out[to] = from_float<bf16>(sum);
+            out[uint64_t(blockIdx.x) * pitch_of(dim) + column] = from_float<bf16>(sum);
         }
         if (out_wide) {
-            out_wide[to] = sum;
+            out_wide[uint64_t(blockIdx.x) * dim + column] = sum;
         }
     }
 }

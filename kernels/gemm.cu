@@ -5,7 +5,8 @@
 // Shared memory: 4 stages of an A and a B tile, filled by 16-byte asynchronous copies three steps ahead; one barrier a step.
 //   A tile whose rows run along the inner dimension has rows of 4 vectors of 16 bytes, vector v of row r at v ^ (r / 2 % 4);
 //   one whose rows run along the output has them at v ^ (r % 8): both let ldmatrix read 8 rows without bank conflicts.
-// Operands that are not 16-byte aligned, row for row, are copied value by value; zeros pad what is ragged.
+// Rows of bf16 matrices and of `out_wide` begin every pitch_of(columns) elements, so that copies of 16 bytes and pairs of outputs
+//   are always aligned; zeros pad what is ragged, in shared memory and in the outputs.
 // Floor: 2 M N K operations; each operand read once and the output written once. The large tile does 85 operations a byte it
 //   takes from the second-level cache, which is what that cache can feed at 0.6 of the tensor cores' rate on an H200.
 #include "activation.cuh"
@@ -17,7 +18,8 @@ constexpr int kStep = 32;
 constexpr int kStages = 4;
 constexpr int kVector = 8;
 
-// An operand in global memory: `rows` x `columns`, row-major and dense. kInner: its columns are the inner dimension.
+// An operand in global memory: `rows` x `columns`, row-major, rows pitch_of(columns) apart. kInner: its columns are the inner
+// dimension.
 struct Operand {
     const bf16* data;
     int rows;
@@ -38,7 +40,7 @@ struct Tile {
 
     // Starts filling `tile` with the operand's rows from `row` and columns from `column`; zeros beyond `rows` and `columns`.
     __device__ static __forceinline__ void fill(bf16* tile, const Operand& operand, int row, int column) {
-        bool aligned = operand.columns % kVector == 0;
+        int pitch = pitch_of(operand.columns);
 #pragma unroll
         for (int index = 0; index < kRows * kVectors / kThreads; ++index) {
             int item = int(threadIdx.x) + index * kThreads;
@@ -46,18 +48,8 @@ struct Tile {
             int from = column + v * kVector;
             int left = row + r < operand.rows ? operand.columns - from : 0;
             left = left < 0 ? 0 : left > kVector ? kVector : left;
-            const bf16* source = left > 0 ? operand.data + uint64_t(row + r) * operand.columns + from : operand.data;
-            bf16* target = tile + place(r, v);
-            if (aligned) {
-                copy_async_16(target, source, left * int(sizeof(bf16)));
-            } else {
-                Pack<bf16, kVector> values;
-#pragma unroll
-                for (int i = 0; i < kVector; ++i) {
-                    values.at[i] = i < left ? source[i] : bf16(0);
-                }
-                *reinterpret_cast<Pack<bf16, kVector>*>(target) = values;
-            }
+            const bf16* source = left > 0 ? operand.data + uint64_t(row + r) * pitch + from : operand.data;
+            copy_async_16(tile + place(r, v), source, left * int(sizeof(bf16)));
         }
     }
 
@@ -163,16 +155,18 @@ struct Product {
     }
 };
 
+// `at` is even.
 template <typename T>
-__device__ __forceinline__ void store_pair(T* out, uint64_t at, bool both, float first, float second) {
-    if (both && at % 2 == 0) {
-        *reinterpret_cast<Pack<T, 2>*>(out + at) = Pack<T, 2>{{from_float<T>(first), from_float<T>(second)}};
-    } else {
-        out[at] = from_float<T>(first);
-        if (both) {
-            out[at + 1] = from_float<T>(second);
-        }
-    }
+__device__ __forceinline__ void store_pair(T* out, uint64_t at, float first, float second) {
+    store_pack(out + at, Pack<T, 2>{{from_float<T>(first), from_float<T>(second)}});
+}
+
+// What is added to the first columns of a row of `n`: columns c and c + 1 of a matrix of `columns`.
+__device__ __forceinline__ void add_residual(float& first, float& second, const bf16* residual, int columns, int r, int c, int n) {
+    const bf16* own = residual + uint64_t(r) * pitch_of(columns);
+    int end = columns < n ? columns : n;
+    first += c < end ? to_float(own[c]) : 0.0f;
+    second += c + 1 < end ? to_float(own[c + 1]) : 0.0f;
 }
 
 template <int BM, int BN, int WM, int WN>
@@ -183,26 +177,23 @@ __device__ __forceinline__ void forward(bf16* out, bf16* pre, const bf16* x, con
     int row = int(blockIdx.y) * BM, column = int(blockIdx.x) * BN;
     product.run(shared, Operand{x, m, k}, Operand{weight, n, k}, row, column, 0, k);
     product.each(row, column, [&](int r, int c, float first, float second) {
-        if (r >= m || c >= n) {
+        if (r >= m || c >= pitch_of(n)) {
             return;
         }
-        bool both = c + 1 < n;
-        uint64_t at = uint64_t(r) * n + c;
+        uint64_t at = uint64_t(r) * pitch_of(n) + c;
         if (bias) {
-            first += bias[c];
-            second += both ? bias[c + 1] : 0.0f;
+            first += c < n ? bias[c] : 0.0f;
+            second += c + 1 < n ? bias[c + 1] : 0.0f;
         }
         if (pre) {
-            store_pair(pre, at, both, first, second);
+            store_pair(pre, at, first, second);
         }
         first = activate(first, activation);
         second = activate(second, activation);
         if (residual) {
-            const bf16* own = residual + uint64_t(r) * residual_columns;
-            first += c < residual_columns ? to_float(own[c]) : 0.0f;
-            second += c + 1 < residual_columns ? to_float(own[c + 1]) : 0.0f;
+            add_residual(first, second, residual, residual_columns, r, c, n);
         }
-        store_pair(out, at, both, first, second);
+        store_pair(out, at, first, second);
     });
 }
 
@@ -214,25 +205,22 @@ __device__ __forceinline__ void input(bf16* out, float* out_wide, const bf16* do
     int row = int(blockIdx.y) * BM, column = int(blockIdx.x) * BN;
     product.run(shared, Operand{dout, m, k}, Operand{weight, k, n}, row, column, 0, k);
     product.each(row, column, [&](int r, int c, float first, float second) {
-        if (r >= m || c >= n) {
+        if (r >= m || c >= pitch_of(n)) {
             return;
         }
-        bool both = c + 1 < n;
-        uint64_t at = uint64_t(r) * n + c;
+        uint64_t at = uint64_t(r) * pitch_of(n) + c;
         if (residual) {
-            const bf16* own = residual + uint64_t(r) * residual_columns;
-            first += c < residual_columns ? to_float(own[c]) : 0.0f;
-            second += both && c + 1 < residual_columns ? to_float(own[c + 1]) : 0.0f;
+            add_residual(first, second, residual, residual_columns, r, c, n);
         }
         if (pre) {
-            first *= activation_slope(to_float(pre[at]), activation);
-            second *= both ? activation_slope(to_float(pre[at + 1]), activation) : 0.0f;
+            first *= c < n ? activation_slope(to_float(pre[at]), activation) : 0.0f;
+            second *= c + 1 < n ? activation_slope(to_float(pre[at + 1]), activation) : 0.0f;
         }
         if (out) {
-            store_pair(out, at, both, first, second);
+            store_pair(out, at, first, second);
         }
         if (out_wide) {
-            store_pair(out_wide, at, both, first, second);
+            store_pair(out_wide, at, first, second);
         }
     });
 }

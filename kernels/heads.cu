@@ -2,7 +2,8 @@
 //
 // Heads have few outputs, so these are products of a tall matrix with a few rows: bound by reading the hidden states.
 // heads_forward, heads_input: a warp a row, lanes along the width; weights come from the caches. No shared memory.
-// heads_weight: a block per (32 columns of the width, segment), 8 warps share out the rows for one output at a time.
+// heads_weight: a block per (output, 32 columns of the width, segment), 8 warps share out the rows.
+// Rows of bf16 matrices begin every pitch_of(width) elements.
 // Floors: 2 bytes a hidden value read (forward, weight) or written (input).
 #include "common.cuh"
 
@@ -44,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(256) heads_forward(float* logits, c
         return;
     }
     HeadSegment own = segments[segment_of(segments, count, row)];
-    const bf16* h = hidden + uint64_t(row) * width;
+    const bf16* h = hidden + uint64_t(row) * pitch_of(width);
     for (uint32_t output = 0; output < own.outputs; ++output) {
         const float* w = values + own.weight + uint64_t(output) * width;
         float sum = 0.0f;
@@ -58,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(256) heads_forward(float* logits, c
     }
 }
 
-// dhidden (rows x width) = dlogits W_t. grid: rows / 8 rounded up.
+// dhidden (rows x width) = dlogits W_t, padded with zeros. grid: rows / 8 rounded up.
 extern "C" __global__ void __launch_bounds__(256) heads_input(bf16* dhidden, const float* dlogits, const float* values,
                                                               const HeadSegment* segments, int count, int rows, int width) {
     using namespace heads;
@@ -68,28 +69,30 @@ extern "C" __global__ void __launch_bounds__(256) heads_input(bf16* dhidden, con
     }
     HeadSegment own = segments[segment_of(segments, count, row)];
     const float* d = dlogits + own.logits + uint64_t(row - own.start) * own.outputs;
-    for (int at = lane_id(); at < width; at += kWarp) {
+    int pitch = pitch_of(width);
+    for (int at = lane_id(); at < pitch; at += kWarp) {
         float sum = 0.0f;
-        for (uint32_t output = 0; output < own.outputs; ++output) {
+        for (uint32_t output = 0; output < own.outputs && at < width; ++output) {
             sum = fmaf(d[output], values[own.weight + uint64_t(output) * width + at], sum);
         }
-        dhidden[uint64_t(row) * width + at] = from_float<bf16>(sum);
+        dhidden[uint64_t(row) * pitch + at] = from_float<bf16>(sum);
     }
 }
 
 // gradients (laid out like the heads' parameters) = or += dlogits^T h and the column sums of dlogits; add (segments).
-// grid: (tiles of 32 columns, segments, outputs of the widest head).
+// grid: (outputs of the widest head x tiles of 32 columns, segments): of the three only the first may be large.
 extern "C" __global__ void __launch_bounds__(256) heads_weight(float* gradients, const float* dlogits, const bf16* hidden,
                                                                const HeadSegment* segments, const uint32_t* add, int width) {
     using namespace heads;
     __shared__ float sums[kWarps][kWarp + 1];
     __shared__ float biases[kWarps];
     HeadSegment own = segments[blockIdx.y];
-    uint32_t output = blockIdx.z;
+    int tiles = (width + kWarp - 1) / kWarp, tile = int(blockIdx.x) % tiles;
+    uint32_t output = blockIdx.x / tiles;
     if (output >= own.outputs) {
         return;
     }
-    int column = int(blockIdx.x) * kWarp + lane_id();
+    int column = tile * kWarp + lane_id();
     const float* d = dlogits + own.logits + output;
     float sum = 0.0f, bias = 0.0f;
 #pragma unroll 4
@@ -97,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(256) heads_weight(float* gradients,
         float factor = d[uint64_t(row - own.start) * own.outputs];
         bias += factor;
         if (column < width) {
-            sum = fmaf(factor, to_float(hidden[uint64_t(row) * width + column]), sum);
+            sum = fmaf(factor, to_float(hidden[uint64_t(row) * pitch_of(width) + column]), sum);
         }
     }
     sums[warp_id()][lane_id()] = sum;
@@ -118,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(256) heads_weight(float* gradients,
         float* out = gradients + own.weight + uint64_t(output) * width + column;
         *out = adds ? *out + total : total;
     }
-    if (blockIdx.x == 0 && lane_id() == 0) {
+    if (tile == 0 && lane_id() == 0) {
         float* out = gradients + own.bias + output;
         *out = adds ? *out + bias_total : bias_total;
     }

@@ -91,7 +91,7 @@ struct RowRule {
 }  // namespace row_gradients
 
 // gradients row g = sum over its sources e, in order, of scales[e] * dout[e]: sources[starts[g]..starts[g + 1]].
-// dout (examples x dim) f32. grid: gradient rows, a block each.
+// dout (examples x dim, rows pitch_of(dim) apart) f32. grid: gradient rows, a block each.
 extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* gradients, const float* dout, const float* scales,
                                                                          const uint32_t* sources, const uint32_t* starts, int dim) {
     uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
@@ -100,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* 
 #pragma unroll 4
         for (uint32_t at = start; at < end; ++at) {
             uint32_t example = sources[at];
-            sum = fmaf(scales[example], dout[uint64_t(example) * dim + column], sum);
+            sum = fmaf(scales[example], dout[uint64_t(example) * pitch_of(dim) + column], sum);
         }
         gradients[uint64_t(blockIdx.x) * dim + column] = sum;
     }
@@ -108,12 +108,15 @@ extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* 
 
 // partials[blockIdx.x] (tasks x tasks) f64: upper triangle of the products on `rows` union rows from blockIdx.x * rows. A warp
 // takes every 8th pair of a row's members and adds to that pair's cell, which is its own: the pairs of a row are distinct.
-// Shared memory: tasks x tasks doubles.
+// Shared memory: tasks x tasks doubles where `shared_sums`; more tasks than fit there add to the partials themselves.
 extern "C" __global__ void __launch_bounds__(256) row_gram(double* partials, const float* gradients, const uint32_t* starts,
-                                                           const uint2* members, int count, int rows, int tasks, int dim) {
+                                                           const uint2* members, int count, int rows, int tasks, int dim,
+                                                           int shared_sums) {
     using namespace row_gradients;
-    SHARED_DYNAMIC(double, sums);
+    SHARED_DYNAMIC(double, shared);
     int cells = tasks * tasks;
+    double* own = partials + uint64_t(blockIdx.x) * cells;
+    double* sums = shared_sums ? shared : own;
     for (int cell = threadIdx.x; cell < cells; cell += kThreads) {
         sums[cell] = 0.0;
     }
@@ -142,9 +145,12 @@ extern "C" __global__ void __launch_bounds__(256) row_gram(double* partials, con
             }
         }
     }
+    if (!shared_sums) {
+        return;
+    }
     __syncthreads();
     for (int cell = threadIdx.x; cell < cells; cell += kThreads) {
-        partials[uint64_t(blockIdx.x) * cells + cell] = sums[cell];
+        own[cell] = sums[cell];
     }
 }
 

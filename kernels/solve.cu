@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(256) surgery_solve(
     double rescale, double clip_norm, int clip_tasks, int heads_weighted) {
     using namespace solve;
     __shared__ double warps[kWarp];
-    int cells = count * count;
+    uint64_t cells = uint64_t(count) * count;
 
     double bad = 0.0;
     for (int t = threadIdx.x; t < count; t += kThreads) {

@@ -2,7 +2,7 @@
 // moments and the bf16 copy that the matrix products read.
 //
 // The parameters are cut into chunks as for the Gram matrices; chunk c takes the weights of block `blocks[c]` and the rates of
-// group `groups[c]`. 256 threads, each 4 neighbouring columns at a time where the addresses allow it (16-byte accesses).
+// group `groups[c]`. 256 threads, each 4 neighbouring columns at a time (16-byte accesses).
 // No shared memory in update_weights; update_columns keeps T doubles a thread of it.
 // Floor: 4 T + 26 bytes a parameter (J; p, m, v read and written; the copy), T + 12 operations.
 #include "update.cuh"
@@ -35,11 +35,11 @@ __device__ __forceinline__ void step_column(const State& state, const Rates& rat
 __device__ __forceinline__ void step_vector(const State& state, const Rates& rates, const GroupRates& group, uint64_t at,
                                             const float (&d)[kVector]) {
     typedef Pack<float, kVector> Four;
-    Four p = *reinterpret_cast<const Four*>(state.values + at);
-    Four m = *reinterpret_cast<const Four*>(state.first + at);
+    Four p = load_pack<Four>(state.values + at);
+    Four m = load_pack<Four>(state.first + at);
     Four v = {};
     if (state.second) {
-        v = *reinterpret_cast<const Four*>(state.second + at);
+        v = load_pack<Four>(state.second + at);
     }
     Pack<bf16, kVector> copy;
 #pragma unroll
@@ -47,13 +47,13 @@ __device__ __forceinline__ void step_vector(const State& state, const Rates& rat
         step_one(rates, group, p.at[k], m.at[k], v.at[k], d[k]);
         copy.at[k] = from_float<bf16>(p.at[k]);
     }
-    *reinterpret_cast<Four*>(state.values + at) = p;
-    *reinterpret_cast<Four*>(state.first + at) = m;
+    store_pack(state.values + at, p);
+    store_pack(state.first + at, m);
     if (state.second) {
-        *reinterpret_cast<Four*>(state.second + at) = v;
+        store_pack(state.second + at, v);
     }
     if (state.copy) {
-        *reinterpret_cast<Pack<bf16, kVector>*>(state.copy + at) = copy;
+        store_pack(state.copy + at, copy);
     }
 }
 
@@ -66,7 +66,7 @@ __device__ __forceinline__ void combine_vector(float (&d)[kVector], const float*
     }
 #pragma unroll 8
     for (int t = 0; t < tasks; ++t) {
-        Pack<float, kVector> g = *reinterpret_cast<const Pack<float, kVector>*>(jacobian + t * stride + at);
+        Pack<float, kVector> g = load_pack<Pack<float, kVector>>(jacobian + t * stride + at);
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
             d[k] = fmaf(weights[t], g.at[k], d[k]);
@@ -77,7 +77,7 @@ __device__ __forceinline__ void combine_vector(float (&d)[kVector], const float*
 }  // namespace update
 
 // values, first, second (P) f32; second is null under SGD; copy (P) bf16 or null. jacobian (tasks x stride): column p is that
-// of parameter p. weights (blocks x tasks) f32 hold clipping and balancing. grid: chunks.
+// of parameter p; the stride is a multiple of 4. weights (blocks x tasks) f32 hold clipping and balancing. grid: chunks.
 extern "C" __global__ void __launch_bounds__(256) update_weights(float* values, float* first, float* second, bf16* copy,
                                                                  const float* jacobian, uint64_t stride, int tasks,
                                                                  const float* weights, const Rates* rates,
@@ -93,8 +93,7 @@ extern "C" __global__ void __launch_bounds__(256) update_weights(float* values, 
     GroupRates group = groups[chunk_groups[blockIdx.x]];
     const float* own = weights + uint64_t(chunk_blocks[blockIdx.x]) * tasks;
     uint64_t start = firsts[blockIdx.x], end = start + lengths[blockIdx.x];
-    bool aligned = stride % kVector == 0;
-    uint64_t body = aligned ? (start + kVector - 1) / kVector * kVector : end;
+    uint64_t body = (start + kVector - 1) / kVector * kVector;
     body = body < end ? body : end;
     uint64_t tail = body + (end - body) / kVector * kVector;
     for (uint64_t at = body + threadIdx.x * kVector; at < tail; at += kThreads * kVector) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Packs everything that a GPU host needs into one folder: the program and the tests (stripped), the example configurations,
-# scripts/gpu-check.sh, and the PyTorch baseline where ../shared/bench has it. No Rust and no network there; its C library must
-# be as new as this machine's. The folder is tried out before it counts as made: its CPU and emulated tests run in a copy.
+# Packs everything that a GPU host needs into one folder: the program with its kernels and the tests (stripped), the example
+# configurations, scripts/gpu-check.sh, and what ../shared has of the PyTorch baseline and the library that plays a driver. No Rust
+# and no network there; its C library must be as new as this machine's. The folder is tried out before it counts as made: the
+# stages that need no card run in a copy.
 #     scripts/gpu-bundle.sh [FOLDER]          default: target/gpu-bundle
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,6 +10,15 @@ root=$PWD
 folder="${1:-${CARGO_TARGET_DIR:-target}/gpu-bundle}"
 limit_mib=60
 tests=(emulated emulated_runs no_card)
+
+# A program without kernels would be of no use there: nvcc has to be here.
+scripts/cuda-toolkit.sh
+cargo build --release --bin taskloom
+version=$("${CARGO_TARGET_DIR:-target}/release/taskloom" --version)
+if [[ "$version" != *"kernels for"* ]]; then
+    echo "this build has no CUDA kernels ($version): see what scripts/cuda-toolkit.sh says" >&2
+    exit 1
+fi
 
 # Paths of test executables are in cargo's messages; `lib` holds the kernels' cases.
 messages=$(cargo test --release --no-run --message-format=json --lib --bin taskloom "${tests[@]/#/--test=}")
@@ -24,7 +34,6 @@ for line in sys.stdin:
         print(message["executable"])
 ' "$@" <<<"$messages" | sed -n '$p'
 }
-cargo build --release --bin taskloom
 
 rm -rf "$folder"
 mkdir -p "$folder/tests" "$folder/configs"
@@ -38,7 +47,13 @@ for name in "${tests[@]}"; do
     pack "$(executable test "$name")" "tests/$name"
 done
 cp configs/emulated.toml configs/quickstart.toml "$folder/configs/"
-cp scripts/gpu-check.sh "$folder/"
+cp scripts/gpu-check.sh scripts/torch_products.py "$folder/"
+softgpu=$(scripts/softgpu.sh)
+if [[ -n "$softgpu" ]]; then
+    mkdir "$folder/softgpu"
+    strip -o "$folder/softgpu/libcuda.so" "$softgpu/libcuda.so"
+    cp "$folder/softgpu/libcuda.so" "$folder/softgpu/libcuda.so.1"
+fi
 if [[ -d ../shared/bench ]]; then
     cp -r ../shared/bench "$folder/bench"
 fi
@@ -55,5 +70,5 @@ fi
 empty=$(mktemp -d)
 trap 'rm -rf "$empty"' EXIT
 cp -r "$folder/." "$empty/"
-(cd "$empty" && env -i HOME="$empty" PATH=/usr/bin:/bin ./gpu-check.sh --self-test)
-echo "$folder: $size MiB, commit $(cat "$folder/commit"), needs $(cat "$folder/glibc") or newer"
+(cd "$empty" && env -i HOME="$empty" PATH=/usr/bin:/bin ./gpu-check.sh out cpu emulated softgpu)
+echo "$folder: $size MiB, commit $(cat "$folder/commit"), $version, needs $(cat "$folder/glibc") or newer"

@@ -1,65 +1,106 @@
 #!/usr/bin/env bash
-# Runs in a folder made by gpu-bundle.sh, on a machine with an NVIDIA card: every kernel case natively and under
-# compute-sanitizer, training twice and against the CPU, the benchmarks, and PyTorch beside them where it is installed. Writes
-# one JSON-lines file; a failed check makes the exit code 1 but stops nothing.
-#     ./gpu-check.sh [RESULTS]                default: results.jsonl
-#     ./gpu-check.sh --self-test              CPU and emulated checks only; needs no card
+# Runs in a folder made by gpu-bundle.sh, on a machine with an NVIDIA card: checks and measurements in stages, each over in well
+# under ten minutes. OUT_DIR gets results.jsonl (a line for each check and measurement, added as it comes), the whole logs, and
+# the run folders that later stages compare with. A failed check makes the exit code 1 but stops nothing.
+#     ./gpu-check.sh OUT_DIR [STAGE]...
 set -uo pipefail
-cd "$(dirname "$0")"
-export TASKLOOM_BIN="$PWD/taskloom"
-self_test=0
-if [[ "${1:-}" == --self-test ]]; then
-    self_test=1
-    shift
-fi
-results="$PWD/${1:-results.jsonl}"
-scratch=$(mktemp -d)
-export scratch
-trap 'rm -rf "$scratch"' EXIT
-: >"$results"
+all=(cpu emulated softgpu cases sanitizer bench torch ncu)
+usage() {
+    echo "usage: ./gpu-check.sh OUT_DIR [STAGE]..., of ${all[*]}; without a stage all of them" >&2
+    exit 2
+}
+
+(($# > 0)) && [[ "$1" != -* ]] || usage
+mkdir -p "$1/logs" "$1/runs" || exit 2
+out=$(cd "$1" && pwd)
+shift
+stages=("$@")
+(($#)) || stages=("${all[@]}")
+for name in "${stages[@]}"; do
+    [[ " ${all[*]} " == *" $name "* ]] || usage
+done
+cd "$(dirname "$0")" || exit 2
+export TASKLOOM_BIN="$PWD/taskloom" out
+results="$out/results.jsonl"
 failed=0
 
-# Seconds that one check or measurement may take; what takes longer has failed.
-limit=${TASKLOOM_CHECK_SECONDS:-600}
+# Seconds that a stage may take in all; a check that it leaves no time for is not run, and has not passed.
+limit=${TASKLOOM_STAGE_SECONDS:-540}
+deadline=0
+stage=""
 
-# bounded COMMAND...: a program or a function of this file, with all that it started, for at most so long.
+# note NAME FIELDS: a line of the results.
+note() {
+    printf '{"stage":"%s","name":"%s",%s}\n' "$stage" "$1" "$2" | tee -a "$results"
+}
+
+skip() {
+    note "$1" "\"passed\":null,\"skipped\":\"$2\""
+}
+
+# bounded COMMAND...: a program or a function of this file, with all that it started, until the stage's time is over.
 bounded() {
-    timeout "$limit" bash -c '"$@"' bounded "$@"
+    timeout --kill-after=10 $((deadline - SECONDS)) bash -c '"$@"' bounded "$@"
 }
 
-# check NAME COMMAND...: runs it and notes whether it passed; its last lines are shown where it did not.
+# begin NAME: false, and noted, where the stage has no time left for it.
+begin() {
+    log="$out/logs/$stage-${1//[^a-zA-Z0-9_.]/-}.log"
+    start=$SECONDS
+    ((deadline > SECONDS)) && return
+    failed=1
+    note "$1" '"passed":false,"error":"not run: the stage had no time left"'
+    return 1
+}
+
+# end NAME PASSED
+end() {
+    note "$1" "\"passed\":$2,\"seconds\":$((SECONDS - start)),\"log\":\"logs/${log##*/}\""
+    $2 && return
+    failed=1
+    tail -n 20 "$log"
+    return 1
+}
+
+# check NAME COMMAND...: whether it passed.
 check() {
-    local name=$1 log="$scratch/log" start=$SECONDS passed=true
+    local name=$1 passed=true
     shift
-    if ! bounded "$@" >"$log" 2>&1; then
-        passed=false
-        failed=1
-        tail -n 20 "$log"
-    fi
-    printf '{"name":"%s","passed":%s,"seconds":%d}\n' "$name" "$passed" $((SECONDS - start)) | tee -a "$results"
+    begin "$name" || return
+    bounded "$@" >"$log" 2>&1 || passed=false
+    end "$name" $passed
 }
 
-# measure COMMAND...: its JSON lines are results.
+# measure NAME COMMAND...: its lines are results, and stand in OUT_DIR/NAME.jsonl too.
 measure() {
-    if ! bounded "$@" 2>"$scratch/log" | tee -a "$results"; then
-        failed=1
-        tail -n 5 "$scratch/log"
-    fi
+    local name=$1 own="$out/${1// /-}.jsonl" passed=true
+    shift
+    begin "$name" || return
+    : >"$own"
+    bounded "$@" 2>"$log" | tee -a "$results" "$own" || passed=false
+    end "$name" $passed
 }
 
+# train NAME CONFIG DEVICE: a run in OUT_DIR/runs.
 train() {
-    ./taskloom train "configs/$1" --run-dir "$2" --set "run.device=$3" "${@:4}"
+    rm -rf "$out/runs/$1"
+    ./taskloom train "configs/$2" --run-dir "$out/runs/$1" --set "run.device=$3"
+}
+
+# reference NAME CONFIG DEVICE: as train, unless an earlier stage has been there.
+reference() {
+    [[ -f "$out/runs/$1/summary.json" ]] || train "$@"
 }
 
 # The same bytes from two runs.
 twice() {
-    train "$1" "$scratch/one-$2" "$2" && train "$1" "$scratch/two-$2" "$2" &&
-        diff -r "$scratch/one-$2/checkpoints" "$scratch/two-$2/checkpoints"
+    train "$1-again" "$2" "$3" && reference "$1" "$2" "$3" &&
+        diff -r "$out/runs/$1/checkpoints" "$out/runs/$1-again/checkpoints"
 }
 
 # Dev losses of two runs, evaluation by evaluation, within 3 %.
 curves_agree() {
-    python3 - "$@" <<'PYTHON'
+    python3 - "$out/runs/$1" "$out/runs/$2" <<'PYTHON'
 import json, sys
 def losses(run):
     lines = map(json.loads, open(run + "/metrics.jsonl"))
@@ -72,45 +113,124 @@ sys.exit(worst > 0.03)
 PYTHON
 }
 
-export -f train twice curves_agree
+# On the library that plays the driver.
+on_softgpu() {
+    LD_LIBRARY_PATH="$PWD/softgpu" "$@"
+}
 
-printf '{"name":"machine","commit":"%s","kernel":"%s","card":"%s"}\n' "$(cat commit)" "$(uname -sr)" \
-    "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)" | tee -a "$results"
+export -f train reference twice curves_agree on_softgpu
 
-check "cases on emulated" tests/cases emulated::
-check "no card" tests/no_card
-check "training on emulated" tests/emulated
-check "runs on emulated" tests/emulated_runs
-check "quickstart on the cpu" train quickstart.toml "$scratch/quickstart-cpu" cpu
-check "emulated twice" twice emulated.toml emulated
-if ((self_test)); then
-    exit $failed
-fi
+cuda_cases() {
+    tests/cases --list cuda:: 2>/dev/null | sed -n 's/: test$//p'
+}
 
+# each_case NAME COMMAND...: a process for every case. They share the card's context within one, and a broken context is broken
+# for all of them.
+each_case() {
+    local name=$1 case
+    shift
+    for case in $(cuda_cases); do
+        check "$name, $case" "$@" tests/cases "$case" --exact --test-threads=1
+    done
+}
+
+has_python() {
+    command -v python3 >/dev/null && return
+    skip "$1" "there is no python3"
+    return 1
+}
+
+# Where a tool of the CUDA toolkit is, if anywhere.
+tool() {
+    command -v "$1" || ls "/usr/local/cuda/bin/$1" 2>/dev/null
+}
+
+stage_cpu() {
+    check "no card" tests/no_card
+    check "quickstart on the cpu" train quickstart-cpu quickstart.toml cpu
+}
+
+stage_emulated() {
+    check "cases on emulated" tests/cases emulated::
+    check "training on emulated" tests/emulated
+    check "runs on emulated" tests/emulated_runs
+    check "emulated twice" twice small-emulated emulated.toml emulated
+}
+
+stage_softgpu() {
+    [[ -f softgpu/libcuda.so.1 ]] || { skip softgpu "the bundle was made without it"; return; }
+    check "cases on softgpu" on_softgpu tests/cases cuda::
+    check "emulated.toml on softgpu" on_softgpu train small-softgpu emulated.toml cuda
+}
+
+stage_cases() {
+    check "cases on cuda" tests/cases cuda:: || each_case "case on cuda" env
+    check "quickstart on cuda, twice" twice quickstart-cuda quickstart.toml cuda
+    check "emulated.toml on cuda" train small-cuda emulated.toml cuda
+    has_python "loss curves" || return
+    check "quickstart on the cpu" reference quickstart-cpu quickstart.toml cpu
+    check "loss curves of cuda and cpu" curves_agree quickstart-cuda quickstart-cpu
+    check "emulated.toml on emulated" reference small-emulated emulated.toml emulated
+    check "loss curves of cuda and emulated" curves_agree small-cuda small-emulated
+}
+
+stage_sanitizer() {
+    local sanitizer
+    sanitizer=$(tool compute-sanitizer) || { skip compute-sanitizer "not installed"; return; }
+    for name in memcheck initcheck synccheck; do
+        check "cases under $name" "$sanitizer" --tool "$name" --error-exitcode 1 tests/cases cuda:: --test-threads=1
+    done
+    # Slow on the products: case by case, so that what it reached is known.
+    each_case racecheck "$sanitizer" --tool racecheck --error-exitcode 1
+}
+
+stage_bench() {
+    measure "bench kernels" ./taskloom bench kernels --json
+    for encoder in linear bag; do
+        measure "bench step $encoder" ./taskloom bench step --device cuda --encoder "$encoder" --json
+    done
+}
+
+stage_torch() {
+    has_python pytorch || return
+    python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null ||
+        { skip pytorch "not installed, or without CUDA"; return; }
+    if [[ -s "$out/bench-kernels.jsonl" ]]; then
+        measure "torch products" python3 torch_products.py "$out/bench-kernels.jsonl"
+    else
+        skip "torch products" "stage bench has left no bench-kernels.jsonl"
+    fi
+    [[ -f bench/step_torch.py ]] || { skip "torch step" "the bundle was made without it"; return; }
+    for method in sum libmtl torchjd; do
+        if [[ $method == torchjd ]] && ! python3 -c 'import torchjd' 2>/dev/null; then
+            skip "torch step torchjd" "torchjd is not installed"
+            continue
+        fi
+        measure "torch step $method" python3 bench/step_torch.py --model linear --tasks 8 --batch 256 --method "$method" \
+            --device cuda --bf16 --steps 20
+    done
+}
+
+stage_ncu() {
+    local ncu
+    ncu=$(tool ncu) || { skip ncu "not installed"; return; }
+    for kernel in gemm_forward gemm_input gemm_weight gram_8 update_weights; do
+        check "ncu $kernel" "$ncu" --kernel-name "$kernel" --launch-skip 2 --launch-count 1 --set detailed \
+            ./taskloom bench kernels --runs 1
+        if grep -q ERR_NVGPUCTRPERM "$log" 2>/dev/null; then
+            skip ncu "this user may not read the card's counters"
+            return
+        fi
+    done
+}
+
+stage=machine
+note "$(uname -n)" "\"commit\":\"$(cat commit)\",\"kernel\":\"$(uname -sr)\",\"card\":\"$(nvidia-smi \
+    --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1)\",\"stages\":\"${stages[*]}\""
+# A card that a check asks for has to be there.
 export TASKLOOM_REQUIRE_CUDA=1
-check "cases on cuda" tests/cases cuda::
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-if [[ -n "$sanitizer" ]]; then
-    for tool in memcheck racecheck synccheck initcheck; do
-        check "cases under $tool" "$sanitizer" --tool "$tool" --error-exitcode 1 tests/cases cuda:: --test-threads=1
-    done
-else
-    printf '{"name":"compute-sanitizer","passed":null,"skipped":"not installed"}\n' | tee -a "$results"
-fi
-check "quickstart on cuda, twice" twice quickstart.toml cuda
-check "loss curves of cuda and cpu" curves_agree "$scratch/one-cuda" "$scratch/quickstart-cpu"
-check "emulated.toml on cuda" train emulated.toml "$scratch/small-cuda" cuda
-check "loss curves of cuda and emulated" curves_agree "$scratch/small-cuda" "$scratch/one-emulated"
-
-measure ./taskloom bench kernels --json
-for encoder in linear bag; do
-    measure ./taskloom bench step --device cuda --encoder "$encoder" --json
+for stage in "${stages[@]}"; do
+    deadline=$((SECONDS + limit))
+    "stage_$stage"
 done
-if [[ -d bench ]] && python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
-    for method in sum torchjd libmtl; do
-        measure python3 bench/step_torch.py --model linear --tasks 8 --batch 256 --method "$method" --device cuda --bf16 --steps 20
-    done
-else
-    printf '{"name":"pytorch","passed":null,"skipped":"not installed, or without CUDA"}\n' | tee -a "$results"
-fi
 exit $failed

@@ -1,14 +1,15 @@
 //! Training on the emulated device: the kernels of kernels/*.cu as C++, every access checked, against the CPU.
 
+mod common;
+
 use std::cell::Cell;
-use std::ops::Range;
 use std::rc::Rc;
 
+use common::device::{Operation, Tampered};
 use serde_json::Map;
-use taskloom::device::driver::{
-    Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId, open_emulated,
-};
+use taskloom::device::driver::{self, DeviceError, open_emulated};
 use taskloom::device::memory::Memory;
+use taskloom::device::planned::Planned;
 use taskloom::model::Start;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
 use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
@@ -354,75 +355,6 @@ fn twenty_orders_give_the_same_bytes() {
     }
 }
 
-/// Forwards everything to a device but one wait for an event.
-struct Deaf {
-    inner: Box<dyn Driver>,
-    /// The wait that is left out, and waits so far.
-    missed: usize,
-    waits: Rc<Cell<usize>>,
-}
-
-impl Driver for Deaf {
-    fn name(&self) -> String {
-        self.inner.name()
-    }
-    fn memory(&self) -> Result<MemoryInfo> {
-        self.inner.memory()
-    }
-    fn allocate(&mut self, name: &str, bytes: usize) -> Result<Address> {
-        self.inner.allocate(name, bytes)
-    }
-    fn free(&mut self, address: Address) {
-        self.inner.free(address);
-    }
-    fn stream(&mut self, priority: Priority) -> Result<StreamId> {
-        self.inner.stream(priority)
-    }
-    fn event(&mut self) -> Result<EventId> {
-        self.inner.event()
-    }
-    fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
-        self.inner.record(event, stream)
-    }
-    fn wait(&mut self, stream: StreamId, event: EventId) -> Result<()> {
-        self.waits.set(self.waits.get() + 1);
-        if self.waits.get() - 1 == self.missed { Ok(()) } else { self.inner.wait(stream, event) }
-    }
-    fn staging(&mut self, bytes: usize) -> Result<StagingId> {
-        self.inner.staging(bytes)
-    }
-    fn staging_bytes(&mut self, staging: StagingId) -> Result<&mut [u8]> {
-        self.inner.staging_bytes(staging)
-    }
-    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: Range<usize>) -> Result<()> {
-        self.inner.copy_in(stream, to, from, bytes)
-    }
-    fn copy_out(&mut self, stream: StreamId, to: StagingId, from: Address, bytes: usize) -> Result<()> {
-        self.inner.copy_out(stream, to, from, bytes)
-    }
-    fn copy(&mut self, stream: StreamId, to: Address, from: Address, bytes: usize) -> Result<()> {
-        self.inner.copy(stream, to, from, bytes)
-    }
-    fn fill(&mut self, stream: StreamId, address: Address, byte: u8, bytes: usize) -> Result<()> {
-        self.inner.fill(stream, address, byte, bytes)
-    }
-    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
-        self.inner.launch(stream, call)
-    }
-    fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
-        self.inner.begin_capture(stream)
-    }
-    fn end_capture(&mut self, stream: StreamId) -> Result<GraphId> {
-        self.inner.end_capture(stream)
-    }
-    fn replay(&mut self, graph: GraphId, stream: StreamId) -> Result<()> {
-        self.inner.replay(graph, stream)
-    }
-    fn synchronize(&mut self, stream: StreamId) -> Result<()> {
-        self.inner.synchronize(stream)
-    }
-}
-
 /// Two rounds in which one wait for an event is left out: the fault, if any, and the waits there were.
 fn without_wait(case: Case, missed: usize, seed: u64) -> Option<(Option<String>, usize)> {
     let inner = match open_emulated(seed) {
@@ -434,7 +366,12 @@ fn without_wait(case: Case, missed: usize, seed: u64) -> Option<(Option<String>,
     };
     let Setup { mut engine, limits, start } = setup(case);
     let waits = Rc::new(Cell::new(0));
-    engine.accelerate(Box::new(Deaf { inner, missed, waits: Rc::clone(&waits) }), &limits, &start).unwrap();
+    let so_far = Rc::clone(&waits);
+    let instead = move |operation: Operation| -> Option<driver::Result<()>> {
+        let missing = operation == Operation::Wait && so_far.replace(so_far.get() + 1) == missed;
+        missing.then_some(Ok(()))
+    };
+    engine.accelerate(Box::new(Tampered { inner, instead }), &limits, &start).unwrap();
     let run = |round| {
         let (batch, tasks) = batch(case, round);
         engine.run_round(&batch, &tasks, round, &rates(ADAMW)).map(|_| ())
@@ -461,6 +398,38 @@ fn a_removed_event_is_caught() {
         }
     }
     assert!(unseen.is_empty(), "waits {unseen:?} of {round} order nothing");
+}
+
+/// Before anything is allocated.
+#[test]
+fn what_no_grid_holds_is_refused() {
+    let Setup { mut engine, limits, start } = setup(PLAIN);
+    let limits = Limits { group_rows: 9_000_000, ..limits };
+    let error = engine.accelerate(Planned::driver().0, &limits, &start).unwrap_err().to_string();
+    assert!(error.contains("at most 8388480 examples in a fused group, found 9000000"), "{error}");
+}
+
+/// The capture of a round's launches, in which one fails, is ended: the rounds after it are computed.
+#[test]
+fn a_failed_capture_is_ended() {
+    let Ok(inner) = open_emulated(0) else { return };
+    let Setup { mut engine, limits, start } = setup(PLAIN);
+    let refuses = Rc::new(Cell::new(false));
+    let asked = Rc::clone(&refuses);
+    let instead = move |operation: Operation| -> Option<driver::Result<()>> {
+        let refused = operation == Operation::Launch && asked.take();
+        refused.then(|| Err(DeviceError::Invalid("refused once".to_owned())))
+    };
+    engine.accelerate(Box::new(Tampered { inner, instead }), &limits, &start).unwrap();
+    one_round(&mut engine, PLAIN, ADAMW, 0);
+    refuses.set(true);
+    let (batch, tasks) = batch(PLAIN, 1);
+    let error = engine.run_round(&batch, &tasks, 1, &rates(ADAMW)).map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "refused once");
+    for round in 1..4 {
+        one_round(&mut engine, PLAIN, ADAMW, round);
+    }
+    assert_eq!(engine.replays(), 3);
 }
 
 /// The second of two equal rounds is captured, and all after it are replayed.

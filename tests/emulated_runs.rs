@@ -3,15 +3,28 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
+use common::device::{Operation, Tampered};
 use common::{
-    Outcome, Place, assert_same_files, checkpoints, example, final_checkpoint, metrics, outcome, resume, run, training, weights,
+    Place, assert_same_files, checkpoints, example, final_checkpoint, metrics, outcome, resume, run, training, weights,
 };
 use serde_json::Value;
+use taskloom::config;
+use taskloom::device::driver::{self, DeviceError, open_emulated};
+use taskloom::failure::{STOPPED, exit_code};
+use taskloom::observe::Observer;
+use taskloom::observe::console::Console;
+use taskloom::observe::metrics_file::MetricsFile;
+use taskloom::observe::tensorboard::TensorBoard;
+use taskloom::train::pressure;
+use taskloom::train::run::Run;
+use taskloom::train::run_folder::RunFolder;
+use taskloom::train::session::{RunFiles, load_corpus, use_stored};
 
 /// Whether this build has an emulated device; says why not.
 fn is_there() -> bool {
-    match taskloom::device::driver::open_emulated(0) {
+    match open_emulated(0) {
         Ok(_) => true,
         Err(why) => {
             eprintln!("skipped: {why}");
@@ -20,7 +33,7 @@ fn is_there() -> bool {
     }
 }
 
-fn config() -> PathBuf {
+fn small() -> PathBuf {
     example("emulated.toml")
 }
 
@@ -50,13 +63,13 @@ fn the_example_trains_as_on_the_cpu() {
         return;
     }
     let place = Place::new();
-    let (device, cpu) = (place.train(&config(), &[]), place.train(&config(), &["run.device=cpu"]));
+    let (device, cpu) = (place.train(&small(), &[]), place.train(&small(), &["run.device=cpu"]));
     assert_close(&losses(&device), &losses(&cpu), 0.02, "dev losses");
     let start = metrics(&device).into_iter().find(|line| line["kind"] == "start").expect("a first line");
     assert_eq!(start["device"], "emulated");
     let eval = run(&["eval", &device.display().to_string(), "--json"]).ok().json();
     assert_eq!(eval["split"], "dev");
-    let again = place.train(&config(), &["eval.batches_per_round=1"]);
+    let again = place.train(&small(), &["eval.batches_per_round=1"]);
     assert_same_files(&final_checkpoint(&again), &final_checkpoint(&device), "the same run twice, evaluated between rounds");
     assert_eq!(losses(&again), losses(&device));
 }
@@ -90,7 +103,7 @@ fn other_ways_of_a_round_are_as_on_the_cpu() {
         &["surgery.method=cagrad", "surgery.granularity=layer"],
         &["train.accumulate=2", "surgery.granularity=tensor"],
     ] {
-        for config in [config(), place.bag()] {
+        for config in [small(), place.bag()] {
             let on = |device| [sets, &["encoder.dropout=0", "train.rounds=12", "eval.every=4", device]].concat();
             let [device, cpu] = [EMULATED, "run.device=cpu"].map(|device| place.train(&config, &on(device)));
             assert_close(&losses(&device), &losses(&cpu), 0.02, &format!("{sets:?}, {}", config.display()));
@@ -98,8 +111,27 @@ fn other_ways_of_a_round_are_as_on_the_cpu() {
     }
 }
 
-fn losing(config: &Path, sets: &[&str], run: &Path, launches: u32) -> Outcome {
-    outcome(training(config, sets, run).env("TASKLOOM_EMULATED_LAUNCHES", launches.to_string()).output())
+/// Trains in a run folder without checkpoints, as the program does, on a device that is lost at the `last`th of its launches and
+/// replays.
+fn train_and_lose(run: &Path, last: usize) -> anyhow::Error {
+    let folder = RunFolder::open(run).expect("a run folder");
+    let mut config = config::load(&folder.config(), &[]).expect("the program wrote it").config;
+    use_stored(&mut config, &RunFiles::of(run)).expect("stored files");
+    let console = Console::new();
+    let mut corpus = load_corpus(&mut config, &console).expect("data");
+    let (plan, _) = pressure::fit(&mut config, &mut corpus).expect("it fits");
+    let metrics = MetricsFile::create(&folder.metrics()).expect("a file");
+    let observer = Observer::new(console, metrics, TensorBoard::create(run).expect("a file"));
+    let stop = AtomicBool::new(false);
+    let mut training = Run::new(&config, &corpus, &plan, &folder, observer, &stop).expect("an emulated device");
+    let mut left = last;
+    let instead = move |operation: Operation| -> Option<driver::Result<()>> {
+        left = left.saturating_sub(usize::from(operation != Operation::Wait));
+        (left == 0).then(|| Err(DeviceError::Lost("by a test".to_owned())))
+    };
+    let device = Tampered { inner: open_emulated(0).expect("an emulated device"), instead };
+    training.engine.accelerate(Box::new(device), &plan.limits, &plan.start).expect("room");
+    training.run().expect_err("the device is lost")
 }
 
 /// A device that is lost mid-run ends it with one message; the newest checkpoint is whole, and from there the run continues to
@@ -110,13 +142,23 @@ fn a_lost_device_leaves_the_last_checkpoint() {
         return;
     }
     let place = Place::new();
-    for (config, sets, launches) in
-        [(config(), vec!["surgery.method=gradvac"], 900), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 300)]
+    for (config, sets, last) in
+        [(small(), vec!["surgery.method=gradvac"], 80), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 300)]
     {
         let reference = place.train(&config, &sets);
         let lost = place.path(&format!("lost-{}", sets.len()));
-        losing(&config, &sets, &lost, launches)
-            .failed(3, &["the device was lost", "the last checkpoint is intact", "taskloom resume"]);
+        std::fs::create_dir(&lost).expect("a fresh folder");
+        for name in ["config.toml", "tokenizer.json"] {
+            let from = reference.join(name);
+            if from.is_file() {
+                std::fs::copy(from, lost.join(name)).expect("a copy");
+            }
+        }
+        let error = train_and_lose(&lost, last);
+        assert_eq!(exit_code(&error), STOPPED);
+        for part in ["the device was lost (by a test)", "the last checkpoint is intact", "taskloom resume"] {
+            assert!(format!("{error:#}").contains(part), "{error:#}");
+        }
         let count = |run: &Path| checkpoints(run).last().map(|path| path.file_name().map(|name| name.to_owned()));
         assert!(count(&lost).is_some() && count(&lost) < count(&reference), "{:?}", checkpoints(&lost));
         resume(&lost).ok();
@@ -130,7 +172,7 @@ fn too_little_memory_is_said_before_anything_is_allocated() {
         return;
     }
     let place = Place::new();
-    let config = config().display().to_string();
+    let config = small().display().to_string();
     let budget = ["--set", "memory.device=64KiB", "--set", "memory.on_pressure=[]"];
     let parts = ["memory.device allows 64.0 KiB", "the run needs ", "raise the budget"];
     outcome(training(Path::new(&config), &["memory.device=64KiB", "memory.on_pressure=[]"], &place.path("run")).output())

@@ -56,6 +56,8 @@ void taskloom_undefined_lane(int lane, int line);
 // The check of an atomic access, and of the fence that publishes a block's writes to other blocks.
 void taskloom_atomic(void* address, int bytes);
 void taskloom_fence();
+// A fault unless the address is a multiple of `bytes`.
+void taskloom_aligned(const void* address, int bytes);
 void taskloom_copy_async(void* shared, const void* global, int bytes, int source_bytes);
 void taskloom_copy_async_commit();
 void taskloom_copy_async_wait(int groups_left);

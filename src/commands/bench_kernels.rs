@@ -1,4 +1,5 @@
-//! `taskloom bench kernels`: what the kernels reach on a card, beside a ceiling measured in the same run.
+//! `taskloom bench kernels`: what the kernels reach on a card, on random values. Those bound by memory stand beside a copy measured
+//! in the same run; the products have scripts/torch_products.py beside them.
 
 use std::time::Instant;
 
@@ -10,15 +11,21 @@ use crate::device::driver::{Address, Call, DeviceError, Driver, Priority, Stream
 use crate::ops::activation::Activation;
 use crate::ops::adamw::Rule;
 use crate::ops::launch::Launch;
-use crate::ops::launch::elementwise::{self, Scalar};
+use crate::ops::launch::elementwise;
 use crate::ops::launch::gemm::{Forward, Input, Segments, forward, input, weight as weight_gradient};
 use crate::ops::launch::surgery::{
     Chunks, ChunksOnDevice, Columns, GroupRates, Jacobian, Rates, RatesOnDevice, State, gram, update_weights,
 };
+use crate::ops::philox::{Keyed, Stream};
 
 /// Launches between two looks at the clock: one wait is then small beside them.
 const REPEATS: usize = 10;
 const TASKS: usize = 8;
+/// Random values that buffers are filled with, over and over.
+const NOISE: usize = 1 << 20;
+/// Columns of the activations.
+const GELU_WIDTH: usize = 768;
+/// (m, n, k)
 const GEMMS: [[usize; 3]; 4] = [[8192, 768, 768], [8192, 2304, 768], [8192, 3072, 768], [32768, 768, 3072]];
 
 pub fn run(options: &BenchKernels) -> Result<()> {
@@ -28,47 +35,55 @@ pub fn run(options: &BenchKernels) -> Result<()> {
     if options.params == 0 || options.runs == 0 {
         bail!("--params and --runs must be at least 1");
     }
-    let mut bench = Bench::new(open(&options.device)?, options.runs)?;
-    let name = bench.driver.name();
-    let mut lines = memory_bound(&mut bench, options.params)?;
-    lines.extend(products(&mut bench)?);
-    for mut line in lines {
-        line["device"] = json!(name);
-        if options.json {
-            println!("{line}");
-        } else {
-            let rate = ["gbps", "tflops"].into_iter().find_map(|unit| Some((unit, line[unit].as_f64()?)));
-            let (unit, rate) = rate.unwrap_or(("", 0.0));
-            let (name, ms) = (line["name"].as_str().unwrap_or_default(), line["ms"].as_f64().unwrap_or_default());
-            println!("{name:<36} {ms:9.4} ms  {rate:8.1} {unit:<6}  {:.2} of the ceiling", ceiling_share(&line));
-        }
-    }
-    Ok(())
-}
-
-fn ceiling_share(line: &Value) -> f64 {
-    line["ratio_to_ceiling"].as_f64().unwrap_or_default()
+    let mut bench = Bench::new(open(&options.device)?, options.runs, options.json)?;
+    memory_bound(&mut bench, options.params)?;
+    products(&mut bench)
 }
 
 struct Bench {
     driver: Box<dyn Driver>,
     stream: StreamId,
     runs: usize,
+    json: bool,
+    /// ([`NOISE`]) unit normals each, on the device.
+    noise_f32: Address,
+    noise_bf16: Address,
 }
 
 /// Milliseconds of one launch: median, and tenths from either end.
 struct Times([f64; 3]);
 
 impl Bench {
-    fn new(mut driver: Box<dyn Driver>, runs: usize) -> Result<Self, DeviceError> {
+    fn new(mut driver: Box<dyn Driver>, runs: usize, json: bool) -> Result<Self, DeviceError> {
         let stream = driver.stream(Priority::High)?;
-        Ok(Self { driver, stream, runs })
+        let mut bench = Self { driver, stream, runs, json, noise_f32: 0, noise_bf16: 0 };
+        let random = Keyed::new(0, Stream::Synthetic, 0, 0, 0);
+        let noise: Vec<f32> = (0..NOISE as u32).map(|at| random.normal(at) as f32).collect();
+        bench.noise_f32 = bench.upload(&noise)?;
+        bench.noise_bf16 = bench.room(2 * NOISE)?;
+        let launch = elementwise::to_bf16(bench.noise_bf16, bench.noise_f32, 1, NOISE);
+        bench.launch(&launch)?;
+        Ok(bench)
     }
 
-    /// Zeros.
     fn room(&mut self, bytes: usize) -> Result<Address, DeviceError> {
-        let at = self.driver.allocate("benchmark", bytes)?;
-        self.driver.fill(self.stream, at, 0, bytes)?;
+        self.driver.allocate("benchmark", bytes)
+    }
+
+    /// Random values: products of zeros cost a card less power, and less time.
+    fn noise_f32(&mut self, count: usize) -> Result<Address, DeviceError> {
+        self.repeat(self.noise_f32, 4 * NOISE, 4 * count)
+    }
+
+    fn noise_bf16(&mut self, count: usize) -> Result<Address, DeviceError> {
+        self.repeat(self.noise_bf16, 2 * NOISE, 2 * count)
+    }
+
+    fn repeat(&mut self, from: Address, period: usize, bytes: usize) -> Result<Address, DeviceError> {
+        let at = self.room(bytes)?;
+        for start in (0..bytes).step_by(period) {
+            self.driver.copy(self.stream, at + start as Address, from, period.min(bytes - start))?;
+        }
         Ok(at)
     }
 
@@ -99,43 +114,60 @@ impl Bench {
         Ok(Times([quantile(0.5), quantile(0.1), quantile(0.9)]))
     }
 
+    fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
+        self.driver.launch(self.stream, &call(launch))
+    }
+
     fn time_launch(&mut self, launch: &Launch) -> Result<Times> {
-        let Launch { kernel, grid, threads, shared, arguments } = launch;
-        let call = Call { kernel, grid: *grid, threads: *threads, shared: *shared, arguments };
+        let call = call(launch);
         self.time(|driver, stream| driver.launch(stream, &call))
     }
 
-    fn line(&self, name: &str, parameters: Value, Times([ms, p10, p90]): Times, unit: &str, rate: f64, ceiling: f64) -> Value {
-        json!({ "name": name, "parameters": parameters, "ms": ms, "ms_p10": p10, "ms_p90": p90, "runs": self.runs, unit: rate,
-                "ceiling": ceiling, "ratio_to_ceiling": rate / ceiling })
+    /// Prints a result as soon as it is there; `rate` in `unit`, and the ceiling it has.
+    fn say(&self, name: &str, parameters: Value, times: &Times, (rate, unit): (f64, &str), ceiling: Option<f64>) {
+        let Times([ms, p10, p90]) = times;
+        if self.json {
+            let mut line = json!({ "name": name, "parameters": parameters, "ms": ms, "ms_p10": p10, "ms_p90": p90,
+                                   "runs": self.runs, unit: rate, "device": self.driver.name() });
+            if let Some(ceiling) = ceiling {
+                line["ceiling"] = json!(ceiling);
+                line["ratio_to_ceiling"] = json!(rate / ceiling);
+            }
+            println!("{line}");
+        } else {
+            let share = ceiling.map_or_else(String::new, |ceiling| format!("  {:.2} of the ceiling", rate / ceiling));
+            println!("{name:<36} {ms:9.4} ms  {rate:8.1} {unit:<6}{share}");
+        }
     }
 }
 
+fn call(launch: &Launch) -> Call<'_> {
+    let Launch { kernel, grid, threads, shared, arguments } = launch;
+    Call { kernel, grid: *grid, threads: *threads, shared: *shared, arguments }
+}
+
 /// Passes over J and the parameters, against a plain copy on the device.
-fn memory_bound(bench: &mut Bench, params: usize) -> Result<Vec<Value>> {
+fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let stride = params.next_multiple_of(64);
-    let jacobian = Jacobian { at: bench.room(4 * TASKS * stride)?, stride: stride as u64, tasks: TASKS };
+    let jacobian = Jacobian { at: bench.noise_f32(TASKS * stride)?, stride: stride as u64, tasks: TASKS };
     let half = 2 * TASKS * stride;
     let copied = bench.time(|driver, stream| driver.copy(stream, jacobian.at, jacobian.at + half as Address, half))?;
-    let gbps = |bytes: usize, Times([ms, ..]): &Times| bytes as f64 / ms / 1e6;
-    let ceiling = gbps(2 * half, &copied);
-    let mut lines = vec![bench.line("copy", json!({ "bytes": half }), copied, "gbps", ceiling, ceiling)];
+    let gbps = |bytes: usize, Times([ms, ..]): &Times| (bytes as f64 / ms / 1e6, "gbps");
+    let (ceiling, _) = gbps(2 * half, &copied);
+    bench.say("copy", json!({ "bytes": half }), &copied, gbps(2 * half, &copied), Some(ceiling));
 
     let cut = |length| Chunks::new(&[Columns { columns: 0..params as u64, block: 0, group: 0 }], length);
     let [gram_cut, update_cut] = [cut(Chunks::gram_length(params as u64)), cut(Chunks::UPDATE_LENGTH)];
     let on_gram = chunks(bench, &gram_cut)?;
     let partials = bench.room(8 * TASKS * TASKS * gram_cut.len())?;
     let times = bench.time_launch(&gram(partials, jacobian, on_gram))?;
-    let rate = gbps(4 * TASKS * params, &times);
     let shape = json!({ "tasks": TASKS, "params": params });
-    lines.push(bench.line("gram", shape.clone(), times, "gbps", rate, ceiling));
+    bench.say("gram", shape.clone(), &times, gbps(4 * TASKS * params, &times), Some(ceiling));
 
-    let state = State {
-        values: bench.room(4 * params)?,
-        first: bench.room(4 * params)?,
-        second: bench.room(4 * params)?,
-        copy: bench.room(2 * params)?,
-    };
+    let [values, first, second] = [bench.noise_f32(params)?, bench.noise_f32(params)?, bench.room(4 * params)?];
+    // Second moments are not negative.
+    bench.driver.fill(bench.stream, second, 0, 4 * params)?;
+    let state = State { values, first, second, copy: bench.room(2 * params)? };
     let rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.1, correction2: 0.001 };
     let rates = RatesOnDevice {
         rates: bench.upload(&[Rates::from(rule)])?,
@@ -143,17 +175,18 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<Vec<Value>> {
     };
     let (weights, on_update) = (bench.upload(&[1.0f32; TASKS])?, chunks(bench, &update_cut)?);
     let times = bench.time_launch(&update_weights(state, jacobian, weights, rates, on_update))?;
-    let rate = gbps((4 * TASKS + 26) * params, &times);
-    lines.push(bench.line("update", shape, times, "gbps", rate, ceiling));
-
-    let launch = elementwise::activation_backward(Scalar::Bf16, jacobian.at, state.values, params, Activation::Gelu);
-    let times = bench.time_launch(&launch)?;
-    let rate = gbps(6 * params, &times);
-    lines.push(bench.line("gelu_backward", json!({ "values": params }), times, "gbps", rate, ceiling));
+    bench.say("update", shape, &times, gbps((4 * TASKS + 26) * params, &times), Some(ceiling));
     for at in [jacobian.at, partials, state.values, state.first, state.second, state.copy] {
         bench.driver.free(at);
     }
-    Ok(lines)
+
+    let rows = params.div_ceil(GELU_WIDTH);
+    let count = rows * GELU_WIDTH;
+    let [dout, pre] = [bench.noise_bf16(count)?, bench.noise_bf16(count)?];
+    let times = bench.time_launch(&elementwise::activation_backward(dout, pre, rows, GELU_WIDTH, Activation::Gelu))?;
+    bench.say("gelu_backward", json!({ "values": count }), &times, gbps(6 * count, &times), Some(ceiling));
+    [dout, pre].into_iter().for_each(|at| bench.driver.free(at));
+    Ok(())
 }
 
 fn chunks(bench: &mut Bench, chunks: &Chunks) -> Result<ChunksOnDevice, DeviceError> {
@@ -166,12 +199,11 @@ fn chunks(bench: &mut Bench, chunks: &Chunks) -> Result<ChunksOnDevice, DeviceEr
     })
 }
 
-/// The three products of a linear layer; their ceiling is the fastest of them, beside cuBLAS see scripts/gpu-check.sh.
-fn products(bench: &mut Bench) -> Result<Vec<Value>> {
-    let mut found = Vec::new();
+/// The three products of a linear layer.
+fn products(bench: &mut Bench) -> Result<()> {
     for [m, n, k] in GEMMS {
-        let (x, out, weight) = (bench.room(2 * m * k)?, bench.room(2 * m * n)?, bench.room(2 * n * k)?);
-        let gradient = bench.room(4 * n * k)?;
+        let (x, weight, dout) = (bench.noise_bf16(m * k)?, bench.noise_bf16(n * k)?, bench.noise_bf16(m * n)?);
+        let (out, dx, gradient) = (bench.room(2 * m * n)?, bench.room(2 * m * k)?, bench.room(4 * n * k)?);
         let segments = Segments {
             starts: bench.upload(&[0u32])?,
             ends: bench.upload(&[m as u32])?,
@@ -183,20 +215,18 @@ fn products(bench: &mut Bench) -> Result<Vec<Value>> {
         let (residual, residual_columns) = (0, 0);
         let own_forward = Forward { out, pre: 0, x, weight, bias: 0, residual, residual_columns, m, n, k, activation };
         let own_input =
-            Input { out: x, out_wide: 0, dout: out, weight, pre: 0, residual, residual_columns, m, n: k, k: n, activation };
+            Input { out: dx, out_wide: 0, dout, weight, pre: 0, residual, residual_columns, m, n: k, k: n, activation };
         let launches = [
             ("gemm_forward", forward(own_forward)),
             ("gemm_input", input(own_input)),
-            ("gemm_weight", weight_gradient(gradient, out, x, segments, n, k)),
+            ("gemm_weight", weight_gradient(gradient, dout, x, segments, n, k)),
         ];
         for (name, launch) in launches {
             let times = bench.time_launch(&launch)?;
             let rate = 2.0 * (m * n * k) as f64 / times.0[0] / 1e9;
-            found.push((format!("{name} {m}x{n}x{k}"), json!({ "m": m, "n": n, "k": k }), times, rate));
+            bench.say(&format!("{name} {m}x{n}x{k}"), json!({ "m": m, "n": n, "k": k }), &times, (rate, "tflops"), None);
         }
-        [x, out, weight, gradient].into_iter().for_each(|at| bench.driver.free(at));
+        [x, weight, dout, out, dx, gradient].into_iter().for_each(|at| bench.driver.free(at));
     }
-    let ceiling = found.iter().map(|(.., rate)| *rate).fold(0.0, f64::max);
-    let line = |(name, shape, times, rate): (String, Value, Times, f64)| bench.line(&name, shape, times, "tflops", rate, ceiling);
-    Ok(found.into_iter().map(line).collect())
+    Ok(())
 }

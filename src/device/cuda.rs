@@ -1,7 +1,8 @@
 //! An NVIDIA card through its driver, by way of cudarc's bindings, which load the driver's library at run time.
 //!
 //! Only raw driver calls are used: allocations, streams and events are ours, so nothing is tracked, allocated or ordered
-//! behind our back. Never tried on a card so far.
+//! behind our back. With `TASKLOOM_SYNC_LAUNCHES=1` every launch is waited for and nothing is captured, so that an error
+//! names its kernel.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
@@ -12,16 +13,15 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError};
 
-use super::driver::{Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use super::driver::{
+    Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, PLAIN_SHARED, Priority, Result, StagingId, StreamId,
+};
 
 /// Machine code and PTX of every kernel; empty in a build without nvcc.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// Oldest driver that is taken: CUDA 12.4.
-const OLDEST_DRIVER: c_int = 12_040;
-
-/// Dynamic shared memory that needs no permission.
-const PLAIN_SHARED: u32 = 48 << 10;
+/// Environment variable: 1 waits for every launch.
+const SYNC_LAUNCHES: &str = "TASKLOOM_SYNC_LAUNCHES";
 
 struct Staging {
     start: *mut u8,
@@ -31,7 +31,7 @@ struct Staging {
     event: sys::CUevent,
 }
 
-/// A kernel, and how much dynamic shared memory it has been permitted.
+/// A kernel, and how much dynamic shared memory it has been permitted: at first what its own leaves of the plain limit.
 struct Function {
     handle: sys::CUfunction,
     permitted: u32,
@@ -50,6 +50,7 @@ pub struct Cuda {
     graphs: Vec<sys::CUgraphExec>,
     allocations: Vec<Address>,
     capturing: bool,
+    sync_launches: bool,
 }
 
 /// Cards that `cuda:N` can name; the error says why there are none.
@@ -78,14 +79,10 @@ fn driver() -> Result<()> {
     };
     let mut number = 0;
     // SAFETY: as their types say; the version may be asked before initialization.
-    if unsafe { version(&mut number) } == CUresult::CUDA_SUCCESS && number < OLDEST_DRIVER {
-        let (found, oldest) = (number, OLDEST_DRIVER);
+    if unsafe { version(&mut number) } == CUresult::CUDA_SUCCESS && release(number) < super::OLDEST_DRIVER {
+        let ((major, minor), (oldest, at_least)) = (release(number), super::OLDEST_DRIVER);
         return unavailable(&format!(
-            "the NVIDIA driver is for CUDA {}.{}, at least {}.{} is needed: update it",
-            found / 1000,
-            found % 1000 / 10,
-            oldest / 1000,
-            oldest % 1000 / 10
+            "the NVIDIA driver is for CUDA {major}.{minor}, at least {oldest}.{at_least} is needed: update it"
         ));
     }
     // SAFETY: as above.
@@ -100,6 +97,12 @@ fn driver() -> Result<()> {
         }
         other => unavailable(&format!("the NVIDIA driver cannot start ({})", error_name(other))),
     }
+}
+
+/// (major, minor) of a version as the driver writes it.
+fn release(number: c_int) -> (u32, u32) {
+    let number = number.unsigned_abs();
+    (number / 1000, number % 1000 / 10)
 }
 
 fn unavailable<T>(why: &str) -> Result<T> {
@@ -117,20 +120,41 @@ fn error_name(error: CUresult) -> String {
     format!("{error:?}")
 }
 
+/// Errors after which every call of the process fails: the card, the link to it, or the context is broken.
+const STICKY: [CUresult; 20] = [
+    CUresult::CUDA_ERROR_DEINITIALIZED,
+    CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE,
+    CUresult::CUDA_ERROR_ECC_UNCORRECTABLE,
+    CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE,
+    CUresult::CUDA_ERROR_CONTAINED,
+    CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+    CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
+    CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED,
+    CUresult::CUDA_ERROR_ASSERT,
+    CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR,
+    CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION,
+    CUresult::CUDA_ERROR_MISALIGNED_ADDRESS,
+    CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE,
+    CUresult::CUDA_ERROR_INVALID_PC,
+    CUresult::CUDA_ERROR_LAUNCH_FAILED,
+    CUresult::CUDA_ERROR_TENSOR_MEMORY_LEAK,
+    CUresult::CUDA_ERROR_MPS_RPC_FAILURE,
+    CUresult::CUDA_ERROR_MPS_CLIENT_TERMINATED,
+    CUresult::CUDA_ERROR_EXTERNAL_DEVICE,
+    CUresult::CUDA_ERROR_UNKNOWN,
+];
+
 /// What a failed call says about the device.
 fn check(result: CUresult) -> Result<()> {
+    check_of("the NVIDIA driver", result)
+}
+
+/// As [`check`]; `what` was refused, or broke the device.
+fn check_of(what: &str, result: CUresult) -> Result<()> {
     match result {
         CUresult::CUDA_SUCCESS => Ok(()),
-        CUresult::CUDA_ERROR_LAUNCH_FAILED
-        | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
-        | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
-        | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
-        | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
-        | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
-        | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
-        | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
-        | CUresult::CUDA_ERROR_UNKNOWN => Err(DeviceError::Lost(error_name(result))),
-        other => Err(DeviceError::Invalid(format!("the NVIDIA driver refused a call ({})", error_name(other)))),
+        sticky if STICKY.contains(&sticky) => Err(DeviceError::Lost(format!("{what}: {}", error_name(sticky)))),
+        other => Err(DeviceError::Invalid(format!("{what}: a call was refused ({})", error_name(other)))),
     }
 }
 
@@ -183,6 +207,7 @@ impl Cuda {
             graphs: Vec::new(),
             allocations: Vec::new(),
             capturing: false,
+            sync_launches: std::env::var_os(SYNC_LAUNCHES).is_some_and(|value| value == "1"),
         })
     }
 
@@ -193,6 +218,7 @@ impl Cuda {
 
     /// The kernel, permitted to use as much shared memory as this launch wants.
     fn function(&mut self, call: &Call) -> Result<sys::CUfunction> {
+        let kernel = call.kernel;
         if !self.functions.contains_key(call.kernel) {
             let name = CString::new(call.kernel).map_err(|_| DeviceError::Invalid("a kernel's name has no zero".to_owned()))?;
             let mut handle = null_mut();
@@ -200,13 +226,18 @@ impl Cuda {
             if unsafe { sys::cuModuleGetFunction(&mut handle, self.module, name.as_ptr()) } != CUresult::CUDA_SUCCESS {
                 return Err(DeviceError::Invalid(format!("there is no kernel {} in this build", call.kernel)));
             }
-            self.functions.insert(call.kernel.to_owned(), Function { handle, permitted: PLAIN_SHARED });
+            let (attribute, mut own) = (sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, 0);
+            // SAFETY: the function belongs to the loaded module.
+            check(unsafe { sys::cuFuncGetAttribute(&mut own, attribute, handle) })?;
+            let permitted = (PLAIN_SHARED as u32).saturating_sub(own.unsigned_abs());
+            self.functions.insert(call.kernel.to_owned(), Function { handle, permitted });
         }
         let function = self.functions.get_mut(call.kernel).expect("inserted above");
         if call.shared > function.permitted {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function belongs to the loaded module.
-            check(unsafe { sys::cuFuncSetAttribute(function.handle, attribute, call.shared as c_int) })?;
+            let set = unsafe { sys::cuFuncSetAttribute(function.handle, attribute, call.shared as c_int) };
+            check_of(&format!("kernel {kernel} with {} bytes of dynamic shared memory", call.shared), set)?;
             function.permitted = call.shared;
         }
         Ok(function.handle)
@@ -366,6 +397,7 @@ impl Driver for Cuda {
     }
 
     fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+        call.check()?;
         self.bind()?;
         let function = self.function(call)?;
         let mut arguments: Vec<*mut c_void> =
@@ -373,7 +405,7 @@ impl Driver for Cuda {
         let [x, y, z] = call.grid;
         // SAFETY: one pointer per argument, each to 8 bytes; the driver copies them before it returns. Their number and
         // widths are held against the kernel's on the emulated device.
-        check(unsafe {
+        let launched = unsafe {
             sys::cuLaunchKernel(
                 function,
                 x,
@@ -387,7 +419,25 @@ impl Driver for Cuda {
                 arguments.as_mut_ptr(),
                 null_mut(),
             )
-        })
+        };
+        let Call { kernel, grid, threads, shared, .. } = call;
+        let what = || format!("kernel {kernel}, grid {grid:?}, {threads} threads, {shared} bytes of shared memory");
+        if STICKY.contains(&launched) {
+            // A launch is over before its kernel begins, so that an earlier one broke the device.
+            return check_of(&format!("a kernel before {kernel}, {SYNC_LAUNCHES}=1 says which"), launched);
+        }
+        if launched != CUresult::CUDA_SUCCESS {
+            return check_of(&what(), launched);
+        }
+        if !self.sync_launches {
+            return Ok(());
+        }
+        // SAFETY: the stream is alive, and captures nothing.
+        check_of(&what(), unsafe { sys::cuStreamSynchronize(self.streams[stream.0]) })
+    }
+
+    fn captures(&self) -> bool {
+        !self.sync_launches
     }
 
     fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
@@ -476,7 +526,9 @@ mod tests {
 
     #[test]
     fn a_broken_device_is_told_from_a_wrong_call() {
-        assert!(matches!(check(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS), Err(DeviceError::Lost(_))));
+        for sticky in [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_ASSERT, CUresult::CUDA_ERROR_INVALID_PC] {
+            assert!(matches!(check(sticky), Err(DeviceError::Lost(_))), "{sticky:?}");
+        }
         assert!(matches!(check(CUresult::CUDA_ERROR_INVALID_VALUE), Err(DeviceError::Invalid(_))));
     }
 }

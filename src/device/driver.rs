@@ -49,6 +49,30 @@ pub struct Call<'a> {
     pub arguments: &'a [u64],
 }
 
+/// Bytes of shared memory, static and dynamic, that a block has without asking for more.
+pub const PLAIN_SHARED: usize = 48 << 10;
+
+/// Most blocks in each dimension of a grid.
+pub const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
+
+/// Most threads of a block.
+const MOST_THREADS: u32 = 1024;
+
+impl Call<'_> {
+    /// An error where no card takes this launch: the emulated device refuses what a card would.
+    pub fn check(&self) -> Result<()> {
+        let Self { kernel, grid, threads, .. } = self;
+        let fits = grid.iter().zip(MOST_BLOCKS).all(|(&size, most)| (1..=most).contains(&size));
+        if fits && (1..=MOST_THREADS).contains(threads) {
+            return Ok(());
+        }
+        let (blocks, most) = (MOST_BLOCKS, MOST_THREADS);
+        Err(DeviceError::Invalid(format!(
+            "kernel {kernel}: a device takes no grid of {grid:?} blocks of {threads} threads, at most {blocks:?} of {most}"
+        )))
+    }
+}
+
 /// Why a device cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceError {
@@ -133,10 +157,16 @@ pub trait Driver {
 
     fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()>;
 
+    /// Whether [`Driver::begin_capture`] serves; without, everything is launched one by one.
+    fn captures(&self) -> bool {
+        true
+    }
+
     /// From here on what `stream` is given, and what other streams are given after waiting for its events, is noted instead
     /// of run. Those streams must be waited for in `stream` again before the end.
     fn begin_capture(&mut self, stream: StreamId) -> Result<()>;
 
+    /// Ends the capture, also where it fails.
     fn end_capture(&mut self, stream: StreamId) -> Result<GraphId>;
 
     /// Runs what was noted, after everything in `stream` so far and before what it is given next.
@@ -188,6 +218,15 @@ mod tests {
         assert_eq!(cuda_ordinal("cuda:3"), Ok(3));
         for name in ["cuda:", "cuda:x", "cudas", "gpu"] {
             assert!(cuda_ordinal(name).unwrap_err().to_string().contains("known are"), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_device_is_given_a_grid_that_a_card_refuses() {
+        let call = |grid, threads| Call { kernel: "k", grid, threads, shared: 0, arguments: &[] }.check();
+        assert!(call([1 << 20, 65_535, 65_535], 1024).is_ok());
+        for (grid, threads) in [([1, 65_536, 1], 32), ([1, 1, 65_536], 32), ([0, 1, 1], 32), ([1, 1, 1], 1056)] {
+            assert!(call(grid, threads).unwrap_err().to_string().contains("at most [2147483647, 65535, 65535]"), "{grid:?}");
         }
     }
 

@@ -24,6 +24,17 @@ pub enum Device {
 /// Whether the build found nvcc and holds CUDA kernels, for `--version` and messages.
 pub const CUDA_BUILD: &str = env!("TASKLOOM_CUDA");
 
+/// Release (major, minor) of CUDA that the NVIDIA driver must be for at least.
+pub const OLDEST_DRIVER: (u32, u32) =
+    (number(env!("TASKLOOM_OLDEST_DRIVER_MAJOR")), number(env!("TASKLOOM_OLDEST_DRIVER_MINOR")));
+
+const fn number(text: &str) -> u32 {
+    match u32::from_str_radix(text, 10) {
+        Ok(number) => number,
+        Err(_) => panic!("the build script writes numbers"),
+    }
+}
+
 impl Device {
     /// What `run.device` names, there or not. `auto` is the CPU until the kernels have trained on a card.
     pub fn parse(name: &str) -> Result<Self> {

@@ -87,8 +87,8 @@ impl Driver for Planned {
         Ok(())
     }
 
-    fn launch(&mut self, _: StreamId, _: &Call) -> Result<()> {
-        Ok(())
+    fn launch(&mut self, _: StreamId, call: &Call) -> Result<()> {
+        call.check()
     }
 
     fn begin_capture(&mut self, _: StreamId) -> Result<()> {

@@ -7,7 +7,8 @@ use super::round::Engine;
 use crate::device::driver::Driver;
 use crate::model::Start;
 use crate::model::network::Limits;
-use crate::ops::launch::surgery::RULE_TASKS;
+use crate::ops::launch::surgery::{MOST_TASKS, RULE_TASKS};
+use crate::ops::launch::{gemm as matmul, heads};
 
 impl Engine {
     /// Moves the parameters to a device and computes every round there from now on.
@@ -32,6 +33,26 @@ impl Engine {
             "surgery.method = \"{name}\" takes at most {RULE_TASKS} tasks a round on a device, found {}: set run.device = \"cpu\"",
             limits.present
         );
+        self.check_sizes(limits)
+    }
+
+    /// An error where a round exceeds what the kernels' grids and 32-bit numbers hold.
+    fn check_sizes(&self, limits: &Limits) -> Result<()> {
+        let spec = &self.network.spec;
+        let widest = spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
+        let sizes = [
+            ("tasks in a round", limits.present, MOST_TASKS),
+            ("examples in a fused group", limits.group_rows, matmul::MOST_ROWS),
+            ("hidden units", spec.encoder.hidden, matmul::MOST_ROWS),
+            ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden)),
+            ("embedding rows in a round", limits.bag_rows.iter().sum(), i32::MAX as usize),
+        ];
+        for (what, found, most) in sizes {
+            ensure!(
+                found <= most,
+                "a device takes at most {most} {what}, found {found}: take fewer, or set run.device = \"cpu\""
+            );
+        }
         Ok(())
     }
 

@@ -223,15 +223,26 @@ extern "C" fn taskloom_copy_async_wait(groups_left: i32) {
     }
 }
 
+#[unsafe(no_mangle)]
+extern "C" fn taskloom_aligned(address: usize, len: i32) {
+    check_alignment(running(), address, len as usize);
+}
+
+fn check_alignment(machine: *mut Machine, address: usize, len: usize) {
+    if !machine.is_null() && !address.is_multiple_of(len) {
+        // SAFETY: on a fiber of the launch.
+        unsafe { fault(machine, format!("misaligned access of {len} bytes at 0x{address:x}")) }
+    }
+}
+
 /// A load or store that the compiler announced.
 fn touch(address: usize, len: usize, kind: Kind, aligned: bool) {
     let machine = running();
     if machine.is_null() {
         return;
     }
-    if aligned && !address.is_multiple_of(len) {
-        // SAFETY: on a fiber of the launch.
-        unsafe { fault(machine, format!("misaligned access of {len} bytes at 0x{address:x}")) }
+    if aligned {
+        check_alignment(machine, address, len);
     }
     // SAFETY: on a fiber of the launch.
     unsafe { access(machine, address, len, kind) }

@@ -15,9 +15,6 @@ use crate::device::driver::{
 /// Memory of the emulated device: enough for tests, and small enough to be run out of.
 const MEMORY: u64 = 4 << 30;
 
-/// Environment variable: the launch at which the device is lost.
-const LIFETIME: &str = "TASKLOOM_EMULATED_LAUNCHES";
-
 #[derive(Clone, Debug)]
 enum Work {
     CopyIn { to: Address, from: StagingId, bytes: Range<usize> },
@@ -72,8 +69,6 @@ pub struct Emulated {
     host: Vec<u32>,
     allocations: BTreeMap<Address, u64>,
     broken: Option<String>,
-    /// Launches until the device is lost, for tests of what is then left.
-    lifetime: Option<u64>,
 }
 
 impl Emulated {
@@ -88,7 +83,6 @@ impl Emulated {
             host: Vec::new(),
             allocations: BTreeMap::new(),
             broken: None,
-            lifetime: std::env::var(LIFETIME).ok().and_then(|launches| launches.parse().ok()),
         }
     }
 
@@ -147,23 +141,12 @@ impl Emulated {
             }
             let index = ready[self.random.below(ready.len())];
             let queued = self.streams[index].queue.pop_front().expect("a ready stream has work");
-            if self.is_lost(&queued) {
-                return Err(DeviceError::Lost(format!("after as many launches as {LIFETIME} allows")));
-            }
             if let Err(what) = self.run(&queued) {
                 return self.fail(what);
             }
             self.streams[index].done += 1;
         }
         Ok(())
-    }
-
-    /// Whether the device ends before this operation.
-    fn is_lost(&mut self, queued: &Queued) -> bool {
-        if let (Some(left), Work::Launch { .. }) = (&mut self.lifetime, &queued.work) {
-            *left = left.saturating_sub(1);
-        }
-        self.lifetime == Some(0)
     }
 
     fn fail(&mut self, what: String) -> Result<()> {
@@ -305,6 +288,7 @@ impl Driver for Emulated {
     fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
         let kernel = kernels::find(call.kernel).ok_or_else(|| no_kernel(call.kernel))?;
         check_arguments(kernel, call)?;
+        call.check()?;
         let (grid, threads, shared) = (call.grid, call.threads, call.shared);
         self.give(stream, Work::Launch { kernel: kernel.name(), grid, threads, shared, arguments: call.arguments.to_vec() })
     }

@@ -11,8 +11,6 @@
 //! bytes, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
 //! was captured on. It runs on x86-64 Linux.
 //!
-//! For tests of what follows, `TASKLOOM_EMULATED_LAUNCHES=N` lets the device be lost at its Nth launch.
-//!
 //! [`machine`] runs a launch, [`fiber`] switches threads, [`check`] and [`shadow`] judge accesses, [`memory`] owns what is
 //! allocated, [`callbacks`] is what kernels call, [`device`] makes a driver of it.
 

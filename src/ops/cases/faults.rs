@@ -1,12 +1,11 @@
 //! Faults planted in the real kernels: the emulated device must catch each, whatever order the seed chose.
 
 use super::super::activation::Activation;
-use super::super::launch::Launch;
-use super::super::launch::elementwise;
-use super::super::launch::gemm::{self, Forward};
+use super::super::launch::gemm::{self, Forward, Input};
 use super::super::launch::surgery::{self, Chunks, Columns, Jacobian};
+use super::super::launch::{Launch, elementwise, pitch};
 use super::surgery::on_device;
-use super::{Device, On, coarse_noise, narrow, noise};
+use super::{Device, On, coarse_noise, noise, operand};
 
 /// What the emulated device says of `launch` under three orders; empty where there is no such device.
 fn faults(launch: impl Fn(&mut Device) -> Launch) -> Vec<String> {
@@ -26,10 +25,10 @@ fn faults(launch: impl Fn(&mut Device) -> Launch) -> Vec<String> {
 fn product(device: &mut Device) -> Launch {
     let (m, n, k) = (65, 70, 160);
     gemm::forward(Forward {
-        out: device.room::<u16>(m * n),
+        out: device.room::<u16>(m * pitch(n)),
         pre: 0,
-        x: device.upload(&narrow(&coarse_noise(m * k, 0))),
-        weight: device.upload(&narrow(&coarse_noise(n * k, 1))),
+        x: device.upload(&operand(&coarse_noise(m * k, 0), k)),
+        weight: device.upload(&operand(&coarse_noise(n * k, 1), k)),
         bias: 0,
         residual: 0,
         residual_columns: 0,
@@ -74,8 +73,8 @@ fn an_off_by_one_in_a_kernel() {
         assert!(fault.contains("past the end of \"buffer\""), "{fault}");
     }
     let convert = |device: &mut Device| {
-        let (x, out) = (device.upload(&noise(77, 5)), device.room::<u16>(77));
-        Launch { kernel: "convert_to_bf16_off_by_one", ..elementwise::to_bf16(out, x, 77) }
+        let (x, out) = (device.upload(&noise(80, 5)), device.room::<u16>(80));
+        Launch { kernel: "convert_to_bf16_off_by_one", ..elementwise::to_bf16(out, x, 2, 40) }
     };
     for fault in faults(convert) {
         assert!(fault.contains("past the end of \"buffer\""), "{fault}");
@@ -85,12 +84,35 @@ fn an_off_by_one_in_a_kernel() {
 /// One value too many, read behind the end of an allocation.
 #[test]
 fn one_too_many() {
-    let count = 77;
     let launch = |device: &mut Device| {
-        let (x, out) = (device.upload(&noise(count, 5)), device.room::<u16>(count));
-        elementwise::to_bf16(out, x, count + 1)
+        let (x, out) = (device.upload(&noise(80, 5)), device.room::<u16>(88));
+        elementwise::to_bf16(out, x, 1, 81)
     };
     for fault in faults(launch) {
         assert!(fault.contains("past the end of \"buffer\""), "{fault}");
+    }
+}
+
+/// A row of f32 pairs that begins at an odd place: a card stops there.
+#[test]
+fn a_misaligned_pair() {
+    let launch = |device: &mut Device| {
+        let (m, n, k) = (3, 13, 16);
+        gemm::input(Input {
+            out: 0,
+            out_wide: device.room::<f32>(m * pitch(n) + 1) + 4,
+            dout: device.upload(&operand(&coarse_noise(m * k, 0), k)),
+            weight: device.upload(&operand(&coarse_noise(k * n, 1), n)),
+            pre: 0,
+            residual: 0,
+            residual_columns: 0,
+            m,
+            n,
+            k,
+            activation: Activation::None,
+        })
+    };
+    for fault in faults(launch) {
+        assert!(fault.contains("misaligned access of 8 bytes"), "{fault}");
     }
 }

@@ -2,10 +2,10 @@
 
 use super::super::activation::{Activation, activation_backward, bias_activation_forward};
 use super::super::gemm::Write;
-use super::super::launch::Launch;
 use super::super::launch::gemm::{self, Forward, Input, Segments};
+use super::super::launch::{Launch, pitch};
 use super::super::linear::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
-use super::{Device, On, assert_close, assert_near, coarse_noise, narrow, noise};
+use super::{Device, On, assert_close, assert_near, coarse_noise, dense, noise, operand};
 
 /// The same launch with large tiles, whatever the size.
 fn large(mut launch: Launch, [m, n]: [usize; 2]) -> Launch {
@@ -43,14 +43,15 @@ fn forward(on: On, case: &Case) {
         out.iter_mut().zip(own).for_each(|(out, own)| *out += own);
     }
     let (found, found_pre) = on.run(|device: &mut Device| {
-        let [at, at_pre] = [device.room::<u16>(m * n), device.room::<u16>(m * n)];
+        let values = m * pitch(n);
+        let [at, at_pre] = [device.room::<u16>(values), device.room::<u16>(values)];
         let launch = gemm::forward(Forward {
             out: at,
             pre: at_pre,
-            x: device.upload(&narrow(&x)),
-            weight: device.upload(&narrow(&weight)),
+            x: device.upload(&operand(&x, k)),
+            weight: device.upload(&operand(&weight, k)),
             bias: device.upload(&bias),
-            residual: if residual > 0 { device.upload(&narrow(&shortcut)) } else { 0 },
+            residual: if residual > 0 { device.upload(&operand(&shortcut, residual)) } else { 0 },
             residual_columns: residual,
             m,
             n,
@@ -58,18 +59,19 @@ fn forward(on: On, case: &Case) {
             activation,
         });
         device.run(&if case.large { large(launch, [m, n]) } else { launch });
-        (device.download::<u16>(at, m * n), device.download::<u16>(at_pre, m * n))
+        (device.download::<u16>(at, values), device.download::<u16>(at_pre, values))
     });
-    assert_near(&found, &out, "out");
-    assert_near(&found_pre, &pre, "pre");
+    assert_near(&dense(&found, n), &out, "out");
+    assert_near(&dense(&found_pre, n), &pre, "pre");
 }
 
 fn forward_small_ragged(on: On) {
     forward(on, &Case { m: 65, n: 70, k: 40, activation: Activation::Gelu, residual: 30, large: false });
 }
 
-fn forward_small_unaligned(on: On) {
-    forward(on, &Case { m: 3, n: 7, k: 13, activation: Activation::Tanh, residual: 0, large: false });
+fn forward_small_padded(on: On) {
+    // The residual is wider than the output.
+    forward(on, &Case { m: 3, n: 7, k: 13, activation: Activation::Tanh, residual: 13, large: false });
 }
 
 fn forward_small_many_steps(on: On) {
@@ -91,14 +93,15 @@ fn input(on: On, case: &Case) {
     }
     activation_backward(&mut expected, &pre, n, activation);
     let (found, found_wide) = on.run(|device: &mut Device| {
-        let (out, out_wide) = (device.room::<u16>(m * n), device.room::<f32>(m * n));
+        let values = m * pitch(n);
+        let (out, out_wide) = (device.room::<u16>(values), device.room::<f32>(values));
         let launch = gemm::input(Input {
             out,
             out_wide,
-            dout: device.upload(&narrow(&dout)),
-            weight: device.upload(&narrow(&weight)),
-            pre: if activation == Activation::None { 0 } else { device.upload(&narrow(&pre)) },
-            residual: if residual > 0 { device.upload(&narrow(&shortcut)) } else { 0 },
+            dout: device.upload(&operand(&dout, k)),
+            weight: device.upload(&operand(&weight, n)),
+            pre: if activation == Activation::None { 0 } else { device.upload(&operand(&pre, n)) },
+            residual: if residual > 0 { device.upload(&operand(&shortcut, residual)) } else { 0 },
             residual_columns: residual,
             m,
             n,
@@ -106,17 +109,17 @@ fn input(on: On, case: &Case) {
             activation,
         });
         device.run(&if case.large { large(launch, [m, n]) } else { launch });
-        (device.download::<u16>(out, m * n), device.download::<f32>(out_wide, m * n))
+        (device.download::<u16>(out, values), device.download::<f32>(out_wide, values))
     });
-    assert_near(&found, &expected, "dx");
-    assert_close(&found_wide, &expected, 1e-5, "dx in f32");
+    assert_near(&dense(&found, n), &expected, "dx");
+    assert_close(&dense(&found_wide, n), &expected, 1e-5, "dx in f32");
 }
 
 fn input_small_ragged(on: On) {
     input(on, &Case { m: 66, n: 72, k: 48, activation: Activation::Gelu, residual: 20, large: false });
 }
 
-fn input_small_unaligned(on: On) {
+fn input_small_padded(on: On) {
     input(on, &Case { m: 5, n: 9, k: 33, activation: Activation::None, residual: 0, large: false });
 }
 
@@ -140,7 +143,7 @@ fn weight(on: On, outputs: usize, inputs: usize, with_large: bool) {
     linear_weight_backward(&mut segments, &dout, &x, inputs, outputs);
     let found = on.run(|device: &mut Device| {
         let jacobian = device.upload(&before);
-        let (dout, x) = (device.upload(&narrow(&dout)), device.upload(&narrow(&x)));
+        let (dout, x) = (device.upload(&operand(&dout, outputs)), device.upload(&operand(&x, inputs)));
         let mut segments = Segments {
             starts: device.upload(&bounds.map(|(start, _)| start as u32)),
             ends: device.upload(&bounds.map(|(_, end)| end as u32)),
@@ -161,7 +164,7 @@ fn weight_small(on: On) {
     weight(on, 72, 40, false);
 }
 
-fn weight_small_unaligned(on: On) {
+fn weight_small_padded(on: On) {
     weight(on, 5, 67, false);
 }
 
@@ -171,13 +174,13 @@ fn weight_large(on: On) {
 
 super::on_devices! {
     forward_small_ragged,
-    forward_small_unaligned,
+    forward_small_padded,
     forward_small_many_steps,
     forward_large_ragged,
     input_small_ragged,
-    input_small_unaligned,
+    input_small_padded,
     input_large_ragged,
     weight_small,
-    weight_small_unaligned,
+    weight_small_padded,
     weight_large,
 }

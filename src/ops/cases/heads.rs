@@ -2,8 +2,9 @@
 
 use super::super::heads::{Gradient, Segment, heads_backward, heads_forward};
 use super::super::launch::heads::{self, HeadSegment, Loss, LossSegment, Segments};
+use super::super::launch::pitch;
 use super::super::loss::{binary_cross_entropy, cross_entropy, squared_error};
-use super::{Device, On, assert_close, assert_near, coarse_noise, narrow, noise};
+use super::{Device, On, assert_close, assert_near, coarse_noise, dense, noise, operand};
 
 const WIDTH: usize = 41;
 /// (rows, outputs) of each task.
@@ -60,16 +61,16 @@ fn heads_forward_and_backward(on: On) {
     }
     let (found, found_hidden, found_gradients) = on.run(|device: &mut Device| {
         let segments = Segments { at: device.upload(&table), count: table.len(), rows };
-        let (hidden, parameters) = (device.upload(&narrow(&hidden)), device.upload(&parameters));
-        let [out, dhidden] = [device.room::<f32>(logits), device.room::<u16>(rows * WIDTH)];
+        let (hidden, parameters) = (device.upload(&operand(&hidden, WIDTH)), device.upload(&parameters));
+        let [out, dhidden] = [device.room::<f32>(logits), device.room::<u16>(rows * pitch(WIDTH))];
         device.run(&heads::forward(out, hidden, parameters, segments, WIDTH));
         let (dlogits, gradients, add) = (device.upload(&dlogits), device.upload(&before), device.upload(&[1u32; 3]));
         device.run(&heads::input(dhidden, dlogits, parameters, segments, WIDTH));
         device.run(&heads::weight(gradients, dlogits, hidden, segments, add, WIDTH, 40));
-        (device.download(out, logits), device.download::<u16>(dhidden, rows * WIDTH), device.download(gradients, values))
+        (device.download(out, logits), device.download::<u16>(dhidden, rows * pitch(WIDTH)), device.download(gradients, values))
     });
     assert_close(&found, &expected, 1e-5, "logits");
-    assert_near(&found_hidden, &dhidden, "dhidden");
+    assert_near(&dense(&found_hidden, WIDTH), &dhidden, "dhidden");
     assert_close(&found_gradients, &gradients, 1e-5, "head gradients");
 }
 

@@ -13,7 +13,7 @@ mod surgery;
 
 use bytemuck::Pod;
 
-use super::launch::{Address, Launch};
+use super::launch::{Address, Launch, pitch};
 use super::philox::{Keyed, Stream};
 use crate::device::driver::{Call, DeviceError, Driver, Priority, StreamId, open, open_emulated};
 
@@ -152,6 +152,24 @@ fn narrow(x: &[f32]) -> Vec<u16> {
 
 fn wide(x: &[u16]) -> Vec<f32> {
     x.iter().map(|&x| from_bf16(x)).collect()
+}
+
+/// Rows of `columns` as kernels store them, [`pitch`] apart and padded with `with`.
+fn padded<T: Copy>(rows: &[T], columns: usize, with: T) -> Vec<T> {
+    let row = |row: &[T]| row.iter().copied().chain(std::iter::repeat_n(with, pitch(columns) - columns)).collect::<Vec<T>>();
+    rows.chunks(columns).flat_map(row).collect()
+}
+
+/// An operand in bf16. What pads its rows is NaN, which would show wherever it were read.
+fn operand(rows: &[f32], columns: usize) -> Vec<u16> {
+    padded(&narrow(rows), columns, 0x7fff)
+}
+
+/// The rows of [`padded`] again; what pads them is zero.
+fn dense<T: Copy + Default + PartialEq>(rows: &[T], columns: usize) -> Vec<T> {
+    let split = || rows.chunks(pitch(columns)).map(|row| row.split_at(columns));
+    assert!(split().all(|(_, rest)| rest.iter().all(|&x| x == T::default())), "rows are padded with zeros");
+    split().flat_map(|(row, _)| row.to_vec()).collect()
 }
 
 /// Normals that bf16 holds exactly.

@@ -3,8 +3,11 @@
 
 use super::super::adamw::{Combine, Group, Rule, Step, combine_and_step};
 use super::super::gram;
-use super::super::launch::surgery::{self, Chunks, ChunksOnDevice, Columns, GroupRates, Jacobian, Rates, RatesOnDevice, State};
+use super::super::launch::surgery::{
+    self, Chunks, ChunksOnDevice, ColumnRule, Columns, Columnwise, GroupRates, Jacobian, Rates, RatesOnDevice, State,
+};
 use super::{Device, On, assert_close, assert_near, noise};
+use crate::device::driver::PLAIN_SHARED;
 
 pub fn on_device(device: &mut Device, chunks: &Chunks) -> ChunksOnDevice {
     ChunksOnDevice {
@@ -97,9 +100,10 @@ fn gram_of_nineteen(on: On) {
 
 const ADAM: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.19, correction2: 0.002 };
 
-/// Two groups with their own weights and rates; `width` odd: no vector access is aligned in every row.
+/// Two groups with their own weights and rates; where they meet, no vector begins.
 fn update_matches(on: On, tasks: usize, width: usize, rule: Rule) {
-    let jacobian = noise(tasks * width, 7);
+    let stride = width.next_multiple_of(4);
+    let jacobian = noise(tasks * stride, 7);
     let (values, first) = (noise(width, 8), noise(width, 9));
     let second: Vec<f32> = noise(width, 10).iter().map(|x| x * x).collect();
     let weights = noise(2 * tasks, 11);
@@ -113,7 +117,7 @@ fn update_matches(on: On, tasks: usize, width: usize, rule: Rule) {
     let adam = matches!(rule, Rule::AdamW { .. });
     let [mut p, mut m, mut v] = [values.clone(), first.clone(), second.clone()];
     for (block, range) in [0..cut, cut..width].into_iter().enumerate() {
-        let views: Vec<&[f32]> = jacobian.chunks(width).map(|row| &row[range.clone()]).collect();
+        let views: Vec<&[f32]> = jacobian.chunks(stride).map(|row| &row[range.clone()]).collect();
         let own = groups[1 - block];
         let step = Step { rule, lr: own.lr, weight_decay: own.weight_decay };
         let moments = if adam { &mut v[range.clone()] } else { &mut [][..] };
@@ -121,7 +125,7 @@ fn update_matches(on: On, tasks: usize, width: usize, rule: Rule) {
         combine_and_step(group, &views[..].into(), Combine::Weights(&weights[block * tasks..(block + 1) * tasks]), &step);
     }
     let run = |device: &mut Device, halted: u32| {
-        let own = Jacobian { at: device.upload(&jacobian), stride: width as u64, tasks };
+        let own = Jacobian { at: device.upload(&jacobian), stride: stride as u64, tasks };
         let state = State {
             values: device.upload(&values),
             first: device.upload(&first),
@@ -149,12 +153,32 @@ fn adamw_in_vectors(on: On) {
     update_matches(on, 3, 2_048, ADAM);
 }
 
-fn adamw_unaligned(on: On) {
+fn adamw_ragged(on: On) {
     update_matches(on, 8, 1_333, ADAM);
 }
 
 fn sgd(on: On) {
     update_matches(on, 2, 700, Rule::Sgd { momentum: 0.9 });
+}
+
+/// 24 tasks take all of the shared memory that needs no permission, beside what the kernel has of its own.
+fn a_rule_for_as_many_tasks_as_fill_shared_memory(on: On) {
+    let (tasks, width) = (24, 300);
+    let jacobian = noise(tasks * width, 13);
+    let mean = |column: usize| (0..tasks).map(|task| f64::from(jacobian[task * width + column])).sum::<f64>() / tasks as f64;
+    let expected: f64 = (0..width).map(|column| mean(column).powi(2)).sum();
+    let found = on.run(|device: &mut Device| {
+        let chunks = Chunks::new(&[Columns { columns: 0..width as u64, block: 0, group: 0 }], 8192);
+        let own = Jacobian { at: device.upload(&jacobian), stride: width as u64, tasks };
+        let (factors, round) = (device.upload(&[1.0f64; 24]), device.upload(&[0u64]));
+        let rule = ColumnRule { rule: Columnwise::TrimmedMean { trim: 0 }, factors, seed: 0, round };
+        let (squares, chunks) = (device.room::<f64>(1), on_device(device, &chunks));
+        let launch = surgery::column_squares(squares, own, rule, chunks);
+        assert_eq!(launch.shared as usize, PLAIN_SHARED);
+        device.run(&launch);
+        device.download::<f64>(squares, 1)
+    });
+    assert!((found[0] - expected).abs() <= 1e-6 * expected, "{found:?} for {expected}");
 }
 
 fn squares_of_segments(on: On) {
@@ -179,7 +203,8 @@ super::on_devices! {
     gram_of_sixteen,
     gram_of_nineteen,
     adamw_in_vectors,
-    adamw_unaligned,
+    adamw_ragged,
+    a_rule_for_as_many_tasks_as_fill_shared_memory,
     sgd,
     squares_of_segments,
 }

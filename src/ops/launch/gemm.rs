@@ -1,6 +1,8 @@
-//! kernels/gemm.cu: the three products of a linear layer.
+//! kernels/gemm.cu: the three products of a linear layer. Rows of every bf16 matrix, and of `out_wide`, begin every
+//! [`super::pitch`] elements.
 
 use super::{Address, Launch};
+use crate::device::driver::MOST_BLOCKS;
 use crate::ops::activation::Activation;
 
 /// A block's tile of the output, its threads, and the shared memory of its stages.
@@ -15,6 +17,9 @@ const SMALL: Tile = Tile { rows: 64, columns: 64, threads: 128 };
 
 /// Large tiles from this many blocks on: half of the multiprocessors of the largest card in use.
 const ENOUGH: usize = 64;
+
+/// Most rows of a product: small tiles, which are lower, are for few blocks only.
+pub const MOST_ROWS: usize = LARGE.rows * MOST_BLOCKS[1] as usize;
 
 impl Tile {
     fn grid(&self, m: usize, n: usize) -> [usize; 3] {
@@ -123,6 +128,11 @@ pub fn bias(gradients: Address, dout: Address, segments: Segments, width: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tallest_product_has_a_grid_that_a_card_takes() {
+        assert_eq!(launch(["large", "small"], MOST_ROWS, 16, 1).grid, [1, MOST_BLOCKS[1], 1]);
+    }
 
     #[test]
     fn few_blocks_take_small_tiles() {

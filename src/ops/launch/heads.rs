@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Address, Launch};
+use crate::device::driver::MOST_BLOCKS;
 
 /// One task's rows and head, as `HeadSegment` of kernels/heads.cu.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,6 +86,11 @@ pub fn input(dhidden: Address, dlogits: Address, values: Address, segments: Segm
         .int(width)
 }
 
+/// Most outputs of a head.
+pub fn most_outputs(width: usize) -> usize {
+    MOST_BLOCKS[0] as usize / width.div_ceil(32).max(1)
+}
+
 /// gradients = or += those of every head; `add` (segments) u32; `outputs` of the widest head.
 pub fn weight(
     gradients: Address,
@@ -95,7 +101,7 @@ pub fn weight(
     width: usize,
     outputs: usize,
 ) -> Launch {
-    Launch::new("heads_weight", [width.div_ceil(32), segments.count, outputs], THREADS)
+    Launch::new("heads_weight", [outputs * width.div_ceil(32), segments.count, 1], THREADS)
         .addresses([gradients, dlogits, hidden, segments.at, add])
         .int(width)
 }
@@ -121,4 +127,17 @@ pub fn loss_rows(
 /// sums (tasks) f64 = or += the row losses of each segment; `add` (segments) u32.
 pub fn loss_sums(sums: Address, row_losses: Address, segments: Segments, add: Address) -> Launch {
     Launch::line("loss_sums", segments.count, THREADS).addresses([sums, row_losses, segments.at, add])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_of_very_many_outputs_has_a_grid_that_a_card_takes() {
+        let segments = Segments { at: 0, count: 3, rows: 9 };
+        let [x, y, z] = weight(0, 0, 0, segments, 0, 768, most_outputs(768)).grid;
+        assert!(x <= MOST_BLOCKS[0] && (y, z) == (3, 1));
+        assert_eq!(weight(0, 0, 0, segments, 0, 768, 70_000).grid, [70_000 * 24, 3, 1]);
+    }
 }

@@ -11,6 +11,12 @@ pub mod surgery;
 /// A place in device memory; 0 is null.
 pub type Address = u64;
 
+/// Elements of one row of a bf16 matrix as kernels store it: rows begin at multiples of 16 bytes, as `pitch_of` of
+/// kernels/common.cuh.
+pub const fn pitch(columns: usize) -> usize {
+    columns.next_multiple_of(8)
+}
+
 /// A kernel with its grid and arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {

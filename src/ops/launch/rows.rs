@@ -2,6 +2,7 @@
 
 use super::surgery::{ColumnRule, RatesOnDevice, rule_threads};
 use super::{Address, Launch};
+use crate::device::driver::PLAIN_SHARED;
 use crate::ops::embedding_bag::RowInit;
 
 const THREADS: u32 = 256;
@@ -18,7 +19,7 @@ pub struct Bags {
     pub init: RowInit,
 }
 
-/// out (bf16) and/or out_wide (f32), (count x dim), of examples first..first + count.
+/// out (bf16, rows [`super::pitch`] apart) and/or out_wide (f32, dense), (count x dim), of examples first..first + count.
 pub fn embedding_bag_forward(out: Address, out_wide: Address, bags: Bags, first: usize, count: usize) -> Launch {
     Launch::line("embedding_bag_forward", count, THREADS)
         .addresses([out, out_wide, bags.offsets, bags.rows, bags.scales, bags.slots, bags.values])
@@ -37,7 +38,7 @@ pub fn embedding_rows_init(values: Address, rows: Address, slots: Address, count
         .double(init.deviation)
 }
 
-/// gradients (count x dim) from their sources; see kernels/row_gradients.cu.
+/// gradients (count x dim) from their sources; see kernels/row_gradients.cu. Rows of dout (f32) are [`super::pitch`] apart.
 pub fn backward(
     gradients: Address,
     dout: Address,
@@ -71,13 +72,16 @@ pub fn gram_partials(union_rows: usize) -> usize {
 
 /// partials ([`gram_partials`] x tasks x tasks) f64.
 pub fn gram(partials: Address, gradients: Address, union: Union, tasks: usize, dim: usize) -> Launch {
+    let sums = 8 * tasks * tasks;
+    let shared = sums <= PLAIN_SHARED;
     Launch::line("row_gram", gram_partials(union.count), THREADS)
-        .shared(8 * tasks * tasks)
+        .shared(if shared { sums } else { 0 })
         .addresses([partials, gradients, union.starts, union.members])
         .int(union.count)
         .int(GRAM_ROWS)
         .int(tasks)
         .int(dim)
+        .signed(i32::from(shared))
 }
 
 /// Parameters and moments of the table's slots and where the union's rows lie.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Address, Launch};
+use crate::device::driver::PLAIN_SHARED;
 use crate::ops::adamw::Rule;
 
 /// Columns of one block of statistics (a layer, a tensor, the model) and of one parameter group.
@@ -233,7 +234,7 @@ pub struct RatesOnDevice {
     pub groups: Address,
 }
 
-/// weights (blocks x tasks) f32.
+/// weights (blocks x tasks) f32. The stride is a multiple of 4.
 pub fn update_weights(
     state: State,
     jacobian: Jacobian,
@@ -241,6 +242,7 @@ pub fn update_weights(
     rates: RatesOnDevice,
     chunks: ChunksOnDevice,
 ) -> Launch {
+    assert!(jacobian.stride.is_multiple_of(4), "rows of J begin at multiples of 16 bytes");
     Launch::line("update_weights", chunks.count, 256)
         .addresses([state.values, state.first, state.second, state.copy, jacobian.at])
         .long(jacobian.stride)
@@ -275,12 +277,16 @@ impl Columnwise {
     }
 }
 
-/// Most tasks of a rule for columns.
-pub const RULE_TASKS: usize = 48 * 1024 / (8 * 32);
+/// Most tasks of a round: the kernels count the cells of a T x T matrix in 32 bits.
+pub const MOST_TASKS: usize = 46_340;
 
-/// Threads of the passes under a rule, which keep `tasks` doubles each in shared memory: at most 48 KiB a block.
+/// Most tasks of a rule for columns.
+pub const RULE_TASKS: usize = PLAIN_SHARED / (8 * 32);
+
+/// Threads of the passes under a rule, which keep `tasks` doubles each in shared memory: at most 48 KiB a block, beside the few
+/// bytes of the kernel's own.
 pub(super) fn rule_threads(tasks: usize) -> u32 {
-    let most = 48 * 1024 / (8 * tasks) / 32 * 32;
+    let most = PLAIN_SHARED / (8 * tasks) / 32 * 32;
     assert!(most >= 32, "a rule for columns takes at most {RULE_TASKS} tasks on a device, found {tasks}");
     most.min(256) as u32
 }

@@ -19,8 +19,9 @@ use anyhow::Result;
 use crate::device::driver::{Address, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
-use crate::model::spec::Param;
+use crate::model::spec::{EncoderSpec, Param};
 use crate::ops::launch::surgery::{Chunks, ChunksOnDevice, Columns, State};
+use crate::ops::launch::{Launch, elementwise, pitch};
 use crate::surgery::blocks::Blocks;
 use lane::Lane;
 use packet::{Mailbox, Packet};
@@ -41,6 +42,7 @@ pub struct Accelerator {
     streams: Streams,
     graphs: Graphs,
     shared: Dense,
+    weight: Weight,
     heads: Dense,
     table: Option<TableOnDevice>,
     /// (present tasks x stride) f32
@@ -77,6 +79,31 @@ struct Streams {
 struct Dense {
     state: State,
     len: usize,
+}
+
+/// The bf16 copy of the encoder's weight (rows x columns), which products read; the weight is the first of the shared parameters.
+struct Weight {
+    at: Address,
+    rows: usize,
+    columns: usize,
+}
+
+impl Weight {
+    /// `shared`: number of shared parameters.
+    fn new(device: &mut dyn Driver, encoder: &EncoderSpec, shared: usize) -> Result<Self, DeviceError> {
+        let (rows, columns) = (encoder.hidden, encoder.inputs());
+        let values = shared.max(rows * pitch(columns));
+        Ok(Self { at: device.allocate("encoder: parameters in bf16", 2 * values)?, rows, columns })
+    }
+
+    /// Where the update itself writes the copy: null where its rows are padded, so that they do not lie as the parameters do.
+    fn of_update(&self) -> Address {
+        if pitch(self.columns) == self.columns { self.at } else { 0 }
+    }
+
+    fn narrow(&self, values: Address) -> Launch {
+        elementwise::to_bf16(self.at, values, self.rows, self.columns)
+    }
 }
 
 /// How the columns of J are cut for the kernels.
@@ -144,8 +171,10 @@ impl Accelerator {
         let device = &mut *driver;
         let streams = Streams::new(device)?;
         let present = limits.present.max(1);
-        let shared = Dense::new(device, "encoder", network.table.shared_len(), start.second_moment, true)?;
-        let heads = Dense::new(device, "heads", network.table.heads_len(), start.second_moment, false)?;
+        let mut shared = Dense::new(device, "encoder", network.table.shared_len(), start.second_moment)?;
+        let weight = Weight::new(device, &network.spec.encoder, shared.len)?;
+        shared.state.copy = weight.of_update();
+        let heads = Dense::new(device, "heads", network.table.heads_len(), start.second_moment)?;
         let table = match network.spec.encoder.table() {
             Some(spec) => Some(TableOnDevice::new(device, spec, limits, start)?),
             None => None,
@@ -170,6 +199,7 @@ impl Accelerator {
             streams,
             graphs: Graphs::default(),
             shared,
+            weight,
             heads,
             table,
             jacobian,
@@ -209,13 +239,13 @@ impl Streams {
 }
 
 impl Dense {
-    fn new(device: &mut dyn Driver, name: &str, len: usize, second_moment: bool, copied: bool) -> Result<Self, DeviceError> {
+    fn new(device: &mut dyn Driver, name: &str, len: usize, second_moment: bool) -> Result<Self, DeviceError> {
         let mut buffer = |what: &str, bytes: usize| device.allocate(&format!("{name}: {what}"), bytes);
         let state = State {
             values: buffer("parameters", 4 * len)?,
             first: buffer("first moment", 4 * len)?,
             second: if second_moment { buffer("second moment", 4 * len)? } else { 0 },
-            copy: if copied { buffer("parameters in bf16", 2 * len)? } else { 0 },
+            copy: 0,
         };
         Ok(Self { state, len })
     }
@@ -293,7 +323,7 @@ fn batch_bytes(network: &Network, limits: &Limits) -> usize {
     let encoder = &network.spec.encoder;
     let widest = network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
     let (input, rows) = match encoder.bag() {
-        None => (2 * encoder.inputs(), 0),
+        None => (2 * pitch(encoder.inputs()), 0),
         Some(_) => (0, TableOnDevice::packet_bytes(limits)),
     };
     4096 + limits.round_rows * (input + 8 + 4 * widest + 320) + rows

@@ -9,10 +9,9 @@ use crate::device::driver::{Address, DeviceError, StreamId};
 use crate::model::network::{Batch, Network, Part, Targets};
 use crate::model::spec::HeadKind;
 use crate::ops::activation::Activation;
-use crate::ops::launch::elementwise::{self, Scalar};
 use crate::ops::launch::gemm as matmul;
 use crate::ops::launch::heads::{self, HeadSegment, Loss, LossSegment};
-use crate::ops::launch::rows;
+use crate::ops::launch::{elementwise, pitch, rows};
 use crate::train::backend::Work;
 
 /// A round's batch, on the device.
@@ -33,7 +32,7 @@ struct Group {
     /// First of its rows in the round.
     base: usize,
     rows: usize,
-    /// (rows x inputs) bf16; null where bags make it.
+    /// (rows x inputs) bf16, rows [`pitch`] apart; null where bags make it.
     features: Address,
     /// (rows) task and example, u32 each
     keys: Address,
@@ -87,7 +86,7 @@ impl Accelerator {
         let end = parts.last().map_or(0, |part| part.rows.end);
         let inputs = network.spec.encoder.inputs();
         let features = if self.table.is_some() { &[][..] } else { &batch.features[base * inputs..end * inputs] };
-        let features: Vec<u16> = features.iter().map(|&x| to_bf16(x)).collect();
+        let features = narrow_rows(features, inputs);
         let keys: Vec<[u32; 2]> = batch.keys[base..end].iter().map(|key| [key.task, key.example]).collect();
         let tables = Tables::new(network, parts, base, self.stride);
         let count = parts.len();
@@ -163,14 +162,14 @@ impl Accelerator {
         if let Some(rows) = &packed.rows {
             program.launch(stream, rows::embedding_bag_forward(x, 0, rows.bags, group.base, group.rows));
         }
-        let [weight, bias] = [&network.table.shared[0], &network.table.shared[1]].map(|param| param.offset as Address);
+        let bias = network.table.shared[1].offset as Address;
         program.launch(
             stream,
             matmul::forward(matmul::Forward {
                 out: lane.hidden,
                 pre: lane.pre,
                 x,
-                weight: self.shared.state.copy + 2 * weight,
+                weight: self.weight.at,
                 bias: self.shared.state.values + 4 * bias,
                 residual: if encoder.residual { x } else { 0 },
                 residual_columns: if encoder.residual { inputs } else { 0 },
@@ -192,29 +191,27 @@ impl Accelerator {
         let Place { stream, lane, group, .. } = *place;
         let encoder = &work.network.spec.encoder;
         let (width, inputs, x) = (encoder.hidden, encoder.inputs(), place.input());
-        let count = group.rows * width;
         let weights = heads::weight(self.head_gradients, lane.dlogits, lane.hidden, group.heads, group.add, width, group.outputs);
         program.launch(stream, weights);
         program.launch(stream, heads::input(lane.dhidden, lane.dlogits, self.heads.state.values, group.heads, width));
         place.dropout(program, work, lane.dhidden);
         if lane.shortcut != 0 {
-            program.push(Step::Copy { stream, to: lane.shortcut, from: lane.dhidden, bytes: 2 * count });
+            program.push(Step::Copy { stream, to: lane.shortcut, from: lane.dhidden, bytes: 2 * group.rows * pitch(width) });
         }
         if encoder.activation != Activation::None {
-            let launch = elementwise::activation_backward(Scalar::Bf16, lane.dhidden, lane.pre, count, encoder.activation);
-            program.launch(stream, launch);
+            let (rows, activation) = (group.rows, encoder.activation);
+            program.launch(stream, elementwise::activation_backward(lane.dhidden, lane.pre, rows, width, activation));
         }
         program.launch(stream, matmul::weight(self.jacobian, lane.dhidden, x, group.weights, width, inputs));
         program.launch(stream, matmul::bias(self.jacobian, lane.dhidden, group.biases, width));
         let Some(table) = &self.table else { return };
-        let weight = self.shared.state.copy + 2 * work.network.table.shared[0].offset as Address;
         program.launch(
             stream,
             matmul::input(matmul::Input {
                 out: 0,
-                out_wide: table.dinput + 4 * (group.base * inputs) as Address,
+                out_wide: table.dinput + 4 * (group.base * pitch(inputs)) as Address,
                 dout: lane.dhidden,
-                weight,
+                weight: self.weight.at,
                 pre: 0,
                 residual: lane.shortcut,
                 residual_columns: if lane.shortcut != 0 { width } else { 0 },
@@ -246,9 +243,19 @@ impl Place<'_> {
         if encoder.dropout > 0.0 {
             let (at, rows) = ([x, self.group.keys, self.packed.round], self.group.rows);
             let seed = work.random.seed;
-            program.launch(self.stream, elementwise::dropout(Scalar::Bf16, at, rows, encoder.hidden, encoder.dropout, seed));
+            program.launch(self.stream, elementwise::dropout(at, rows, encoder.hidden, encoder.dropout, seed));
         }
     }
+}
+
+/// Rows of `columns` in bf16, [`pitch`] apart.
+fn narrow_rows(values: &[f32], columns: usize) -> Vec<u16> {
+    let mut narrow = Vec::with_capacity(values.len() / columns.max(1) * pitch(columns));
+    for row in values.chunks_exact(columns.max(1)) {
+        narrow.extend(row.iter().map(|&x| to_bf16(x)));
+        narrow.resize(pitch(narrow.len()), 0);
+    }
+    narrow
 }
 
 /// One entry a part.

@@ -42,6 +42,10 @@ impl Program {
         self.steps.push(step);
     }
 
+    fn give(&self, driver: &mut dyn Driver) -> Result<()> {
+        self.steps.iter().try_for_each(|step| step.give(driver))
+    }
+
     /// Adds a launch, unless there is nothing to do.
     pub fn launch(&mut self, stream: StreamId, launch: Launch) {
         if !launch.is_empty() {
@@ -53,6 +57,14 @@ impl Program {
     pub fn order(&mut self, earlier: StreamId, event: EventId, later: StreamId) {
         self.steps.extend([Step::Record(event, earlier), Step::Wait(later, event)]);
     }
+}
+
+/// A capture ends whatever comes of it: one that is left open would swallow all later work.
+fn capture(driver: &mut dyn Driver, origin: StreamId, program: &Program) -> Result<GraphId> {
+    driver.begin_capture(origin)?;
+    let given = program.give(driver);
+    let ended = driver.end_capture(origin);
+    given.and(ended)
 }
 
 /// Programs remembered: a run has a few shapes that keep coming back, or none that does.
@@ -69,18 +81,17 @@ pub struct Graphs {
 impl Graphs {
     /// Gives `program` to the device. It begins and ends in `origin`, where all its streams fork and join.
     pub fn execute(&mut self, driver: &mut dyn Driver, origin: StreamId, program: Program) -> Result<()> {
+        if !driver.captures() {
+            return program.give(driver);
+        }
         let Some(at) = self.seen.iter().position(|(known, _)| *known == program) else {
-            program.steps.iter().try_for_each(|step| step.give(driver))?;
+            program.give(driver)?;
             self.remember(program);
             return Ok(());
         };
         let graph = match self.seen[at].1 {
             Some(graph) => graph,
-            None => {
-                driver.begin_capture(origin)?;
-                program.steps.iter().try_for_each(|step| step.give(driver))?;
-                *self.seen[at].1.insert(driver.end_capture(origin)?)
-            }
+            None => *self.seen[at].1.insert(capture(driver, origin, &program)?),
         };
         self.replays += 1;
         driver.replay(graph, origin)

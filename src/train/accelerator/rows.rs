@@ -9,6 +9,7 @@ use crate::model::network::{Batch, Limits};
 use crate::model::rows::RowTable;
 use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::RowInit;
+use crate::ops::launch::pitch;
 use crate::ops::launch::rows::{Bags, Table, Union, gram_partials};
 
 /// The table's buffers.
@@ -22,7 +23,7 @@ pub struct TableOnDevice {
     pub capacity: usize,
     pub dim: usize,
     init: RowInit,
-    /// (round rows x dim) f32: gradient of the encoder's input.
+    /// (round rows x dim) f32, rows [`pitch`] apart: gradient of the encoder's input.
     pub dinput: Address,
     /// (gradient rows x dim) f32 of all tasks.
     pub gradients: Address,
@@ -45,7 +46,7 @@ impl TableOnDevice {
             capacity,
             dim,
             init: RowInit { seed: start.seed, deviation: spec.init },
-            dinput: buffer("gradient of the encoder's input", limits.round_rows * dim)?,
+            dinput: buffer("gradient of the encoder's input", limits.round_rows * pitch(dim))?,
             gradients: buffer("jacobian: embedding rows", gradient_rows(limits) * dim)?,
         })
     }

@@ -6,8 +6,6 @@ use super::Accelerator;
 use super::program::Program;
 use crate::device::driver::{Address, DeviceError};
 use crate::model::Parameters;
-use crate::ops::launch::elementwise;
-use crate::ops::launch::surgery::State;
 
 impl Accelerator {
     /// Copies all parameters and moments to the device.
@@ -32,9 +30,8 @@ impl Accelerator {
         // Heads of absent tasks have no gradient, and count as zero.
         self.driver.fill(stream, self.head_gradients, 0, 4 * self.heads.len)?;
         self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;
-        let State { values, copy, .. } = self.shared.state;
         let mut program = Program::default();
-        program.launch(stream, elementwise::to_bf16(copy, values, self.shared.len));
+        program.launch(stream, self.weight.narrow(self.shared.state.values));
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)
     }

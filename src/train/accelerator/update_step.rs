@@ -171,7 +171,10 @@ impl Accelerator {
             SharedFactors::Columns(rule) => surgery::update_columns(state, jacobian, rule, rates, self.cut.update),
         };
         program.launch(stream, shared);
-        let heads = Jacobian { at: self.head_gradients, stride: self.heads.len as u64, tasks: 1 };
+        if state.copy == 0 {
+            program.launch(stream, self.weight.narrow(state.values));
+        }
+        let heads = Jacobian { at: self.head_gradients, stride: self.heads.len.next_multiple_of(4) as u64, tasks: 1 };
         let heads = surgery::update_weights(self.heads.state, heads, factors.heads, rates, factors.head_chunks);
         program.launch(stream, heads);
         let (Some(rows), Some(table)) = (&packed.rows, &self.table) else { return };

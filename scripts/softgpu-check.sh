@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The path of device = "cuda" without a card: the kernels' cases and short trainings on a library that plays the driver, executes
+# the PTX of this build and checks every access. Skipped, and said to be, where scripts/softgpu.sh finds no sources of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=$(scripts/softgpu.sh)
+if [[ -z "$folder" ]]; then
+    echo "skipped: there is no ../shared/softgpu"
+    exit 0
+fi
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cargo build --quiet --release --bin taskloom
+
+train() {
+    local name=$1
+    shift
+    LD_LIBRARY_PATH="$folder" "${CARGO_TARGET_DIR:-target}/release/taskloom" train configs/emulated.toml \
+        --run-dir "$scratch/$name" --set run.device=cuda --set train.rounds=6 --set eval.every=3 "$@"
+}
+
+for SOFTGPU_CC in 80 90; do
+    export SOFTGPU_CC
+    LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --lib cuda::
+    train "small-$SOFTGPU_CC"
+done
+# Rows of no even length.
+train odd --set encoder.hidden=61 --set synthetic.features=13 --set train.micro_batch=7
+# As many tasks as fill the shared memory that needs no permission; launches waited for one by one.
+TASKLOOM_SYNC_LAUNCHES=1 train many --set synthetic.agree=8 --set synthetic.oppose=4 --set synthetic.alone=0 \
+    --set synthetic.features=32 --set surgery.method=graddrop

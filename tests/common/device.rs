@@ -1,0 +1,82 @@
+//! A device that a test tampers with.
+
+use std::ops::Range;
+
+use taskloom::device::driver::{Address, Call, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+
+/// What a test may answer in the device's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Wait,
+    Launch,
+    Replay,
+}
+
+/// Forwards everything to a device but what `instead` answers.
+pub struct Tampered<F> {
+    pub inner: Box<dyn Driver>,
+    pub instead: F,
+}
+
+impl<F: FnMut(Operation) -> Option<Result<()>>> Driver for Tampered<F> {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn memory(&self) -> Result<MemoryInfo> {
+        self.inner.memory()
+    }
+    fn allocate(&mut self, name: &str, bytes: usize) -> Result<Address> {
+        self.inner.allocate(name, bytes)
+    }
+    fn free(&mut self, address: Address) {
+        self.inner.free(address);
+    }
+    fn stream(&mut self, priority: Priority) -> Result<StreamId> {
+        self.inner.stream(priority)
+    }
+    fn event(&mut self) -> Result<EventId> {
+        self.inner.event()
+    }
+    fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
+        self.inner.record(event, stream)
+    }
+    fn wait(&mut self, stream: StreamId, event: EventId) -> Result<()> {
+        (self.instead)(Operation::Wait).unwrap_or_else(|| self.inner.wait(stream, event))
+    }
+    fn staging(&mut self, bytes: usize) -> Result<StagingId> {
+        self.inner.staging(bytes)
+    }
+    fn staging_bytes(&mut self, staging: StagingId) -> Result<&mut [u8]> {
+        self.inner.staging_bytes(staging)
+    }
+    fn copy_in(&mut self, stream: StreamId, to: Address, from: StagingId, bytes: Range<usize>) -> Result<()> {
+        self.inner.copy_in(stream, to, from, bytes)
+    }
+    fn copy_out(&mut self, stream: StreamId, to: StagingId, from: Address, bytes: usize) -> Result<()> {
+        self.inner.copy_out(stream, to, from, bytes)
+    }
+    fn copy(&mut self, stream: StreamId, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.inner.copy(stream, to, from, bytes)
+    }
+    fn fill(&mut self, stream: StreamId, address: Address, byte: u8, bytes: usize) -> Result<()> {
+        self.inner.fill(stream, address, byte, bytes)
+    }
+    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+        (self.instead)(Operation::Launch).unwrap_or_else(|| self.inner.launch(stream, call))
+    }
+    fn captures(&self) -> bool {
+        self.inner.captures()
+    }
+    fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
+        self.inner.begin_capture(stream)
+    }
+    fn end_capture(&mut self, stream: StreamId) -> Result<GraphId> {
+        self.inner.end_capture(stream)
+    }
+    fn replay(&mut self, graph: GraphId, stream: StreamId) -> Result<()> {
+        (self.instead)(Operation::Replay).unwrap_or_else(|| self.inner.replay(graph, stream))
+    }
+    fn synchronize(&mut self, stream: StreamId) -> Result<()> {
+        self.inner.synchronize(stream)
+    }
+}
