@@ -4,8 +4,12 @@ mod cuda;
 pub mod driver;
 #[cfg(emulated)]
 pub mod emulated;
+pub mod host;
+pub mod launch;
 pub mod memory;
 pub mod planned;
+pub mod tape;
+pub mod tensor;
 
 use anyhow::{Result, anyhow};
 

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::network::Part;
+use crate::device::host::HostMemory;
 use crate::device::memory::{Buffer, Memory};
+use crate::device::tensor::Tensor;
 use crate::ops::gemm::Write;
-use crate::ops::layer_norm::{NormGradient, layer_norm_weight_backward};
-use crate::ops::linear::{WeightGradient, linear_weight_backward};
-use crate::ops::storage::{Rows, bf16, round, widen};
+use crate::ops::jacobian_rows::{JacobianRows, Segment};
+use crate::ops::storage::{Rows, bf16, widen};
 
 /// How the rows of J are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,86 +114,19 @@ fn deal<'a, T>(values: &'a mut [T], width: usize, rows: &[Vec<usize>]) -> Vec<Ve
     rows.iter().map(|rows| rows.iter().map(&mut row).collect()).collect()
 }
 
-/// The rows of J that a group's parts write to, and how.
-pub struct JacobianRows<'a> {
-    pub rows: TaskRows<'a>,
-    pub parts: &'a [Part],
-    /// Room for the largest piece of a row that is kept in bf16, while it is computed.
-    pub staging: &'a mut [f32],
-}
-
-/// One part's stretch.
-pub struct Slot<'a> {
-    /// Number of the part in its group.
-    pub part: usize,
-    pub values: &'a mut [f32],
-    pub write: Write,
-}
-
-impl JacobianRows<'_> {
-    /// Calls `work` with the slots that may be written at once: all parts' rows; or each alone where all add to one row, so
-    /// that the order of additions does not depend on the grouping, or where rows are rounded, so that one piece is staged.
-    pub fn each(&mut self, columns: Range<usize>, mut work: impl FnMut(Vec<Slot>)) {
-        let write_of = |part: &Part, opens: bool| if part.first && opens { Write::Replace } else { Write::Add };
-        match &mut self.rows {
-            TaskRows::Own(rows) => {
-                let mut slots = Vec::with_capacity(self.parts.len());
-                for (part, row) in rows.iter_mut().enumerate() {
-                    slots.push(Slot { part, values: &mut row[columns.clone()], write: write_of(&self.parts[part], true) });
-                }
-                work(slots);
-            }
-            TaskRows::One(row) => {
-                for (part, own) in self.parts.iter().enumerate() {
-                    let write = write_of(own, own.present == 0);
-                    work(vec![Slot { part, values: &mut row[columns.clone()], write }]);
-                }
-            }
-            TaskRows::Rounded(rows) => {
-                let staged = &mut self.staging[..columns.len()];
-                for (part, row) in rows.iter_mut().enumerate() {
-                    let row = &mut row[columns.clone()];
-                    let write = write_of(&self.parts[part], true);
-                    if write == Write::Add {
-                        widen(staged, row);
-                    }
-                    work(vec![Slot { part, values: staged, write }]);
-                    round(row, staged);
-                }
-            }
-        }
-    }
-
-    /// Weight and bias gradients of a linear layer, which lie end to end; `rows` (by part) are those of dout and x.
-    pub fn linear(
-        &mut self,
-        columns: Range<usize>,
-        rows: &[Range<usize>],
-        dout: &[f32],
-        x: &[f32],
-        inputs: usize,
-        outputs: usize,
-    ) {
-        self.each(columns, |slots| {
-            let mut segments = Vec::with_capacity(slots.len());
-            for Slot { part, values, write } in slots {
-                let (weight, bias) = values.split_at_mut(inputs * outputs);
-                segments.push(WeightGradient { rows: rows[part].clone(), weight, bias, write });
-            }
-            linear_weight_backward(&mut segments, dout, x, inputs, outputs);
-        });
-    }
-
-    /// Gain and shift gradients of a normalization, which lie end to end.
-    pub fn norm(&mut self, columns: Range<usize>, rows: &[Range<usize>], dout: &[f32], x: &[f32], stats: &[f32]) {
-        let gains = columns.len() / 2;
-        self.each(columns, |slots| {
-            let mut segments = Vec::with_capacity(slots.len());
-            for Slot { part, values, write } in slots {
-                let (gain, shift) = values.split_at_mut(gains);
-                segments.push(NormGradient { rows: rows[part].clone(), gain, shift, write });
-            }
-            layer_norm_weight_backward(&mut segments, dout, x, stats);
-        });
+impl<'a> TaskRows<'a> {
+    /// As tapes see them: the row of each part, whose packed rows are `rows`.
+    pub fn lend(self, memory: &mut HostMemory<'a>, parts: &[Part], rows: &[Range<usize>], staging: Tensor) -> JacobianRows {
+        let added = matches!(self, Self::One(_));
+        let own: Vec<Tensor> = match self {
+            Self::Own(rows) => rows.into_iter().map(|row| memory.lend_mut(row)).collect(),
+            Self::Rounded(rows) => rows.into_iter().map(|row| memory.lend_mut(row)).collect(),
+            Self::One(row) => vec![memory.lend_mut(row); parts.len()],
+        };
+        let segment = |((part, row), rows): ((&Part, Tensor), &Range<usize>)| {
+            let opens = part.first && (!added || part.present == 0);
+            Segment { rows: rows.clone(), row, write: if opens { Write::Replace } else { Write::Add } }
+        };
+        JacobianRows { segments: parts.iter().zip(own).zip(rows).map(segment).collect(), added, staging }
     }
 }

@@ -5,19 +5,20 @@
 
 use std::ops::Range;
 
+use crate::device::host::HostMemory;
 use crate::device::memory::{Buffer, Memory};
+use crate::device::tape::{Op, Tape};
+use crate::device::tensor::Tensor;
+use crate::model::encoders::dense::{self, Activations, Group};
 use crate::model::gradients::GroupGradients;
 pub use crate::model::gradients::{Gradients, Keep};
-use crate::model::jacobian::JacobianRows;
-use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, ModelSpec, ParamTable};
 use crate::model::transformer::{self, TokenBatch, TokenLimits, Transformer};
-use crate::ops::activation::{Activation, activation_backward, bias_activation_forward};
-use crate::ops::dropout::{RowKey, dropout};
-use crate::ops::embedding_bag::{Bags, Table, embedding_bag_forward};
-use crate::ops::heads::{self, heads_backward, heads_forward};
-use crate::ops::linear::{linear_forward, linear_input_backward};
-use crate::ops::loss::{binary_cross_entropy, cross_entropy, squared_error};
-use crate::ops::vocabulary_loss::vocabulary_cross_entropy;
+use crate::ops::activation::Activation;
+pub use crate::ops::dropout::Randomness;
+use crate::ops::dropout::RowKey;
+use crate::ops::embedding_bag::{Bags, Table};
+use crate::ops::loss::{self, Losses};
 
 /// Rows of all tasks of a round (or of one evaluation batch), packed.
 #[derive(Default)]
@@ -114,6 +115,7 @@ pub struct Scratch {
     pre: Buffer,
     pub(super) hidden: Buffer,
     pub(super) dhidden: Buffer,
+    shortcut: Buffer,
     pub(super) logits: Buffer,
     pub(super) dlogits: Buffer,
     /// A piece of a row of J that is kept in bf16, while it is computed.
@@ -126,7 +128,8 @@ impl Scratch {
         let dense = encoder.transformer().is_none();
         let rows = if dense { limits.group_rows } else { limits.tokens.head_rows };
         let input = if encoder.bag().is_some() { rows * encoder.inputs() } else { 0 };
-        let separate = if needs_hidden(encoder) { rows * encoder.hidden } else { 0 };
+        let activated = encoder.activation != Activation::None;
+        let passes_on = encoder.bag().is_some() && encoder.residual;
         let transformer = match encoder.transformer() {
             Some(spec) => Some(transformer::Scratch::new(memory, spec, encoder.hidden, &limits.tokens)?),
             None => None,
@@ -134,9 +137,10 @@ impl Scratch {
         Ok(Self {
             transformer,
             input: memory.buffer("scratch: encoder input", input)?,
-            pre: memory.buffer("scratch: pre-activations", if dense { rows * encoder.hidden } else { 0 })?,
-            hidden: memory.buffer("scratch: hidden states", separate)?,
+            pre: memory.buffer("scratch: pre-activations", if dense && activated { rows * encoder.hidden } else { 0 })?,
+            hidden: memory.buffer("scratch: hidden states", rows * encoder.hidden)?,
             dhidden: memory.buffer("scratch: gradient of hidden states", rows * encoder.hidden)?,
+            shortcut: memory.buffer("scratch: gradient of the shortcut", if passes_on { rows * encoder.hidden } else { 0 })?,
             logits: memory.buffer("scratch: logits", limits.group_logits)?,
             dlogits: memory.buffer("scratch: gradient of logits", limits.group_logits)?,
             staging: Buffer::empty(),
@@ -146,6 +150,26 @@ impl Scratch {
     /// With room for a piece of a row of J ([`Network::largest_piece`]), for rows kept in bf16.
     pub fn staged(self, memory: &mut Memory, piece: usize) -> anyhow::Result<Self> {
         Ok(Self { staging: memory.buffer("scratch: piece of a row of J in f32", piece)?, ..self })
+    }
+
+    /// As tapes see it.
+    fn lend<'a>(
+        &'a mut self,
+        memory: &mut HostMemory<'a>,
+        encoder: &EncoderSpec,
+    ) -> (Activations, Option<transformer::Scratch<Tensor>>) {
+        let mut rows = |values: &'a mut Buffer, columns: usize| {
+            let rows = values.len() / columns;
+            memory.lend_mut(&mut values[..]).as_rows(rows, columns)
+        };
+        let [input, pre] = [rows(&mut self.input, encoder.inputs()), rows(&mut self.pre, encoder.hidden)];
+        let [hidden, dhidden, shortcut] =
+            [&mut self.hidden, &mut self.dhidden, &mut self.shortcut].map(|values| rows(values, encoder.hidden));
+        let [logits, dlogits, staging] =
+            [&mut self.logits, &mut self.dlogits, &mut self.staging].map(|values| memory.lend_mut(&mut values[..]));
+        let tokens = self.transformer.as_mut().zip(encoder.transformer());
+        let tokens = tokens.map(|(own, spec)| own.lend(memory, spec, encoder.hidden));
+        (Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging }, tokens)
     }
 
     /// Tokens that fit, for an encoder that reads tokens.
@@ -162,18 +186,6 @@ impl Scratch {
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
-}
-
-/// Whether the hidden states are something else than the pre-activations.
-fn needs_hidden(encoder: &EncoderSpec) -> bool {
-    encoder.activation != Activation::None || encoder.transformer().is_some()
-}
-
-/// What a training pass draws its masks from; evaluation has none.
-#[derive(Clone, Copy, Debug)]
-pub struct Randomness {
-    pub seed: u64,
-    pub round: u32,
 }
 
 pub struct Network {
@@ -203,52 +215,84 @@ impl Network {
 
     /// Encoder and heads of one group; logits are left in `scratch`.
     pub fn forward(&self, weights: Weights, batch: &Batch, group: &[Part], scratch: &mut Scratch, random: Option<Randomness>) {
-        if let Encoder::Transformer(transformer) = &self.encoder {
-            return transformer.forward(self, weights, batch, group, scratch, random);
+        let packed;
+        let mut memory = HostMemory::new();
+        let mut tape = Tape::default();
+        let (at, tokens) = scratch.lend(&mut memory, &self.spec.encoder);
+        if let (Encoder::Transformer(transformer), Some(tokens)) = (&self.encoder, tokens) {
+            packed = transformer.pack(self, batch, group);
+            let pass = transformer.pass(&mut memory, weights, batch, &packed, tokens, random);
+            let heads = self.lend_heads(&mut memory, weights);
+            transformer.forward(&mut tape, self, &pass, group, heads, &at);
+            return tape.run(&memory);
         }
-        let encoder = &self.spec.encoder;
-        let rows = group_rows(group);
-        let (inputs, width, count) = (encoder.inputs(), encoder.hidden, rows.len());
-        let [weight, bias] = self.dense(weights.shared);
-        if let (Input::Bag(_), Some(table)) = (&encoder.input, weights.rows) {
-            embedding_bag_forward(&mut scratch.input[..count * inputs], &batch.bags, rows.clone(), table);
-        }
-        let input: &[f32] = match encoder.bag() {
-            None => &batch.features[rows.start * inputs..rows.end * inputs],
-            Some(_) => &scratch.input[..count * inputs],
+        let group = self.lend_group(&mut memory, weights, batch, group, at);
+        dense::forward(&mut tape, self, &group, random);
+        tape.run(&memory);
+    }
+
+    /// All heads' values, and the word table where a head reads it whole.
+    fn lend_heads<'a>(&self, memory: &mut HostMemory<'a>, weights: Weights<'a>) -> [Tensor; 2] {
+        let words = weights.rows.filter(|_| self.spec.heads.iter().any(|head| head.kind == HeadKind::Mlm));
+        let words = words.map_or(Tensor::NONE, |table| {
+            assert!(table.slots[0] == 0, "a tied decoder reads the whole table in row order");
+            memory.lend(table.values)
+        });
+        [memory.lend(weights.heads), words]
+    }
+
+    /// A group as tapes see it.
+    fn lend_group<'a>(
+        &self,
+        memory: &mut HostMemory<'a>,
+        weights: Weights<'a>,
+        batch: &'a Batch,
+        parts: &'a [Part],
+        at: Activations,
+    ) -> Group<'a> {
+        let (rows, inputs) = (group_rows(parts), self.spec.encoder.inputs());
+        let features = match self.spec.encoder.bag() {
+            None => memory.lend(&batch.features[rows.start * inputs..rows.end * inputs]).as_rows(rows.len(), inputs),
+            Some(_) => Tensor::NONE,
         };
-        let pre = &mut scratch.pre[..count * width];
-        linear_forward(pre, input, weight, inputs, width);
-        let hidden = if needs_hidden(encoder) { &mut scratch.hidden[..count * width] } else { &mut [][..] };
-        bias_activation_forward(hidden, pre, bias, encoder.activation);
-        let hidden = if needs_hidden(encoder) { hidden } else { pre };
-        if encoder.residual {
-            add_shortcut(hidden, width, input, inputs);
-        }
-        if let Some(random) = random {
-            dropout(hidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
-        }
-        heads_forward(&mut scratch.logits, hidden, width, &self.head_segments(weights.heads, group));
+        let (shared, heads) = (memory.lend(weights.shared), memory.lend(weights.heads));
+        let [weight, bias] = [&self.table.shared[0], &self.table.shared[1]].map(|param| shared.range(param.range()));
+        let weights_at = dense::Weights { weight: weight.as_rows(self.spec.encoder.hidden, inputs), bias, heads };
+        let keys = &batch.keys[rows.clone()];
+        Group { parts, rows, keys, features, bags: &batch.bags, table: weights.rows, weights: weights_at, at, device: None }
     }
 
     /// (tokens x hidden) what a transformer's frozen prefix makes of a batch of one group; none for other encoders.
     pub fn prefix<'a>(&self, weights: Weights, batch: &Batch, scratch: &'a mut Scratch) -> Option<&'a [f32]> {
         let Encoder::Transformer(transformer) = &self.encoder else { return None };
-        Some(transformer.prefix(&self.spec.heads, weights, batch, scratch.transformer.as_mut()?))
+        let packed = transformer.pack(self, batch, &batch.parts);
+        {
+            let mut memory = HostMemory::new();
+            let tokens = scratch.lend(&mut memory, &self.spec.encoder).1?;
+            let pass = transformer.pass(&mut memory, weights, batch, &packed, tokens, None);
+            let mut tape = Tape::default();
+            transformer.compute_prefix(&mut tape, &pass);
+            tape.run(&memory);
+        }
+        let count = batch.bags.rows.len() * transformer.hidden;
+        Some(&scratch.transformer.as_ref()?.prefix(&transformer.spec)[..count])
     }
 
     /// Sum of losses of each part (f64, over observed targets); leaves scaled logit gradients in `scratch`.
     pub fn losses(&self, group: &[Part], scratch: &mut Scratch) -> Vec<f64> {
-        let mut offset = 0;
-        let mut losses = Vec::with_capacity(group.len());
-        for part in group {
-            let head = &self.spec.heads[part.task];
-            let range = offset..offset + part.targets.rows(head.outputs) * head.outputs;
-            offset = range.end;
-            let (dlogits, logits) = (&mut scratch.dlogits[range.clone()], &scratch.logits[range]);
-            losses.push(segment_loss(head, &part.targets, dlogits, logits, self.label_smoothing, part.scale));
-        }
-        losses
+        let mut sums = vec![0.0; group.len()];
+        let mut memory = HostMemory::new();
+        let (logits, dlogits) = (memory.lend(&scratch.logits), memory.lend_mut(&mut scratch.dlogits));
+        let parts = group.iter().map(|part| self.loss_part(part)).collect();
+        let losses = Losses { sums: memory.lend_mut(&mut sums), dlogits, logits, parts, device: None };
+        losses.host(&memory);
+        drop(memory);
+        sums
+    }
+
+    /// What a part's logits are held against.
+    pub fn loss_part<'a>(&self, part: &'a Part) -> loss::Part<'a> {
+        loss_of(&self.spec.heads[part.task], &part.targets, self.label_smoothing, part.scale)
     }
 
     /// Scales the logit gradients that [`Network::losses`] left: `factors` by present task.
@@ -266,7 +310,7 @@ impl Network {
     pub fn row_loss(&self, task: usize, targets: &Targets, row: usize, scratch: &mut Scratch) -> f64 {
         let head = &self.spec.heads[task];
         let range = row * head.outputs..(row + 1) * head.outputs;
-        segment_loss(head, targets, &mut scratch.dlogits[range.clone()], &scratch.logits[range], 0.0, 0.0)
+        loss_of(head, targets, 0.0, 0.0).loss(&mut scratch.dlogits[range.clone()], &scratch.logits[range])
     }
 
     /// Backward pass of a group after [`Network::forward`] and [`Network::losses`]; `gradients` are the group's own.
@@ -279,46 +323,28 @@ impl Network {
         gradients: GroupGradients,
         random: Randomness,
     ) {
-        if let Encoder::Transformer(transformer) = &self.encoder {
-            return transformer.backward(self, weights, batch, group, scratch, gradients, random);
+        let packed;
+        let mut memory = HostMemory::new();
+        let mut tape = Tape::default();
+        let (at, tokens) = scratch.lend(&mut memory, &self.spec.encoder);
+        if let (Encoder::Transformer(transformer), Some(tokens)) = (&self.encoder, tokens) {
+            packed = transformer.pack(self, batch, group);
+            let pass = transformer.pass(&mut memory, weights, batch, &packed, tokens, Some(random));
+            let heads = self.lend_heads(&mut memory, weights);
+            transformer.backward(&mut tape, self, &mut memory, &pass, group, heads, &at, gradients);
+            return tape.run(&memory);
         }
-        let encoder = &self.spec.encoder;
-        let rows = group_rows(group);
-        let (inputs, width, count) = (encoder.inputs(), encoder.hidden, rows.len());
-        let dhidden = &mut scratch.dhidden[..count * width];
-        let hidden = if needs_hidden(encoder) { &scratch.hidden } else { &scratch.pre };
-        let segments = self.head_segments(weights.heads, group);
+        let own = self.lend_group(&mut memory, weights, batch, group, at);
         let GroupGradients { jacobian, heads, dinput, .. } = gradients;
-        let mut head_gradients = self.head_gradients(heads, group);
-        heads_backward(dhidden, &mut head_gradients, &scratch.dlogits, hidden, width, &segments);
-        dropout(dhidden, width, &batch.keys[rows.clone()], encoder.dropout, random.seed, random.round);
-
-        let wanted = !dinput.is_empty();
-        if wanted && encoder.residual {
-            // The shortcut passes dhidden on as it is here; the dense branch changes it in place below.
-            let dinput = dinput.chunks_exact_mut(inputs);
-            dinput.zip(dhidden.chunks_exact(width)).for_each(|(dx, dh)| dx.copy_from_slice(&dh[..inputs]));
-        }
-        activation_backward(dhidden, &scratch.pre[..count * width], width, encoder.activation);
-        let input: &[f32] = match encoder.bag() {
-            None => &batch.features[rows.start * inputs..rows.end * inputs],
-            Some(_) => &scratch.input[..count * inputs],
+        let rows: Vec<Range<usize>> =
+            group.iter().map(|part| part.rows.start - own.rows.start..part.rows.end - own.rows.start).collect();
+        let gradients = dense::Gradients {
+            jacobian: jacobian.lend(&mut memory, group, &rows, own.at.staging),
+            heads: heads.into_iter().map(|head| memory.lend_mut(head)).collect(),
+            dinput: memory.lend_mut(dinput).as_rows(own.rows.len(), self.spec.encoder.inputs()),
         };
-        let mut own = JacobianRows { rows: jacobian, parts: group, staging: &mut scratch.staging };
-        let part_rows: Vec<Range<usize>> =
-            group.iter().map(|part| part.rows.start - rows.start..part.rows.end - rows.start).collect();
-        own.linear(0..self.table.shared_len(), &part_rows, dhidden, input, inputs, width);
-        if wanted {
-            let [weight, _] = self.dense(weights.shared);
-            if encoder.residual {
-                // The weight gradients were the last to read the input.
-                let branch = &mut scratch.input[..count * inputs];
-                linear_input_backward(branch, dhidden, weight, inputs, width);
-                dinput.iter_mut().zip(branch).for_each(|(d, branch)| *d += *branch);
-            } else {
-                linear_input_backward(dinput, dhidden, weight, inputs, width);
-            }
-        }
+        dense::backward(&mut tape, self, &own, gradients, random);
+        tape.run(&memory);
     }
 
     /// Row-sparse embedding gradients of every present task, once all groups of the round are through.
@@ -354,49 +380,10 @@ impl Network {
         }
     }
 
-    /// Weight and bias of the dense layer in a slice laid out like the shared parameters.
-    fn dense<'a>(&self, shared: &'a [f32]) -> [&'a [f32]; 2] {
-        [&shared[self.table.shared[0].range()], &shared[self.table.shared[1].range()]]
-    }
-
-    fn head_segments<'a>(&self, values: &'a [f32], group: &[Part]) -> Vec<heads::Segment<'a>> {
-        let base = group_rows(group).start;
-        let segment = |part: &Part| {
-            let (weight, bias) = self.table.head(part.task);
-            heads::Segment {
-                rows: part.rows.start - base..part.rows.end - base,
-                outputs: self.spec.heads[part.task].outputs,
-                weight: &values[weight.range()],
-                bias: &values[bias.range()],
-            }
-        };
-        group.iter().map(segment).collect()
-    }
-
-    /// Weight and bias of the head gradients of a group's tasks, zeroed where the round starts.
-    fn head_gradients<'a>(&self, heads: Vec<&'a mut [f32]>, group: &[Part]) -> Vec<heads::Gradient<'a>> {
-        let gradient = |(own, part): (&'a mut [f32], &Part)| {
-            if part.first && part.batch == 0 {
-                own.fill(0.0);
-            }
-            let (weight, bias) = own.split_at_mut(self.table.head(part.task).0.len());
-            heads::Gradient { weight, bias }
-        };
-        heads.into_iter().zip(group).map(gradient).collect()
-    }
-
     /// Rows (tokens, for a transformer) of the encoder's input that belong to a group.
     pub(super) fn input_rows(&self, batch: &Batch, group: &[Part]) -> Range<usize> {
         let rows = group_rows(group);
         if self.spec.encoder.transformer().is_some() { batch.tokens.tokens(&rows) } else { rows }
-    }
-}
-
-/// hidden (n x width) += input (n x inputs) in its first columns: an identity shortcut, zero-padded where the layer is wider
-/// than its input (option A of He et al., CVPR 2016).
-fn add_shortcut(hidden: &mut [f32], width: usize, input: &[f32], inputs: usize) {
-    for (hidden, input) in hidden.chunks_exact_mut(width).zip(input.chunks_exact(inputs)) {
-        hidden.iter_mut().zip(input).for_each(|(h, x)| *h += x);
     }
 }
 
@@ -407,11 +394,12 @@ fn group_rows(group: &[Part]) -> Range<usize> {
     }
 }
 
-fn segment_loss(head: &HeadSpec, targets: &Targets, dlogits: &mut [f32], logits: &[f32], smoothing: f64, scale: f32) -> f64 {
-    match (targets, head.kind) {
-        (Targets::Class(classes), HeadKind::Mlm) => vocabulary_cross_entropy(dlogits, logits, classes, head.outputs, scale),
-        (Targets::Class(classes), _) => cross_entropy(dlogits, logits, classes, head.outputs, smoothing, scale),
-        (Targets::Values(values), HeadKind::Multilabel) => binary_cross_entropy(dlogits, logits, values, scale),
-        (Targets::Values(values), _) => squared_error(dlogits, logits, values, scale),
-    }
+fn loss_of<'a>(head: &HeadSpec, targets: &'a Targets, smoothing: f64, scale: f32) -> loss::Part<'a> {
+    let targets = match (targets, head.kind) {
+        (Targets::Class(words), HeadKind::Mlm) => loss::Targets::Word(words),
+        (Targets::Class(classes), _) => loss::Targets::Class(classes, smoothing),
+        (Targets::Values(labels), HeadKind::Multilabel) => loss::Targets::Label(labels),
+        (Targets::Values(values), _) => loss::Targets::Value(values),
+    };
+    loss::Part { targets, outputs: head.outputs, scale }
 }

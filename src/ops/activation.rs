@@ -3,6 +3,12 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::launch::elementwise as kernel;
+use crate::device::host::HostMemory;
+use crate::device::launch::Command;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
+
 /// Elementwise function after a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -137,6 +143,32 @@ fn tanh(x: f32) -> f32 {
     let series = x * (x * x).mul_add((x * x).mul_add(2.0 / 15.0, -1.0 / 3.0), 1.0);
     let ratio = 1.0 - 2.0 / (exp(2.0 * x) + 1.0);
     if x.abs() < 0.05 { series } else { ratio }
+}
+
+/// dout (n x width) *= f'(pre)
+pub struct ActivationBackward {
+    pub dout: Tensor,
+    pub pre: Tensor,
+    pub activation: Activation,
+}
+
+impl Op for ActivationBackward {
+    fn name(&self) -> &'static str {
+        "activation_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.pre], [self.dout])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        activation_backward(memory.write(self.dout), memory.read(self.pre), self.dout.columns, self.activation);
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let Tensor { at, rows, columns, .. } = self.dout;
+        vec![kernel::activation_backward(at, self.pre.at, rows, columns, self.activation).into()]
+    }
 }
 
 #[cfg(test)]

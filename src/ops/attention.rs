@@ -12,6 +12,9 @@ use super::gemm::{View, Write, matmul_single};
 use super::philox::{Keyed, Stream, drop_threshold};
 use super::simd::{LANES, add_scaled, dot, reduce};
 use super::token_dropout::TokenKey;
+use crate::device::host::HostMemory;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// Query and key rows of one block.
 const QUERIES: usize = 64;
@@ -352,6 +355,59 @@ fn weigh(values: &mut [f32], scale: f32, peak: f32) -> f32 {
         lanes[lane] += *x;
     }
     reduce(&lanes) as f32
+}
+
+/// As [`attention_forward`].
+pub struct AttentionForward<'a> {
+    pub out: Tensor,
+    pub log_sums: Tensor,
+    pub q: Tensor,
+    pub kv: Tensor,
+    pub shape: Sequences<'a>,
+}
+
+impl Op for AttentionForward<'_> {
+    fn name(&self) -> &'static str {
+        "attention_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.q, self.kv], [self.out, self.log_sums])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (out, log_sums) = (memory.write(self.out), memory.write(self.log_sums));
+        attention_forward(out, log_sums, memory.read(self.q), memory.read(self.kv), self.shape);
+    }
+}
+
+/// As [`attention_backward`].
+pub struct AttentionBackward<'a> {
+    pub dq: Tensor,
+    pub dkv: Tensor,
+    pub dout: Tensor,
+    /// What the forward pass left.
+    pub out: Tensor,
+    pub log_sums: Tensor,
+    pub q: Tensor,
+    pub kv: Tensor,
+    pub shape: Sequences<'a>,
+}
+
+impl Op for AttentionBackward<'_> {
+    fn name(&self) -> &'static str {
+        "attention_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.dout, self.out, self.log_sums, self.q, self.kv], [self.dq, self.dkv])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (dq, dkv) = (memory.write(self.dq), memory.write(self.dkv));
+        let [dout, out, log_sums, q, kv] = [self.dout, self.out, self.log_sums, self.q, self.kv].map(|known| memory.read(known));
+        attention_backward(dq, dkv, dout, out, log_sums, q, kv, self.shape);
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,13 @@
 
 use rayon::prelude::*;
 
+use super::launch::elementwise as kernel;
 use super::philox::{Keyed, Stream, drop_threshold};
+use crate::device::driver::Address;
+use crate::device::host::HostMemory;
+use crate::device::launch::Command;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// Identity of a row for everything random that happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +32,46 @@ pub fn dropout(x: &mut [f32], width: usize, keys: &[RowKey], probability: f64, s
             }
         }
     });
+}
+
+/// What a mask is drawn from beside the rows' keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Randomness {
+    pub seed: u64,
+    pub round: u32,
+}
+
+/// As [`dropout()`], in place.
+pub struct Dropout<'a> {
+    /// (n x width)
+    pub x: Tensor,
+    /// (n)
+    pub keys: &'a [RowKey],
+    pub probability: f64,
+    pub random: Randomness,
+    /// Keys and round (one u64) on a device.
+    pub device: [Address; 2],
+}
+
+impl Op for Dropout<'_> {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([], [self.x])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let Randomness { seed, round } = self.random;
+        dropout(memory.write(self.x), self.x.columns, self.keys, self.probability, seed, round);
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let ([keys, round], Tensor { at, rows, columns, .. }) = (self.device, self.x);
+        let seed = self.random.seed;
+        vec![kernel::dropout([at, keys, round], rows, columns, self.probability, seed).into()]
+    }
 }
 
 #[cfg(test)]

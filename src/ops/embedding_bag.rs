@@ -8,8 +8,13 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::launch::rows as kernel;
 use super::philox::{Keyed, Stream};
 use super::simd::add_scaled;
+use crate::device::host::HostMemory;
+use crate::device::launch::Command;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// Marks a row that has no slot yet.
 pub const UNTOUCHED: u32 = u32::MAX;
@@ -116,6 +121,35 @@ fn sum_rows(out: &mut [f32], rows: &[u32], scale: f32, table: Table) {
         }
     }
     out.iter_mut().for_each(|value| *value *= scale);
+}
+
+/// out (n x dim): each example's scaled sum of rows.
+pub struct EmbeddingBagForward<'a> {
+    pub out: Tensor,
+    pub bags: &'a Bags,
+    pub examples: Range<usize>,
+    pub table: Table<'a>,
+    /// The bags and the table on a device.
+    pub device: Option<kernel::Bags>,
+}
+
+impl Op for EmbeddingBagForward<'_> {
+    fn name(&self) -> &'static str {
+        "embedding_bag_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        embedding_bag_forward(memory.write(self.out), self.bags, self.examples.clone(), self.table);
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let launch = |bags| kernel::embedding_bag_forward(self.out.at, 0, bags, self.examples.start, self.examples.len());
+        self.device.map(launch).map(Command::from).into_iter().collect()
+    }
 }
 
 #[cfg(test)]

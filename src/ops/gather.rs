@@ -4,6 +4,10 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::add_scaled;
+use crate::device::host::HostMemory;
+use crate::device::launch::Command;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// Values added by one parallel job.
 const CHUNK: usize = 1 << 14;
@@ -32,6 +36,94 @@ fn add_slice(out: &mut [f32], x: &[f32]) {
     add_scaled(out, 1.0, x);
 }
 
+/// As [`gather_rows`].
+pub struct GatherRows<'a> {
+    pub out: Tensor,
+    pub x: Tensor,
+    pub index: &'a [u32],
+}
+
+impl Op for GatherRows<'_> {
+    fn name(&self) -> &'static str {
+        "gather_rows"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.x], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        gather_rows(memory.write(self.out), memory.read(self.x), self.index, self.x.columns);
+    }
+}
+
+/// As [`scatter_add_rows`].
+pub struct ScatterAddRows<'a> {
+    pub out: Tensor,
+    pub x: Tensor,
+    pub index: &'a [u32],
+}
+
+impl Op for ScatterAddRows<'_> {
+    fn name(&self) -> &'static str {
+        "scatter_add_rows"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.x], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        scatter_add_rows(memory.write(self.out), memory.read(self.x), self.index, self.x.columns);
+    }
+}
+
+/// out += x
+pub struct Add {
+    pub out: Tensor,
+    pub x: Tensor,
+}
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.x], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        add(memory.write(self.out), memory.read(self.x));
+    }
+}
+
+/// out = values that lie elsewhere on the host, end to end.
+pub struct Load<'a> {
+    pub out: Tensor,
+    pub values: Vec<&'a [f32]>,
+}
+
+impl Op for Load<'_> {
+    fn name(&self) -> &'static str {
+        "load"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let mut rest: &mut [f32] = memory.write(self.out);
+        for values in &self.values {
+            let (own, tail) = rest.split_at_mut(values.len());
+            own.copy_from_slice(values);
+            rest = tail;
+        }
+        assert!(rest.is_empty(), "values for every element");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +139,30 @@ mod tests {
         assert_eq!(back, [2.0, 4.0, 3.0, 4.0, 10.0, 12.0]);
         add(&mut back, &x);
         assert_eq!(back, [3.0, 6.0, 6.0, 8.0, 15.0, 18.0]);
+    }
+}
+
+/// out = x, of one shape and layout.
+pub struct Copy {
+    pub out: Tensor,
+    pub x: Tensor,
+}
+
+impl Op for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.x], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        memory.write::<f32>(self.out).copy_from_slice(memory.read(self.x));
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let bytes = self.x.bytes();
+        vec![Command::Copy { to: self.out.at, from: self.x.at, bytes: (bytes.end - bytes.start) as usize }]
     }
 }

@@ -5,7 +5,13 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::launch::heads as kernel;
 use super::simd::{add_scaled, dot};
+use crate::device::driver::Address;
+use crate::device::host::HostMemory;
+use crate::device::launch::Command;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// One task's head and the packed rows it reads. Its logits lie at `logits`, (rows x outputs).
 #[derive(Clone, Debug)]
@@ -88,6 +94,124 @@ fn backward_rows(dhidden: &mut [f32], gradient: &mut Gradient, dlogits: &[f32], 
             gradient.bias[class] += d;
         }
     }
+}
+
+/// A task's rows and its head.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Packed rows, counted from the group's first.
+    pub rows: Range<usize>,
+    pub outputs: usize,
+    /// (outputs x width) and (outputs)
+    pub weight: Tensor,
+    pub bias: Tensor,
+    /// (outputs x (width + 1)) where its gradient goes: the weight's, then the bias's; none where only the forward pass is wanted.
+    pub gradient: Tensor,
+    /// The gradient is zeroed before it is added to.
+    pub first: bool,
+}
+
+/// The heads on a device.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadsOnDevice {
+    pub segments: kernel::Segments,
+    /// Of the space of all heads' values, and of their gradients.
+    pub values: Address,
+    pub gradients: Address,
+    /// (segments) u32: 1 where the gradient is added to.
+    pub add: Address,
+    /// Outputs of the widest head.
+    pub outputs: usize,
+}
+
+/// As [`heads_forward`].
+pub struct HeadsForward {
+    /// Segment after segment.
+    pub logits: Tensor,
+    /// (n x width)
+    pub hidden: Tensor,
+    pub heads: Vec<Head>,
+    pub device: Option<HeadsOnDevice>,
+}
+
+impl Op for HeadsForward {
+    fn name(&self) -> &'static str {
+        "heads_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        let mut operands = Operands::new([self.hidden], [self.logits]);
+        operands.reads.extend(self.heads.iter().flat_map(|head| [head.weight, head.bias]));
+        operands
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let segments = segments(&self.heads, memory);
+        heads_forward(memory.write(self.logits), memory.read(self.hidden), self.hidden.columns, &segments);
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let launch =
+            |own: HeadsOnDevice| kernel::forward(self.logits.at, self.hidden.at, own.values, own.segments, self.hidden.columns);
+        self.device.map(launch).map(Command::from).into_iter().collect()
+    }
+}
+
+/// As [`heads_backward`]; a head's gradient starts from zero where it is the first.
+pub struct HeadsBackward {
+    /// (n x width)
+    pub dhidden: Tensor,
+    pub dlogits: Tensor,
+    /// (n x width)
+    pub hidden: Tensor,
+    pub heads: Vec<Head>,
+    pub device: Option<HeadsOnDevice>,
+}
+
+impl Op for HeadsBackward {
+    fn name(&self) -> &'static str {
+        "heads_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        let mut operands = Operands::new([self.dlogits, self.hidden], [self.dhidden]);
+        operands.reads.extend(self.heads.iter().flat_map(|head| [head.weight, head.bias]));
+        operands.writes.extend(self.heads.iter().map(|head| head.gradient));
+        operands
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let gradient = |head: &Head| {
+            let own: &mut [f32] = memory.write(head.gradient);
+            if head.first {
+                own.fill(0.0);
+            }
+            let (weight, bias) = own.split_at_mut(head.outputs * self.hidden.columns);
+            Gradient { weight, bias }
+        };
+        let mut gradients: Vec<Gradient> = self.heads.iter().map(gradient).collect();
+        let segments = segments(&self.heads, memory);
+        let (dlogits, hidden) = (memory.read(self.dlogits), memory.read(self.hidden));
+        heads_backward(memory.write(self.dhidden), &mut gradients, dlogits, hidden, self.hidden.columns, &segments);
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let Some(own) = self.device else { return Vec::new() };
+        let (dlogits, hidden, width) = (self.dlogits.at, self.hidden.at, self.hidden.columns);
+        let weight = kernel::weight(own.gradients, dlogits, hidden, own.segments, own.add, width, own.outputs);
+        let input = kernel::input(self.dhidden.at, dlogits, own.values, own.segments, width);
+        vec![weight.into(), input.into()]
+    }
+}
+
+fn segments<'m>(heads: &[Head], memory: &'m HostMemory) -> Vec<Segment<'m>> {
+    let segment = |head: &Head| Segment {
+        rows: head.rows.clone(),
+        outputs: head.outputs,
+        weight: memory.read(head.weight),
+        bias: memory.read(head.bias),
+    };
+    heads.iter().map(segment).collect()
 }
 
 #[cfg(test)]

@@ -7,8 +7,12 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::gemm::Write;
+use super::jacobian_rows::{JacobianRows, Slot};
 use super::simd::{LANES, reduce};
 use super::token_dropout::TokenDropout;
+use crate::device::host::HostMemory;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// Rows of one parallel job.
 const ROWS: usize = 8;
@@ -162,6 +166,125 @@ fn add_rows(
             *gain = d.mul_add((x - mean) * scale, *gain);
             *shift += d;
         }
+    }
+}
+
+/// Gain and shift as tensors, and what is added to the variance.
+#[derive(Clone, Copy, Debug)]
+pub struct NormTensors {
+    pub gain: Tensor,
+    pub shift: Tensor,
+    pub eps: f32,
+}
+
+impl NormTensors {
+    fn read<'m>(&self, memory: &'m HostMemory) -> Norm<'m> {
+        Norm { gain: memory.read(self.gain), shift: memory.read(self.shift), eps: self.eps }
+    }
+}
+
+/// As [`layer_norm_forward`].
+pub struct LayerNormForward {
+    pub out: Tensor,
+    pub stats: Tensor,
+    pub x: Tensor,
+    pub norm: NormTensors,
+}
+
+impl Op for LayerNormForward {
+    fn name(&self) -> &'static str {
+        "layer_norm_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.x, self.norm.gain, self.norm.shift], [self.out, self.stats])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        layer_norm_forward(memory.write(self.out), memory.write(self.stats), memory.read(self.x), self.norm.read(memory));
+    }
+}
+
+/// As [`residual_norm_forward`].
+pub struct ResidualNormForward<'a> {
+    pub out: Tensor,
+    pub stats: Tensor,
+    pub sum: Tensor,
+    pub bias: Tensor,
+    pub residual: Tensor,
+    pub dropout: Option<TokenDropout<'a>>,
+    pub norm: NormTensors,
+}
+
+impl Op for ResidualNormForward<'_> {
+    fn name(&self) -> &'static str {
+        "residual_norm_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.bias, self.residual, self.norm.gain, self.norm.shift], [self.out, self.stats, self.sum])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let [out, stats, sum] = [self.out, self.stats, self.sum].map(|own| memory.write(own));
+        let before = Residual { bias: memory.read(self.bias), residual: memory.read(self.residual), dropout: self.dropout };
+        residual_norm_forward(out, stats, sum, before, self.norm.read(memory));
+    }
+}
+
+/// As [`layer_norm_backward`].
+pub struct LayerNormBackward {
+    pub dx: Tensor,
+    pub dout: Tensor,
+    pub x: Tensor,
+    pub stats: Tensor,
+    pub gain: Tensor,
+}
+
+impl Op for LayerNormBackward {
+    fn name(&self) -> &'static str {
+        "layer_norm_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.dout, self.x, self.stats, self.gain], [self.dx])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let [dout, x, stats, gain] = [self.dout, self.x, self.stats, self.gain].map(|known| memory.read(known));
+        layer_norm_backward(memory.write(self.dx), dout, x, stats, gain);
+    }
+}
+
+/// Gain and shift gradients of every segment, into its row of J.
+pub struct LayerNormWeightBackward {
+    pub dout: Tensor,
+    pub x: Tensor,
+    pub stats: Tensor,
+    pub jacobian: JacobianRows,
+    /// Columns of J: the gain's, then the shift's.
+    pub columns: Range<usize>,
+}
+
+impl Op for LayerNormWeightBackward {
+    fn name(&self) -> &'static str {
+        "layer_norm_weight_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands { writes: self.jacobian.tensors(&self.columns), ..Operands::new([self.dout, self.x, self.stats], []) }
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let [dout, x, stats] = [self.dout, self.x, self.stats].map(|known| memory.read(known));
+        self.jacobian.each(memory, self.columns.clone(), |slots| {
+            let mut segments = Vec::with_capacity(slots.len());
+            for Slot { rows, values, write } in slots {
+                let (gain, shift) = values.split_at_mut(self.columns.len() / 2);
+                segments.push(NormGradient { rows, gain, shift, write });
+            }
+            layer_norm_weight_backward(&mut segments, dout, x, stats);
+        });
     }
 }
 

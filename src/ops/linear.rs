@@ -6,7 +6,15 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::activation::{Activation, bias_activation_forward};
 use super::gemm::{View, Write, matmul, matmul_rows, matmul_single};
+use super::jacobian_rows::{JacobianRows, Slot};
+use super::launch::gemm as kernel;
+use crate::device::driver::Address;
+use crate::device::host::HostMemory;
+use crate::device::launch::Command;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// out (n x outputs) = x (n x inputs) W^T, W (outputs x inputs); the bias is added by the activation that follows.
 pub fn linear_forward(out: &mut [f32], x: &[f32], weight: &[f32], inputs: usize, outputs: usize) {
@@ -60,6 +68,197 @@ fn add_rows(sums: &mut [f32], dout: &[f32]) {
         for (sum, d) in sums.iter_mut().zip(row) {
             *sum += d;
         }
+    }
+}
+
+/// out = f(x W^T + bias) + residual in its first columns: an identity shortcut is zero-padded where the layer is wider than its
+/// input (option A of He et al., CVPR 2016).
+pub struct LinearForward {
+    /// (n x outputs)
+    pub out: Tensor,
+    /// (n x outputs) the activation's argument; none without an activation.
+    pub pre: Tensor,
+    /// (n x inputs)
+    pub x: Tensor,
+    /// (outputs x inputs)
+    pub weight: Tensor,
+    /// (outputs) f32, or none.
+    pub bias: Tensor,
+    pub activation: Activation,
+    /// (n x at most outputs), or none.
+    pub residual: Tensor,
+}
+
+impl Op for LinearForward {
+    fn name(&self) -> &'static str {
+        "linear_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.x, self.weight, self.bias, self.residual], [self.out, self.pre])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (inputs, outputs) = (self.x.columns, self.out.columns);
+        let (x, weight, bias) = (memory.read(self.x), memory.read(self.weight), memory.read(self.bias));
+        let out = memory.write(self.out);
+        if self.pre.is_none() {
+            linear_forward(out, x, weight, inputs, outputs);
+            if !self.bias.is_none() {
+                bias_activation_forward(&mut [], out, bias, Activation::None);
+            }
+        } else {
+            let pre = memory.write(self.pre);
+            linear_forward(pre, x, weight, inputs, outputs);
+            bias_activation_forward(out, pre, bias, self.activation);
+        }
+        add_columns(out, outputs, memory.read(self.residual), self.residual.columns);
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let launch = kernel::forward(kernel::Forward {
+            out: self.out.at,
+            pre: self.pre.at,
+            x: self.x.at,
+            weight: self.weight.at,
+            bias: self.bias.at,
+            residual: self.residual.at,
+            residual_columns: self.residual.columns,
+            m: self.out.rows,
+            n: self.out.columns,
+            k: self.x.columns,
+            activation: self.activation,
+        });
+        vec![launch.into()]
+    }
+}
+
+/// out (n x width) += x (n x columns) in its first columns, or the first columns of x where those are more.
+fn add_columns(out: &mut [f32], width: usize, x: &[f32], columns: usize) {
+    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(columns.max(1))) {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out += x);
+    }
+}
+
+/// out = dout W + the first columns of a residual.
+pub struct LinearInputBackward {
+    /// (n x inputs) f32
+    pub out: Tensor,
+    /// (n x outputs)
+    pub dout: Tensor,
+    /// (outputs x inputs)
+    pub weight: Tensor,
+    /// (n x at least inputs), or none.
+    pub residual: Tensor,
+}
+
+impl Op for LinearInputBackward {
+    fn name(&self) -> &'static str {
+        "linear_input_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.dout, self.weight, self.residual], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (inputs, outputs) = (self.out.columns, self.dout.columns);
+        let out = memory.write(self.out);
+        linear_input_backward(out, memory.read(self.dout), memory.read(self.weight), inputs, outputs);
+        add_columns(out, inputs, memory.read(self.residual), self.residual.columns);
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let launch = kernel::input(kernel::Input {
+            out: 0,
+            out_wide: self.out.at,
+            dout: self.dout.at,
+            weight: self.weight.at,
+            pre: 0,
+            residual: self.residual.at,
+            residual_columns: self.residual.columns,
+            m: self.out.rows,
+            n: self.out.columns,
+            k: self.dout.columns,
+            activation: Activation::None,
+        });
+        vec![launch.into()]
+    }
+}
+
+/// Weight and bias gradients of every segment, into its row of J.
+pub struct LinearWeightBackward {
+    /// (n x outputs)
+    pub dout: Tensor,
+    /// (n x inputs)
+    pub x: Tensor,
+    pub jacobian: JacobianRows,
+    /// Columns of J: the weight's, then the bias's.
+    pub columns: Range<usize>,
+    /// What the kernels know of the segments: where J lies, and a table for weights and one for biases.
+    pub device: Option<(Address, kernel::Segments, kernel::Segments)>,
+}
+
+impl Op for LinearWeightBackward {
+    fn name(&self) -> &'static str {
+        "linear_weight_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        let mut operands = Operands::new([self.dout, self.x], []);
+        operands.writes = self.jacobian.tensors(&self.columns);
+        operands
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (inputs, outputs) = (self.x.columns, self.dout.columns);
+        let (dout, x) = (memory.read(self.dout), memory.read(self.x));
+        self.jacobian.each(memory, self.columns.clone(), |slots| {
+            let mut segments = Vec::with_capacity(slots.len());
+            for Slot { rows, values, write } in slots {
+                let (weight, bias) = values.split_at_mut(inputs * outputs);
+                segments.push(WeightGradient { rows, weight, bias, write });
+            }
+            linear_weight_backward(&mut segments, dout, x, inputs, outputs);
+        });
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let Some((jacobian, weights, biases)) = self.device else { return Vec::new() };
+        let (inputs, outputs) = (self.x.columns, self.dout.columns);
+        let weight = kernel::weight(jacobian, self.dout.at, self.x.at, weights, outputs, inputs);
+        vec![weight.into(), kernel::bias(jacobian, self.dout.at, biases, outputs).into()]
+    }
+}
+
+/// Gradients of a layer whose weight is a table of words and whose bias is its own: weight (or none) and bias, for all rows.
+pub struct DecoderBackward {
+    /// (words x inputs), or none.
+    pub weight: Tensor,
+    /// (words)
+    pub bias: Tensor,
+    /// (n x words)
+    pub dout: Tensor,
+    /// (n x inputs)
+    pub x: Tensor,
+    pub write: Write,
+}
+
+impl Op for DecoderBackward {
+    fn name(&self) -> &'static str {
+        "decoder_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.dout, self.x], [self.weight, self.bias])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (weight, bias) = (memory.write(self.weight), memory.write(self.bias));
+        // Without a weight there is a product of no columns.
+        let (x, inputs) = if weight.is_empty() { (&[][..], 0) } else { (memory.read(self.x), self.x.columns) };
+        let segment = WeightGradient { rows: 0..self.dout.rows, weight, bias, write: self.write };
+        linear_weight_backward(&mut [segment], memory.read(self.dout), x, inputs, self.dout.columns);
     }
 }
 

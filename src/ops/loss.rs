@@ -3,6 +3,14 @@
 //! Each returns the SUM of the losses of the observed targets (f64, in row order) and writes dlogits = scale * d(sum)/dlogits.
 //! A missing target is NaN: it adds nothing and gets a zero gradient.
 
+use super::launch::heads as kernel;
+use super::vocabulary_loss::vocabulary_cross_entropy;
+use crate::device::driver::Address;
+use crate::device::host::HostMemory;
+use crate::device::launch::Command;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
+
 /// dlogits (n x classes) of softmax cross-entropy against class indices (n), of whose probability `smoothing` is spread
 /// evenly over all classes (Szegedy et al., CVPR 2016).
 pub fn cross_entropy(dlogits: &mut [f32], logits: &[f32], targets: &[u32], classes: usize, smoothing: f64, scale: f32) -> f64 {
@@ -50,6 +58,104 @@ fn masked(dlogits: &mut [f32], logits: &[f32], targets: &[f32], scale: f32, loss
         *d = slope as f32 * scale;
     }
     total
+}
+
+/// What some rows of logits are held against.
+#[derive(Clone, Copy, Debug)]
+pub enum Targets<'a> {
+    /// (rows) class index; smoothed by this share.
+    Class(&'a [u32], f64),
+    /// (rows) index of a word out of a whole vocabulary.
+    Word(&'a [u32]),
+    /// (rows x outputs) 0 or 1, NaN where missing.
+    Label(&'a [f32]),
+    /// (rows x outputs), NaN where missing.
+    Value(&'a [f32]),
+}
+
+/// One task's logits.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    pub targets: Targets<'a>,
+    pub outputs: usize,
+    /// Factor on d(sum of losses).
+    pub scale: f32,
+}
+
+impl Part<'_> {
+    /// Logits of the part.
+    pub fn len(&self) -> usize {
+        match self.targets {
+            Targets::Class(classes, _) | Targets::Word(classes) => classes.len() * self.outputs,
+            Targets::Label(values) | Targets::Value(values) => values.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sum of the losses of the observed targets; writes their scaled gradient.
+    pub fn loss(&self, dlogits: &mut [f32], logits: &[f32]) -> f64 {
+        match self.targets {
+            Targets::Class(classes, smoothing) => cross_entropy(dlogits, logits, classes, self.outputs, smoothing, self.scale),
+            Targets::Word(words) => vocabulary_cross_entropy(dlogits, logits, words, self.outputs, self.scale),
+            Targets::Label(labels) => binary_cross_entropy(dlogits, logits, labels, self.scale),
+            Targets::Value(values) => squared_error(dlogits, logits, values, self.scale),
+        }
+    }
+}
+
+/// The losses on a device.
+#[derive(Clone, Copy, Debug)]
+pub struct LossesOnDevice {
+    pub segments: kernel::Segments,
+    pub targets: Address,
+    /// (n) f64
+    pub row_losses: Address,
+    /// (tasks) f64
+    pub sums: Address,
+    /// (segments) u32: 1 where the sum is added to.
+    pub add: Address,
+    pub smoothing: f64,
+}
+
+/// Sums of losses of each part (f64, over observed targets), and the scaled gradients of the logits.
+pub struct Losses<'a> {
+    /// (parts) f64; none on a device, which adds them up by task.
+    pub sums: Tensor,
+    /// Part after part.
+    pub dlogits: Tensor,
+    pub logits: Tensor,
+    pub parts: Vec<Part<'a>>,
+    pub device: Option<LossesOnDevice>,
+}
+
+impl Op for Losses<'_> {
+    fn name(&self) -> &'static str {
+        "losses"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.logits], [self.dlogits, self.sums])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (mut dlogits, mut logits): (&mut [f32], &[f32]) = (memory.write(self.dlogits), memory.read(self.logits));
+        for (part, sum) in self.parts.iter().zip(memory.write::<f64>(self.sums)) {
+            let (own, rest) = std::mem::take(&mut dlogits).split_at_mut(part.len());
+            let (known, tail) = logits.split_at(part.len());
+            *sum = part.loss(own, known);
+            (dlogits, logits) = (rest, tail);
+        }
+    }
+
+    fn device(&self) -> Vec<Command> {
+        let Some(own) = self.device else { return Vec::new() };
+        let LossesOnDevice { segments, targets, row_losses, sums, add, smoothing } = own;
+        let rows = kernel::loss_rows(self.dlogits.at, row_losses, self.logits.at, targets, segments, smoothing, 0);
+        vec![rows.into(), kernel::loss_sums(sums, row_losses, segments, add).into()]
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod gather;
 pub mod gemm;
 pub mod gram;
 pub mod heads;
+pub mod jacobian_rows;
 pub mod launch;
 pub mod layer_norm;
 pub mod linear;

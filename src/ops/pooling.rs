@@ -2,6 +2,10 @@
 
 use rayon::prelude::*;
 
+use crate::device::host::HostMemory;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
+
 /// out (m x width): row i is the mean of the rows bounds[i]..bounds[i + 1] of x; `bounds` is (m + 1), no stretch is empty.
 pub fn mean_pool_forward(out: &mut [f32], x: &[f32], bounds: &[u32], width: usize) {
     out.par_chunks_mut(width).zip(bounds.par_windows(2)).for_each(|(out, ends)| {
@@ -26,6 +30,48 @@ pub fn mean_pool_backward(dx: &mut [f32], dout: &[f32], bounds: &[u32], width: u
             row.iter_mut().zip(dout).for_each(|(dx, d)| *dx = d * share);
         }
         rest = tail;
+    }
+}
+
+/// As [`mean_pool_forward`].
+pub struct MeanPoolForward<'a> {
+    pub out: Tensor,
+    pub x: Tensor,
+    pub bounds: &'a [u32],
+}
+
+impl Op for MeanPoolForward<'_> {
+    fn name(&self) -> &'static str {
+        "mean_pool_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.x], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        mean_pool_forward(memory.write(self.out), memory.read(self.x), self.bounds, self.x.columns);
+    }
+}
+
+/// As [`mean_pool_backward`].
+pub struct MeanPoolBackward<'a> {
+    pub dx: Tensor,
+    pub dout: Tensor,
+    pub bounds: &'a [u32],
+}
+
+impl Op for MeanPoolBackward<'_> {
+    fn name(&self) -> &'static str {
+        "mean_pool_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.dout], [self.dx])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        mean_pool_backward(memory.write(self.dx), memory.read(self.dout), self.bounds, self.dout.columns);
     }
 }
 

@@ -4,6 +4,9 @@
 use rayon::prelude::*;
 
 use super::philox::{Keyed, Stream, drop_threshold};
+use crate::device::host::HostMemory;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// Identity of a token for everything random that happens to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +52,27 @@ impl TokenDropout<'_> {
         if self.probability > 0.0 {
             x.par_chunks_mut(width).enumerate().with_min_len(8).for_each(|(token, values)| self.apply(token, values));
         }
+    }
+}
+
+/// As [`TokenDropout::apply_all`], in place.
+pub struct DropoutByToken<'a> {
+    /// (n x width)
+    pub x: Tensor,
+    pub dropout: TokenDropout<'a>,
+}
+
+impl Op for DropoutByToken<'_> {
+    fn name(&self) -> &'static str {
+        "dropout_by_token"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([], [self.x])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        self.dropout.apply_all(memory.write(self.x), self.x.columns);
     }
 }
 

@@ -7,7 +7,11 @@ use rayon::prelude::*;
 
 use super::embedding_bag::Table;
 use super::gemm::Write;
+use super::jacobian_rows::{JacobianRows, Slot};
 use super::simd::add_scaled;
+use crate::device::host::HostMemory;
+use crate::device::tape::{Op, Operands};
+use crate::device::tensor::Tensor;
 
 /// Packed tokens (n each).
 #[derive(Clone, Copy)]
@@ -66,6 +70,64 @@ pub fn token_embedding_backward(segments: &mut [EmbeddingGradient], dsum: &[f32]
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn add_row(out: &mut [f32], row: &[f32]) {
     add_scaled(out, 1.0, row);
+}
+
+/// As [`token_embedding_forward`].
+pub struct TokenEmbeddingForward<'a> {
+    /// (n x dim)
+    pub sum: Tensor,
+    pub tokens: Tokens<'a>,
+    pub table: Table<'a>,
+    pub positions: Tensor,
+    pub types: Tensor,
+}
+
+impl Op for TokenEmbeddingForward<'_> {
+    fn name(&self) -> &'static str {
+        "token_embedding_forward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.positions, self.types], [self.sum])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (positions, types) = (memory.read(self.positions), memory.read(self.types));
+        token_embedding_forward(memory.write(self.sum), self.tokens, self.table, positions, types);
+    }
+}
+
+/// Gradients of the position and type rows of every segment, into its row of J.
+pub struct TokenEmbeddingBackward<'a> {
+    /// (n x dim)
+    pub dsum: Tensor,
+    pub tokens: Tokens<'a>,
+    pub jacobian: JacobianRows,
+    /// Columns of J: those of the positions, then those of the types.
+    pub columns: Range<usize>,
+    /// Of the positions.
+    pub positions: usize,
+}
+
+impl Op for TokenEmbeddingBackward<'_> {
+    fn name(&self) -> &'static str {
+        "token_embedding_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands { writes: self.jacobian.tensors(&self.columns), ..Operands::new([self.dsum], []) }
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        self.jacobian.each(memory, self.columns.clone(), |slots| {
+            let mut segments = Vec::with_capacity(slots.len());
+            for Slot { rows, values, write } in slots {
+                let (positions, types) = values.split_at_mut(self.positions);
+                segments.push(EmbeddingGradient { tokens: rows, positions, types, write });
+            }
+            token_embedding_backward(&mut segments, memory.read(self.dsum), self.tokens, self.dsum.columns);
+        });
+    }
 }
 
 #[cfg(test)]

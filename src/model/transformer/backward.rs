@@ -1,193 +1,183 @@
-//! The way down: gradients of the heads' input to gradients of every trained parameter.
+//! The backward pass: from gradients of the heads' input to gradients of every trained parameter.
+
+use std::ops::Range;
 
 use super::Transformer;
 use super::forward::Pass;
-use super::scratch::{Saved, Scratch};
-use crate::model::jacobian::{JacobianRows, Slot};
-use crate::ops::activation::{Activation, activation_backward};
-use crate::ops::attention::attention_backward;
-use crate::ops::gather::{add, scatter_add_rows};
-use crate::ops::layer_norm::layer_norm_backward;
-use crate::ops::linear::linear_input_backward;
-use crate::ops::pooling::mean_pool_backward;
-use crate::ops::token_dropout::{TokenDropout, TokenKey};
-use crate::ops::token_embedding::{EmbeddingGradient, token_embedding_backward};
+use super::layout::{Piece, Place};
+use super::scratch::slot;
+use crate::device::tape::Tape;
+use crate::device::tensor::Tensor;
+use crate::ops::activation::{Activation, ActivationBackward};
+use crate::ops::attention::AttentionBackward;
+use crate::ops::gather::{Add, Copy, ScatterAddRows};
+use crate::ops::jacobian_rows::JacobianRows;
+use crate::ops::layer_norm::{LayerNormBackward, LayerNormWeightBackward};
+use crate::ops::linear::{LinearInputBackward, LinearWeightBackward};
+use crate::ops::pooling::MeanPoolBackward;
+use crate::ops::token_dropout::{DropoutByToken, TokenDropout, TokenKey};
+use crate::ops::token_embedding::TokenEmbeddingBackward;
 
-/// Buffers of the way down, each as long as its rows need.
-struct Gradients<'a> {
-    d: &'a mut [f32],
-    da: &'a mut [f32],
-    dq: &'a mut [f32],
-    dkv: &'a mut [f32],
-    dff: &'a mut [f32],
+/// A block, and how its pieces' gradients reach J.
+struct Block<'b> {
+    place: &'b Place,
+    values: Tensor,
+    jacobian: &'b JacobianRows,
 }
 
-/// Rows of a layer: all tokens, and those computed.
-struct Rows<'a> {
-    x: &'a [f32],
-    xq: &'a [f32],
-    keys: &'a [TokenKey],
-    /// The rows computed are not all.
-    picked: Option<&'a [u32]>,
-    parts: &'a [std::ops::Range<usize>],
+impl Block<'_> {
+    /// Gradients of a linear layer, and (unless `dx` is none) of its input; `rows` (by part) are those of dout and x.
+    fn linear(&self, tape: &mut Tape, piece: &Piece, rows: &[Range<usize>], [dx, dout, x]: [Tensor; 3]) {
+        let (jacobian, columns) = (self.jacobian.of_rows(rows), self.place.piece(piece));
+        tape.push(LinearWeightBackward { dout, x, jacobian, columns, device: None });
+        if !dx.is_none() {
+            self.linear_input(tape, piece, dx, dout);
+        }
+    }
+
+    fn linear_input(&self, tape: &mut Tape, piece: &Piece, dx: Tensor, dout: Tensor) {
+        let weight = piece.of(self.values).0.as_rows(dout.columns, dx.columns);
+        tape.push(LinearInputBackward { out: dx, dout, weight, residual: Tensor::NONE });
+    }
+
+    /// Gradients of a normalization of x, and of its input.
+    fn norm(&self, tape: &mut Tape, piece: &Piece, rows: &[Range<usize>], [dx, dout, x, stats]: [Tensor; 4]) {
+        tape.push(LayerNormBackward { dx, dout, x, stats, gain: piece.of(self.values).0 });
+        let (jacobian, columns) = (self.jacobian.of_rows(rows), self.place.piece(piece));
+        tape.push(LayerNormWeightBackward { dout, x, stats, jacobian, columns });
+    }
 }
 
 impl Transformer {
     /// From `dheads` (head rows x hidden), which is used up, to J; `dwords` (n x hidden) receives the gradient of the word
     /// rows of the group's tokens, unless the embeddings are frozen.
-    pub(super) fn run_back(
+    pub(super) fn backward_encoder<'a>(
         &self,
-        dheads: &mut [f32],
-        dwords: &mut [f32],
-        pass: &Pass,
-        s: &mut Scratch,
-        jacobian: &mut JacobianRows,
+        tape: &mut Tape<'a>,
+        dheads: Tensor,
+        dwords: Tensor,
+        pass: &Pass<'a>,
+        jacobian: &JacobianRows,
     ) {
-        let (h, queries) = (self.hidden, pass.group.queries.len());
-        self.pool_back(dheads, pass, s, jacobian);
-        mean_pool_backward(&mut s.d[..queries * h], dheads, &pass.group.pool_bounds, h);
+        self.pool_backward(tape, dheads, pass, jacobian);
+        let dx = pass.at.d.rows(0..pass.group.queries.len());
+        tape.push(MeanPoolBackward { dx, dout: dheads, bounds: &pass.group.pool_bounds });
         for layer in (self.spec.first_trained()..self.spec.layers).rev() {
             if self.spec.recompute && layer + 1 < self.spec.layers {
-                self.run_layer(layer, pass, s);
+                self.forward_layer(tape, layer, pass);
             }
-            self.layer_back(layer, pass, s, jacobian);
+            self.layer_backward(tape, layer, pass, jacobian);
         }
         if !self.spec.embeddings_frozen() {
-            self.embed_back(dwords, pass, s, jacobian);
+            self.embed_backward(tape, dwords, pass, jacobian);
         }
     }
 
-    fn pool_back(&self, dheads: &mut [f32], pass: &Pass, s: &mut Scratch, jacobian: &mut JacobianRows) {
+    fn block<'b>(&self, place: &'b Place, pass: &Pass, jacobian: &'b JacobianRows) -> Block<'b> {
+        Block { place, values: place.of(pass.shared, pass.frozen), jacobian }
+    }
+
+    fn pool_backward<'a>(&self, tape: &mut Tape<'a>, dheads: Tensor, pass: &Pass<'a>, jacobian: &JacobianRows) {
         let Some(place) = &self.layout.pooler_place else { return };
-        let (h, m) = (self.hidden, pass.group.head_rows());
-        for rows in &pass.group.part_pooled {
-            let range = rows.start * h..rows.end * h;
-            activation_backward(&mut dheads[range.clone()], &s.pooler_pre[range], h, Activation::Tanh);
+        let block = self.block(place, pass, jacobian);
+        let pooled = &pass.group.part_pooled;
+        let through = pooled.iter().filter(|rows| !rows.is_empty());
+        for rows in through.clone() {
+            let (dout, pre) = (dheads.rows(rows.clone()), pass.at.pooler_pre.rows(rows.clone()));
+            tape.push(ActivationBackward { dout, pre, activation: Activation::Tanh });
         }
-        let piece = &self.layout.pooler;
-        jacobian.linear(place.piece(piece), &pass.group.part_pooled, dheads, &s.pooled, h, h);
-        let (weight, _) = piece.of(place.of(pass.weights.shared, pass.weights.frozen));
-        let through = &mut s.pooler_pre[..m * h];
-        linear_input_backward(through, &dheads[..m * h], weight, h, h);
-        for rows in &pass.group.part_pooled {
-            let range = rows.start * h..rows.end * h;
-            dheads[range.clone()].copy_from_slice(&through[range]);
+        let rows = 0..dheads.rows;
+        let (x, dx) = (pass.at.pooled.rows(rows.clone()), pass.at.pooler_pre.rows(rows));
+        block.linear(tape, &self.layout.pooler, pooled, [dx, dheads, x]);
+        for rows in through {
+            tape.push(Copy { out: dheads.rows(rows.clone()), x: dx.rows(rows.clone()) });
         }
     }
 
-    fn layer_back(&self, layer: usize, pass: &Pass, s: &mut Scratch, jacobian: &mut JacobianRows) {
-        let (n, h, group) = (pass.group.len(), self.hidden, pass.group);
-        let slot = Scratch::slot(&self.spec, layer);
-        let (below, rest) = s.saved.split_at_mut(slot);
-        let x = match layer {
-            0 => &s.embedded[..n * h],
-            _ if self.spec.recompute => &s.inputs[layer - 1][..n * h],
-            _ => &below[slot - 1].out[..n * h],
-        };
+    /// In: the scratch's `d` (rows x hidden) of the layer's output. Out: `d` (n x hidden) of its input, if anything below is
+    /// trained.
+    fn layer_backward<'a>(&self, tape: &mut Tape<'a>, layer: usize, pass: &Pass<'a>, jacobian: &JacobianRows) {
+        let group = pass.group;
+        let x = self.input(layer, pass);
         let all = layer + 1 < self.spec.layers || group.reads_all();
-        let rows = if all {
-            Rows { x, xq: x, keys: pass.token_keys(), picked: None, parts: &group.part_tokens }
+        // The rows computed, their keys, and the parts' shares of them.
+        let (xq, keys, parts): (Tensor, &'a [TokenKey], _) = if all {
+            (x, pass.token_keys(), &group.part_tokens)
         } else {
-            let xq = &s.last_input[..group.queries.len() * h];
-            Rows { x, xq, keys: &pass.query_keys, picked: Some(&group.queries), parts: &group.part_queries }
+            (pass.at.last_input.rows(0..group.queries.len()), pass.query_keys, &group.part_queries)
         };
-        let gradients = Gradients { d: &mut s.d, da: &mut s.da, dq: &mut s.dq, dkv: &mut s.dkv, dff: &mut s.dff };
-        self.one_layer_back(layer, pass, &rest[0], rows, gradients, jacobian);
-    }
-
-    /// In: `d` (rows x hidden) of the layer's output. Out: `d` (n x hidden) of its input, if anything below is trained.
-    fn one_layer_back(
-        &self,
-        layer: usize,
-        pass: &Pass,
-        saved: &Saved,
-        rows: Rows,
-        gradients: Gradients,
-        jacobian: &mut JacobianRows,
-    ) {
-        let (h, f) = (self.hidden, self.spec.intermediate);
-        let (n, r) = (rows.x.len() / h, rows.xq.len() / h);
+        let (h, f, r) = (self.hidden, self.spec.intermediate, xq.rows);
+        let (rows, tokens) = (0..r, 0..x.rows);
+        let saved = &pass.at.saved[slot(&self.spec, layer)];
         let place = &self.layout.layers[layer];
-        let (block, pieces) = (place.of(pass.weights.shared, pass.weights.frozen), &self.layout.layer);
-        let Gradients { d: whole, da, dq, dkv, dff } = gradients;
-        let (d, da, dq, dkv) = (&mut whole[..r * h], &mut da[..r * h], &mut dq[..r * h], &mut dkv[..n * 2 * h]);
-        let dropout = |site: usize| self.dropout_at(site, place.frozen, rows.keys, pass.random);
+        let (block, pieces) = (self.block(place, pass, jacobian), &self.layout.layer);
+        let [d, da, dq] = [pass.at.d, pass.at.da, pass.at.dq].map(|own| own.rows(rows.clone()));
+        let (dkv, dff) = (pass.at.dkv.rows(tokens.clone()), pass.at.dff);
+        let of = |own: Tensor| own.rows(rows.clone());
+        let dropout = |site: usize| self.dropout_at(site, place.frozen, keys, pass.random);
 
-        let piece = &pieces.output_norm;
-        layer_norm_backward(da, d, &saved.sum[..r * h], &saved.stats[..2 * r], piece.of(block).0);
-        jacobian.norm(place.piece(piece), rows.parts, d, &saved.sum, &saved.stats);
-        let dropped = masked(d, da, dropout(2 + 2 * layer), h);
-        let piece = &pieces.output;
-        jacobian.linear(place.piece(piece), rows.parts, dropped, &saved.act, f, h);
-        let dpre = &mut dff[..r * f];
-        linear_input_backward(dpre, dropped, piece.of(block).0, f, h);
-        activation_backward(dpre, &saved.pre[..r * f], f, Activation::Gelu);
-        let piece = &pieces.intermediate;
-        jacobian.linear(place.piece(piece), rows.parts, dpre, &saved.attention_out, h, f);
-        linear_input_backward(d, dpre, piece.of(block).0, h, f);
-        add(d, da);
+        block.norm(tape, &pieces.output_norm, parts, [da, d, of(saved.sum), of(saved.stats)]);
+        let dropped = masked(tape, [d, da], dropout(2 + 2 * layer));
+        let dpre = dff.as_rows(r, f);
+        block.linear(tape, &pieces.output, parts, [dpre, dropped, of(saved.act)]);
+        tape.push(ActivationBackward { dout: dpre, pre: of(saved.pre), activation: Activation::Gelu });
+        block.linear(tape, &pieces.intermediate, parts, [d, dpre, of(saved.attention_out)]);
+        tape.push(Add { out: d, x: da });
 
-        let piece = &pieces.attention_norm;
-        layer_norm_backward(da, d, &saved.attention_sum[..r * h], &saved.attention_stats[..2 * r], piece.of(block).0);
-        jacobian.norm(place.piece(piece), rows.parts, d, &saved.attention_sum, &saved.attention_stats);
-        let dropped = masked(d, da, dropout(1 + 2 * layer), h);
-        let piece = &pieces.attention_output;
-        jacobian.linear(place.piece(piece), rows.parts, dropped, &saved.context, h, h);
-        let dcontext = &mut dff[..r * h];
-        linear_input_backward(dcontext, dropped, piece.of(block).0, h, h);
-        let (context, log_sums) = (&saved.context[..r * h], &saved.log_sums[..r * self.spec.heads]);
-        let shape = self.sequences(layer, pass, r, rows.keys);
-        attention_backward(dq, dkv, dcontext, context, log_sums, &saved.q[..r * h], &saved.kv[..n * 2 * h], shape);
+        block.norm(tape, &pieces.attention_norm, parts, [da, d, of(saved.attention_sum), of(saved.attention_stats)]);
+        let dropped = masked(tape, [d, da], dropout(1 + 2 * layer));
+        let dcontext = dff.as_rows(r, h);
+        block.linear(tape, &pieces.attention_output, parts, [dcontext, dropped, of(saved.context)]);
+        tape.push(AttentionBackward {
+            dq,
+            dkv,
+            dout: dcontext,
+            out: of(saved.context),
+            log_sums: of(saved.log_sums),
+            q: of(saved.q),
+            kv: saved.kv.rows(tokens.clone()),
+            shape: self.sequences(layer, pass, r, keys),
+        });
 
-        let piece = &pieces.query;
-        jacobian.linear(place.piece(piece), rows.parts, dq, rows.xq, h, h);
-        let piece = &pieces.key_value;
-        jacobian.linear(place.piece(piece), &pass.group.part_tokens, dkv, rows.x, h, 2 * h);
-        if layer == 0 && self.spec.embeddings_frozen() || layer > 0 && layer == self.spec.first_trained() {
+        let wanted = !(layer == 0 && self.spec.embeddings_frozen() || layer > 0 && layer == self.spec.first_trained());
+        block.linear(tape, &pieces.query, parts, [Tensor::NONE, dq, xq]);
+        block.linear(tape, &pieces.key_value, &group.part_tokens, [Tensor::NONE, dkv, x]);
+        if !wanted {
             return;
         }
-        let dx = &mut whole[..n * h];
-        linear_input_backward(dx, dkv, piece.of(block).0, h, 2 * h);
-        let through = &mut dff[..r * h];
-        linear_input_backward(through, dq, pieces.query.of(block).0, h, h);
-        add(through, da);
-        match rows.picked {
-            None => add(dx, through),
-            Some(picked) => scatter_add_rows(dx, through, picked, h),
+        let (dx, through) = (pass.at.d.rows(tokens), dff.as_rows(r, h));
+        block.linear_input(tape, &pieces.key_value, dx, dkv);
+        block.linear_input(tape, &pieces.query, through, dq);
+        tape.push(Add { out: through, x: da });
+        if all {
+            tape.push(Add { out: dx, x: through });
+        } else {
+            tape.push(ScatterAddRows { out: dx, x: through, index: &group.queries });
         }
     }
 
-    fn embed_back(&self, dwords: &mut [f32], pass: &Pass, s: &mut Scratch, jacobian: &mut JacobianRows) {
-        let (n, h) = (pass.group.len(), self.hidden);
+    fn embed_backward<'a>(&self, tape: &mut Tape<'a>, dwords: Tensor, pass: &Pass<'a>, jacobian: &JacobianRows) {
+        let tokens = 0..pass.group.len();
         let place = &self.layout.embeddings;
-        let block = place.of(pass.weights.shared, pass.weights.frozen);
-        let d = &mut s.d[..n * h];
+        let block = self.block(place, pass, jacobian);
+        let d = pass.at.d.rows(tokens.clone());
         if let Some(dropout) = self.dropout_at(0, false, pass.token_keys(), pass.random) {
-            dropout.apply_all(d, h);
+            tape.push(DropoutByToken { x: d, dropout });
         }
-        let (piece, sum) = (&self.layout.embedding.norm, &s.embedding_sum[..n * h]);
-        layer_norm_backward(dwords, d, sum, &s.embedding_stats[..2 * n], piece.of(block).0);
-        jacobian.norm(place.piece(piece), &pass.group.part_tokens, d, sum, &s.embedding_stats);
+        let (sum, stats) = (pass.at.embedding_sum.rows(tokens.clone()), pass.at.embedding_stats.rows(tokens));
+        let parts = &pass.group.part_tokens;
+        block.norm(tape, &self.layout.embedding.norm, parts, [dwords, d, sum, stats]);
         let piece = &self.layout.embedding.rows;
-        jacobian.each(place.piece(piece), |slots| {
-            let mut segments = Vec::with_capacity(slots.len());
-            for Slot { part, values, write } in slots {
-                let (positions, types) = piece.split(values);
-                segments.push(EmbeddingGradient { tokens: pass.group.part_tokens[part].clone(), positions, types, write });
-            }
-            token_embedding_backward(&mut segments, dwords, pass.tokens(), h);
-        });
+        let (jacobian, columns) = (jacobian.of_rows(parts), place.piece(piece));
+        let (tokens, positions) = (pass.tokens(), piece.weight());
+        tape.push(TokenEmbeddingBackward { dsum: dwords, tokens, jacobian, columns, positions });
     }
 }
 
 /// The gradient behind a dropout: `d` becomes `da` masked, or without dropout `da` stands for it.
-fn masked<'a>(d: &'a mut [f32], da: &'a [f32], dropout: Option<TokenDropout>, width: usize) -> &'a [f32] {
-    match dropout {
-        None => da,
-        Some(dropout) => {
-            d.copy_from_slice(da);
-            dropout.apply_all(d, width);
-            d
-        }
-    }
+fn masked<'a>(tape: &mut Tape<'a>, [d, da]: [Tensor; 2], dropout: Option<TokenDropout<'a>>) -> Tensor {
+    let Some(dropout) = dropout else { return da };
+    tape.push(Copy { out: d, x: da });
+    tape.push(DropoutByToken { x: d, dropout });
+    d
 }

@@ -1,39 +1,42 @@
-//! The way up: embeddings, layers, pooling.
+//! The forward pass: embeddings, layers, pooling.
 
 use super::Transformer;
 use super::group::Group;
-use super::scratch::{Saved, Scratch};
-use crate::model::network::{Batch, Randomness, Weights};
-use crate::ops::activation::{Activation, bias_activation_forward};
-use crate::ops::attention::{AttentionDropout, Sequences, attention_forward};
-use crate::ops::gather::gather_rows;
-use crate::ops::layer_norm::{Norm, Residual, layer_norm_forward, residual_norm_forward};
-use crate::ops::linear::linear_forward;
-use crate::ops::pooling::mean_pool_forward;
-use crate::ops::token_dropout::{TokenDropout, TokenKey};
-use crate::ops::token_embedding::{Tokens, token_embedding_forward};
+use super::scratch::{Saved, Scratch, slot};
+use crate::device::tape::Tape;
+use crate::device::tensor::Tensor;
+use crate::model::network::{Batch, Randomness};
+use crate::ops::activation::Activation;
+use crate::ops::attention::{AttentionDropout, AttentionForward, Sequences};
+use crate::ops::embedding_bag::Table;
+use crate::ops::gather::{Copy, GatherRows};
+use crate::ops::layer_norm::{LayerNormForward, NormTensors, ResidualNormForward};
+use crate::ops::linear::LinearForward;
+use crate::ops::pooling::MeanPoolForward;
+use crate::ops::token_dropout::{DropoutByToken, TokenDropout, TokenKey};
+use crate::ops::token_embedding::{TokenEmbeddingForward, Tokens};
 
 /// What every step of a pass over one group needs.
-pub(super) struct Pass<'a> {
-    pub weights: Weights<'a>,
+pub struct Pass<'a> {
+    /// The dense parameters, trained and frozen.
+    pub shared: Tensor,
+    pub frozen: Tensor,
+    pub table: Table<'a>,
     pub batch: &'a Batch,
     pub group: &'a Group,
     /// Keys of the queries.
-    pub query_keys: Vec<TokenKey>,
+    pub query_keys: &'a [TokenKey],
     /// None outside training.
     pub random: Option<Randomness>,
+    pub at: Scratch<Tensor>,
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(weights: Weights<'a>, batch: &'a Batch, group: &'a Group, random: Option<Randomness>) -> Self {
-        Self { weights, batch, group, query_keys: group.query_keys(&batch.tokens.keys), random }
-    }
-
-    pub fn token_keys(&self) -> &[TokenKey] {
+    pub fn token_keys(&self) -> &'a [TokenKey] {
         &self.batch.tokens.keys[self.group.tokens.clone()]
     }
 
-    pub fn tokens(&self) -> Tokens<'_> {
+    pub fn tokens(&self) -> Tokens<'a> {
         let (tokens, range) = (&self.batch.tokens, self.group.tokens.clone());
         Tokens {
             ids: &self.batch.bags.rows[range.clone()],
@@ -43,118 +46,135 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// y = f(x W^T + b), whose weight and bias lie as `piece` says.
+fn linear(tape: &mut Tape, [out, pre, x]: [Tensor; 3], (weight, bias): (Tensor, Tensor), activation: Activation) {
+    let weight = weight.as_rows(out.columns, x.columns);
+    tape.push(LinearForward { out, pre, x, weight, bias, activation, residual: Tensor::NONE });
+}
+
 impl Transformer {
     /// out (head rows x hidden): what the heads see.
-    pub(super) fn run(&self, out: &mut [f32], pass: &Pass, s: &mut Scratch) {
-        self.run_prefix(pass, s);
+    pub(super) fn forward_encoder<'a>(&self, tape: &mut Tape<'a>, out: Tensor, pass: &Pass<'a>) {
+        self.forward_prefix(tape, pass);
         for layer in self.spec.first_trained()..self.spec.layers {
-            self.run_layer(layer, pass, s);
+            self.forward_layer(tape, layer, pass);
         }
-        self.pool(out, pass, s);
+        self.pool(tape, out, pass);
     }
 
-    pub(super) fn embed(&self, pass: &Pass, s: &mut Scratch) {
-        let (n, h) = (pass.group.len(), self.hidden);
-        let block = self.layout.embeddings.of(pass.weights.shared, pass.weights.frozen);
+    pub(super) fn embed<'a>(&self, tape: &mut Tape<'a>, pass: &Pass<'a>) {
+        let tokens = 0..pass.group.len();
+        let block = self.layout.embeddings.of(pass.shared, pass.frozen);
         let (positions, types) = self.layout.embedding.rows.of(block);
-        let table = pass.weights.rows.expect("the transformer has a word table");
-        let sum = &mut s.embedding_sum[..n * h];
-        token_embedding_forward(sum, pass.tokens(), table, positions, types);
-        let (gain, shift) = self.layout.embedding.norm.of(block);
-        let out = &mut s.embedded[..n * h];
-        layer_norm_forward(out, &mut s.embedding_stats[..2 * n], sum, self.norm(gain, shift));
+        let sum = pass.at.embedding_sum.rows(tokens.clone());
+        tape.push(TokenEmbeddingForward { sum, tokens: pass.tokens(), table: pass.table, positions, types });
+        let norm = self.norm(self.layout.embedding.norm.of(block));
+        let (out, stats) = (pass.at.embedded.rows(tokens.clone()), pass.at.embedding_stats.rows(tokens));
+        tape.push(LayerNormForward { out, stats, x: sum, norm });
         if let Some(dropout) = self.dropout_at(0, self.spec.embeddings_frozen(), pass.token_keys(), pass.random) {
-            dropout.apply_all(out, h);
+            tape.push(DropoutByToken { x: out, dropout });
         }
+    }
+
+    /// (n x hidden) the input of layer `index`.
+    pub(super) fn input(&self, index: usize, pass: &Pass) -> Tensor {
+        let whole = match index {
+            0 => pass.at.embedded,
+            _ if self.spec.recompute => pass.at.inputs[index - 1],
+            _ => pass.at.saved[slot(&self.spec, index - 1)].out,
+        };
+        whole.rows(0..pass.group.len())
     }
 
     /// Layer `index` from the layer below it.
-    pub(super) fn run_layer(&self, index: usize, pass: &Pass, s: &mut Scratch) {
-        let (n, h) = (pass.group.len(), self.hidden);
-        let slot = Scratch::slot(&self.spec, index);
-        let (below, rest) = s.saved.split_at_mut(slot);
-        let x = match index {
-            0 => &s.embedded[..n * h],
-            _ if self.spec.recompute => &s.inputs[index - 1][..n * h],
-            _ => &below[slot - 1].out[..n * h],
-        };
-        let saved = &mut rest[0];
+    pub(super) fn forward_layer<'a>(&self, tape: &mut Tape<'a>, index: usize, pass: &Pass<'a>) {
+        let x = self.input(index, pass);
+        let saved = &pass.at.saved[slot(&self.spec, index)];
         if index + 1 < self.spec.layers {
-            self.layer(index, pass, saved, x, x, pass.token_keys());
+            self.layer(tape, index, pass, saved, [x, x], pass.token_keys());
             if self.spec.recompute {
-                s.inputs[index][..n * h].copy_from_slice(&saved.out[..n * h]);
+                let tokens = 0..pass.group.len();
+                tape.push(Copy { out: pass.at.inputs[index].rows(tokens.clone()), x: saved.out.rows(tokens) });
             }
         } else if pass.group.reads_all() {
-            self.layer(index, pass, saved, x, x, pass.token_keys());
+            self.layer(tape, index, pass, saved, [x, x], pass.token_keys());
         } else {
-            let read = &mut s.last_input[..pass.group.queries.len() * h];
-            gather_rows(read, x, &pass.group.queries, h);
-            self.layer(index, pass, saved, read, x, &pass.query_keys);
+            let read = pass.at.last_input.rows(0..pass.group.queries.len());
+            tape.push(GatherRows { out: read, x, index: &pass.group.queries });
+            self.layer(tape, index, pass, saved, [read, x], pass.query_keys);
         }
     }
 
     /// One layer: `xq` are the rows of x that are computed, with the keys `keys`.
-    fn layer(&self, index: usize, pass: &Pass, saved: &mut Saved, xq: &[f32], x: &[f32], keys: &[TokenKey]) {
-        let (h, f) = (self.hidden, self.spec.intermediate);
-        let (n, r) = (x.len() / h, xq.len() / h);
+    fn layer<'a>(
+        &self,
+        tape: &mut Tape<'a>,
+        index: usize,
+        pass: &Pass<'a>,
+        saved: &Saved<Tensor>,
+        [xq, x]: [Tensor; 2],
+        keys: &'a [TokenKey],
+    ) {
+        let rows = 0..xq.rows;
         let place = &self.layout.layers[index];
-        let block = place.of(pass.weights.shared, pass.weights.frozen);
+        let block = place.of(pass.shared, pass.frozen);
         let pieces = &self.layout.layer;
-        let none = Activation::None;
+        let none = Tensor::NONE;
 
-        let (weight, bias) = pieces.query.of(block);
-        let q = &mut saved.q[..r * h];
-        linear_forward(q, xq, weight, h, h);
-        bias_activation_forward(&mut [], q, bias, none);
-        let (weight, bias) = pieces.key_value.of(block);
-        let kv = &mut saved.kv[..n * 2 * h];
-        linear_forward(kv, x, weight, h, 2 * h);
-        bias_activation_forward(&mut [], kv, bias, none);
-        let context = &mut saved.context[..r * h];
-        attention_forward(context, &mut saved.log_sums[..r * self.spec.heads], q, kv, self.sequences(index, pass, r, keys));
+        let (q, kv) = (saved.q.rows(rows.clone()), saved.kv.rows(0..x.rows));
+        linear(tape, [q, none, xq], pieces.query.of(block), Activation::None);
+        linear(tape, [kv, none, x], pieces.key_value.of(block), Activation::None);
+        let context = saved.context.rows(rows.clone());
+        let (log_sums, shape) = (saved.log_sums.rows(rows.clone()), self.sequences(index, pass, xq.rows, keys));
+        tape.push(AttentionForward { out: context, log_sums, q, kv, shape });
 
         let (weight, bias) = pieces.attention_output.of(block);
-        let sum = &mut saved.attention_sum[..r * h];
-        linear_forward(sum, context, weight, h, h);
-        let (gain, shift) = pieces.attention_norm.of(block);
-        let before = Residual { bias, residual: xq, dropout: self.dropout_at(1 + 2 * index, place.frozen, keys, pass.random) };
-        let middle = &mut saved.attention_out[..r * h];
-        residual_norm_forward(middle, &mut saved.attention_stats[..2 * r], sum, before, self.norm(gain, shift));
+        let sum = saved.attention_sum.rows(rows.clone());
+        linear(tape, [sum, none, context], (weight, none), Activation::None);
+        let middle = saved.attention_out.rows(rows.clone());
+        tape.push(ResidualNormForward {
+            out: middle,
+            stats: saved.attention_stats.rows(rows.clone()),
+            sum,
+            bias,
+            residual: xq,
+            dropout: self.dropout_at(1 + 2 * index, place.frozen, keys, pass.random),
+            norm: self.norm(pieces.attention_norm.of(block)),
+        });
 
-        let (weight, bias) = pieces.intermediate.of(block);
-        let pre = &mut saved.pre[..r * f];
-        linear_forward(pre, middle, weight, h, f);
-        let act = &mut saved.act[..r * f];
-        bias_activation_forward(act, pre, bias, Activation::Gelu);
+        let (act, pre) = (saved.act.rows(rows.clone()), saved.pre.rows(rows.clone()));
+        linear(tape, [act, pre, middle], pieces.intermediate.of(block), Activation::Gelu);
         let (weight, bias) = pieces.output.of(block);
-        let sum = &mut saved.sum[..r * h];
-        linear_forward(sum, act, weight, f, h);
-        let (gain, shift) = pieces.output_norm.of(block);
-        let before =
-            Residual { bias, residual: middle, dropout: self.dropout_at(2 + 2 * index, place.frozen, keys, pass.random) };
-        residual_norm_forward(&mut saved.out[..r * h], &mut saved.stats[..2 * r], sum, before, self.norm(gain, shift));
+        let sum = saved.sum.rows(rows.clone());
+        linear(tape, [sum, none, act], (weight, none), Activation::None);
+        tape.push(ResidualNormForward {
+            out: saved.out.rows(rows.clone()),
+            stats: saved.stats.rows(rows),
+            sum,
+            bias,
+            residual: middle,
+            dropout: self.dropout_at(2 + 2 * index, place.frozen, keys, pass.random),
+            norm: self.norm(pieces.output_norm.of(block)),
+        });
     }
 
     /// Means of the last layer's rows; whole sequences go through the pooler if there is one.
-    fn pool(&self, out: &mut [f32], pass: &Pass, s: &mut Scratch) {
-        let (h, m) = (self.hidden, pass.group.head_rows());
-        let last = &s.saved[Scratch::slot(&self.spec, self.spec.layers - 1)].out[..pass.group.queries.len() * h];
-        let Some(place) = &self.layout.pooler_place else {
-            return mean_pool_forward(&mut out[..m * h], last, &pass.group.pool_bounds, h);
-        };
-        let (pooled, pre) = (&mut s.pooled[..m * h], &mut s.pooler_pre[..m * h]);
-        mean_pool_forward(pooled, last, &pass.group.pool_bounds, h);
-        let (weight, bias) = self.layout.pooler.of(place.of(pass.weights.shared, pass.weights.frozen));
-        linear_forward(pre, pooled, weight, h, h);
-        bias_activation_forward(&mut out[..m * h], pre, bias, Activation::Tanh);
+    fn pool<'a>(&self, tape: &mut Tape<'a>, out: Tensor, pass: &Pass<'a>) {
+        let rows = 0..pass.group.head_rows();
+        let x = pass.at.saved[slot(&self.spec, self.spec.layers - 1)].out.rows(0..pass.group.queries.len());
+        let bounds = &pass.group.pool_bounds;
+        let Some(place) = &self.layout.pooler_place else { return tape.push(MeanPoolForward { out, x, bounds }) };
+        let (pooled, pre) = (pass.at.pooled.rows(rows.clone()), pass.at.pooler_pre.rows(rows));
+        tape.push(MeanPoolForward { out: pooled, x, bounds });
+        linear(tape, [out, pre, pooled], self.layout.pooler.of(place.of(pass.shared, pass.frozen)), Activation::Tanh);
         for (all, through) in pass.group.part_heads.iter().zip(&pass.group.part_pooled) {
             if through.is_empty() {
-                out[all.start * h..all.end * h].copy_from_slice(&pooled[all.start * h..all.end * h]);
+                tape.push(Copy { out: out.rows(all.clone()), x: pooled.rows(all.clone()) });
             }
         }
     }
 
-    pub(super) fn sequences<'a>(&self, layer: usize, pass: &'a Pass, rows: usize, keys: &'a [TokenKey]) -> Sequences<'a> {
+    pub(super) fn sequences<'a>(&self, layer: usize, pass: &Pass<'a>, rows: usize, keys: &'a [TokenKey]) -> Sequences<'a> {
         let group = pass.group;
         let dropout = pass.random.filter(|_| self.spec.attention_dropout > 0.0 && !self.layout.layers[layer].frozen);
         Sequences {
@@ -185,7 +205,7 @@ impl Transformer {
         Some(TokenDropout { tokens, probability: self.dropout, seed, round, site: site as u32 })
     }
 
-    fn norm<'a>(&self, gain: &'a [f32], shift: &'a [f32]) -> Norm<'a> {
-        Norm { gain, shift, eps: self.spec.norm_eps as f32 }
+    pub(super) fn norm(&self, (gain, shift): (Tensor, Tensor)) -> NormTensors {
+        NormTensors { gain, shift, eps: self.spec.norm_eps as f32 }
     }
 }

@@ -36,7 +36,7 @@ impl TokenBatch {
 }
 
 /// A fused group's rows, counted from its first token.
-pub(super) struct Group {
+pub struct Group {
     /// Examples and packed tokens of the batch.
     pub examples: Range<usize>,
     pub tokens: Range<usize>,

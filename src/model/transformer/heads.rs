@@ -1,124 +1,173 @@
-//! The transformer under the tasks' heads: one fused group, up and down.
+//! The transformer under the tasks' heads: one fused group, forward and backward.
+
+use std::ops::Range;
 
 use super::Transformer;
 use super::forward::Pass;
 use super::group::Group;
+use super::mlm::Decoder;
+use super::scratch::Scratch;
+use crate::device::host::HostMemory;
+use crate::device::tape::Tape;
+use crate::device::tensor::Tensor;
+use crate::model::encoders::dense::Activations;
 use crate::model::gradients::GroupGradients;
-use crate::model::jacobian::JacobianRows;
-use crate::model::network::{Batch, Network, Part, Randomness, Scratch, Weights};
+use crate::model::network::{Batch, Network, Part, Randomness, Weights};
 use crate::model::spec::HeadKind;
-use crate::ops::dropout::{RowKey, dropout};
-use crate::ops::embedding_bag::Table;
+use crate::ops::dropout::{Dropout, RowKey};
 use crate::ops::gemm::Write;
-use crate::ops::heads::{Gradient, Segment, heads_backward, heads_forward};
+use crate::ops::heads::{Head, HeadsBackward, HeadsForward};
+use crate::ops::token_dropout::TokenKey;
+
+/// What a pass needs of a group beside the batch.
+pub struct Packed {
+    group: Group,
+    query_keys: Vec<TokenKey>,
+}
+
+/// A part of a group whose head is to be computed.
+struct HeadRows<'a> {
+    part: &'a Part,
+    number: usize,
+    /// Of the head rows, of all logits, and of the masked tokens.
+    rows: Range<usize>,
+    logits: Range<usize>,
+    masked: Range<usize>,
+}
 
 impl Transformer {
-    /// Encoder and heads; logits are left in `scratch`, part after part.
-    pub fn forward(
-        &self,
-        network: &Network,
-        weights: Weights,
-        batch: &Batch,
-        parts: &[Part],
-        scratch: &mut Scratch,
-        random: Option<Randomness>,
-    ) {
+    pub fn pack(&self, network: &Network, batch: &Batch, parts: &[Part]) -> Packed {
         let group = Group::new(&batch.tokens, parts, &network.spec.heads, self.spec.pooling);
-        let pass = Pass::new(weights, batch, &group, random);
-        let own = scratch.transformer.as_mut().expect("a transformer's scratch");
-        self.run(&mut scratch.hidden, &pass, own);
-        let h = self.hidden;
-        let mut logits = &mut scratch.logits[..];
-        let mut masked = 0;
-        for (part, rows) in parts.iter().zip(&group.part_heads) {
-            let hidden = &mut scratch.hidden[rows.start * h..rows.end * h];
-            if network.spec.heads[part.task].kind == HeadKind::Mlm {
-                let (own, rest) = std::mem::take(&mut logits).split_at_mut(rows.len() * self.spec.vocabulary);
-                let head = &weights.heads[network.table.head_range(part.task)];
-                let mlm = &mut scratch.transformer.as_mut().expect("a transformer's scratch").mlm;
-                self.mlm_forward(own, hidden, head, word_table(weights), masked..masked + rows.len(), mlm);
-                masked += rows.len();
-                logits = rest;
-                continue;
-            }
-            self.head_dropout(hidden, network, part, batch, random);
-            let segment = segment(network, weights.heads, part, rows.len());
-            let (own, rest) = std::mem::take(&mut logits).split_at_mut(rows.len() * segment.outputs);
-            heads_forward(own, hidden, h, &[segment]);
-            logits = rest;
+        let query_keys = group.query_keys(&batch.tokens.keys);
+        Packed { group, query_keys }
+    }
+
+    /// A pass over a group, whose activations are `at`.
+    pub fn pass<'a>(
+        &self,
+        memory: &mut HostMemory<'a>,
+        weights: Weights<'a>,
+        batch: &'a Batch,
+        packed: &'a Packed,
+        at: Scratch<Tensor>,
+        random: Option<Randomness>,
+    ) -> Pass<'a> {
+        Pass {
+            shared: memory.lend(weights.shared),
+            frozen: memory.lend(weights.frozen),
+            table: weights.rows.expect("the transformer has a word table"),
+            batch,
+            group: &packed.group,
+            query_keys: &packed.query_keys,
+            random,
+            at,
         }
     }
 
-    /// Backward pass of a group after [`Transformer::forward`] and [`Network::losses`].
-    #[allow(clippy::too_many_arguments, reason = "as Network::backward, which it stands in for")]
-    pub fn backward(
+    fn head_rows<'p>(&self, network: &Network, pass: &Pass, parts: &'p [Part]) -> Vec<HeadRows<'p>> {
+        let (mut logits, mut masked) = (0, 0);
+        let own = |(number, (part, rows)): (usize, (&'p Part, &Range<usize>))| {
+            let start = logits;
+            logits += rows.len() * network.spec.heads[part.task].outputs;
+            let first = masked;
+            masked += if is_mlm(network, part) { rows.len() } else { 0 };
+            HeadRows { part, number, rows: rows.clone(), logits: start..logits, masked: first..masked }
+        };
+        parts.iter().zip(&pass.group.part_heads).enumerate().map(own).collect()
+    }
+
+    /// Encoder and heads. `words` is the word table where an `mlm` head reads it.
+    pub fn forward<'a>(
         &self,
+        tape: &mut Tape<'a>,
         network: &Network,
-        weights: Weights,
-        batch: &Batch,
+        pass: &Pass<'a>,
         parts: &[Part],
-        scratch: &mut Scratch,
-        gradients: GroupGradients,
-        random: Randomness,
+        [heads, words]: [Tensor; 2],
+        at: &Activations,
     ) {
-        let group = Group::new(&batch.tokens, parts, &network.spec.heads, self.spec.pooling);
-        let h = self.hidden;
-        let mut dlogits = &scratch.dlogits[..];
-        let mut masked = 0;
-        let GroupGradients { jacobian, heads, words, dinput } = gradients;
-        for (((part, rows), values), mut words) in parts.iter().zip(&group.part_heads).zip(heads).zip(words) {
-            if network.spec.heads[part.task].kind == HeadKind::Mlm {
-                let range = rows.start * h..rows.end * h;
-                let (own, rest) = dlogits.split_at(rows.len() * self.spec.vocabulary);
-                let (dhidden, hidden) = (&mut scratch.dhidden[range.clone()], &scratch.hidden[range]);
-                let head = &weights.heads[network.table.head_range(part.task)];
-                // A second batch has word rows of its own, and adds to the one gradient of the head.
-                let write = if part.first && part.batch == 0 { Write::Replace } else { Write::Add };
-                if part.first && part.batch > 0 {
-                    words.iter_mut().for_each(|words| words.whole(self.spec.vocabulary).fill(0.0));
-                }
-                let mlm = &mut scratch.transformer.as_mut().expect("a transformer's scratch").mlm;
-                let place = masked..masked + rows.len();
-                let table = word_table(weights);
-                self.mlm_backward(dhidden, values, words, own, hidden, head, table, place, write, mlm);
-                masked += rows.len();
-                dlogits = rest;
+        let hidden = at.hidden.rows(0..pass.group.head_rows());
+        self.forward_encoder(tape, hidden, pass);
+        for own in self.head_rows(network, pass, parts) {
+            let (hidden, logits) = (hidden.rows(own.rows.clone()), at.logits.range(own.logits.clone()));
+            let values = heads.range(network.table.head_range(own.part.task));
+            if is_mlm(network, own.part) {
+                self.mlm_forward(tape, logits, hidden, &Decoder { values, words, rows: own.masked }, &pass.at.mlm);
                 continue;
             }
-            if part.first && part.batch == 0 {
-                values.fill(0.0);
-            }
-            let (weight, bias) = values.split_at_mut(network.table.head(part.task).0.len());
-            let segment = segment(network, weights.heads, part, rows.len());
-            let range = rows.start * h..rows.end * h;
-            let (own, rest) = dlogits.split_at(rows.len() * segment.outputs);
-            let (dhidden, hidden) = (&mut scratch.dhidden[range.clone()], &scratch.hidden[range]);
-            heads_backward(dhidden, &mut [Gradient { weight, bias }], own, hidden, h, &[segment]);
-            self.head_dropout(dhidden, network, part, batch, Some(random));
-            dlogits = rest;
+            self.head_dropout(tape, hidden, own.part, pass);
+            let heads = vec![head(network, own.part, heads, Tensor::NONE)];
+            tape.push(HeadsForward { logits, hidden, heads, device: None });
         }
-        let pass = Pass::new(weights, batch, &group, Some(random));
-        let own = scratch.transformer.as_mut().expect("a transformer's scratch");
-        let mut rows = JacobianRows { rows: jacobian, parts, staging: &mut scratch.staging };
-        self.run_back(&mut scratch.dhidden[..group.head_rows() * h], dinput, &pass, own, &mut rows);
+    }
+
+    /// Backward pass of a group after [`Transformer::forward`] and the losses.
+    #[allow(clippy::too_many_arguments, reason = "what forward takes, and where the gradients go")]
+    pub fn backward<'a>(
+        &self,
+        tape: &mut Tape<'a>,
+        network: &Network,
+        memory: &mut HostMemory<'a>,
+        pass: &Pass<'a>,
+        parts: &[Part],
+        [heads, words]: [Tensor; 2],
+        at: &Activations,
+        gradients: GroupGradients<'a>,
+    ) {
+        let rows = 0..pass.group.head_rows();
+        let (hidden, dhidden) = (at.hidden.rows(rows.clone()), at.dhidden.rows(rows));
+        let GroupGradients { jacobian, heads: head_gradients, words: word_gradients, dinput } = gradients;
+        let mut word_gradients = word_gradients.into_iter();
+        let head_gradients: Vec<Tensor> = head_gradients.into_iter().map(|own| memory.lend_mut(own)).collect();
+        for own in self.head_rows(network, pass, parts) {
+            let (part, rows) = (own.part, own.rows.clone());
+            let (hidden, dhidden) = (hidden.rows(rows.clone()), dhidden.rows(rows));
+            let (dlogits, gradient) = (at.dlogits.range(own.logits.clone()), head_gradients[own.number]);
+            let row = word_gradients.next().flatten();
+            if is_mlm(network, part) {
+                // A second batch has word rows of its own, and adds to the one gradient of the head.
+                let write = if part.first && part.batch == 0 { Write::Replace } else { Write::Add };
+                let dwords = row.map_or(Tensor::NONE, |row| {
+                    let whole = row.whole(self.spec.vocabulary);
+                    if part.first && part.batch > 0 {
+                        whole.fill(0.0);
+                    }
+                    memory.lend_mut(whole)
+                });
+                let values = heads.range(network.table.head_range(part.task));
+                let decoder = Decoder { values, words, rows: own.masked };
+                self.mlm_backward(tape, [dhidden, dlogits, hidden], [gradient, dwords], &decoder, write, &pass.at.mlm);
+                continue;
+            }
+            let heads = vec![head(network, part, heads, gradient)];
+            tape.push(HeadsBackward { dhidden, dlogits, hidden, heads, device: None });
+            self.head_dropout(tape, dhidden, part, pass);
+        }
+        let jacobian = jacobian.lend(memory, parts, &pass.group.part_tokens, at.staging);
+        let dwords = memory.lend_mut(dinput).as_rows(pass.group.len(), self.hidden);
+        self.backward_encoder(tape, dhidden, dwords, pass, &jacobian);
     }
 
     /// Dropout of what a head over whole sequences sees.
-    fn head_dropout(&self, hidden: &mut [f32], network: &Network, part: &Part, batch: &Batch, random: Option<Randomness>) {
-        let Some(random) = random else { return };
-        if network.spec.heads[part.task].kind != HeadKind::Mlm {
-            let keys: &[RowKey] = &batch.keys[part.rows.clone()];
-            dropout(hidden, self.hidden, keys, self.dropout, random.seed, random.round);
-        }
+    fn head_dropout<'a>(&self, tape: &mut Tape<'a>, x: Tensor, part: &Part, pass: &Pass<'a>) {
+        let Some(random) = pass.random.filter(|_| self.dropout > 0.0) else { return };
+        let keys: &[RowKey] = &pass.batch.keys[part.rows.clone()];
+        tape.push(Dropout { x, keys, probability: self.dropout, random, device: [0; 2] });
     }
 }
 
-fn word_table(weights: Weights<'_>) -> Table<'_> {
-    weights.rows.expect("the transformer has a word table")
+fn is_mlm(network: &Network, part: &Part) -> bool {
+    network.spec.heads[part.task].kind == HeadKind::Mlm
 }
 
-fn segment<'a>(network: &Network, values: &'a [f32], part: &Part, rows: usize) -> Segment<'a> {
+fn head(network: &Network, part: &Part, values: Tensor, gradient: Tensor) -> Head {
     let (weight, bias) = network.table.head(part.task);
-    let outputs = network.spec.heads[part.task].outputs;
-    Segment { rows: 0..rows, outputs, weight: &values[weight.range()], bias: &values[bias.range()] }
+    Head {
+        rows: 0..part.rows.len(),
+        outputs: network.spec.heads[part.task].outputs,
+        weight: values.range(weight.range()),
+        bias: values.range(bias.range()),
+        gradient,
+        first: part.first && part.batch == 0,
+    }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::spec::{Pooling, TransformerSpec};
+use crate::device::tensor::Tensor;
 use crate::model::spec::{Init, Param};
 
 /// A linear layer (weight, bias) or a normalization (gain, shift) within its block, one after the other.
@@ -18,14 +19,15 @@ impl Piece {
         self.start..self.start + self.weight + self.bias
     }
 
-    /// Weight and bias of a block's values.
-    pub fn of<'a>(&self, block: &'a [f32]) -> (&'a [f32], &'a [f32]) {
-        block[self.range()].split_at(self.weight)
+    /// Weight and bias of a block's values, each a row.
+    pub fn of(&self, block: Tensor) -> (Tensor, Tensor) {
+        let Range { start, end } = self.range();
+        (block.range(start..start + self.weight), block.range(start + self.weight..end))
     }
 
-    /// Splits values that are this piece alone.
-    pub fn split<'a>(&self, values: &'a mut [f32]) -> (&'a mut [f32], &'a mut [f32]) {
-        values.split_at_mut(self.weight)
+    /// Values of the weight.
+    pub fn weight(&self) -> usize {
+        self.weight
     }
 }
 
@@ -56,8 +58,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn of<'a>(&self, shared: &'a [f32], frozen: &'a [f32]) -> &'a [f32] {
-        &(if self.frozen { frozen } else { shared })[self.range.clone()]
+    pub fn of(&self, shared: Tensor, frozen: Tensor) -> Tensor {
+        (if self.frozen { frozen } else { shared }).range(self.range.clone())
     }
 
     /// The stretch of a row of J that belongs to a piece.

@@ -7,24 +7,25 @@ use anyhow::Result;
 
 use super::Transformer;
 use crate::device::memory::{Buffer, Memory};
+use crate::device::tape::Tape;
+use crate::device::tensor::Tensor;
 use crate::model::spec::{Init, Param};
-use crate::ops::activation::{Activation, activation_backward, bias_activation_forward};
-use crate::ops::embedding_bag::Table;
+use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::gemm::Write;
-use crate::ops::layer_norm::{Norm, NormGradient, layer_norm_backward, layer_norm_forward, layer_norm_weight_backward};
-use crate::ops::linear::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
-use crate::ops::row_gradients::RowGradient;
+use crate::ops::jacobian_rows::{JacobianRows, Segment};
+use crate::ops::layer_norm::{LayerNormBackward, LayerNormForward, LayerNormWeightBackward};
+use crate::ops::linear::{DecoderBackward, LinearForward, LinearInputBackward, LinearWeightBackward};
 
 /// Activations of all masked tokens of a group (m).
-pub(super) struct MlmScratch {
+pub struct MlmScratch<T = Buffer> {
     /// (m x hidden) before and after GELU, after normalization; (m x 2) its statistics.
-    pre: Buffer,
-    act: Buffer,
-    out: Buffer,
-    stats: Buffer,
+    pub pre: T,
+    pub act: T,
+    pub out: T,
+    pub stats: T,
     /// (m x hidden) gradients.
-    d: Buffer,
-    da: Buffer,
+    pub d: T,
+    pub da: T,
 }
 
 impl MlmScratch {
@@ -57,99 +58,68 @@ pub fn mlm_params(params: &mut Vec<Param>, block: &str, hidden: usize, vocabular
     }
 }
 
-/// The head's values or gradients, cut into its parts.
-struct Parts<'a> {
-    weight: &'a [f32],
-    bias: &'a [f32],
-    gain: &'a [f32],
-    shift: &'a [f32],
-    decoder: &'a [f32],
+/// One task's head over some masked tokens.
+pub(super) struct Decoder {
+    /// The head's values, a row.
+    pub values: Tensor,
+    /// The word table in row order, a row; with an `mlm` head all of it is kept.
+    pub words: Tensor,
+    /// Of the masked tokens of the group.
+    pub rows: Range<usize>,
 }
 
-impl<'a> Parts<'a> {
-    fn of(values: &'a [f32], h: usize) -> Self {
-        let (weight, rest) = values.split_at(h * h);
-        let (bias, rest) = rest.split_at(h);
-        let (gain, rest) = rest.split_at(h);
-        let (shift, decoder) = rest.split_at(h);
-        Self { weight, bias, gain, shift, decoder }
+impl Decoder {
+    /// Layer (weight and bias), normalization (gain and shift) and decoder bias of the head's values or gradients.
+    fn cut(&self, whole: Tensor, h: usize) -> [Tensor; 3] {
+        let (layer, norm) = (h * h + h, 2 * h);
+        [whole.range(0..layer), whole.range(layer..layer + norm), whole.range(layer + norm..whole.columns)]
     }
 }
 
 impl Transformer {
-    /// logits (m x vocabulary) of masked tokens whose last layer is `hidden` (m x h); `rows` are theirs in the scratch.
-    pub(super) fn mlm_forward(
-        &self,
-        logits: &mut [f32],
-        hidden: &[f32],
-        head: &[f32],
-        table: Table,
-        rows: Range<usize>,
-        s: &mut MlmScratch,
-    ) {
-        let h = self.hidden;
-        let parts = Parts::of(head, h);
-        let range = rows.start * h..rows.end * h;
-        let (pre, act, out) = (&mut s.pre[range.clone()], &mut s.act[range.clone()], &mut s.out[range]);
-        linear_forward(pre, hidden, parts.weight, h, h);
-        bias_activation_forward(act, pre, parts.bias, Activation::Gelu);
-        let norm = Norm { gain: parts.gain, shift: parts.shift, eps: self.spec.norm_eps as f32 };
-        layer_norm_forward(out, &mut s.stats[2 * rows.start..2 * rows.end], act, norm);
-        linear_forward(logits, out, self.words(table), h, self.spec.vocabulary);
-        bias_activation_forward(&mut [], logits, parts.decoder, Activation::None);
+    /// logits (m x vocabulary) of masked tokens whose last layer is `hidden` (m x h).
+    pub(super) fn mlm_forward(&self, tape: &mut Tape, logits: Tensor, hidden: Tensor, head: &Decoder, s: &MlmScratch<Tensor>) {
+        let (h, v) = (self.hidden, self.spec.vocabulary);
+        let (residual, rows) = (Tensor::NONE, &head.rows);
+        let [pre, act, out] = [s.pre, s.act, s.out].map(|own| own.rows(rows.clone()));
+        let [layer, norm, decoder] = head.cut(head.values, h);
+        let (weight, bias) = (layer.range(0..h * h).as_rows(h, h), layer.range(h * h..h * h + h));
+        tape.push(LinearForward { out: act, pre, x: hidden, weight, bias, activation: Activation::Gelu, residual });
+        let norm = self.norm((norm.range(0..h), norm.range(h..2 * h)));
+        tape.push(LayerNormForward { out, stats: s.stats.rows(rows.clone()), x: act, norm });
+        let (logits, weight, pre) = (logits.as_rows(rows.len(), v), head.words.as_rows(v, h), Tensor::NONE);
+        tape.push(LinearForward { out: logits, pre, x: out, weight, bias: decoder, activation: Activation::None, residual });
     }
 
-    /// Gradients of [`Transformer::mlm_forward`]: `gradient` is the head's; `words` (none where the table is frozen) gains the
+    /// Gradients of [`Transformer::mlm_forward`]: `gradient` is the head's; `dwords` (none where the table is frozen) gains the
     /// decoder's share for every row of the table.
-    #[allow(clippy::too_many_arguments, reason = "outputs, inputs, then where they lie")]
     pub(super) fn mlm_backward(
         &self,
-        dhidden: &mut [f32],
-        gradient: &mut [f32],
-        words: Option<&mut RowGradient>,
-        dlogits: &[f32],
-        hidden: &[f32],
-        head: &[f32],
-        table: Table,
-        rows: Range<usize>,
+        tape: &mut Tape,
+        [dhidden, dlogits, hidden]: [Tensor; 3],
+        [gradient, dwords]: [Tensor; 2],
+        head: &Decoder,
         write: Write,
-        s: &mut MlmScratch,
+        s: &MlmScratch<Tensor>,
     ) {
-        let (h, v, m) = (self.hidden, self.spec.vocabulary, rows.len());
-        let parts = Parts::of(head, h);
-        let range = rows.start * h..rows.end * h;
-        let (d, da) = (&mut s.d[range.clone()], &mut s.da[range.clone()]);
-        let (layer, rest) = gradient.split_at_mut(h * h + h);
-        let (norm, decoder) = rest.split_at_mut(2 * h);
-        let out = &s.out[range.clone()];
-        match words {
-            Some(words) => {
-                let weight = words.whole(v);
-                linear_weight_backward(&mut [WeightGradient { rows: 0..m, weight, bias: decoder, write }], dlogits, out, h, v);
-            }
-            None => linear_weight_backward(
-                &mut [WeightGradient { rows: 0..m, weight: &mut [], bias: decoder, write }],
-                dlogits,
-                &[],
-                0,
-                v,
-            ),
-        }
-        linear_input_backward(d, dlogits, self.words(table), h, v);
-        let (gain, shift) = norm.split_at_mut(h);
-        let (act, stats) = (&s.act[range.clone()], &s.stats[2 * rows.start..2 * rows.end]);
-        layer_norm_weight_backward(&mut [NormGradient { rows: 0..m, gain, shift, write }], d, act, stats);
-        layer_norm_backward(da, d, act, stats, parts.gain);
-        activation_backward(da, &s.pre[range], h, Activation::Gelu);
-        let (weight, bias) = layer.split_at_mut(h * h);
-        linear_weight_backward(&mut [WeightGradient { rows: 0..m, weight, bias, write }], da, hidden, h, h);
-        linear_input_backward(dhidden, da, parts.weight, h, h);
-    }
-
-    /// The word table in row order; with an `mlm` head all of it is kept.
-    fn words<'a>(&self, table: Table<'a>) -> &'a [f32] {
-        let len = self.spec.vocabulary * self.hidden;
-        assert!(table.values.len() >= len && table.slots[0] == 0, "a tied decoder reads the whole table in row order");
-        &table.values[..len]
+        let (h, v, rows) = (self.hidden, self.spec.vocabulary, &head.rows);
+        let of = |own: Tensor| own.rows(rows.clone());
+        let [d, da, out, act, stats] = [s.d, s.da, s.out, s.act, s.stats].map(of);
+        let dlogits = dlogits.as_rows(rows.len(), v);
+        let ([dlayer, dnorm, ddecoder], [layer, norm, _]) = (head.cut(gradient, h), head.cut(head.values, h));
+        let residual = Tensor::NONE;
+        let into = |row: Tensor| JacobianRows {
+            segments: vec![Segment { rows: 0..rows.len(), row, write }],
+            added: false,
+            staging: Tensor::NONE,
+        };
+        tape.push(DecoderBackward { weight: dwords, bias: ddecoder, dout: dlogits, x: out, write });
+        tape.push(LinearInputBackward { out: d, dout: dlogits, weight: head.words.as_rows(v, h), residual });
+        tape.push(LayerNormWeightBackward { dout: d, x: act, stats, jacobian: into(dnorm), columns: 0..2 * h });
+        tape.push(LayerNormBackward { dx: da, dout: d, x: act, stats, gain: norm.range(0..h) });
+        tape.push(ActivationBackward { dout: da, pre: of(s.pre), activation: Activation::Gelu });
+        let columns = 0..h * h + h;
+        tape.push(LinearWeightBackward { dout: da, x: hidden, jacobian: into(dlayer), columns, device: None });
+        tape.push(LinearInputBackward { out: dhidden, dout: da, weight: layer.range(0..h * h).as_rows(h, h), residual });
     }
 }

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use super::Transformer;
 use super::forward::Pass;
-use super::group::Group;
-use super::scratch::Scratch;
-use crate::model::network::{Batch, Weights};
-use crate::model::spec::HeadSpec;
+use crate::device::tape::Tape;
+use crate::ops::gather::Load;
 
 /// The first trained layer's input for one text, (tokens x hidden) f32 somewhere in a file.
 #[derive(Clone)]
@@ -32,32 +30,21 @@ impl fmt::Debug for PrefixStates {
 }
 
 impl Transformer {
-    /// (tokens x hidden) the first trained layer's input for the batch's only group, computed as in evaluation.
-    pub fn prefix<'a>(&self, heads: &[HeadSpec], weights: Weights, batch: &Batch, s: &'a mut Scratch) -> &'a [f32] {
-        let group = Group::new(&batch.tokens, &batch.parts, heads, self.spec.pooling);
-        self.compute_prefix(&Pass::new(weights, batch, &group, None), s);
-        &s.prefix(&self.spec)[..group.len() * self.hidden]
-    }
-
-    /// Fills the first trained layer's input.
-    pub(super) fn run_prefix(&self, pass: &Pass, s: &mut Scratch) {
+    /// Fills the first trained layer's input: with what is known of the texts, or by computing it.
+    pub(super) fn forward_prefix<'a>(&self, tape: &mut Tape<'a>, pass: &Pass<'a>) {
         let known = &pass.batch.tokens.prefix;
         if known.is_empty() {
-            return self.compute_prefix(pass, s);
+            return self.compute_prefix(tape, pass);
         }
-        let mut rest = &mut s.prefix(&self.spec)[..pass.group.len() * self.hidden];
-        for states in &known[pass.group.examples.clone()] {
-            let (own, tail) = rest.split_at_mut(states.range.len() / 4);
-            own.copy_from_slice(states.values());
-            rest = tail;
-        }
-        assert!(rest.is_empty(), "the states kept of these texts are those of fewer tokens");
+        let values = known[pass.group.examples.clone()].iter().map(PrefixStates::values).collect();
+        tape.push(Load { out: self.input(self.spec.first_trained(), pass), values });
     }
 
-    fn compute_prefix(&self, pass: &Pass, s: &mut Scratch) {
-        self.embed(pass, s);
+    /// As in evaluation, where `pass` has no randomness.
+    pub fn compute_prefix<'a>(&self, tape: &mut Tape<'a>, pass: &Pass<'a>) {
+        self.embed(tape, pass);
         for layer in 0..self.spec.first_trained() {
-            self.run_layer(layer, pass, s);
+            self.forward_layer(tape, layer, pass);
         }
     }
 }

@@ -4,7 +4,9 @@ use anyhow::Result;
 
 use super::mlm::MlmScratch;
 use super::spec::{Pooling, TransformerSpec};
+use crate::device::host::HostMemory;
 use crate::device::memory::{Buffer, Memory};
+use crate::device::tensor::Tensor;
 
 /// Largest shapes of a transformer's run, known from the plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,26 +24,26 @@ pub struct TokenLimits {
 }
 
 /// What the way back needs of one layer: n tokens, of which q are computed (all but in the last layer).
-pub(super) struct Saved {
+pub struct Saved<T = Buffer> {
     /// (q x hidden)
-    pub q: Buffer,
+    pub q: T,
     /// (n x 2 hidden) keys, then values.
-    pub kv: Buffer,
+    pub kv: T,
     /// (q x heads)
-    pub log_sums: Buffer,
+    pub log_sums: T,
     /// (q x hidden) attention's output.
-    pub context: Buffer,
+    pub context: T,
     /// (q x hidden) input of the attention's normalization; (q x 2) its statistics; (q x hidden) its output.
-    pub attention_sum: Buffer,
-    pub attention_stats: Buffer,
-    pub attention_out: Buffer,
+    pub attention_sum: T,
+    pub attention_stats: T,
+    pub attention_out: T,
     /// (q x intermediate) before and after GELU.
-    pub pre: Buffer,
-    pub act: Buffer,
+    pub pre: T,
+    pub act: T,
     /// (q x hidden) input of the output's normalization; (q x 2) its statistics; (q x hidden) the layer's output.
-    pub sum: Buffer,
-    pub stats: Buffer,
-    pub out: Buffer,
+    pub sum: T,
+    pub stats: T,
+    pub out: T,
 }
 
 impl Saved {
@@ -65,27 +67,27 @@ impl Saved {
 }
 
 /// All activations of a group.
-pub struct Scratch {
+pub struct Scratch<T = Buffer> {
     /// (n x hidden) input of the embeddings' normalization; (n x 2) its statistics; (n x hidden) the first layer's input.
-    pub(super) embedding_sum: Buffer,
-    pub(super) embedding_stats: Buffer,
-    pub(super) embedded: Buffer,
+    pub(super) embedding_sum: T,
+    pub(super) embedding_stats: T,
+    pub(super) embedded: T,
     /// By layer; with `recompute` one for all but the last, and one for the last.
-    pub(super) saved: Vec<Saved>,
+    pub(super) saved: Vec<Saved<T>>,
     /// With `recompute`, (n x hidden) the input of each layer but the first.
-    pub(super) inputs: Vec<Buffer>,
+    pub(super) inputs: Vec<T>,
     /// (q x hidden) rows of the last layer's input that somebody reads.
-    pub(super) last_input: Buffer,
+    pub(super) last_input: T,
     /// (head rows x hidden) before the pooler, where there is one.
-    pub(super) pooled: Buffer,
-    pub(super) pooler_pre: Buffer,
+    pub(super) pooled: T,
+    pub(super) pooler_pre: T,
     /// Gradients on the way back: (n x hidden) twice, (n x hidden) of queries, (n x 2 hidden), (n x intermediate).
-    pub(super) d: Buffer,
-    pub(super) da: Buffer,
-    pub(super) dq: Buffer,
-    pub(super) dkv: Buffer,
-    pub(super) dff: Buffer,
-    pub(super) mlm: MlmScratch,
+    pub(super) d: T,
+    pub(super) da: T,
+    pub(super) dq: T,
+    pub(super) dkv: T,
+    pub(super) dff: T,
+    pub(super) mlm: MlmScratch<T>,
     masked: usize,
 }
 
@@ -138,17 +140,72 @@ impl Scratch {
         self.masked
     }
 
-    /// (n x hidden) input of the first trained layer.
-    pub(super) fn prefix(&mut self, spec: &TransformerSpec) -> &mut Buffer {
+    /// (n x hidden) the first trained layer's input.
+    pub(in crate::model) fn prefix(&self, spec: &TransformerSpec) -> &Buffer {
         match spec.first_trained() {
-            0 => &mut self.embedded,
-            layer if spec.recompute => &mut self.inputs[layer - 1],
-            layer => &mut self.saved[Self::slot(spec, layer - 1)].out,
+            0 => &self.embedded,
+            layer if spec.recompute => &self.inputs[layer - 1],
+            layer => &self.saved[slot(spec, layer - 1)].out,
         }
     }
 
-    /// Which of `saved` serves a layer.
-    pub(super) fn slot(spec: &TransformerSpec, layer: usize) -> usize {
-        if !spec.recompute { layer } else { usize::from(layer + 1 == spec.layers && spec.layers > 1) }
+    /// As tapes see it: rows of the widths that the fields say.
+    pub(in crate::model) fn lend<'a>(
+        &'a mut self,
+        memory: &mut HostMemory<'a>,
+        spec: &TransformerSpec,
+        hidden: usize,
+    ) -> Scratch<Tensor> {
+        let (h, f) = (hidden, spec.intermediate);
+        let mut rows = |values: &'a mut Buffer, columns: usize| {
+            let rows = values.len() / columns;
+            memory.lend_mut(&mut values[..]).as_rows(rows, columns)
+        };
+        let mut saved = Vec::with_capacity(self.saved.len());
+        for own in &mut self.saved {
+            saved.push(Saved {
+                q: rows(&mut own.q, h),
+                kv: rows(&mut own.kv, 2 * h),
+                log_sums: rows(&mut own.log_sums, spec.heads),
+                context: rows(&mut own.context, h),
+                attention_sum: rows(&mut own.attention_sum, h),
+                attention_stats: rows(&mut own.attention_stats, 2),
+                attention_out: rows(&mut own.attention_out, h),
+                pre: rows(&mut own.pre, f),
+                act: rows(&mut own.act, f),
+                sum: rows(&mut own.sum, h),
+                stats: rows(&mut own.stats, 2),
+                out: rows(&mut own.out, h),
+            });
+        }
+        Scratch {
+            embedding_sum: rows(&mut self.embedding_sum, h),
+            embedding_stats: rows(&mut self.embedding_stats, 2),
+            embedded: rows(&mut self.embedded, h),
+            saved,
+            inputs: self.inputs.iter_mut().map(|input| rows(input, h)).collect(),
+            last_input: rows(&mut self.last_input, h),
+            pooled: rows(&mut self.pooled, h),
+            pooler_pre: rows(&mut self.pooler_pre, h),
+            d: rows(&mut self.d, h),
+            da: rows(&mut self.da, h),
+            dq: rows(&mut self.dq, h),
+            dkv: rows(&mut self.dkv, 2 * h),
+            dff: rows(&mut self.dff, f.max(h)),
+            mlm: MlmScratch {
+                pre: rows(&mut self.mlm.pre, h),
+                act: rows(&mut self.mlm.act, h),
+                out: rows(&mut self.mlm.out, h),
+                stats: rows(&mut self.mlm.stats, 2),
+                d: rows(&mut self.mlm.d, h),
+                da: rows(&mut self.mlm.da, h),
+            },
+            masked: self.masked,
+        }
     }
+}
+
+/// Which of the saved activations serve a layer.
+pub(super) fn slot(spec: &TransformerSpec, layer: usize) -> usize {
+    if !spec.recompute { layer } else { usize::from(layer + 1 == spec.layers && spec.layers > 1) }
 }

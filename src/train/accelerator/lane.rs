@@ -1,22 +1,15 @@
 //! Room for the activations of one fused group.
 
 use crate::device::driver::{Address, DeviceError, Driver};
+use crate::device::tensor::{DType, Tensor};
+use crate::model::encoders::dense::Activations;
 use crate::model::network::{Limits, Network};
 use crate::ops::activation::Activation;
 use crate::ops::launch::pitch;
 
 pub struct Lane {
-    /// (rows x inputs) bf16, as all matrices here with rows [`pitch`] apart; null where features come with the batch.
-    pub input: Address,
-    /// (rows x width) bf16 each; `pre` is null where the activation is none.
-    pub pre: Address,
-    pub hidden: Address,
-    pub dhidden: Address,
-    /// (rows x width) bf16: the gradient that the shortcut passes on; null where nothing wants it.
-    pub shortcut: Address,
-    /// f32, part after part.
-    pub logits: Address,
-    pub dlogits: Address,
+    /// bf16, rows [`pitch`] apart.
+    pub at: Activations,
     /// (rows) f64
     pub row_losses: Address,
 }
@@ -25,20 +18,22 @@ impl Lane {
     pub fn new(device: &mut dyn Driver, number: usize, network: &Network, limits: &Limits) -> Result<Self, DeviceError> {
         let encoder = &network.spec.encoder;
         let rows = limits.group_rows.max(1);
-        let (wide, logits) = (2 * rows * pitch(encoder.hidden), 4 * limits.group_logits.max(1));
         let bag = encoder.bag().is_some();
-        let mut buffer = |name: &str, bytes: usize, wanted: bool| {
-            if wanted { device.allocate(&format!("lane {number}: {name}"), bytes) } else { Ok(0) }
+        let mut allocate = |name: &str, bytes: usize| device.allocate(&format!("lane {number}: {name}"), bytes);
+        let mut matrix = |name: &str, columns: usize, wanted: bool| {
+            let ld = pitch(columns);
+            let at = if wanted { allocate(name, 2 * rows * ld)? } else { return Ok(Tensor::NONE) };
+            Ok(Tensor { at, rows, columns, ld, dtype: DType::Bf16 })
         };
-        Ok(Self {
-            input: buffer("encoder input", 2 * rows * pitch(encoder.inputs()), bag)?,
-            pre: buffer("pre-activations", wide, encoder.activation != Activation::None)?,
-            hidden: buffer("hidden states", wide, true)?,
-            dhidden: buffer("gradient of hidden states", wide, true)?,
-            shortcut: buffer("gradient of the shortcut", wide, bag && encoder.residual)?,
-            logits: buffer("logits", logits, true)?,
-            dlogits: buffer("gradient of logits", logits, true)?,
-            row_losses: buffer("losses by row", 8 * rows, true)?,
-        })
+        let input = matrix("encoder input", encoder.inputs(), bag)?;
+        let pre = matrix("pre-activations", encoder.hidden, encoder.activation != Activation::None)?;
+        let hidden = matrix("hidden states", encoder.hidden, true)?;
+        let dhidden = matrix("gradient of hidden states", encoder.hidden, true)?;
+        let shortcut = matrix("gradient of the shortcut", encoder.hidden, bag && encoder.residual)?;
+        let count = limits.group_logits.max(1);
+        let logits = Tensor::dense(allocate("logits", 4 * count)?, 1, count, DType::F32);
+        let dlogits = Tensor { at: allocate("gradient of logits", 4 * count)?, ..logits };
+        let at = Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging: Tensor::NONE };
+        Ok(Self { at, row_losses: allocate("losses by row", 8 * rows)? })
     }
 }

@@ -1,4 +1,6 @@
-//! Forward and backward of a round's fused groups, as [`Network::forward`] and [`Network::backward`] do them.
+//! A round's fused groups on the device: their inputs laid out, and their passes in the order of two lanes.
+
+use std::ops::Range;
 
 use super::Accelerator;
 use super::lane::Lane;
@@ -6,12 +8,20 @@ use super::packet::{Packet, to_bf16};
 use super::program::{Program, Step};
 use super::rows::{RowIndex, RowsOnDevice};
 use crate::device::driver::{Address, DeviceError, StreamId};
+use crate::device::launch::Command;
+use crate::device::tape::Tape;
+use crate::device::tensor::{DType, Tensor};
+use crate::model::encoders::dense;
 use crate::model::network::{Batch, Network, Part, Targets};
 use crate::model::spec::HeadKind;
-use crate::ops::activation::Activation;
+use crate::ops::embedding_bag;
+use crate::ops::gemm::Write;
+use crate::ops::heads::HeadsOnDevice;
+use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::launch::gemm as matmul;
 use crate::ops::launch::heads::{self, HeadSegment, Loss, LossSegment};
-use crate::ops::launch::{elementwise, pitch, rows};
+use crate::ops::launch::{pitch, rows};
+use crate::ops::loss::LossesOnDevice;
 use crate::train::backend::Work;
 
 /// A round's batch, on the device.
@@ -29,6 +39,8 @@ pub(super) struct Packed {
 
 /// A fused group, on the device.
 struct Group {
+    /// Its parts of the batch.
+    parts: Range<usize>,
     /// First of its rows in the round.
     base: usize,
     rows: usize,
@@ -65,7 +77,7 @@ impl Accelerator {
         packet.close();
         let mut groups = Vec::with_capacity(batch.groups.len());
         for range in &batch.groups {
-            groups.push(self.group(&mut packet, network, batch, &batch.parts[range.clone()]));
+            groups.push(self.group(&mut packet, network, batch, range.clone()));
             packet.close();
         }
         let mut starts = self.cut.starts.clone();
@@ -81,7 +93,8 @@ impl Accelerator {
         Ok(Packed { groups, round, rows, bounds, starts, packet })
     }
 
-    fn group(&self, packet: &mut Packet, network: &Network, batch: &Batch, parts: &[Part]) -> Group {
+    fn group(&self, packet: &mut Packet, network: &Network, batch: &Batch, range: Range<usize>) -> Group {
+        let parts = &batch.parts[range.clone()];
         let base = parts.first().map_or(0, |part| part.rows.start);
         let end = parts.last().map_or(0, |part| part.rows.end);
         let inputs = network.spec.encoder.inputs();
@@ -94,6 +107,7 @@ impl Accelerator {
         let [starts, ends, add] = [&tables.starts, &tables.ends, &tables.add].map(|table| packet.push(table));
         let weights = matmul::Segments { starts, ends, offsets: packet.push(&tables.weight_offsets), add, count };
         Group {
+            parts: range,
             base,
             rows: end - base,
             features: packet.push(&features),
@@ -137,11 +151,7 @@ impl Accelerator {
             if both && group.adds {
                 program.order(streams.lanes[1 - lane], streams.done[1 - lane], stream);
             }
-            let place = Place { stream, lane: &self.lanes[lane], group, packed };
-            self.add_forward(program, work, &place);
-            if backward {
-                self.add_backward(program, work, &place);
-            }
+            self.add_group(program, work, packed, group, lane, backward);
         }
         send(program, first);
         if both {
@@ -154,96 +164,86 @@ impl Accelerator {
         }
     }
 
-    fn add_forward(&self, program: &mut Program, work: &Work, place: &Place) {
-        let Place { stream, lane, group, packed } = *place;
-        let (network, encoder) = (work.network, &work.network.spec.encoder);
-        let (width, inputs) = (encoder.hidden, encoder.inputs());
-        let x = place.input();
-        if let Some(rows) = &packed.rows {
-            program.launch(stream, rows::embedding_bag_forward(x, 0, rows.bags, group.base, group.rows));
+    /// Adds a group's pass, as the encoder emits it.
+    fn add_group(&self, program: &mut Program, work: &Work, packed: &Packed, group: &Group, lane: usize, backward: bool) {
+        let (network, stream) = (work.network, self.streams.lanes[lane]);
+        let own = self.tensors(work, packed, group, &self.lanes[lane]);
+        let mut tape = Tape::default();
+        dense::forward(&mut tape, network, &own, Some(work.random));
+        dense::losses(&mut tape, network, &own, Tensor::NONE);
+        if backward {
+            dense::backward(&mut tape, network, &own, self.gradients_of(network, &own), work.random);
         }
-        let bias = network.table.shared[1].offset as Address;
-        program.launch(
-            stream,
-            matmul::forward(matmul::Forward {
-                out: lane.hidden,
-                pre: lane.pre,
-                x,
-                weight: self.weight.at,
-                bias: self.shared.state.values + 4 * bias,
-                residual: if encoder.residual { x } else { 0 },
-                residual_columns: if encoder.residual { inputs } else { 0 },
-                m: group.rows,
-                n: width,
-                k: inputs,
-                activation: encoder.activation,
+        for command in tape.commands() {
+            match command {
+                Command::Launch(launch) => program.launch(stream, launch),
+                Command::Copy { to, from, bytes } => program.push(Step::Copy { stream, to, from, bytes }),
+            }
+        }
+    }
+
+    /// A group as its encoder sees it.
+    fn tensors<'a>(&self, work: &Work<'a>, packed: &Packed, group: &Group, lane: &Lane) -> dense::Group<'a> {
+        let (network, batch) = (work.network, work.batch);
+        let parts = &batch.parts[group.parts.clone()];
+        let rows = group.base..group.base + group.rows;
+        let inputs = network.spec.encoder.inputs();
+        let values = self.shared.state.values;
+        let [_, bias] = [&network.table.shared[0], &network.table.shared[1]];
+        let bags = packed.rows.as_ref().map(|rows| rows.bags);
+        let bf16 = |at, rows, columns| Tensor { at, rows, columns, ld: pitch(columns), dtype: DType::Bf16 };
+        let f32 = |at, count| Tensor::dense(at, 1, count, DType::F32);
+        let bias = f32(values, self.shared.len).range(bias.range());
+        let weight = bf16(self.weight.at, self.weight.rows, self.weight.columns);
+        dense::Group {
+            parts,
+            keys: &batch.keys[rows.clone()],
+            features: if bags.is_some() { Tensor::NONE } else { bf16(group.features, group.rows, inputs) },
+            bags: &batch.bags,
+            table: bags.map(|bags| embedding_bag::Table { dim: bags.dim, slots: &[], values: &[], init: bags.init }),
+            weights: dense::Weights { weight, bias, heads: f32(self.heads.state.values, self.heads.len) },
+            at: lane.at,
+            device: Some(dense::GroupOnDevice {
+                keys: [group.keys, packed.round],
+                bags,
+                heads: HeadsOnDevice {
+                    segments: group.heads,
+                    values: self.heads.state.values,
+                    gradients: self.head_gradients,
+                    add: group.add,
+                    outputs: group.outputs,
+                },
+                losses: LossesOnDevice {
+                    segments: group.losses,
+                    targets: group.targets,
+                    row_losses: lane.row_losses,
+                    sums: self.results.at,
+                    add: group.add,
+                    smoothing: network.label_smoothing,
+                },
+                jacobian: (self.jacobian, group.weights, group.biases),
             }),
-        );
-        place.dropout(program, work, lane.hidden);
-        program.launch(stream, heads::forward(lane.logits, lane.hidden, self.heads.state.values, group.heads, width));
-        let smoothing = network.label_smoothing;
-        let losses = heads::loss_rows(lane.dlogits, lane.row_losses, lane.logits, group.targets, group.losses, smoothing, 0);
-        program.launch(stream, losses);
-        program.launch(stream, heads::loss_sums(self.results.at, lane.row_losses, group.losses, group.add));
-    }
-
-    fn add_backward(&self, program: &mut Program, work: &Work, place: &Place) {
-        let Place { stream, lane, group, .. } = *place;
-        let encoder = &work.network.spec.encoder;
-        let (width, inputs, x) = (encoder.hidden, encoder.inputs(), place.input());
-        let weights = heads::weight(self.head_gradients, lane.dlogits, lane.hidden, group.heads, group.add, width, group.outputs);
-        program.launch(stream, weights);
-        program.launch(stream, heads::input(lane.dhidden, lane.dlogits, self.heads.state.values, group.heads, width));
-        place.dropout(program, work, lane.dhidden);
-        if lane.shortcut != 0 {
-            program.push(Step::Copy { stream, to: lane.shortcut, from: lane.dhidden, bytes: 2 * group.rows * pitch(width) });
+            rows,
         }
-        if encoder.activation != Activation::None {
-            let (rows, activation) = (group.rows, encoder.activation);
-            program.launch(stream, elementwise::activation_backward(lane.dhidden, lane.pre, rows, width, activation));
-        }
-        program.launch(stream, matmul::weight(self.jacobian, lane.dhidden, x, group.weights, width, inputs));
-        program.launch(stream, matmul::bias(self.jacobian, lane.dhidden, group.biases, width));
-        let Some(table) = &self.table else { return };
-        program.launch(
-            stream,
-            matmul::input(matmul::Input {
-                out: 0,
-                out_wide: table.dinput + 4 * (group.base * pitch(inputs)) as Address,
-                dout: lane.dhidden,
-                weight: self.weight.at,
-                pre: 0,
-                residual: lane.shortcut,
-                residual_columns: if lane.shortcut != 0 { width } else { 0 },
-                m: group.rows,
-                n: inputs,
-                k: width,
-                activation: Activation::None,
-            }),
-        );
-    }
-}
-
-/// Where a group is computed.
-struct Place<'a> {
-    stream: StreamId,
-    lane: &'a Lane,
-    group: &'a Group,
-    packed: &'a Packed,
-}
-
-impl Place<'_> {
-    /// (rows x inputs) bf16
-    fn input(&self) -> Address {
-        if self.packed.rows.is_some() { self.lane.input } else { self.group.features }
     }
 
-    fn dropout(&self, program: &mut Program, work: &Work, x: Address) {
-        let encoder = &work.network.spec.encoder;
-        if encoder.dropout > 0.0 {
-            let (at, rows) = ([x, self.group.keys, self.packed.round], self.group.rows);
-            let seed = work.random.seed;
-            program.launch(self.stream, elementwise::dropout(at, rows, encoder.hidden, encoder.dropout, seed));
+    fn gradients_of(&self, network: &Network, group: &dense::Group) -> dense::Gradients {
+        let segment = |part: &Part| {
+            let at = self.jacobian + 4 * (part.present * self.stride) as Address;
+            let write = if part.first { Write::Replace } else { Write::Add };
+            let rows = part.rows.start - group.rows.start..part.rows.end - group.rows.start;
+            Segment { rows, row: Tensor::dense(at, 1, self.shared.len, DType::F32), write }
+        };
+        let heads = Tensor::dense(self.head_gradients, 1, self.heads.len, DType::F32);
+        let segments = group.parts.iter().map(segment).collect();
+        let dinput = self.table.as_ref().map_or(Tensor::NONE, |table| {
+            let at = table.dinput + 4 * (group.rows.start * pitch(table.dim)) as Address;
+            Tensor { at, rows: group.rows.len(), columns: table.dim, ld: pitch(table.dim), dtype: DType::F32 }
+        });
+        dense::Gradients {
+            jacobian: JacobianRows { segments, added: false, staging: Tensor::NONE },
+            heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),
+            dinput,
         }
     }
 }

@@ -1,0 +1,71 @@
+//! The operations of one quantum in order: emitted once by the code of a model, run by any machine.
+
+use super::host::HostMemory;
+use super::launch::Command;
+use super::tensor::Tensor;
+
+/// One operation on tensors: the same on every machine, within rounding.
+pub trait Op: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    /// Tensors it reads, and tensors it writes (or reads and writes). Those it writes overlap with no other.
+    fn operands(&self) -> Operands;
+
+    /// Computes on the host, with what it declared.
+    fn host(&self, memory: &HostMemory);
+
+    /// What computes it on a device, in order. An operation without kernels is of an encoder that no device is given.
+    fn device(&self) -> Vec<Command> {
+        unreachable!("{} has no kernel, and its encoder was not refused", self.name())
+    }
+}
+
+/// What an operation touches.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Operands {
+    pub reads: Vec<Tensor>,
+    pub writes: Vec<Tensor>,
+}
+
+impl Operands {
+    pub fn new<const R: usize, const W: usize>(reads: [Tensor; R], writes: [Tensor; W]) -> Self {
+        let there = |tensors: &[Tensor]| tensors.iter().filter(|tensor| !tensor.is_none()).copied().collect();
+        Self { reads: there(&reads), writes: there(&writes) }
+    }
+
+    /// Two tensors of which one is written and that share bytes, if there are such.
+    pub fn overlap(&self) -> Option<(Tensor, Tensor)> {
+        let meet = |a: &Tensor, b: &Tensor| {
+            let (a, b) = (a.bytes(), b.bytes());
+            a.start < b.end && b.start < a.end
+        };
+        self.writes.iter().enumerate().find_map(|(number, written)| {
+            let others = self.reads.iter().chain(&self.writes[number + 1..]);
+            others.into_iter().find(|other| meet(written, other)).map(|other| (*written, *other))
+        })
+    }
+}
+
+/// Operations in order.
+#[derive(Default)]
+pub struct Tape<'a> {
+    ops: Vec<Box<dyn Op + 'a>>,
+}
+
+impl<'a> Tape<'a> {
+    pub fn push(&mut self, op: impl Op + 'a) {
+        self.ops.push(Box::new(op));
+    }
+
+    /// What computes it on a device.
+    pub fn commands(&self) -> impl Iterator<Item = Command> {
+        self.ops.iter().flat_map(|op| op.device())
+    }
+
+    /// Computes everything on the host, in memory that holds every tensor of the tape.
+    pub fn run(&self, memory: &HostMemory) {
+        for op in &self.ops {
+            op.host(&memory.of(&**op));
+        }
+    }
+}

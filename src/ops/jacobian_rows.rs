@@ -1,0 +1,72 @@
+//! The stretches of J that a backward pass writes: one row for each segment of packed rows, or one that all add to.
+
+use std::ops::Range;
+
+use super::gemm::Write;
+use super::storage::{bf16, round, widen};
+use crate::device::host::HostMemory;
+use crate::device::tensor::{DType, Tensor};
+
+/// One segment's packed rows, and the row of J that their gradient goes to.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub rows: Range<usize>,
+    /// (P), f32 or bf16; none on a device, whose kernels have a table of their own.
+    pub row: Tensor,
+    pub write: Write,
+}
+
+/// How segments write to J.
+#[derive(Clone, Debug)]
+pub struct JacobianRows {
+    pub segments: Vec<Segment>,
+    /// All segments add to one row.
+    pub added: bool,
+    /// Room for the largest piece of a row that is kept in bf16, while it is computed.
+    pub staging: Tensor,
+}
+
+/// One segment's stretch of J.
+pub struct Slot<'a> {
+    pub rows: Range<usize>,
+    pub values: &'a mut [f32],
+    pub write: Write,
+}
+
+impl JacobianRows {
+    /// The same rows of J for other packed rows, by segment.
+    pub fn of_rows(&self, rows: &[Range<usize>]) -> Self {
+        let segment = |(segment, rows): (&Segment, &Range<usize>)| Segment { rows: rows.clone(), ..segment.clone() };
+        Self { segments: self.segments.iter().zip(rows).map(segment).collect(), ..self.clone() }
+    }
+
+    /// What is written of some columns.
+    pub fn tensors(&self, columns: &Range<usize>) -> Vec<Tensor> {
+        let there = self.segments.iter().filter(|segment| !segment.row.is_none());
+        let rows = there.map(|segment| segment.row.range(columns.clone())).take(if self.added { 1 } else { usize::MAX });
+        rows.chain((!self.staging.is_none()).then_some(self.staging)).collect()
+    }
+
+    /// Calls `work` with the slots that may be written at once: all segments' rows; or each alone where all add to one row, so
+    /// that the order of additions does not depend on the grouping, or where rows are rounded, so that one piece is staged.
+    pub fn each(&self, memory: &HostMemory, columns: Range<usize>, mut work: impl FnMut(Vec<Slot>)) {
+        let row = |segment: &Segment| segment.row.range(columns.clone());
+        let slot = |own: &Segment| Slot { rows: own.rows.clone(), values: memory.write(row(own)), write: own.write };
+        let segments = self.segments.iter();
+        if self.added {
+            segments.for_each(|own| work(vec![slot(own)]));
+        } else if self.segments.iter().all(|segment| segment.row.dtype == DType::F32) {
+            work(segments.map(slot).collect());
+        } else {
+            for own in segments {
+                let kept: &mut [bf16] = memory.write(row(own));
+                let staged: &mut [f32] = memory.write(self.staging.range(0..kept.len()));
+                if own.write == Write::Add {
+                    widen(staged, kept);
+                }
+                work(vec![Slot { rows: own.rows.clone(), values: staged, write: own.write }]);
+                round(kept, staged);
+            }
+        }
+    }
+}
