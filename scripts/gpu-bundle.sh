@@ -51,8 +51,8 @@ cp scripts/gpu-check.sh scripts/torch_products.py "$folder/"
 softgpu=$(scripts/softgpu.sh)
 if [[ -n "$softgpu" ]]; then
     mkdir "$folder/softgpu"
+    # The name that is looked for first.
     strip -o "$folder/softgpu/libcuda.so" "$softgpu/libcuda.so"
-    cp "$folder/softgpu/libcuda.so" "$folder/softgpu/libcuda.so.1"
 fi
 if [[ -d ../shared/bench ]]; then
     cp -r ../shared/bench "$folder/bench"

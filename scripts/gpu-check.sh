@@ -158,7 +158,7 @@ stage_emulated() {
 }
 
 stage_softgpu() {
-    [[ -f softgpu/libcuda.so.1 ]] || { skip softgpu "the bundle was made without it"; return; }
+    [[ -f softgpu/libcuda.so ]] || { skip softgpu "the bundle was made without it"; return; }
     check "cases on softgpu" on_softgpu tests/cases cuda::
     check "emulated.toml on softgpu" on_softgpu train small-softgpu emulated.toml cuda
 }
