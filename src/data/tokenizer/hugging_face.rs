@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
@@ -11,6 +11,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::cache::WordCache;
+use super::checks;
 
 const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
@@ -43,6 +44,8 @@ impl HuggingFace {
 
     /// A `tokenizer.json`. Its own padding and truncation are switched off: lengths come from `encoder.max_len`.
     pub(super) fn from_json(json: &[u8]) -> Result<HuggingFace> {
+        let document = serde_json::from_slice(json).context("not a tokenizer.json")?;
+        checks::check(&document)?;
         let mut inner = Tokenizer::from_bytes(json).map_err(|error| anyhow!("not a tokenizer.json: {error}"))?;
         inner.with_padding(None).with_truncation(None).map_err(|error| anyhow!("{error}"))?;
         HuggingFace::new(inner)
@@ -62,6 +65,10 @@ impl HuggingFace {
 
     pub(super) fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    pub(super) fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     pub(super) fn to_json(&self) -> Result<String> {

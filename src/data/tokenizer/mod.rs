@@ -1,6 +1,8 @@
 //! Text to token ids: hashed `words`, a WordPiece `vocab.txt`, or a Hugging Face `tokenizer.json`.
 
 mod cache;
+mod charsmap;
+mod checks;
 mod hugging_face;
 mod words;
 
@@ -86,6 +88,14 @@ impl Tokenizer {
             mask: first(["[MASK]", "<mask>"]),
             unk: first(["[UNK]", "<unk>"]),
         }
+    }
+
+    /// The special tokens that the vocabulary has: what transformers calls them, the token and its id.
+    pub fn special_tokens(&self) -> Vec<(&'static str, String, u32)> {
+        let Kind::HuggingFace(inner) = &self.kind else { return Vec::new() };
+        let SpecialIds { cls, sep, pad, mask, unk } = self.special_ids();
+        let roles = [("cls_token", cls), ("sep_token", sep), ("pad_token", pad), ("mask_token", mask), ("unk_token", unk)];
+        roles.into_iter().filter_map(|(role, id)| Some((role, inner.id_to_token(id?)?, id?))).collect()
     }
 
     /// blake3, in hex, of the file's content and the settings it is read with.
