@@ -20,6 +20,7 @@ mod passes;
 pub mod plan;
 pub mod prefix;
 pub mod pressure;
+pub mod pretrained;
 pub mod rates;
 pub mod restore;
 pub mod round;
