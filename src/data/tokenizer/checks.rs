@@ -267,6 +267,27 @@ mod tests {
     }
 
     #[test]
+    fn an_added_token_is_not_normalized_away() {
+        let mut document = file(word_piece(), json!({"type": "StripAccents"}), Value::Null);
+        let token = |content: &str, normalized: bool| {
+            json!({"id": 9, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": normalized,
+                   "special": false})
+        };
+        document["added_tokens"] = json!([token("\u{301}", true)]);
+        refused(&document, "added_tokens: the normalizer leaves nothing of \"\\u{301}\"");
+        document["added_tokens"] = json!([token("\u{301}", false), token("e\u{301}", true)]);
+        open(&document).unwrap().encode("a e\u{301} \u{301}", 99, &mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn what_the_library_panics_over_is_an_error() {
+        let steps = json!([{"type": "Prepend", "prepend": ""}, {"type": "NFC"}]);
+        let tokenizer = open(&file(word_piece(), json!({"type": "Sequence", "normalizers": steps}), Value::Null)).unwrap();
+        let error = format!("{:#}", tokenizer.encode("a b", 99, &mut Vec::new()).unwrap_err());
+        assert!(error.contains("cannot tokenize \"a b\": the tokenizers library cannot work with this file: "), "{error}");
+    }
+
+    #[test]
     fn pieces_of_a_fixed_length_have_one() {
         let split = |length: u32| file(word_piece(), Value::Null, json!({"type": "FixedLength", "length": length}));
         refused(&split(0), "pre_tokenizer: length is 0");
