@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::config::Config;
 use crate::data::Tokenizer;
+use crate::failure::Stopped;
 use crate::model::hf::{self, HeadFile, HfTokenizer, SpecialToken};
 use crate::model::spec::HeadKind;
 use crate::model::transformer::TransformerSpec;
@@ -24,14 +25,16 @@ pub fn run(path: &Path, out: &Path) -> Result<()> {
     set_threads(config.run.threads)?;
     let (engine, tokenizer) = stored_engine(&config, &source)?;
     let spec = engine.network.spec.encoder.transformer();
+    let spec = spec.context("only a transformer encoder has a Hugging Face form; this run's is linear or bag")?;
     let head = |task: &TaskState| {
-        let pooling = spec.filter(|_| task.kind != HeadKind::Mlm).map(|spec| spec.pooling);
+        let pooling = (task.kind != HeadKind::Mlm).then_some(spec.pooling);
         let head = HeadFile { kind: task.kind, outputs: task.outputs, classes: task.classes.clone(), pooling };
         (task.name.clone(), head)
     };
     let heads = source.state.tasks.iter().map(head).collect();
-    let tokenizer = tokenizer.zip(spec).map_or(Ok(None), |(tokenizer, spec)| exported(&tokenizer, spec, &config))?;
-    hf::export(out, &engine.network, &engine.parameters, &heads, tokenizer.as_ref())?;
+    let tokenizer = tokenizer.map_or(Ok(None), |tokenizer| exported(&tokenizer, spec, &config))?;
+    let written = hf::export(out, &engine.network, &engine.parameters, &heads, tokenizer.as_ref());
+    written.map_err(|error| Stopped(format!("{error:#}")))?;
     console.say(&format!("exported {} to {}", source.checkpoint.display(), out.display()));
     Ok(())
 }

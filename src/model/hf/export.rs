@@ -58,7 +58,7 @@ pub fn export(
     tokenizer: Option<&HfTokenizer>,
 ) -> Result<()> {
     let spec = network.spec.encoder.transformer();
-    let spec = spec.context("only a transformer encoder has a Hugging Face form; this run's is linear or bag")?;
+    let spec = spec.context("only a transformer encoder has a Hugging Face form")?;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let hidden = network.spec.encoder.hidden;
     let table = parameters.rows.as_ref().context("a transformer has a word table")?;
