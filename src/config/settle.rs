@@ -58,7 +58,7 @@ mod tests {
     use super::super::testing::load_text;
     use super::*;
 
-    const TEXT: &str = "[encoder]\nkind = \"linear\"\nlayers = 3\n[train]\nrounds = 1\n[synthetic]\n";
+    const TEXT: &str = "[encoder]\nkind = \"linear\"\n[train]\nrounds = 1\n[synthetic]\n";
 
     #[test]
     fn a_default_gives_way_and_is_printed_with_its_place() {
@@ -73,9 +73,9 @@ mod tests {
 
     #[test]
     fn what_was_written_has_to_be_the_same() {
-        let mut resolved = load_text(TEXT, &[]).unwrap();
-        assert_eq!(resolved.settle("encoder", "layers", Settled::Size(3), "encoder.kind"), Ok(()));
-        let other = resolved.settle("encoder", "layers", Settled::Size(4), "encoder.kind");
+        let mut resolved = load_text(TEXT, &["encoder.hidden=3"]).unwrap();
+        assert_eq!(resolved.settle("encoder", "hidden", Settled::Size(3), "encoder.kind"), Ok(()));
+        let other = resolved.settle("encoder", "hidden", Settled::Size(4), "encoder.kind");
         assert_eq!(other, Err(Unsettled::Written("3".into())));
     }
 

@@ -109,7 +109,7 @@ mod tests {
             ("type_vocab_size", json!(1), "type_vocab_size is 1"),
             ("type_vocab_size", json!(2.5), "type_vocab_size is 2.5"),
             ("vocab_size", json!(0), "vocab_size is 0, expected an integer of at least 1"),
-            ("num_hidden_layers", json!(1e300), "num_hidden_layers is 1e300, expected an integer"),
+            ("num_hidden_layers", json!(1e300), "num_hidden_layers is 1e+300, expected an integer"),
             ("num_attention_heads", json!("2"), "num_attention_heads is \"2\""),
             ("intermediate_size", json!(-1), "intermediate_size is -1"),
             ("layer_norm_eps", json!("small"), "layer_norm_eps is \"small\", expected a number"),
