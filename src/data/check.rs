@@ -136,7 +136,11 @@ impl Check<'_> {
             // Whatever is wrong with that folder is told elsewhere.
             None if self.config.encoder.from.is_some() => None,
             None => Some("text tasks need one: words, a vocab.txt or a tokenizer.json".to_owned()),
-            Some(spec) => Tokenizer::open(spec, self.config.encoder.lowercase).err().map(|error| format!("{error:#}")),
+            Some(spec) => Tokenizer::open(spec, self.config.encoder.lowercase).err().map(|error| {
+                // The key is said already.
+                let said = format!("{error:#}");
+                said.strip_prefix("encoder.tokenizer: ").unwrap_or(&said).to_owned()
+            }),
         };
         self.problems.extend(problem.map(|message| (key, message)));
     }

@@ -15,6 +15,8 @@ use super::charsmap;
 const MOST_TOKEN_BYTES: usize = 1_024;
 /// Characters of a word that is looked up piece by piece, which takes the cube of it.
 const MOST_WORD_CHARS: u64 = 1_000;
+/// How often a part of a regular expression may be repeated, by counts: each costs a step at every character of a text.
+const MOST_REPEATS: f64 = 1_000.0;
 /// How many times longer normalizers and pre-tokenizers may make a text.
 const MOST_GROWTH: f64 = 4_096.0;
 
@@ -121,9 +123,17 @@ fn check_part(value: &Value) -> Result<f64> {
         Value::Array(parts) => parts.iter().try_fold(1.0, |growth, part| Ok(growth * check_part(part)?)),
         Value::Object(part) => {
             ensure!(part.get("length").and_then(Value::as_u64) != Some(0), "length is 0, expected at least one character");
+            let pattern = part.get("pattern").unwrap_or(&Value::Null);
+            if let Some(expression) = pattern["Regex"].as_str() {
+                let times = most_repeats(expression);
+                ensure!(
+                    times <= MOST_REPEATS,
+                    "pattern `{expression}` repeats a part {times:.0} times, expected at most {MOST_REPEATS}"
+                );
+            }
             let own = match (part.get("type").and_then(Value::as_str), part.get("content"), part.get("precompiled_charsmap")) {
                 (Some("ByteLevel"), ..) => 2.0,
-                (_, Some(Value::String(content)), _) => replacement_growth(&part["pattern"], content),
+                (_, Some(Value::String(content)), _) => replacement_growth(pattern, content),
                 (_, _, Some(Value::String(map))) => charsmap::check(map).context("precompiled_charsmap")? as f64,
                 _ => 1.0,
             };
@@ -131,6 +141,17 @@ fn check_part(value: &Value) -> Result<f64> {
         }
         _ => Ok(1.0),
     }
+}
+
+/// The product of the counts `{N}` and `{N,M}` of a regular expression, which may stand within each other.
+fn most_repeats(expression: &str) -> f64 {
+    let counts = expression.match_indices('{').filter_map(|(place, _)| {
+        // `\x{3000}` is a character.
+        let is_character = [r"\x", r"\u", r"\U"].iter().any(|escape| expression[..place].ends_with(escape));
+        let (count, _) = expression[place + 1..].split_once('}').filter(|_| !is_character)?;
+        count.split(',').filter_map(|number| number.trim().parse().ok()).reduce(f64::max)
+    });
+    counts.fold(1.0, |product, count: f64| product * count.max(1.0))
 }
 
 /// An empty pattern, and a regular expression that matches nothing, stand between any two characters.
@@ -264,6 +285,22 @@ mod tests {
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         let sequence = json!({"type": "Sequence", "pretokenizers": vec![bytes; 60]});
         refused(&file(word_piece(), Value::Null, sequence), "times as long");
+    }
+
+    #[test]
+    fn repetitions_are_counted() {
+        for (expression, times) in
+            [(r"\p{L}+|\p{N}{1,3}", 3.0), (r"[\x{3000}]", 1.0), ("(?:a{9}){3,}", 27.0), ("{", 1.0), ("é{,2}", 2.0)]
+        {
+            assert_eq!(most_repeats(expression), times, "{expression}");
+        }
+        let split = |pattern: Value| {
+            file(word_piece(), Value::Null, json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false}))
+        };
+        let endless = split(json!({"Regex": "(?:(?=a)|(?>|a)){100000}"}));
+        refused(&endless, "pre_tokenizer: pattern `(?:(?=a)|(?>|a)){100000}` repeats a part 100000 times, expected at most 1000");
+        refused(&file(word_piece(), json!({"type": "Replace", "content": "a"}), Value::Null), "not a tokenizer.json");
+        assert!(open(&split(json!({"Regex": r"\p{N}{1,3}|\s+(?!\S)"}))).is_ok());
     }
 
     #[test]
