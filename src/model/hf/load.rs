@@ -161,8 +161,11 @@ fn plain_name(name: &str) -> String {
     }
 }
 
+/// How a number is read from its bytes.
+type Read = fn(&[u8]) -> f32;
+
 /// A number's bytes, and how it is read from them, little-endian; none where the encoder's weights cannot be of this type.
-fn reading(dtype: Dtype) -> Option<(usize, fn(&[u8]) -> f32)> {
+fn reading(dtype: Dtype) -> Option<(usize, Read)> {
     match dtype {
         Dtype::F32 => Some((4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
         Dtype::BF16 => Some((2, |b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))),
