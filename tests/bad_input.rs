@@ -101,6 +101,35 @@ fn features_that_are_no_numbers() {
     assert!(skipped.err.contains("f.tsv:3"), "skipped rows are counted:\n{}", skipped.err);
 }
 
+#[test]
+fn tasks_with_features_of_different_widths() {
+    let place = Place::new();
+    place.write("f.tsv", "a\tb\tlabel\n1\t2\t1\n1\t3\t0\n");
+    place.write("g.jsonl", "{\"x\": [1, 2, 3], \"label\": 1}\n{\"x\": [1, 2, 4], \"label\": 0}\n");
+    let config = "[encoder]\nkind = \"linear\"\nhidden = 8\n[train]\nrounds = 2\n[task_defaults]\nlabel = \"label\"\n\
+                  [tasks.t]\ntrain = \"f.tsv\"\nfeatures = [\"a\", \"b\"]\n[tasks.u]\ntrain = \"g.jsonl\"\nfeatures = \"x\"\n";
+    let config = place.write("f.toml", config);
+    let check = |sets: &[&str]| run(&[&["check", config.to_str().expect("UTF-8")], sets].concat());
+    let parts = ["f.toml:13:12: tasks.u.features: has 3 features, tasks.t.features 2", "the same number"];
+    check(&[]).failed(2, &parts);
+    place.outcome_of_training(&config, &[], &place.path("run")).failed(2, &parts);
+    let wide = ["--set", "tasks.t.features=[\"a\"]", "--set", "tasks.u.train=f.tsv", "--set", "tasks.u.features=b"];
+    check(&wide).ok();
+    let narrow = [&wide[..], &["--set", "encoder.hidden=1", "--set", "encoder.residual=true"]].concat();
+    check(&narrow).ok();
+    check(&[
+        "--set",
+        "tasks.u.train=f.tsv",
+        "--set",
+        "tasks.u.features=[\"a\", \"b\"]",
+        narrow[6],
+        narrow[7],
+        narrow[8],
+        narrow[9],
+    ])
+    .failed(2, &["encoder.residual: adds the 2 features to encoder.hidden = 1 outputs"]);
+}
+
 /// A typo in every table, all reported at once with line, column and a suggestion.
 #[test]
 fn typos_in_every_table() {

@@ -6,11 +6,17 @@ use anyhow::Result;
 
 use crate::config::{self, Errors, Resolved};
 use crate::data;
+use crate::train::pretrained;
 
-/// Loads a configuration and holds it against the files it names; all errors of both together.
+/// Loads a configuration, completes it with the sizes of `encoder.from`, and holds it against the files it names; all errors
+/// of these files together.
 pub fn load(path: &Path, sets: &[String]) -> Result<Resolved> {
-    let resolved = config::load(path, sets)?;
-    let problems = data::check_sources(&resolved.config);
+    let mut resolved = config::load(path, sets)?;
+    let mut problems = pretrained::adopt(&mut resolved);
+    if problems.is_empty() {
+        problems.extend(pretrained::check(&resolved.config));
+    }
+    problems.extend(data::check_sources(&resolved.config));
     let diagnostics: Vec<_> = problems.into_iter().map(|(key, message)| resolved.diagnostic(&key, message)).collect();
     if diagnostics.is_empty() { Ok(resolved) } else { Err(Errors::new(diagnostics).into()) }
 }

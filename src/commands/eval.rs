@@ -5,21 +5,19 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, ensure};
 
-use crate::config;
 use crate::data::SplitName;
 use crate::device::memory::Memory;
 use crate::observe::console::Console;
 use crate::train::checkpoint;
 use crate::train::plan::Plan;
 use crate::train::run_folder::Source;
-use crate::train::session::{RunFiles, load_corpus, set_threads, use_stored};
+use crate::train::session::{load_corpus, load_run, set_threads};
 use crate::train::sweep::evaluate;
 
 pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
-    let mut config = config::load(&source.run.join("config.toml"), &[])?.config;
-    use_stored(&mut config, &RunFiles::of(&source.run))?;
+    let mut config = load_run(&source.run)?;
     set_threads(config.run.threads)?;
     let corpus = load_corpus(&mut config, &console)?;
     let plan = Plan::new(&config, &corpus)?;

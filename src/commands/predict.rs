@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
 use crate::model::spec::HeadKind;
 use crate::observe::console::Console;
@@ -16,7 +16,7 @@ use crate::train::metrics::argmax;
 use crate::train::restore::stored_engine;
 use crate::train::round::Engine;
 use crate::train::run_folder::Source;
-use crate::train::session::{RunFiles, set_threads, use_stored};
+use crate::train::session::{load_model, set_threads};
 
 pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
     let console = Console::new();
@@ -28,9 +28,7 @@ pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
         source.state.tasks[number].kind != HeadKind::Mlm,
         "--task: \"{task}\" models language: it has no answer to a text (`export` gives its encoder)"
     );
-    // Data files may be gone by now, so only the tables a model needs are read from the run's configuration.
-    let mut config = config::load_stored(&source.run.join("config.toml"))?;
-    use_stored(&mut config, &RunFiles::of(&source.run))?;
+    let config = load_model(&source.run)?;
     set_threads(config.run.threads)?;
     let mut predictor = Predictor::new(&config, &source, number)?;
     let mut out = std::io::stdout().lock();
@@ -43,16 +41,30 @@ pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
         None => {
             for (number, line) in std::io::stdin().lock().lines().enumerate() {
                 let line = line.with_context(|| format!("stdin, line {}", number + 1))?;
-                answer(&line).with_context(|| format!("stdin, line {}", number + 1))?;
+                let answered = refuse_object(&line).and_then(|()| answer(&line));
+                answered.with_context(|| format!("stdin, line {}", number + 1))?;
             }
             Ok(())
         }
     }
 }
 
+/// A data file's line is not what its task reads of it.
+fn refuse_object(line: &str) -> Result<()> {
+    let is_object = line.trim_start().starts_with('{') && serde_json::from_str::<Map<String, Value>>(line).is_ok();
+    ensure!(
+        !is_object,
+        "found a JSON object: give what the task reads, as plain text (the two texts of a pair separated by a tab) or features \
+         as a JSON list (a text that looks like this can be given with --text)"
+    );
+    Ok(())
+}
+
 struct Predictor<'a> {
     engine: Engine,
     tokenizer: Option<Tokenizer>,
+    /// Texts of an example.
+    texts: usize,
     max_len: usize,
     number: usize,
     task: &'a TaskState,
@@ -62,14 +74,17 @@ impl<'a> Predictor<'a> {
     fn new(config: &Config, source: &'a Source, number: usize) -> Result<Self> {
         let (engine, tokenizer) = stored_engine(config, source)?;
         let task = &source.state.tasks[number];
-        Ok(Self { engine, tokenizer, max_len: config.encoder.max_len, number, task })
+        // A task of `tasks_from` may have no table of its own.
+        let texts = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).text.len();
+        Ok(Self { engine, tokenizer, texts, max_len: config.encoder.max_len, number, task })
     }
 
     /// A text (two texts of a pair are separated by a tab), or features as a JSON list.
     fn answer(&mut self, line: &str) -> Result<Value> {
         let inputs = match &self.tokenizer {
             Some(tokenizer) => {
-                let texts: Vec<&str> = line.splitn(2, '\t').collect();
+                let texts: Vec<&str> = line.split('\t').collect();
+                self.check_texts(texts.len())?;
                 Inputs::Tokens(TokenStore::from_rows(&[encode_texts(tokenizer, &texts, self.max_len(texts.len()))?]))
             }
             None => Inputs::Features(self.features(line)?),
@@ -82,6 +97,15 @@ impl<'a> Predictor<'a> {
         let batch = evaluation_batch(&self.engine.network.spec.encoder, self.number, &split, 0..1);
         let logits = self.engine.predict(&batch)[..self.task.outputs].to_vec();
         Ok(describe(self.task, &logits))
+    }
+
+    fn check_texts(&self, found: usize) -> Result<()> {
+        let task = &self.task.name;
+        match self.texts {
+            1 => ensure!(found == 1, "task \"{task}\" reads one text, found {found} separated by tabs"),
+            expected => ensure!(found == expected, "task \"{task}\" reads a pair of texts separated by a tab, found {found}"),
+        }
+        Ok(())
     }
 
     /// As when training: what is left of the longest sequence beside the special tokens.

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data::{Corpus, SplitName};
 use crate::device::Device;
 use crate::failure::INTERRUPTED;
@@ -19,9 +19,10 @@ use crate::train::checkpoint;
 use crate::train::plan::Plan;
 use crate::train::prefix;
 use crate::train::pressure;
+use crate::train::pretrained;
 use crate::train::run::{End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
-use crate::train::session::{RunFiles, load_corpus, load_pretrained, set_threads, use_stored};
+use crate::train::session::{load_corpus, load_run, set_threads};
 
 pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<ExitCode> {
     let resolved = super::check::load(path, sets)?;
@@ -35,7 +36,7 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
     let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
-    store_encoder(&config, &corpus, &folder)?;
+    store_tokenizer(&corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
     write(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));
@@ -43,7 +44,7 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     let observer = Observer::new(console, MetricsFile::create(&folder.metrics())?, TensorBoard::create(folder.path())?);
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
-    load_pretrained(&config, &mut run.engine, &notes)?;
+    pretrained::load(&config, &mut run.engine, &notes)?;
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -52,8 +53,7 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
 
 pub fn resume(path: &Path) -> Result<ExitCode> {
     let folder = RunFolder::open(path)?;
-    let mut config = config::load(&folder.config(), &[])?.config;
-    use_stored(&mut config, &RunFiles::of(folder.path()))?;
+    let mut config = load_run(folder.path())?;
     set_threads(config.run.threads)?;
     let console = Console::new();
     checkpoint::recover(folder.path())?;
@@ -82,7 +82,8 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
     match newest {
         Some((path, state)) => run.restore(&path, state)?,
-        None => load_pretrained(&config, &mut run.engine, &notes)?,
+        None => pretrained::load(&config, &mut run.engine, &notes)
+            .context("the run has no checkpoint yet and starts from the beginning")?,
     }
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
@@ -129,13 +130,8 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Keeps the tokenizer and the sizes of `encoder.from` with the run, so that it can be evaluated and asked without those files.
-fn store_encoder(config: &config::Config, corpus: &Corpus, folder: &RunFolder) -> Result<()> {
-    if let Some(from) = &config.encoder.from {
-        let file = Path::new(from).join("config.json");
-        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        write(&RunFiles::of(folder.path()).encoder, &text)?;
-    }
+/// Keeps the tokenizer with the run, so that it goes on and is asked without the file.
+fn store_tokenizer(corpus: &Corpus, folder: &RunFolder) -> Result<()> {
     let Some(tokenizer) = &corpus.tokenizer else { return Ok(()) };
     match tokenizer.to_json()? {
         Some(json) => write(&folder.tokenizer(), &json),

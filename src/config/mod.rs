@@ -16,6 +16,7 @@ mod paths;
 mod print;
 mod reference;
 pub mod schema;
+mod settle;
 mod shape;
 mod source;
 mod suggest;
@@ -36,6 +37,7 @@ pub use objective::{Fold, Objective, Quantity};
 pub use paths::WORDS;
 pub use reference::reference;
 pub use schema::Config;
+pub use settle::{Settled, Unsettled};
 pub use synthetic::names as synthetic_names;
 pub use tree::{Origin, Source};
 

@@ -1,4 +1,4 @@
-//! `taskloom check`: are the files there, and do they have the columns the tasks name? Reads headers only.
+//! `taskloom check`: are the files there, and do they have the columns the tasks name? Reads headers and first rows only.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,6 +7,7 @@ use super::read::{FileSpec, columns, has_column};
 use super::split::SplitName;
 use super::suggest::missing;
 use super::tokenizer::Tokenizer;
+use super::widths;
 use crate::config::schema::{Config, Task};
 
 /// Every problem of the data sources, as (key, message); in key order, each once. Works before and after
@@ -18,6 +19,7 @@ pub fn check_sources(config: &Config) -> Vec<(String, String)> {
         check.task(name, task);
     }
     check.tokenizer();
+    check.problems.extend(widths::check(config));
     check.problems.into_iter().collect()
 }
 
@@ -131,8 +133,14 @@ impl Check<'_> {
         }
         let key = "encoder.tokenizer".to_owned();
         let problem = match &self.config.encoder.tokenizer {
+            // Whatever is wrong with that folder is told elsewhere.
+            None if self.config.encoder.from.is_some() => None,
             None => Some("text tasks need one: words, a vocab.txt or a tokenizer.json".to_owned()),
-            Some(spec) => Tokenizer::open(spec, self.config.encoder.lowercase).err().map(|error| format!("{error:#}")),
+            Some(spec) => Tokenizer::open(spec, self.config.encoder.lowercase).err().map(|error| {
+                // The key is said already.
+                let said = format!("{error:#}");
+                said.strip_prefix("encoder.tokenizer: ").unwrap_or(&said).to_owned()
+            }),
         };
         self.problems.extend(problem.map(|message| (key, message)));
     }

@@ -18,6 +18,7 @@ pub mod synthetic;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod widths;
 
 pub use self::check::check_sources;
 pub use self::expand::expand;

@@ -21,6 +21,7 @@ mod placement;
 pub mod plan;
 pub mod prefix;
 pub mod pressure;
+pub mod pretrained;
 pub mod rates;
 pub mod restore;
 pub mod round;

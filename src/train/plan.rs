@@ -15,6 +15,7 @@ use crate::ops::activation::Activation;
 use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
+use crate::train::pretrained::NO_MASK;
 use crate::train::round::Engine;
 use crate::train::rules::{Clip, ClipScope, Rules, Scale, Solvers};
 use crate::train::shapes::limits;
@@ -261,11 +262,7 @@ pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
     let spec = ModelSpec { encoder: encoder_spec(config, input)?, heads: heads.collect() };
     let words = spec.heads.iter().find(|head| head.kind == HeadKind::Mlm);
     if let (Some(head), Some(transformer)) = (words, spec.encoder.transformer()) {
-        ensure!(
-            transformer.mask.is_some(),
-            "tasks.{}.head = \"mlm\" needs a [MASK] in the tokenizer's vocabulary, which has none",
-            head.task
-        );
+        ensure!(transformer.mask.is_some(), "tasks.{}.head: {NO_MASK}", head.task);
     }
     Ok(spec)
 }
@@ -305,7 +302,7 @@ pub fn transformer_spec(config: &Config, tokenizer: Option<&Tokenizer>) -> Resul
         "the tokenizer has {words} words, the encoder's table {vocabulary} rows (encoder.vocabulary, or vocab_size of \
          encoder.from's config.json): use the tokenizer that belongs to it"
     );
-    let missing = |name| anyhow!("encoder.tokenizer: its vocabulary has no {name}, which stands around every text");
+    let missing = |name| anyhow!("the tokenizer's vocabulary has no {name}, which stands around every text");
     let (cls, sep) = (special.cls.ok_or_else(|| missing("[CLS]"))?, special.sep.ok_or_else(|| missing("[SEP]"))?);
     Ok(TransformerSpec {
         vocabulary,

@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::train::checkpoint::{self, State};
 
+/// The run's own copy of the tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+
 pub struct RunFolder {
     path: PathBuf,
     _lock: File,
@@ -55,7 +58,7 @@ impl RunFolder {
     }
 
     pub fn tokenizer(&self) -> PathBuf {
-        self.path.join("tokenizer.json")
+        self.path.join(TOKENIZER)
     }
 
     pub fn metrics(&self) -> PathBuf {

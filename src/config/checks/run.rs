@@ -56,7 +56,8 @@ fn transformer(checker: &mut Checker) {
         _ => {}
     }
     let heads = if encoder.heads == 0 { encoder.hidden / 64 } else { encoder.heads };
-    if heads == 0 || !encoder.hidden.is_multiple_of(heads) {
+    // Sizes that `encoder.from` settles are not known yet.
+    if encoder.from.is_none() && (heads == 0 || !encoder.hidden.is_multiple_of(heads)) {
         let message = format!("{} columns cannot be shared out to {heads} heads", encoder.hidden);
         checker.error(&["encoder.heads", "encoder.hidden", "encoder.kind"], message, "hidden must be a multiple of heads");
     }

@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use self::collect::{Example, TaskBuilder};
 use self::plan::Source;
 pub(super) use self::plan::{file_spec, files_of, task_column};
+pub(super) use self::prepare::feature_count;
 use self::prepare::{Delivery, Encoded, Prepared, PreparedRow, TokenRules, prepare};
 use super::labels::RawLabel;
 use super::read::{Fault, Item};

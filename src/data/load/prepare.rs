@@ -143,6 +143,13 @@ fn features(columns: &[usize], row: &Row, source: &Source) -> Result<Encoded, Fa
     Ok(Encoded { first: values.len(), elements: bytemuck::cast_vec(values) })
 }
 
+/// How many numbers a cell holds; none where it is no list of finite ones.
+pub(in crate::data) fn feature_count(cell: &Cell) -> Option<usize> {
+    let mut values = Vec::new();
+    push_features(cell, &mut values).ok()?;
+    Some(values.len()).filter(|count| *count > 0)
+}
+
 /// Text may list numbers between blanks, commas or semicolons, in brackets or not. The error is what was found instead.
 fn push_features(cell: &Cell, values: &mut Vec<f32>) -> Result<(), String> {
     let mut push = |value: f64, shown: &str| {

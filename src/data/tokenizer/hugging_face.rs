@@ -2,15 +2,20 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, NormalizedString, Normalizer, Tokenizer};
 
 use super::cache::WordCache;
+use super::checks;
+use super::guard::guarded;
+
+/// Characters of a text shown in a message.
+const SHOWN: usize = 40;
 
 const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
@@ -43,9 +48,14 @@ impl HuggingFace {
 
     /// A `tokenizer.json`. Its own padding and truncation are switched off: lengths come from `encoder.max_len`.
     pub(super) fn from_json(json: &[u8]) -> Result<HuggingFace> {
-        let mut inner = Tokenizer::from_bytes(json).map_err(|error| anyhow!("not a tokenizer.json: {error}"))?;
-        inner.with_padding(None).with_truncation(None).map_err(|error| anyhow!("{error}"))?;
-        HuggingFace::new(inner)
+        let document = serde_json::from_slice(json).context("not a tokenizer.json")?;
+        checks::check(&document)?;
+        guarded(|| {
+            let mut inner = Tokenizer::from_bytes(json).map_err(|error| anyhow!("not a tokenizer.json: {error}"))?;
+            inner.with_padding(None).with_truncation(None).map_err(|error| anyhow!("{error}"))?;
+            check_added(&inner)?;
+            HuggingFace::new(inner)
+        })
     }
 
     fn new(inner: Tokenizer) -> Result<HuggingFace> {
@@ -62,6 +72,10 @@ impl HuggingFace {
 
     pub(super) fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    pub(super) fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     pub(super) fn to_json(&self) -> Result<String> {
@@ -87,9 +101,12 @@ impl HuggingFace {
     }
 
     fn encode_whole(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| anyhow!("cannot tokenize: {error}"))?;
-        out.extend_from_slice(encoding.get_ids());
-        Ok(())
+        guarded(|| {
+            let encoding = self.inner.encode_fast(text, false).map_err(|error| anyhow!("{error}"))?;
+            out.extend_from_slice(encoding.get_ids());
+            Ok(())
+        })
+        .with_context(|| format!("cannot tokenize {:?}", text.chars().take(SHOWN).collect::<String>()))
     }
 }
 
@@ -105,6 +122,21 @@ fn is_word_by_word(inner: &Tokenizer) -> bool {
         && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
         && matches!(inner.get_model(), ModelWrapper::WordPiece(_))
         && inner.get_added_tokens_decoder().values().all(plain)
+}
+
+/// An added token of which the normalizer leaves nothing would be found between any two characters, without end.
+fn check_added(inner: &Tokenizer) -> Result<()> {
+    let Some(normalizer) = inner.get_normalizer() else { return Ok(()) };
+    for token in inner.get_added_tokens_decoder().values().filter(|token| token.normalized) {
+        let mut content = NormalizedString::from(token.content.as_str());
+        normalizer.normalize(&mut content).map_err(|error| anyhow!("{error}"))?;
+        ensure!(
+            !content.is_empty(),
+            "added_tokens: the normalizer leaves nothing of {:?}: set \"normalized\" to false, or remove the token",
+            token.content
+        );
+    }
+    Ok(())
 }
 
 fn check_vocab(text: &str) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Text to token ids: hashed `words`, a WordPiece `vocab.txt`, or a Hugging Face `tokenizer.json`.
 
 mod cache;
+mod charsmap;
+mod checks;
+mod guard;
 mod hugging_face;
 mod words;
 
@@ -88,6 +91,14 @@ impl Tokenizer {
         }
     }
 
+    /// The special tokens that the vocabulary has: what transformers calls them, the token and its id.
+    pub fn special_tokens(&self) -> Vec<(&'static str, String, u32)> {
+        let Kind::HuggingFace(inner) = &self.kind else { return Vec::new() };
+        let SpecialIds { cls, sep, pad, mask, unk } = self.special_ids();
+        let roles = [("cls_token", cls), ("sep_token", sep), ("pad_token", pad), ("mask_token", mask), ("unk_token", unk)];
+        roles.into_iter().filter_map(|(role, id)| Some((role, inner.id_to_token(id?)?, id?))).collect()
+    }
+
     /// blake3, in hex, of the file's content and the settings it is read with.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -114,10 +125,19 @@ pub fn encode_texts(tokenizer: &Tokenizer, texts: &[&str], max_len: usize) -> Re
         [first, second] => {
             // More than max_len of either text never survives, whatever the other one's length.
             tokenizer.encode_up_to(first, max_len, &mut ids)?;
-            let whole_first = ids.len();
+            let most_first = ids.len();
             tokenizer.encode_up_to(second, max_len, &mut ids)?;
-            let (first, second) = truncated_pair(whole_first, ids.len() - whole_first, max_len);
-            ids.drain(first..whole_first);
+            let mut lengths = [most_first, ids.len() - most_first];
+            // Of an odd number the longer text keeps one more, so it counts which one that is.
+            if lengths == [max_len; 2] && !max_len.is_multiple_of(2) {
+                for (length, text) in lengths.iter_mut().zip(texts) {
+                    let mut whole = Vec::new();
+                    tokenizer.encode(text, &mut whole)?;
+                    *length = whole.len();
+                }
+            }
+            let (first, second) = truncated_pair(lengths[0], lengths[1], max_len);
+            ids.drain(first..most_first);
             ids.truncate(first + second);
             Ok((ids, first))
         }
@@ -174,6 +194,11 @@ mod tests {
         let (ids, first) = encode_texts(&tokenizer, &["a b c d", "e f g h"], 5)?;
         let (expected, _) = encode_texts(&tokenizer, &["a b e f g"], 99)?;
         assert_eq!((ids, first), (expected, 2));
+        for (texts, kept) in [(["a b c d e", "f g h"], "a b f"), (["a b c", "f g h i j"], "a f g"), (["a b c", "f g h"], "a f g")]
+        {
+            let (expected, _) = encode_texts(&tokenizer, &[kept], 99)?;
+            assert_eq!(encode_texts(&tokenizer, &texts, 3)?.0, expected, "{texts:?}");
+        }
         assert!(encode_texts(&tokenizer, &[], 5).is_err());
         Ok(())
     }

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use crate::model::transformer::TransformerSpec;
 
-/// What a config.json says about the encoder.
+/// What a config.json says about the encoder, each size at least 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HfConfig {
-    pub vocabulary: usize,
-    pub hidden: usize,
-    pub layers: usize,
-    pub heads: usize,
-    pub intermediate: usize,
-    pub positions: usize,
+    pub vocabulary: u64,
+    pub hidden: u64,
+    pub layers: u64,
+    pub heads: u64,
+    pub intermediate: u64,
+    pub positions: u64,
     pub norm_eps: f64,
 }
 
@@ -29,35 +29,39 @@ impl HfConfig {
 
     fn parse(value: &Value) -> Result<Self> {
         let text = |key: &str, expected: &str| -> Result<()> {
-            match value.get(key).and_then(Value::as_str) {
-                Some(found) if found != expected => bail!("{key} is \"{found}\", expected \"{expected}\""),
+            match value.get(key).filter(|found| !found.is_null()) {
+                Some(found) if found != expected => bail!("{key} is {found}, expected \"{expected}\""),
                 _ => Ok(()),
             }
         };
         text("model_type", "bert")?;
         text("hidden_act", "gelu")?;
         text("position_embedding_type", "absolute")?;
-        let number = |key: &str| {
-            let found = value.get(key).and_then(Value::as_u64).filter(|number| *number > 0);
-            found.map(|number| number as usize).with_context(|| format!("{key} is missing or no positive number"))
+        let types = value.get("type_vocab_size").unwrap_or(&Value::Null);
+        ensure!(types.is_null() || types == 2, "type_vocab_size is {types}, expected 2 (first and second text)");
+        let size = |key: &str| {
+            let found = value.get(key).with_context(|| format!("{key} is missing"))?;
+            let size = found.as_u64().filter(|size| *size > 0);
+            size.with_context(|| format!("{key} is {found}, expected an integer of at least 1"))
         };
-        let types = value.get("type_vocab_size").and_then(Value::as_u64).unwrap_or(2);
-        ensure!(types == 2, "type_vocab_size is {types}, expected 2 (first and second text)");
-        let (hidden, heads) = (number("hidden_size")?, number("num_attention_heads")?);
+        let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
         ensure!(hidden.is_multiple_of(heads), "hidden_size {hidden} is no multiple of num_attention_heads {heads}");
+        let norm_eps = value
+            .get("layer_norm_eps")
+            .map_or(Ok(1e-12), |found| found.as_f64().with_context(|| format!("layer_norm_eps is {found}, expected a number")))?;
         Ok(Self {
-            vocabulary: number("vocab_size")?,
+            vocabulary: size("vocab_size")?,
             hidden,
-            layers: number("num_hidden_layers")?,
+            layers: size("num_hidden_layers")?,
             heads,
-            intermediate: number("intermediate_size")?,
-            positions: number("max_position_embeddings")?,
-            norm_eps: value.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12),
+            intermediate: size("intermediate_size")?,
+            positions: size("max_position_embeddings")?,
+            norm_eps,
         })
     }
 
-    /// The config.json of an encoder. `dropout` is what it was trained with.
-    pub fn document(spec: &TransformerSpec, hidden: usize, dropout: f64) -> Value {
+    /// The config.json of an encoder. `dropout` is what it was trained with, `pad` the id of the token that fills up short texts.
+    pub fn document(spec: &TransformerSpec, hidden: usize, dropout: f64, pad: Option<u32>) -> Value {
         json!({
             "architectures": ["BertModel"],
             "model_type": "bert",
@@ -74,7 +78,7 @@ impl HfConfig {
             "initializer_range": spec.init,
             "hidden_dropout_prob": dropout,
             "attention_probs_dropout_prob": spec.attention_dropout,
-            "pad_token_id": 0,
+            "pad_token_id": pad,
             "torch_dtype": "float32",
         })
     }
@@ -99,10 +103,16 @@ mod tests {
     fn what_is_no_bert_is_refused_by_name() {
         for (key, value, part) in [
             ("model_type", json!("roberta"), "model_type is \"roberta\""),
-            ("hidden_act", json!("relu"), "hidden_act"),
+            ("hidden_act", json!("relu"), "hidden_act is \"relu\", expected \"gelu\""),
+            ("position_embedding_type", json!(1), "position_embedding_type is 1, expected \"absolute\""),
             ("num_attention_heads", json!(3), "no multiple"),
             ("type_vocab_size", json!(1), "type_vocab_size is 1"),
-            ("vocab_size", json!(0), "vocab_size is missing"),
+            ("type_vocab_size", json!(2.5), "type_vocab_size is 2.5"),
+            ("vocab_size", json!(0), "vocab_size is 0, expected an integer of at least 1"),
+            ("num_hidden_layers", json!(1e300), "num_hidden_layers is 1e+300, expected an integer"),
+            ("num_attention_heads", json!("2"), "num_attention_heads is \"2\""),
+            ("intermediate_size", json!(-1), "intermediate_size is -1"),
+            ("layer_norm_eps", json!("small"), "layer_norm_eps is \"small\", expected a number"),
         ] {
             let mut document = document();
             document[key] = value;

@@ -14,6 +14,7 @@ use super::{HfConfig, WORDS};
 use crate::model::Parameters;
 use crate::model::network::Network;
 use crate::model::spec::{HeadKind, Param};
+use crate::model::transformer::Pooling;
 
 /// What heads.json says of a task.
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +23,29 @@ pub struct HeadFile {
     pub outputs: usize,
     /// In index order; empty for regression.
     pub classes: Vec<String>,
+    /// What the head sees of the encoder's output: `cls`, the first token; `mean`, the mean of all; `pooler`, the pooler's. An
+    /// `mlm` head sees every token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+}
+
+/// A tokenizer as transformers is to find it.
+#[derive(Clone, Debug)]
+pub struct HfTokenizer {
+    /// tokenizer.json.
+    pub json: String,
+    /// Those there are.
+    pub special: Vec<SpecialToken>,
+    /// Longest sequence, special tokens counted.
+    pub max_len: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct SpecialToken {
+    /// `cls_token`, `pad_token`, ...
+    pub role: &'static str,
+    pub token: String,
+    pub id: u32,
 }
 
 /// Writes config.json, model.safetensors (a BertModel), heads.json and heads.safetensors (tensors `heads.TASK.weight` and
@@ -31,10 +55,10 @@ pub fn export(
     network: &Network,
     parameters: &Parameters,
     heads: &BTreeMap<String, HeadFile>,
-    tokenizer: Option<&str>,
+    tokenizer: Option<&HfTokenizer>,
 ) -> Result<()> {
     let spec = network.spec.encoder.transformer();
-    let spec = spec.context("only a transformer encoder has a Hugging Face form; this run's is linear or bag")?;
+    let spec = spec.context("only a transformer encoder has a Hugging Face form")?;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let hidden = network.spec.encoder.hidden;
     let table = parameters.rows.as_ref().context("a transformer has a word table")?;
@@ -49,32 +73,42 @@ pub fn export(
     add(&mut tensors, &network.table.heads, &parameters.heads.values)?;
     write_tensors(&out.join("heads.safetensors"), &tensors)?;
     write_json(&out.join("heads.json"), &serde_json::to_value(heads)?)?;
-    write_json(&out.join("config.json"), &HfConfig::document(spec, hidden, network.spec.encoder.dropout))?;
+    let pad = tokenizer.and_then(|tokenizer| tokenizer.special.iter().find(|token| token.role == "pad_token"));
+    let pad = pad.map(|token| token.id);
+    write_json(&out.join("config.json"), &HfConfig::document(spec, hidden, network.spec.encoder.dropout, pad))?;
     if let Some(tokenizer) = tokenizer {
-        write(&out.join("tokenizer.json"), &with_special_tokens(tokenizer, [spec.cls, spec.sep])?)?;
-        let settings = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": spec.positions,
-            "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]",
-        });
-        write_json(&out.join("tokenizer_config.json"), &settings)?;
+        write_json(&out.join("tokenizer.json"), &with_special_tokens(tokenizer, [spec.cls, spec.sep])?)?;
+        write_json(&out.join("tokenizer_config.json"), &tokenizer_config(tokenizer))?;
     }
     Ok(())
 }
 
-/// A tokenizer.json that puts `cls` before a text and `sep` after each, as training did, unless it has its own rule.
-fn with_special_tokens(tokenizer: &str, [cls, sep]: [u32; 2]) -> Result<String> {
-    let mut value: Value = serde_json::from_str(tokenizer).context("the tokenizer is no JSON")?;
-    if value["post_processor"].is_null() {
-        let name = |id: u32| {
-            let mut words = value["model"]["vocab"].as_object().into_iter().flatten();
-            let found = words.find(|(_, number)| number.as_u64() == Some(u64::from(id)));
-            found.map(|(word, _)| word.clone()).with_context(|| format!("the tokenizer has no word {id}"))
-        };
-        let rule = json!({ "type": "BertProcessing", "sep": [name(sep)?, sep], "cls": [name(cls)?, cls] });
-        value["post_processor"] = rule;
+/// The general class reads tokenizer.json as it is, where BERT's own would put its normalizer in place of the file's; and it
+/// leaves out the token types, which tell a pair's texts apart, unless they are asked for.
+fn tokenizer_config(tokenizer: &HfTokenizer) -> Value {
+    let mut settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_max_length": tokenizer.max_len,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": false,
+    });
+    for SpecialToken { role, token, .. } in &tokenizer.special {
+        settings[*role] = json!(token);
     }
-    Ok(format!("{value}\n"))
+    settings
+}
+
+/// The tokenizer.json with the rule that training follows, whatever its own is: `cls` before a text and `sep` after each.
+fn with_special_tokens(tokenizer: &HfTokenizer, [cls, sep]: [u32; 2]) -> Result<Value> {
+    let mut value: Value = serde_json::from_str(&tokenizer.json).context("the tokenizer is no JSON")?;
+    let named = |id: u32| {
+        let found = tokenizer.special.iter().find(|token| token.id == id);
+        found.map(|token| json!([token.token, id])).with_context(|| format!("the tokenizer has no token {id}"))
+    };
+    value["post_processor"] = json!({ "type": "BertProcessing", "sep": named(sep)?, "cls": named(cls)? });
+    Ok(value)
 }
 
 fn add<'a>(tensors: &mut BTreeMap<String, TensorView<'a>>, params: &[Param], values: &'a [f32]) -> Result<()> {

@@ -13,50 +13,52 @@ use serde_json::Value;
 use super::WORDS;
 use crate::model::Parameters;
 use crate::model::network::Network;
+use crate::model::spec::{EncoderSpec, ModelSpec, ParamTable};
 
 /// Names of left-out tensors said in a note.
 const MOST_NAMES: usize = 4;
 
+/// Whether the weights in a folder are those of this encoder, by their headers.
+pub fn check(folder: &Path, encoder: &EncoderSpec) -> Result<()> {
+    let table = ParamTable::new(&ModelSpec { encoder: encoder.clone(), heads: Vec::new() });
+    let files = WeightFiles::open(folder)?;
+    check_tensors(folder, &files.tensors()?, &wanted(&table, encoder))
+}
+
 /// Fills the encoder from a folder; returns notes on what was left out or not found. Tensors may carry the prefix `bert.`,
 /// LayerNorms may say gamma and beta, and heads are ignored. A missing pooler keeps its initial values.
 pub fn load(folder: &Path, network: &Network, parameters: &mut Parameters) -> Result<Vec<String>> {
-    let spec = network.spec.encoder.transformer().context("only a transformer starts from a Hugging Face folder")?;
-    let files: Vec<Mmap> = weight_files(folder)?.iter().map(|path| map(path)).collect::<Result<_>>()?;
-    let mut tensors = BTreeMap::new();
-    for file in &files {
-        let parsed = SafeTensors::deserialize(file);
-        let parsed = parsed.with_context(|| format!("weights in {} are no safetensors file", folder.display()))?;
-        tensors.extend(parsed.iter().map(|(name, view)| (plain_name(name), view)));
-    }
-    let table = parameters.rows.as_mut().context("a transformer has a word table")?;
-    table.touch_all();
-    let words = [spec.vocabulary, network.spec.encoder.hidden];
-    let mut wanted: Vec<(&str, &[usize], &mut [f32])> = vec![(WORDS, &words, &mut *table.stored_mut()[0])];
-    let spaces = [(&network.table.shared, &mut parameters.shared.values), (&network.table.frozen, &mut parameters.frozen)];
-    for (params, values) in spaces {
+    let files = WeightFiles::open(folder)?;
+    let tensors = files.tensors()?;
+    let wanted = wanted(&network.table, &network.spec.encoder);
+    check_tensors(folder, &tensors, &wanted)?;
+    let words = parameters.rows.as_mut().context("a transformer has a word table")?;
+    words.touch_all();
+    let mut spaces: BTreeMap<&str, &mut [f32]> = BTreeMap::from([(WORDS, &mut *words.stored_mut()[0])]);
+    for (params, values) in
+        [(&network.table.shared, &mut parameters.shared.values), (&network.table.frozen, &mut parameters.frozen)]
+    {
         let mut rest = &mut values[..];
         for param in params {
             let (own, tail) = std::mem::take(&mut rest).split_at_mut(param.len());
-            wanted.push((&param.name, &param.shape, own));
+            spaces.insert(&param.name, own);
             rest = tail;
         }
     }
-    let (mut faults, mut notes, mut used) = (Vec::new(), Vec::new(), BTreeSet::new());
-    for (name, shape, values) in wanted {
-        match tensors.get(name) {
-            None if name.starts_with("pooler.") => notes.push(format!("{name} is not in {}: starts anew", folder.display())),
-            None => faults.push(format!("{name} is missing")),
-            Some(tensor) if tensor.shape() != shape => {
-                faults.push(format!("{name} is {:?}, expected {shape:?}", tensor.shape()));
-            }
-            Some(tensor) => match convert(tensor, values) {
-                Ok(()) => drop(used.insert(name.to_owned())),
-                Err(fault) => faults.push(format!("{name} {fault}")),
-            },
-        }
+    let mut notes = Vec::new();
+    for (name, values) in spaces {
+        let Some(tensor) = tensors.get(name) else {
+            notes.push(format!("{name} is not in {}: starts anew", folder.display()));
+            continue;
+        };
+        convert(tensor, values);
+        ensure!(
+            values.iter().all(|value| value.is_finite()),
+            "{}: {name} holds a number that is not finite: save the encoder again from a sound checkpoint",
+            folder.display()
+        );
     }
-    ensure!(faults.is_empty(), "{}: the weights do not fit config.json:\n  {}", folder.display(), faults.join("\n  "));
-    let extra: Vec<&str> = tensors.keys().filter(|name| !used.contains(*name)).map(String::as_str).collect();
+    let extra: Vec<&str> = tensors.keys().map(String::as_str).filter(|name| wanted.iter().all(|(own, _)| own != name)).collect();
     if !extra.is_empty() {
         let shown = extra[..extra.len().min(MOST_NAMES)].join(", ");
         let more = if extra.len() > MOST_NAMES { ", ..." } else { "" };
@@ -67,6 +69,53 @@ pub fn load(folder: &Path, network: &Network, parameters: &mut Parameters) -> Re
         ));
     }
     Ok(notes)
+}
+
+/// Name and shape of every tensor of the encoder.
+fn wanted<'a>(table: &'a ParamTable, encoder: &EncoderSpec) -> Vec<(&'a str, Vec<usize>)> {
+    let words = encoder.transformer().map(|spec| (WORDS, vec![spec.vocabulary, encoder.hidden]));
+    let dense = table.shared.iter().chain(&table.frozen).map(|param| (param.name.as_str(), param.shape.clone()));
+    words.into_iter().chain(dense).collect()
+}
+
+/// An error that names every tensor that is missing or another one than is wanted.
+fn check_tensors(folder: &Path, tensors: &BTreeMap<String, TensorView>, wanted: &[(&str, Vec<usize>)]) -> Result<()> {
+    let fault = |(name, shape): &(&str, Vec<usize>)| match tensors.get(*name) {
+        None if name.starts_with("pooler.") => None,
+        None => Some(format!("{name} is missing")),
+        Some(tensor) if tensor.shape() != shape => Some(format!("{name} is {:?}, expected {shape:?}", tensor.shape())),
+        Some(tensor) if reading(tensor.dtype()).is_none() => {
+            Some(format!("{name} holds {:?}, expected F32, F16 or BF16", tensor.dtype()))
+        }
+        Some(_) => None,
+    };
+    let faults: Vec<String> = wanted.iter().filter_map(fault).collect();
+    ensure!(faults.is_empty(), "{}: the weights do not fit config.json:\n  {}", folder.display(), faults.join("\n  "));
+    Ok(())
+}
+
+struct WeightFiles(Vec<(PathBuf, Mmap)>);
+
+impl WeightFiles {
+    fn open(folder: &Path) -> Result<Self> {
+        let files = weight_files(folder)?.into_iter().map(|path| map(&path).map(|bytes| (path, bytes)));
+        Ok(Self(files.collect::<Result<_>>()?))
+    }
+
+    /// All tensors, by today's names.
+    fn tensors(&self) -> Result<BTreeMap<String, TensorView<'_>>> {
+        let mut tensors = BTreeMap::new();
+        for (path, bytes) in &self.0 {
+            let parsed = SafeTensors::deserialize(bytes);
+            let parsed = parsed.with_context(|| format!("{} is no whole safetensors file", path.display()))?;
+            for (name, view) in parsed.iter() {
+                let plain = plain_name(name);
+                ensure!(!tensors.contains_key(&plain), "{}: {name} is there a second time, as {plain}", path.display());
+                tensors.insert(plain, view);
+            }
+        }
+        Ok(tensors)
+    }
 }
 
 /// The one file, or the shards that the index names.
@@ -84,8 +133,15 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let text = std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", index.display()))?;
     let map = value["weight_map"].as_object().with_context(|| format!("{} has no weight_map", index.display()))?;
-    let names: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    // A shard is a file of this folder.
+    let shard = |name: &Value| name.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref())).map(str::to_owned);
+    let shards: BTreeSet<String> = map
+        .iter()
+        .map(|(tensor, name)| {
+            shard(name).with_context(|| format!("{}: {tensor} is in {name}, expected a file name", index.display()))
+        })
+        .collect::<Result<_>>()?;
+    Ok(shards.into_iter().map(|name| folder.join(name)).collect())
 }
 
 fn map(path: &Path) -> Result<Mmap> {
@@ -105,25 +161,23 @@ fn plain_name(name: &str) -> String {
     }
 }
 
-/// f32, f16 or bf16, little-endian, to f32.
-fn convert(tensor: &TensorView, values: &mut [f32]) -> Result<(), String> {
-    let bytes = tensor.data();
-    match tensor.dtype() {
-        Dtype::F32 => {
-            let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
-        }
-        Dtype::BF16 => {
-            let numbers = bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16));
-            values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
-        }
-        Dtype::F16 => {
-            let numbers = bytes.chunks_exact(2).map(|b| half_to_f32(u16::from_le_bytes([b[0], b[1]])));
-            values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
-        }
-        other => return Err(format!("is {other:?}, expected F32, F16 or BF16")),
+/// How a number is read from its bytes.
+type Read = fn(&[u8]) -> f32;
+
+/// A number's bytes, and how it is read from them, little-endian; none where the encoder's weights cannot be of this type.
+fn reading(dtype: Dtype) -> Option<(usize, Read)> {
+    match dtype {
+        Dtype::F32 => Some((4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        Dtype::BF16 => Some((2, |b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))),
+        Dtype::F16 => Some((2, |b| half_to_f32(u16::from_le_bytes([b[0], b[1]])))),
+        _ => None,
     }
-    Ok(())
+}
+
+fn convert(tensor: &TensorView, values: &mut [f32]) {
+    let Some((width, read)) = reading(tensor.dtype()) else { return };
+    let numbers = tensor.data().chunks_exact(width).map(read);
+    values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
 }
 
 /// IEEE 754 binary16.

@@ -5,8 +5,8 @@ mod export;
 mod load;
 
 pub use config::HfConfig;
-pub use export::{HeadFile, export};
-pub use load::load;
+pub use export::{HeadFile, HfTokenizer, SpecialToken, export};
+pub use load::{check, load};
 
 /// Hugging Face's name of the word table, which is kept by row here.
 const WORDS: &str = "embeddings.word_embeddings.weight";

@@ -1,5 +1,7 @@
 //! What a transformer encoder is made of.
 
+use serde::Serialize;
+
 /// Shape and behaviour of the encoder; its width and dropout are the [`crate::model::spec::EncoderSpec`]'s.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TransformerSpec {
@@ -32,7 +34,8 @@ pub struct TransformerSpec {
 }
 
 /// What a head over a whole sequence sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Pooling {
     /// The first token.
     Cls,

@@ -1,0 +1,105 @@
+//! `encoder.from`: a Hugging Face folder whose encoder a run starts from. Its sizes become the configuration's, its tokenizer
+//! too where none is set, and its weights the first parameters.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::config::schema::{Config, EncoderKind, HeadKind};
+use crate::config::{Resolved, Settled, Unsettled, frozen_blocks};
+use crate::data::Tokenizer;
+use crate::model::hf::{self, HfConfig};
+use crate::model::spec::Input;
+use crate::observe::console::Console;
+use crate::train::plan::{encoder_spec, transformer_spec};
+use crate::train::round::Engine;
+
+const FROM: &str = "encoder.from";
+
+/// What is wrong with a key.
+type Problem = (String, String);
+
+/// Completes the configuration with what the folder says. Every problem, as (key, message).
+pub fn adopt(resolved: &mut Resolved) -> Vec<Problem> {
+    let Some(from) = resolved.config.encoder.from.clone() else { return Vec::new() };
+    let problem = |message: String| vec![(FROM.to_owned(), message)];
+    let folder = Path::new(&from);
+    if !folder.is_dir() {
+        return problem(format!("{} {from}", if folder.exists() { "is a file, not a folder:" } else { "no such folder:" }));
+    }
+    let file = folder.join("config.json");
+    let theirs = match HfConfig::read(&file) {
+        Ok(theirs) => theirs,
+        Err(error) => return problem(format!("{error:#}")),
+    };
+    let mut problems = Vec::new();
+    for (name, their_name, value) in [
+        ("hidden", "hidden_size", Settled::Size(theirs.hidden)),
+        ("vocabulary", "vocab_size", Settled::Size(theirs.vocabulary)),
+        ("layers", "num_hidden_layers", Settled::Size(theirs.layers)),
+        ("heads", "num_attention_heads", Settled::Size(theirs.heads)),
+        ("intermediate", "intermediate_size", Settled::Size(theirs.intermediate)),
+        ("positions", "max_position_embeddings", Settled::Size(theirs.positions)),
+        ("norm_eps", "layer_norm_eps", Settled::Number(theirs.norm_eps)),
+    ] {
+        let shown = match &value {
+            Settled::Size(size) => size.to_string(),
+            Settled::Number(number) => number.to_string(),
+            Settled::Text(text) => text.clone(),
+        };
+        let (key, said) = match resolved.settle("encoder", name, value, FROM) {
+            Ok(()) => continue,
+            Err(Unsettled::Outside(expected)) => {
+                (FROM.to_owned(), format!("{}: {their_name} is {shown}, expected {expected}", file.display()))
+            }
+            Err(Unsettled::Written(ours)) => {
+                let said = format!("is {ours}, but {their_name} in {} is {shown}: remove the key", file.display());
+                (format!("encoder.{name}"), said)
+            }
+        };
+        problems.push((key, said));
+    }
+    if resolved.config.encoder.tokenizer.is_none() {
+        match ["tokenizer.json", "vocab.txt"].into_iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
+            // Any text is a path: there is nothing to refuse.
+            Some(path) => drop(resolved.settle("encoder", "tokenizer", Settled::Text(path.display().to_string()), FROM)),
+            None => problems.extend(problem(format!("{from} has no tokenizer.json or vocab.txt: set encoder.tokenizer"))),
+        }
+    }
+    problems
+}
+
+/// Whether tokenizer, frozen blocks and weights go together with a transformer's sizes. Every problem, as (key, message).
+pub fn check(config: &Config) -> Vec<Problem> {
+    let encoder = &config.encoder;
+    // An unreadable tokenizer is told with the data's other files.
+    let tokenizer = encoder.tokenizer.as_deref().and_then(|spec| Tokenizer::open(spec, encoder.lowercase).ok());
+    let (EncoderKind::Transformer, Some(tokenizer)) = (encoder.kind, tokenizer) else { return Vec::new() };
+    if let Err(message) = frozen_blocks(&encoder.freeze, Some(encoder.layers)) {
+        return vec![("encoder.freeze".to_owned(), message)];
+    }
+    let spec = match transformer_spec(config, Some(&tokenizer)) {
+        Ok(spec) => spec,
+        Err(error) => return vec![("encoder.tokenizer".to_owned(), format!("{error:#}"))],
+    };
+    let mut problems = Vec::new();
+    let predicts_words = config.tasks.iter().find(|(_, task)| task.head == HeadKind::Mlm);
+    if let (Some((name, _)), None) = (predicts_words, spec.mask) {
+        problems.push((format!("tasks.{name}.head"), NO_MASK.to_owned()));
+    }
+    if let Some(from) = &encoder.from {
+        let fits = encoder_spec(config, Input::Tokens(spec)).and_then(|spec| hf::check(Path::new(from), &spec));
+        problems.extend(fits.err().map(|error| (FROM.to_owned(), format!("{error:#}"))));
+    }
+    problems
+}
+
+pub const NO_MASK: &str = "\"mlm\" needs a [MASK] in the tokenizer's vocabulary, which has none";
+
+/// Starts an engine from the weights in the folder, if there is one.
+pub fn load(config: &Config, engine: &mut Engine, console: &Console) -> Result<()> {
+    let Some(from) = &config.encoder.from else { return Ok(()) };
+    let notes = hf::load(Path::new(from), &engine.network, &mut engine.parameters).context(FROM)?;
+    notes.iter().for_each(|note| console.say(note));
+    Ok(())
+}
