@@ -1,6 +1,8 @@
 //! Device code of the crate: the CUDA kernels, where a compiler for them is found, and the same files as C++ for the emulated
 //! device. Writes only to OUT_DIR.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a build script talks to cargo on stdout")]
+
 #[path = "build/emulation.rs"]
 mod emulation;
 #[path = "build/nvcc.rs"]

@@ -2,6 +2,8 @@
 //!
 //! Gradients are Gaussian in 2 T dimensions, so about half of all pairs conflict.
 
+#![allow(clippy::print_stdout, reason = "its output is what it is for")]
+
 use std::time::Instant;
 
 use serde_json::Map;

@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands;
 use crate::data::SplitName;
+use crate::failure::BAD_INPUT;
 use crate::observe;
+use crate::output;
 
 /// Version, and what was built in.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (cuda: ", env!("TASKLOOM_CUDA"), ")");
@@ -38,7 +40,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Train; SIGINT, SIGTERM or SIGUSR1 finish the round, write a checkpoint and exit with 130
+    /// Train; SIGINT, SIGTERM, SIGHUP or SIGUSR1 finish the round, write a checkpoint and exit with 130
     Train {
         #[command(flatten)]
         config: ConfigArgs,
@@ -47,7 +49,12 @@ enum Command {
         run_dir: Option<PathBuf>,
     },
     /// Continue a run from its newest whole checkpoint
-    Resume { run_dir: PathBuf },
+    Resume {
+        run_dir: PathBuf,
+        /// Change a key from here on, e.g. --set optimizer.lr=1e-4; docs/configuration.md marks those that may change
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        sets: Vec<String>,
+    },
     /// Score a run (its best parameters) or one checkpoint
     Eval {
         /// Run folder or checkpoint folder
@@ -257,7 +264,10 @@ pub enum BenchEncoder {
 }
 
 pub fn run() -> Result<ExitCode> {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return tell(&answer),
+    };
     observe::init_logging();
     match cli.command {
         Command::Check { config, print } => commands::check::run(&config.config, &config.sets, print)?,
@@ -265,7 +275,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Train { config, run_dir } => {
             return commands::train::train(&config.config, &config.sets, run_dir.as_deref());
         }
-        Command::Resume { run_dir } => return commands::train::resume(&run_dir),
+        Command::Resume { run_dir, sets } => return commands::train::resume(&run_dir, &sets),
         Command::Eval { path, split, json } => {
             let split = match split {
                 EvalSplit::Dev => SplitName::Dev,
@@ -276,12 +286,22 @@ pub fn run() -> Result<ExitCode> {
         Command::Predict { path, task, text } => commands::predict::run(&path, &task, text.as_deref())?,
         Command::Export { path, out } => commands::export::run(&path, &out)?,
         Command::Surgery(args) => commands::surgery::run(&args)?,
-        Command::Methods { json, markdown } => commands::methods::run(json, markdown),
+        Command::Methods { json, markdown } => commands::methods::run(json, markdown)?,
         Command::Simulate(options) => commands::simulate::run(&options)?,
         Command::Bench(Bench::Step(options)) => commands::bench::step(&options)?,
         Command::Bench(Bench::Surgery(options)) => commands::bench_surgery::run(&options)?,
         Command::Bench(Bench::Kernels(options)) => commands::bench_kernels::run(&options)?,
         Command::Bench(Bench::Schedule(options)) => commands::bench_schedule::run(&options)?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Help and version are results; what is wrong with the words typed is a message.
+fn tell(answer: &clap::Error) -> Result<ExitCode> {
+    let printed = answer.print();
+    if answer.use_stderr() {
+        return Ok(ExitCode::from(BAD_INPUT));
+    }
+    output::written(printed)?;
     Ok(ExitCode::SUCCESS)
 }

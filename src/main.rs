@@ -2,12 +2,17 @@
 
 use std::process::ExitCode;
 
+use taskloom::{cli, failure, output};
+
 fn main() -> ExitCode {
-    match taskloom::cli::run() {
+    match cli::run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(taskloom::failure::exit_code(&error))
+            let code = failure::exit_code(&error);
+            if code != failure::DONE {
+                output::message(format_args!("error: {error:#}"));
+            }
+            ExitCode::from(code)
         }
     }
 }

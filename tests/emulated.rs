@@ -1,5 +1,7 @@
 //! Training on the emulated device: the kernels of kernels/*.cu as C++, every access checked, against the CPU.
 
+#![allow(clippy::print_stderr, reason = "says what is skipped")]
+
 mod common;
 
 use std::cell::Cell;

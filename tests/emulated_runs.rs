@@ -1,5 +1,7 @@
 //! Whole runs on the emulated device, through the program: training, evaluation, checkpoints, a lost device, too little memory.
 
+#![allow(clippy::print_stderr, reason = "says what is skipped")]
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -10,17 +12,14 @@ use common::{
     Place, assert_same_files, checkpoints, example, final_checkpoint, metrics, outcome, resume, run, training, weights,
 };
 use serde_json::Value;
-use taskloom::config;
 use taskloom::device::driver::{self, DeviceError, open_emulated};
 use taskloom::failure::{STOPPED, exit_code};
 use taskloom::observe::Observer;
 use taskloom::observe::console::Console;
-use taskloom::observe::metrics_file::MetricsFile;
-use taskloom::observe::tensorboard::TensorBoard;
 use taskloom::train::pressure;
-use taskloom::train::run::Run;
+use taskloom::train::run::{Built, Run};
 use taskloom::train::run_folder::RunFolder;
-use taskloom::train::session::{RunFiles, load_corpus, use_stored};
+use taskloom::train::session::{load_corpus, load_run};
 
 /// Whether this build has an emulated device; says why not.
 fn is_there() -> bool {
@@ -115,15 +114,14 @@ fn other_ways_of_a_round_are_as_on_the_cpu() {
 /// replays.
 fn train_and_lose(run: &Path, last: usize) -> anyhow::Error {
     let folder = RunFolder::open(run).expect("a run folder");
-    let mut config = config::load(&folder.config(), &[]).expect("the program wrote it").config;
-    use_stored(&mut config, &RunFiles::of(run)).expect("stored files");
+    let mut config = load_run(run).expect("the program wrote it");
     let console = Console::new();
     let mut corpus = load_corpus(&mut config, &console).expect("data");
     let (plan, _) = pressure::fit(&mut config, &mut corpus).expect("it fits");
-    let metrics = MetricsFile::create(&folder.metrics()).expect("a file");
-    let observer = Observer::new(console, metrics, TensorBoard::create(run).expect("a file"));
+    let observer = Observer::create(console, &folder.metrics(), run).expect("files");
     let stop = AtomicBool::new(false);
-    let mut training = Run::new(&config, &corpus, &plan, &folder, observer, &stop).expect("an emulated device");
+    let built = Built::new(&config, &plan).expect("an emulated device");
+    let mut training = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop).expect("a run");
     let mut left = last;
     let instead = move |operation: Operation| -> Option<driver::Result<()>> {
         left = left.saturating_sub(usize::from(operation != Operation::Wait));

@@ -8,11 +8,17 @@ use std::path::{Path, PathBuf};
 
 /// A room may import itself and these.
 const RULES: &[(&str, &[&str])] = &[
-    ("main", &["cli", "failure"]),
-    ("cli", &["commands", "data", "observe", "config"]),
+    ("main", &["cli", "failure", "output"]),
+    ("cli", &["commands", "config", "data", "failure", "observe", "output"]),
     // `bench` takes its options from the command line as typed.
-    ("commands", &["cli", "config", "data", "device", "failure", "model", "observe", "ops", "schedule", "surgery", "train"]),
-    ("train", &["config", "data", "device", "failure", "model", "observe", "ops", "schedule", "surgery"]),
+    (
+        "commands",
+        &[
+            "cli", "config", "data", "device", "failure", "files", "model", "observe", "ops", "output", "schedule", "surgery",
+            "train",
+        ],
+    ),
+    ("train", &["config", "data", "device", "failure", "files", "model", "observe", "ops", "schedule", "surgery"]),
     // The Gram matrix and the update work on the model's gradients and parameters.
     ("surgery", &["device", "model", "ops"]),
     ("surgery/methods", &[]),
@@ -20,12 +26,15 @@ const RULES: &[(&str, &[&str])] = &[
     ("model", &["device", "ops"]),
     ("data", &["config", "ops"]),
     // Conflict statistics are shown as surgery computes them, operations as the scheduler names them.
-    ("observe", &["schedule", "surgery"]),
-    ("ops", &["device"]),
+    ("observe", &["files", "output", "schedule", "surgery"]),
+    // Cases say why a device is skipped.
+    ("ops", &["device", "output"]),
     ("device", &[]),
     // The parameters of `[surgery]` and `[balance]` come from the descriptors of methods and balancers, which are pure.
     ("config", &["surgery", "surgery/methods"]),
+    ("output", &["failure"]),
     ("failure", &[]),
+    ("files", &[]),
     // Names the rooms, imports nothing.
     ("lib", &[]),
 ];

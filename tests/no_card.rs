@@ -1,6 +1,8 @@
 //! Machines without a usable card: every way in which the driver can be missing gives one clear sentence and exit code 2.
 //!
 //! The driver's library is played by small ones made here; where there is no C compiler, only the machine's own state is tried.
+
+#![allow(clippy::print_stderr, reason = "says what is skipped")]
 #![cfg(target_os = "linux")]
 
 mod common;

@@ -2,13 +2,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Outcome, Place, assert_same_files, checkpoints, files, final_checkpoint, metrics, outcome, resume, rounds};
-use common::{taskloom, training};
+use common::{Outcome, Place, assert_same_files, assert_same_history, assert_same_run, checkpoints, files, final_checkpoint};
+use common::{history, metrics, outcome, resume, rounds, taskloom, training};
+use serde_json::{Value, json};
 
 /// Rounds of the configuration of [`Place::synthetic`].
 const ROUNDS: u64 = 120;
@@ -29,68 +30,6 @@ fn wait_for(child: &mut Child, run: &Path, kind: &str, count: usize) -> bool {
 fn signal(child: &Child, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
     assert!(sent.expect("there is a kill command").success());
-}
-
-/// Starts the run if it has no configuration yet, else continues it.
-fn go_on(config: &Path, sets: &[&str], run: &Path) -> Command {
-    if !run.join("config.toml").exists() {
-        return training(config, sets, run);
-    }
-    let mut command = taskloom();
-    command.arg("resume").arg(run);
-    command
-}
-
-/// The run is done, and its files are those of `reference`, each round reported once.
-fn assert_same_run(run: &Path, reference: &Path, what: &str) {
-    assert_same_files(&final_checkpoint(run), &final_checkpoint(reference), what);
-    assert_same_files(&files(&run.join("best")), &files(&reference.join("best")), &format!("{what}, best"));
-    for kind in ["round", "eval", "conflict"] {
-        assert_eq!(rounds(run, kind), rounds(reference, kind), "{what}: {kind} lines");
-    }
-    // An interruption may cut off the evaluation that is due; the checkpoint is then written again with its result.
-    let ends = metrics(run).into_iter().filter(|line| line["kind"] == "end");
-    let interrupted: Vec<u64> = ends
-        .filter(|line| line["reason"].as_str().is_some_and(|why| why.starts_with("interrupted")))
-        .filter_map(|line| line["round"].as_u64())
-        .collect();
-    let saved = rounds(run, "checkpoint");
-    let twice = saved.windows(2).find(|pair| pair[0] == pair[1] && !interrupted.contains(&pair[0]));
-    assert_eq!(twice, None, "{what}: a checkpoint was written twice");
-    let leftovers: Vec<String> = files(&run.join("checkpoints")).into_keys().filter(|name| !name.starts_with("round-")).collect();
-    assert!(leftovers.is_empty(), "{what}: {leftovers:?}");
-}
-
-#[test]
-fn killed_at_random_moments() {
-    let place = Place::new();
-    let config = place.synthetic();
-    let reference = place.train(&config, &[]);
-    for seed in 0..6u64 {
-        let run = place.path(&format!("killed-{seed}"));
-        let mut state = seed;
-        let mut kills = 0;
-        loop {
-            // Numbers of splitmix64's family are random enough here; 0 to 149 ms, a run takes some hundreds.
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let delay = (state ^ (state >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40;
-            // Every other run writes its checkpoints beside training; they are the same.
-            let background = if seed % 2 == 1 { &["checkpoint.background=true"][..] } else { &[] };
-            let mut child = go_on(&config, background, &run).spawn().expect("the program starts");
-            // After some kills it may finish.
-            if kills < 6 {
-                std::thread::sleep(Duration::from_millis(delay % 150));
-                child.kill().expect("the child can be killed");
-            }
-            let ended = outcome(child.wait_with_output());
-            match ended.code {
-                Some(0) => break,
-                None => kills += 1,
-                Some(_) => panic!("seed {seed}, after {kills} kills: {ended:?}"),
-            }
-        }
-        assert_same_run(&run, &reference, &format!("seed {seed}, {kills} kills"));
-    }
 }
 
 /// A checkpoint that cannot be written ends the run; those before it stay.
@@ -145,7 +84,7 @@ fn signals_end_with_a_checkpoint() {
     let place = Place::new();
     let config = place.synthetic();
     let reference = place.train(&config, &["checkpoint.every=end"]);
-    for name in ["TERM", "INT", "USR1"] {
+    for name in ["TERM", "INT", "USR1", "HUP"] {
         let run = place.path(name);
         let mut child = training(&config, &["checkpoint.every=end"], &run).spawn().expect("the program starts");
         assert!(wait_for(&mut child, &run, "round", 3), "the run ended before the signal");
@@ -158,8 +97,23 @@ fn signals_end_with_a_checkpoint() {
         assert!(done >= 3 && done < ROUNDS as usize, "{name}: {done} rounds");
         resume(&run).ok();
         assert_same_files(&final_checkpoint(&run), &final_checkpoint(&reference), name);
-        assert_eq!(rounds(&run, "round"), (0..ROUNDS).collect::<Vec<_>>());
+        assert_same_history(&run, &reference, name);
     }
+}
+
+/// Whoever starts a run with `nohup` wants it to outlive the terminal.
+#[test]
+fn a_hangup_that_is_ignored_stays_so() {
+    let place = Place::new();
+    let run = place.path("run");
+    let training = training(&place.synthetic(), &[], &run);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(training.get_program()).args(training.get_args());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("there is a shell");
+    assert!(wait_for(&mut child, &run, "round", 3), "the run ended before the signal");
+    signal(&child, "HUP");
+    outcome(child.wait_with_output()).ok();
 }
 
 trait FailedSoftly {
@@ -246,46 +200,138 @@ fn a_half_done_replacement_is_undone() {
     assert_same_run(&run, &reference, "not marked");
 }
 
-/// What a killed writer leaves goes away with the next resume.
+/// What a killed writer leaves goes away with the next resume, also of a run that is done: folders half written or half removed, and
+/// one checkpoint too many.
 #[test]
-fn a_half_written_checkpoint_is_removed() {
+fn leftovers_are_removed() {
+    let place = Place::new();
+    let config = place.synthetic();
+    let reference = place.train(&config, &[]);
+    let run = place.train(&config, &["checkpoint.keep=4"]);
+    for folder in ["checkpoints/.writing-abc", ".writing-def", "checkpoints/round-00000080"] {
+        let folder = run.join(folder);
+        std::fs::create_dir(&folder).expect("can create");
+        std::fs::write(folder.join("model.safetensors"), "half").expect("can write");
+    }
+    std::fs::write(run.join(".writing-metrics.jsonl"), "half").expect("can write");
+    std::fs::copy(reference.join("config.toml"), run.join("config.toml")).expect("can copy");
+    resume(&run).ok();
+    assert_same_run(&run, &reference, "leftovers");
+}
+
+/// Runs in which everything happens that metrics.jsonl has a line for.
+const EVENTFUL: [&[&str]; 2] = [
+    &[
+        "surgery.method=trimmed_mean",
+        "surgery.trim=2",
+        "tasks.agree_1a.adaptive={target_ms=1e9, min=4, max=40}",
+        "tasks.agree_1a.rounds=12",
+        "tasks.agree_1b.metrics=mse",
+        "tasks.agree_1b.target=1e6",
+        "faults.a={task=\"oppose_1a\", kind=\"not_finite\", round=5}",
+        "faults.b={task=\"oppose_1b\", kind=\"not_finite\", round=23}",
+        "faults.c={task=\"oppose_1a\", kind=\"not_finite\", round=23}",
+        "faults.d={task=\"alone_1\", kind=\"not_finite\", round=23}",
+        "eval.every=8",
+    ],
+    &["eval.batches_per_round=1", "eval.batch=16", "eval.every=4", "tasks.alone_1.target=0.0", "best.patience=20"],
+];
+
+/// As if killed at its very end with no checkpoint but an early one left: all that came after it happens again, and is told once.
+#[test]
+fn every_kind_of_line_is_told_once() {
+    let place = Place::new();
+    let config = place.synthetic();
+    let mut kinds = BTreeSet::new();
+    for (number, own) in EVENTFUL.iter().enumerate() {
+        let sets = [own, &["train.rounds=40", "checkpoint.every=5", "checkpoint.keep=100"][..]].concat();
+        let reference = place.train(&config, &sets);
+        kinds.extend(metrics(&reference).iter().map(|line| line["kind"].as_str().expect("a kind").to_owned()));
+        assert!(number > 0 || metrics(&reference).iter().any(|line| line["fallback"].is_string()), "a solver falls back");
+        let run = place.train(&config, &sets);
+        for kept in [7, 5, 4, 3, 1, 0] {
+            for newer in &checkpoints(&run)[kept..] {
+                std::fs::remove_dir_all(newer).expect("can be removed");
+            }
+            resume(&run).ok();
+            assert_same_run(&run, &reference, &format!("run {number}, {kept} checkpoints kept"));
+        }
+    }
+    let all = ["adapted", "anomaly", "checkpoint", "conflict", "end", "eval", "failure", "round", "start", "target"];
+    assert!(kinds.iter().eq(all), "{kinds:?}");
+}
+
+/// A kill after a checkpoint is whole and before its line is written.
+#[test]
+fn a_checkpoint_that_was_not_told_of_is() {
     let place = Place::new();
     let config = place.synthetic();
     let reference = place.train(&config, &[]);
     let run = place.train(&config, &[]);
-    let scratch = run.join("checkpoints/.writing-abc");
-    std::fs::create_dir(&scratch).expect("can create");
-    std::fs::write(scratch.join("model.safetensors"), "half").expect("can write");
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    let mut lines: Vec<&str> = text.lines().collect();
+    let last = lines.iter().rposition(|line| line.contains("\"checkpoint\"")).expect("a checkpoint line");
+    lines.truncate(last);
+    std::fs::write(run.join("metrics.jsonl"), lines.join("\n")).expect("can write");
     resume(&run).ok();
-    assert_same_run(&run, &reference, "scratch folder");
+    assert_same_history(&run, &reference, "one line short");
 }
 
 #[test]
-fn early_stopping_and_the_best_checkpoint_live_on() {
+fn keys_that_may_change_on_the_way() {
     let place = Place::new();
     let config = place.synthetic();
-    // A rate at which scores go up and down.
-    let sets = ["optimizer.lr=0.08", "optimizer.schedule.kind=constant", "best.patience=2", "eval.every=3", "train.rounds=2000"];
-    let reference = place.train(&config, &sets);
-    let end = metrics(&reference).pop().expect("a last line");
-    assert!(end["reason"].as_str().is_some_and(|reason| reason.contains("best.patience")), "{end}");
-    let stopped_at = end["round"].as_u64().expect("a round");
-    let objectives = |run: &Path| -> BTreeMap<u64, String> {
-        let evaluations = metrics(run).into_iter().filter(|line| line["kind"] == "eval");
-        evaluations
-            .map(|line| (line["round"].as_u64().expect("a round"), format!("{} {}", line["objective"], line["best"])))
-            .collect()
+    // Every task fails in rounds 25 to 27.
+    let tasks = ["agree_1a", "agree_1b", "alone_1", "oppose_1a", "oppose_1b"];
+    let faults = tasks.map(|task| format!("faults.{task}={{task=\"{task}\", kind=\"not_finite\", round=25, times=3}}"));
+    let sets = faults.iter().map(String::as_str).chain(["train.max_bad_rounds=2"]).collect::<Vec<_>>();
+    let run = place.path("run");
+    let stopped =
+        place.outcome_of_training(&config, &sets, &run).failed(3, &["2 rounds in a row", "taskloom resume RUN_DIR --set"]);
+    // The same rounds fail again.
+    let before = history(&run);
+    let again = resume(&run).failed(3, &["after 20 of 120 rounds"]);
+    let error = |outcome: &Outcome| outcome.err.lines().find(|line| line.starts_with("error: ")).map(str::to_owned);
+    assert_eq!(error(&again), error(&stopped));
+    assert_eq!(history(&run), before);
+
+    let resume_with = |sets: &[&str]| {
+        let mut command = taskloom();
+        command.arg("resume").arg(&run);
+        sets.iter().for_each(|set| {
+            command.args(["--set", set]);
+        });
+        outcome(command.output())
     };
-    // Stop between two evaluations, before and after the best one.
-    for after in [2, stopped_at as usize - 4, stopped_at as usize - 1] {
-        let run = place.path(&format!("stopped-{after}"));
-        let mut child = training(&config, &sets, &run).spawn().expect("the program starts");
-        if wait_for(&mut child, &run, "round", after) {
-            signal(&child, "TERM");
-        }
-        drop(child.wait_with_output());
-        resume(&run).ok();
-        assert_same_run(&run, &reference, &format!("stopped after {after} of {stopped_at} rounds"));
-        assert_eq!(objectives(&run), objectives(&reference));
-    }
+    let before = files(&run);
+    let refused = ["run.seed: cannot change in a run that has begun", "help: ", "optimizer.lr"];
+    resume_with(&["optimizer.lr=1e-3", "run.seed=4"]).failed(2, &refused);
+    resume_with(&["optimizer.lr=-1"]).failed(2, &["optimizer.lr"]);
+    resume_with(&["optimiser.lr=1"]).failed(2, &["optimiser", "did you mean"]);
+    assert_same_files(&files(&run), &before, "after the refusals");
+
+    let changed = ["train.max_bad_rounds=9", "optimizer.lr=1e-4", "clip.norm=0.5", "train.rounds=50", "observe.conflict_every=0"];
+    resume_with(&[&changed[..], &["checkpoint.every=10"]].concat()).ok().says(&["after 20 of 50 rounds"]);
+    let changes: Vec<Value> = metrics(&run).into_iter().filter(|line| line["kind"] == "changed").collect();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0]["round"], 20);
+    let expected = json!({
+        "train.max_bad_rounds": { "from": 2, "to": 9 },
+        "optimizer.lr": { "from": 1e-3, "to": 1e-4 },
+        "clip.norm": { "from": 1.0, "to": 0.5 },
+        "train.rounds": { "from": 120, "to": 50 },
+        "observe.conflict_every": { "from": 10, "to": 0 },
+    });
+    assert_eq!(changes[0]["changes"], expected, "a key that was set to what it was is no change");
+    let stored = std::fs::read_to_string(run.join("config.toml")).expect("a configuration");
+    assert!(stored.contains("lr = 0.0001") && stored.contains("rounds = 50") && stored.contains("norm = 0.5"), "{stored}");
+    let rates: Vec<(u64, f64)> =
+        metrics(&run).iter().filter_map(|line| Some((line["round"].as_u64()?, line["lr"].as_f64()?))).collect();
+    assert!(rates.iter().all(|(round, lr)| (*round < 20) == (*lr > 1e-4)), "{rates:?}");
+    // A second resume keeps all of it.
+    let (end, lines) = (final_checkpoint(&run), history(&run));
+    std::fs::remove_dir_all(checkpoints(&run).pop().expect("a checkpoint")).expect("can be removed");
+    resume(&run).ok().says(&["after 40 of 50 rounds"]);
+    assert_same_files(&final_checkpoint(&run), &end, "resumed once more");
+    assert_eq!(history(&run), lines);
 }

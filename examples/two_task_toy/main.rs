@@ -5,6 +5,8 @@
 //! method starts from five points and takes 35,000 Adam steps of 1e-3. Prints one line a start. A file given as argument gets
 //! the paths: a picture of some methods if it ends in `.svg`, else a table (method, start, step, x, y, loss 1, loss 2).
 
+#![allow(clippy::print_stdout, reason = "its output is what it is for")]
+
 mod plot;
 
 use std::fmt::Write;

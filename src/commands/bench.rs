@@ -18,6 +18,7 @@ use crate::ops::dropout::RowKey;
 use crate::ops::gemm::time_in_products;
 use crate::ops::philox::{Keyed, Stream};
 use crate::ops::token_dropout::TokenKey;
+use crate::output;
 use crate::surgery::balance;
 use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
@@ -264,11 +265,10 @@ fn report(options: &BenchStep, tokens: f64, planned: u64, mut times: Vec<(Durati
 
 fn print(options: &BenchStep, report: &Value) -> Result<()> {
     if options.json {
-        println!("{report}");
-        return Ok(());
+        return output::line(report);
     }
     let number = |value: &Value| value.as_f64().unwrap_or_default();
-    println!(
+    output::line(format_args!(
         "{} encoder, {} tasks x {} examples, {}: {:.2} ms a round ({:.0} examples/s)",
         report["encoder"].as_str().unwrap_or_default(),
         options.tasks,
@@ -276,10 +276,14 @@ fn print(options: &BenchStep, report: &Value) -> Result<()> {
         options.method,
         number(&report["ms"]),
         number(&report["examples_per_second"])
-    );
-    println!("  {:<17} {:8.1} % of the threads' time", "matrix products", 100.0 * number(&report["products_share"]));
+    ))?;
+    output::line(format_args!(
+        "  {:<17} {:8.1} % of the threads' time",
+        "matrix products",
+        100.0 * number(&report["products_share"])
+    ))?;
     for stage in ["forward_backward", "gram", "solve", "update", "other"] {
-        println!("  {stage:<17} {:8.2} ms", number(&report["parts"][stage]));
+        output::line(format_args!("  {stage:<17} {:8.2} ms", number(&report["parts"][stage])))?;
     }
     Ok(())
 }

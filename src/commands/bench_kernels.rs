@@ -17,6 +17,7 @@ use crate::ops::launch::surgery::{
     Chunks, ChunksOnDevice, Columns, GroupRates, Jacobian, Rates, RatesOnDevice, State, gram, update_weights,
 };
 use crate::ops::philox::{Keyed, Stream};
+use crate::output;
 
 /// Launches between two looks at the clock: one wait is then small beside them.
 const REPEATS: usize = 10;
@@ -124,7 +125,7 @@ impl Bench {
     }
 
     /// Prints a result as soon as it is there; `rate` in `unit`, and the ceiling it has.
-    fn say(&self, name: &str, parameters: Value, times: &Times, (rate, unit): (f64, &str), ceiling: Option<f64>) {
+    fn say(&self, name: &str, parameters: Value, times: &Times, (rate, unit): (f64, &str), ceiling: Option<f64>) -> Result<()> {
         let Times([ms, p10, p90]) = times;
         if self.json {
             let mut line = json!({ "name": name, "parameters": parameters, "ms": ms, "ms_p10": p10, "ms_p90": p90,
@@ -133,10 +134,10 @@ impl Bench {
                 line["ceiling"] = json!(ceiling);
                 line["ratio_to_ceiling"] = json!(rate / ceiling);
             }
-            println!("{line}");
+            output::line(&line)
         } else {
             let share = ceiling.map_or_else(String::new, |ceiling| format!("  {:.2} of the ceiling", rate / ceiling));
-            println!("{name:<36} {ms:9.4} ms  {rate:8.1} {unit:<6}{share}");
+            output::line(format_args!("{name:<36} {ms:9.4} ms  {rate:8.1} {unit:<6}{share}"))
         }
     }
 }
@@ -154,7 +155,7 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let copied = bench.time(|driver, stream| driver.copy(stream, jacobian.at, jacobian.at + half as Address, half))?;
     let gbps = |bytes: usize, Times([ms, ..]): &Times| (bytes as f64 / ms / 1e6, "gbps");
     let (ceiling, _) = gbps(2 * half, &copied);
-    bench.say("copy", json!({ "bytes": half }), &copied, gbps(2 * half, &copied), Some(ceiling));
+    bench.say("copy", json!({ "bytes": half }), &copied, gbps(2 * half, &copied), Some(ceiling))?;
 
     let cut = |length| Chunks::new(&[Columns { columns: 0..params as u64, block: 0, group: 0 }], length);
     let [gram_cut, update_cut] = [cut(Chunks::gram_length(params as u64)), cut(Chunks::UPDATE_LENGTH)];
@@ -162,7 +163,7 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let partials = bench.room(8 * TASKS * TASKS * gram_cut.len())?;
     let times = bench.time_launch(&gram(partials, jacobian, on_gram))?;
     let shape = json!({ "tasks": TASKS, "params": params });
-    bench.say("gram", shape.clone(), &times, gbps(4 * TASKS * params, &times), Some(ceiling));
+    bench.say("gram", shape.clone(), &times, gbps(4 * TASKS * params, &times), Some(ceiling))?;
 
     let [values, first, second] = [bench.noise_f32(params)?, bench.noise_f32(params)?, bench.room(4 * params)?];
     // Second moments are not negative.
@@ -175,7 +176,7 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     };
     let (weights, on_update) = (bench.upload(&[1.0f32; TASKS])?, chunks(bench, &update_cut)?);
     let times = bench.time_launch(&update_weights(state, jacobian, weights, rates, on_update))?;
-    bench.say("update", shape, &times, gbps((4 * TASKS + 26) * params, &times), Some(ceiling));
+    bench.say("update", shape, &times, gbps((4 * TASKS + 26) * params, &times), Some(ceiling))?;
     for at in [jacobian.at, partials, state.values, state.first, state.second, state.copy] {
         bench.driver.free(at);
     }
@@ -184,7 +185,7 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let count = rows * GELU_WIDTH;
     let [dout, pre] = [bench.noise_bf16(count)?, bench.noise_bf16(count)?];
     let times = bench.time_launch(&elementwise::activation_backward(dout, pre, rows, GELU_WIDTH, Activation::Gelu))?;
-    bench.say("gelu_backward", json!({ "values": count }), &times, gbps(6 * count, &times), Some(ceiling));
+    bench.say("gelu_backward", json!({ "values": count }), &times, gbps(6 * count, &times), Some(ceiling))?;
     [dout, pre].into_iter().for_each(|at| bench.driver.free(at));
     Ok(())
 }
@@ -224,7 +225,7 @@ fn products(bench: &mut Bench) -> Result<()> {
         for (name, launch) in launches {
             let times = bench.time_launch(&launch)?;
             let rate = 2.0 * (m * n * k) as f64 / times.0[0] / 1e9;
-            bench.say(&format!("{name} {m}x{n}x{k}"), json!({ "m": m, "n": n, "k": k }), &times, (rate, "tflops"), None);
+            bench.say(&format!("{name} {m}x{n}x{k}"), json!({ "m": m, "n": n, "k": k }), &times, (rate, "tflops"), None)?;
         }
         [x, weight, dout, out, dx, gradient].into_iter().for_each(|at| bench.driver.free(at));
     }

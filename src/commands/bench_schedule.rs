@@ -13,6 +13,7 @@ use super::bench;
 use crate::cli::{BenchEncoder, BenchSchedule, BenchStep};
 use crate::device::memory::{Memory, peak_resident};
 use crate::model::network::{Batch, Part};
+use crate::output;
 use crate::schedule::access::Operation;
 use crate::schedule::dispatcher::{Dispatcher, Job, Settings, Started};
 use crate::schedule::executor::Executor;
@@ -45,8 +46,7 @@ pub fn run(options: &BenchSchedule) -> Result<()> {
         }
         Ok(report(options, &bench.times, &shares, alone, beside))
     });
-    print(options, &report?);
-    Ok(())
+    print(options, &report?)
 }
 
 /// What the lane computes with.
@@ -263,26 +263,26 @@ fn report(options: &BenchSchedule, times: &[Duration], shares: &Shares, mut alon
     })
 }
 
-fn print(options: &BenchSchedule, report: &Value) {
+fn print(options: &BenchSchedule, report: &Value) -> Result<()> {
     if options.json {
-        println!("{report}");
-        return;
+        return output::line(report);
     }
     let number = |name: &str| report[name].as_f64().unwrap_or_default();
-    println!("quanta of {:.2} ms (median of {})", number("ms"), report["runs"]);
-    println!(
+    output::line(format_args!("quanta of {:.2} ms (median of {})", number("ms"), report["runs"]))?;
+    output::line(format_args!(
         "  dispatcher    {:.2} us a quantum ({:.2} with nothing between), {:.3} % of it",
         number("overhead_us"),
         number("overhead_empty_us"),
         100.0 * number("overhead_share")
-    );
-    println!("  shares        off by at most {:.2} points", number("share_error_points"));
-    println!(
+    ))?;
+    output::line(format_args!("  shares        off by at most {:.2} points", number("share_error_points")))?;
+    output::line(format_args!(
         "  urgent        p99 {:.1} ms beside others, {:.1} ms alone ({:.3} times), {} requests of {} quanta",
         number("request_p99_ms"),
         number("request_p99_alone_ms"),
         number("request_p99_ratio"),
         report["requests"],
         options.request
-    );
+    ))?;
+    Ok(())
 }

@@ -13,6 +13,7 @@ use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_ro
 use crate::ops::bandwidth;
 use crate::ops::gram::gram_of;
 use crate::ops::storage::{Rows, bf16};
+use crate::output;
 use crate::surgery::methods::{Inputs, Method, registry};
 
 /// Milliseconds of one run.
@@ -77,8 +78,7 @@ pub fn run(options: &BenchSurgery) -> Result<()> {
             times.push(measured);
         }
     }
-    print(options, &report(options, times));
-    Ok(())
+    print(options, &report(options, times))
 }
 
 /// J as it is kept.
@@ -192,13 +192,12 @@ fn report(options: &BenchSurgery, times: Vec<Times>) -> Value {
     })
 }
 
-fn print(options: &BenchSurgery, report: &Value) {
+fn print(options: &BenchSurgery, report: &Value) -> Result<()> {
     if options.json {
-        println!("{report}");
-        return;
+        return output::line(report);
     }
     let number = |value: &Value| value.as_f64().unwrap_or_default();
-    println!(
+    output::line(format_args!(
         "{}, {} tasks x {} parameters: {:.2} ms a round, {:.2} times the floor of {:.2} ms ({:.1} GB/s)",
         options.method,
         options.tasks,
@@ -207,8 +206,9 @@ fn print(options: &BenchSurgery, report: &Value) {
         number(&report["ratio_to_floor"]),
         number(&report["floor_ms"]),
         number(&report["gbps"])
-    );
+    ))?;
     for part in ["gram", "solve", "update", "combine"] {
-        println!("  {part:<8} {:9.3} ms", number(&report["parts"][part]));
+        output::line(format_args!("  {part:<8} {:9.3} ms", number(&report["parts"][part])))?;
     }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::config::{self, Errors, Resolved};
 use crate::data;
+use crate::output;
 use crate::train::pretrained;
 
 /// Loads a configuration, completes it with the sizes of `encoder.from`, and holds it against the files it names; all errors
@@ -24,9 +25,9 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Resolved> {
 pub fn run(path: &Path, sets: &[String], print: bool) -> Result<()> {
     let resolved = load(path, sets)?;
     if print {
-        print!("{}", resolved.print());
+        output::text(resolved.print())?;
     } else {
-        eprintln!("{}: no errors", path.display());
+        output::message(format_args!("{}: no errors", path.display()));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use crate::data::SplitName;
 use crate::device::memory::Memory;
 use crate::observe::console::Console;
+use crate::output;
 use crate::train::checkpoint;
 use crate::train::plan::Plan;
 use crate::train::run_folder::Source;
@@ -31,9 +32,9 @@ pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
     ensure!(!scores.tasks.is_empty(), "no task has a {} split", split.as_str());
     scores.warnings(&corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
     if json {
-        println!("{}", scores.json());
+        output::line(scores.json())?;
     } else {
-        print!("{}", scores.table());
+        output::text(scores.table())?;
     }
     Ok(())
 }

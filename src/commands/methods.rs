@@ -2,20 +2,22 @@
 
 use std::fmt::Write;
 
+use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::output;
 use crate::surgery::balance::registry::DESCRIPTORS as BALANCERS;
 use crate::surgery::methods::Needs;
 use crate::surgery::methods::params::{Kind, Param};
 use crate::surgery::methods::registry::DESCRIPTORS as METHODS;
 
-pub fn run(json: bool, markdown: bool) {
+pub fn run(json: bool, markdown: bool) -> Result<()> {
     if json {
-        println!("{}", document());
+        output::line(document())
     } else if markdown {
-        print!("{}", page());
+        output::text(page())
     } else {
-        print!("{}", text());
+        output::text(text())
     }
 }
 

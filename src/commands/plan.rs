@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::data::Corpus;
 use crate::device::memory::human_bytes;
 use crate::observe::console::Console;
+use crate::output;
 use crate::schedule::fuse::{Slot, groups};
 use crate::schedule::retry::Status;
 use crate::train::plan::Plan;
@@ -25,9 +26,9 @@ pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
     set_threads(config.run.threads)?;
     let document = planned(&mut config)?;
     if json {
-        println!("{document}");
+        output::line(&document)?;
     } else {
-        print_text(&document);
+        print_text(&document)?;
     }
     let (total, budget) = (document["total_bytes"].as_u64().unwrap_or(0), config.memory.device);
     if budget > 0 && total > budget {
@@ -108,51 +109,54 @@ fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Result<
     Ok(rounds.collect())
 }
 
-fn print_text(document: &Value) {
-    println!("{} rounds, {} an epoch", document["rounds"], document["rounds_per_epoch"]);
-    println!("\n{:<28} {:>10} {:>14} {:>8}", "task", "examples", "micro-batches", "epochs");
+fn print_text(document: &Value) -> Result<()> {
+    output::line(format_args!("{} rounds, {} an epoch", document["rounds"], document["rounds_per_epoch"]))?;
+    output::line(format_args!("\n{:<28} {:>10} {:>14} {:>8}", "task", "examples", "micro-batches", "epochs"))?;
     for task in document["tasks"].as_array().into_iter().flatten() {
-        println!(
+        output::line(format_args!(
             "{:<28} {:>10} {:>14.2} {:>8.2}",
             task["name"].as_str().unwrap_or_default(),
             task["examples"].as_u64().unwrap_or_default(),
             task["micro_batches_per_round"].as_f64().unwrap_or_default(),
             task["epochs"].as_f64().unwrap_or_default()
-        );
+        ))?;
     }
     let lanes = match document["lanes"].as_u64() {
         Some(lanes) if lanes > 1 => format!(" on {lanes} lanes"),
         _ => String::new(),
     };
-    println!("\n{}{lanes}, the fused groups of the first rounds:", document["mode"].as_str().unwrap_or_default());
+    output::line(format_args!(
+        "\n{}{lanes}, the fused groups of the first rounds:",
+        document["mode"].as_str().unwrap_or_default()
+    ))?;
     for (round, of_round) in document["first_rounds"].as_array().into_iter().flatten().enumerate() {
         let names =
             |group: &Value| group.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
         let groups: Vec<String> = of_round.as_array().into_iter().flatten().map(names).collect();
-        println!("  {round:>4}  {}", groups.join(" | "));
+        output::line(format_args!("  {round:>4}  {}", groups.join(" | ")))?;
     }
     for step in document["on_pressure"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        println!("memory.device is tight: {step}");
+        output::line(format_args!("memory.device is tight: {step}"))?;
     }
-    println!("\n{:<48} {:>12}", "buffer (at most)", "bytes");
+    output::line(format_args!("\n{:<48} {:>12}", "buffer (at most)", "bytes"))?;
     for buffer in document["buffers"].as_array().into_iter().flatten() {
         let bytes = buffer["bytes"].as_u64().unwrap_or_default();
-        println!("{:<48} {:>12}", buffer["name"].as_str().unwrap_or_default(), human_bytes(bytes));
+        output::line(format_args!("{:<48} {:>12}", buffer["name"].as_str().unwrap_or_default(), human_bytes(bytes)))?;
     }
     let saved = document["saved_bytes"].as_u64().unwrap_or_default();
     if saved > 0 {
-        println!("{:<48} {:>12}", "(not kept: the tasks' own dense gradients)", human_bytes(saved));
+        output::line(format_args!("{:<48} {:>12}", "(not kept: the tasks' own dense gradients)", human_bytes(saved)))?;
     }
-    println!("{:<48} {:>12}", "all", human_bytes(document["total_bytes"].as_u64().unwrap_or_default()));
+    output::line(format_args!("{:<48} {:>12}", "all", human_bytes(document["total_bytes"].as_u64().unwrap_or_default())))?;
     if let Some(bytes) = document["cache_bytes"].as_u64() {
-        println!("{:<48} {:>12}", "(on disk: states of the frozen prefix)", human_bytes(bytes));
+        output::line(format_args!("{:<48} {:>12}", "(on disk: states of the frozen prefix)", human_bytes(bytes)))?;
     }
     let recompute = &document["recompute"];
     let (other, bytes) = match recompute["on"].as_bool() {
         Some(true) => ("false", &recompute["bytes_without"]),
         Some(false) => ("true", &recompute["bytes_with"]),
-        None => return,
+        None => return Ok(()),
     };
     let label = format!("(all with encoder.recompute = {other})");
-    println!("{label:<48} {:>12}", human_bytes(bytes.as_u64().unwrap_or_default()));
+    output::line(format_args!("{label:<48} {:>12}", human_bytes(bytes.as_u64().unwrap_or_default())))
 }

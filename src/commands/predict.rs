@@ -1,6 +1,6 @@
 //! `taskloom predict`: one task's answer to a text, or to each line on stdin. Needs no training data.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
 use crate::model::spec::HeadKind;
 use crate::observe::console::Console;
+use crate::output;
 use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::TaskState;
 use crate::train::metrics::argmax;
@@ -31,11 +32,7 @@ pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
     let config = load_model(&source.run)?;
     set_threads(config.run.threads)?;
     let mut predictor = Predictor::new(&config, &source, number)?;
-    let mut out = std::io::stdout().lock();
-    let mut answer = |line: &str| -> Result<()> {
-        let answer = predictor.answer(line)?;
-        writeln!(out, "{answer}").context("cannot write to stdout")
-    };
+    let mut answer = |line: &str| -> Result<()> { output::line(predictor.answer(line)?) };
     match text {
         Some(text) => answer(text),
         None => {

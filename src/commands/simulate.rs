@@ -9,6 +9,7 @@ use crate::cli::Simulate;
 use crate::config::workload::{self, Task};
 use crate::observe::timeline;
 use crate::observe::trace::{Kind, Span, Trace};
+use crate::output;
 use crate::schedule::access::OnStale;
 use crate::schedule::dispatcher::Settings;
 use crate::schedule::retry::{Retry, Status};
@@ -43,9 +44,9 @@ pub fn run(options: &Simulate) -> Result<()> {
         document["sweep"] = Value::Array(rows);
     }
     if options.json {
-        println!("{document}")
+        output::line(&document)?;
     } else {
-        print_text(&document)
+        print_text(&document)?;
     }
     Ok(())
 }
@@ -215,9 +216,9 @@ fn sweep_row(workload: &Workload, report: &Report) -> Value {
     })
 }
 
-fn print_text(document: &Value) {
+fn print_text(document: &Value) -> Result<()> {
     let number = |value: &Value| value.as_f64().unwrap_or_default();
-    println!(
+    output::line(format_args!(
         "{} tasks, {}, {}, {} lanes: {} quanta in {:.1} ms ({:.1} a second), lanes busy {:.1} %",
         document["tasks"],
         document["mode"].as_str().unwrap_or_default(),
@@ -227,20 +228,23 @@ fn print_text(document: &Value) {
         number(&document["makespan_ms"]),
         number(&document["quanta_per_second"]),
         100.0 * number(&document["busy_share"])
-    );
-    println!("\n{:<20} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10}", "class", "quanta", "mean ms", "p50", "p95", "p99", "wait p99");
+    ))?;
+    output::line(format_args!(
+        "\n{:<20} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10}",
+        "class", "quanta", "mean ms", "p50", "p95", "p99", "wait p99"
+    ))?;
     for (name, class) in document["classes"].as_object().into_iter().flatten() {
         let latency = &class["latency_ms"];
         let [mean, p50, p95, p99] = ["mean", "p50", "p95", "p99"].map(|key| number(&latency[key]));
         let wait = number(&class["wait_ms"]["p99"]);
         let jobs = number(&class["jobs"]);
-        println!("{name:<20} {jobs:>9.0} {mean:>10.2} {p50:>10.2} {p95:>10.2} {p99:>10.2} {wait:>10.2}");
+        output::line(format_args!("{name:<20} {jobs:>9.0} {mean:>10.2} {p50:>10.2} {p95:>10.2} {p99:>10.2} {wait:>10.2}"))?;
     }
     if let Some(error) = document["share_error"].as_f64() {
-        println!("\nlargest error of a share: {:.2} points", 100.0 * error);
+        output::line(format_args!("\nlargest error of a share: {:.2} points", 100.0 * error))?;
     }
     let conflicts = &document["conflicts"];
-    println!(
+    output::line(format_args!(
         "\ndeadline misses {}, timeouts {}, retries {}, rollbacks {}, halved {}, stragglers {}, dropped {}",
         document["deadline_misses"],
         document["timeouts"],
@@ -249,33 +253,37 @@ fn print_text(document: &Value) {
         document["halved"],
         document["stragglers"],
         document["samples"]["dropped"]
-    );
-    println!(
+    ))?;
+    output::line(format_args!(
         "conflicts: write-write {}, read-write {}, causal {}; peak bytes {}; event log {}",
         conflicts["write_write"],
         conflicts["read_write"],
         conflicts["causal"],
         document["peak_bytes"],
         document["event_hash"].as_str().unwrap_or_default()
-    );
+    ))?;
     let failed: Vec<&str> = document["failed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !failed.is_empty() {
-        println!("failed: {}", failed.join(", "));
+        output::line(format_args!("failed: {}", failed.join(", ")))?;
     }
     let sweep = document["sweep"].as_array();
     if sweep.is_some() {
-        println!("\n{:>12} {:>14} {:>12} {:>14} {:>10}", "concurrency", "quanta/s", "mean ms", "worst p99", "timeouts");
+        output::line(format_args!(
+            "\n{:>12} {:>14} {:>12} {:>14} {:>10}",
+            "concurrency", "quanta/s", "mean ms", "worst p99", "timeouts"
+        ))?;
     }
     for row in sweep.into_iter().flatten() {
         let concurrency = number(&row["concurrency"]);
         if let Some(refusal) = row["refused"].as_str() {
-            println!("{concurrency:>12} refused: {refusal}");
+            output::line(format_args!("{concurrency:>12} refused: {refusal}"))?;
             continue;
         }
         let keys = ["quanta_per_second", "mean_ms", "worst_class_p99_ms", "timeouts"];
         let [rate, mean, p99, timeouts] = keys.map(|key| number(&row[key]));
-        println!("{concurrency:>12} {rate:>14.1} {mean:>12.2} {p99:>14.2} {timeouts:>10.0}");
+        output::line(format_args!("{concurrency:>12} {rate:>14.1} {mean:>12.2} {p99:>14.2} {timeouts:>10.0}"))?;
     }
+    Ok(())
 }
 
 /// Writes the trace and the picture that were asked for.

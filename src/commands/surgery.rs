@@ -1,7 +1,7 @@
 //! `taskloom surgery`: JSON lines from stdin to stdout, or one large Jacobian from a safetensors file.
 
 use std::fs::File;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -11,13 +11,14 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
 use crate::cli::SurgeryArgs;
+use crate::output;
 use crate::surgery::large::{self, Problem};
 use crate::surgery::request::MOST_ROWS;
 
 pub fn run(args: &SurgeryArgs) -> Result<()> {
     match (&args.jacobian, &args.method, &args.out) {
         (Some(jacobian), Some(method), Some(out)) => from_file(jacobian, method, &params(&args.params)?, out),
-        _ => lines(std::io::stdin().lock(), std::io::stdout().lock()),
+        _ => lines(std::io::stdin().lock(), |answer| output::line(answer)),
     }
 }
 
@@ -25,7 +26,7 @@ pub fn run(args: &SurgeryArgs) -> Result<()> {
 const MOST_BYTES: u64 = 64 << 20;
 
 /// One answer a line; a bad request is answered too, and the next is read.
-fn lines(mut input: impl BufRead, mut output: impl Write) -> Result<()> {
+fn lines(mut input: impl BufRead, mut tell: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let mut line = Vec::new();
     while input.by_ref().take(MOST_BYTES).read_until(b'\n', &mut line).context("cannot read stdin")? > 0 {
         let is_whole = line.ends_with(b"\n") || (line.len() as u64) < MOST_BYTES;
@@ -41,7 +42,7 @@ fn lines(mut input: impl BufRead, mut output: impl Write) -> Result<()> {
             Ok(request) => crate::surgery::request::answer_line(request),
             Err(_) => json!({ "error": "bad request: not UTF-8" }).to_string(),
         };
-        writeln!(output, "{answer}").and_then(|()| output.flush()).context("cannot write to stdout")?;
+        tell(&answer)?;
     }
     Ok(())
 }
@@ -79,7 +80,7 @@ fn from_file(path: &Path, method: &str, params: &Map<String, Value>, out: &Path)
         tensors.push(("weights", TensorView::new(Dtype::F64, vec![weights.len()], bytemuck::cast_slice(weights))?));
     }
     safetensors::serialize_to_file(tensors, None, out).with_context(|| format!("cannot write {}", out.display()))?;
-    println!("{}", solved.json(method));
+    output::line(solved.json(method))?;
     Ok(())
 }
 
@@ -103,10 +104,12 @@ mod tests {
     #[test]
     fn every_line_is_answered_and_empty_ones_are_skipped() {
         let input = b"{\"method\":\"sum\",\"jacobian\":[[1,2],[3,4]]}\n\nnonsense\n\xff\n{\"method\":\"sum\",\"jacobian\":[[1]]}";
-        let mut output = Vec::new();
-        lines(&input[..], &mut output).unwrap();
-        let answers: Vec<Value> =
-            String::from_utf8(output).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut answers: Vec<Value> = Vec::new();
+        lines(&input[..], |answer| {
+            answers.push(serde_json::from_str(answer).unwrap());
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(answers.len(), 4);
         assert_eq!(answers[0]["update"], json!([4.0, 6.0]));
         assert!(answers[1]["error"].is_string() && answers[2]["error"].is_string());
@@ -116,11 +119,14 @@ mod tests {
     #[test]
     fn a_line_without_end_is_refused_and_the_next_is_read() {
         let long = std::io::repeat(b'[').take(3 * MOST_BYTES).chain(&b"\n{\"method\":\"sum\",\"jacobian\":[[1]]}\n"[..]);
-        let mut output = Vec::new();
-        lines(std::io::BufReader::new(long), &mut output).unwrap();
-        let answers = String::from_utf8(output).unwrap();
-        let (first, second) = answers.trim_end().split_once('\n').unwrap();
-        assert!(first.contains("longer than 67108864 bytes") && second.contains("\"update\":[1.0]"), "{answers}");
+        let mut answers = Vec::new();
+        lines(std::io::BufReader::new(long), |answer| {
+            answers.push(answer.to_owned());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(answers.len(), 2);
+        assert!(answers[0].contains("longer than 67108864 bytes") && answers[1].contains("\"update\":[1.0]"), "{answers:?}");
     }
 
     #[test]

@@ -11,18 +11,19 @@ use crate::config::Config;
 use crate::data::{Corpus, SplitName};
 use crate::device::Device;
 use crate::failure::INTERRUPTED;
+use crate::files::write_whole;
 use crate::observe::Observer;
 use crate::observe::console::Console;
-use crate::observe::metrics_file::MetricsFile;
-use crate::observe::tensorboard::TensorBoard;
+use crate::observe::metrics_file::Past;
+use crate::output;
 use crate::train::checkpoint;
 use crate::train::plan::Plan;
 use crate::train::prefix;
 use crate::train::pressure;
 use crate::train::pretrained;
-use crate::train::run::{End, Run, check_data};
+use crate::train::run::{Built, End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
-use crate::train::session::{load_corpus, load_run, set_threads};
+use crate::train::session::{change_run, load_corpus, set_threads};
 
 pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<ExitCode> {
     let resolved = super::check::load(path, sets)?;
@@ -35,25 +36,28 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     // Before there is a run folder: a refused run leaves none behind.
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
+    let mut built = Built::new(&config, &plan)?;
+    pretrained::load(&config, &mut built.engine, &console)?;
     let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
     store_tokenizer(&corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
-    write(&folder.config(), &text)?;
+    write_whole(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));
     let notes = Console::new();
-    let observer = Observer::new(console, MetricsFile::create(&folder.metrics())?, TensorBoard::create(folder.path())?);
+    let observer = Observer::create(console, &folder.metrics(), folder.path())?;
     let stop = stop_flag()?;
-    let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
-    pretrained::load(&config, &mut run.engine, &notes)?;
+    let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     finish(&mut run, &corpus, config.eval.test, &notes)
 }
 
-pub fn resume(path: &Path) -> Result<ExitCode> {
+pub fn resume(path: &Path, sets: &[String]) -> Result<ExitCode> {
     let folder = RunFolder::open(path)?;
-    let mut config = load_run(folder.path())?;
+    let (resolved, changes) = change_run(folder.path(), sets)?;
+    let text = resolved.to_toml();
+    let mut config = resolved.config;
     set_threads(config.run.threads)?;
     let console = Console::new();
     checkpoint::recover(folder.path())?;
@@ -72,18 +76,24 @@ pub fn resume(path: &Path) -> Result<ExitCode> {
     }
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
-    let (done, due) = newest.as_ref().map_or((0, false), |(_, state)| (state.round, state.evaluation_due));
-    console.say(&format!("resuming {} after {done} of {} rounds", folder.path().display(), plan.rounds));
+    let past = newest.as_ref().map_or(Past::default(), |(_, state)| Past { rounds: state.round, events: state.events });
+    console.say(&format!("resuming {} after {} of {} rounds", folder.path().display(), past.rounds, plan.rounds));
     let notes = Console::new();
-    let observer =
-        Observer::new(console, MetricsFile::resume(&folder.metrics(), done, due)?, TensorBoard::create(folder.path())?);
-    checkpoint::prune(&folder.checkpoints(), usize::MAX)?;
+    let mut built = Built::new(&config, &plan)?;
+    if newest.is_none() {
+        pretrained::load(&config, &mut built.engine, &notes)
+            .context("the run has no checkpoint yet and starts from the beginning")?;
+    }
+    let observer = Observer::resume(console, &folder.metrics(), folder.path(), past)?;
     let stop = stop_flag()?;
-    let mut run = Run::new(&config, &corpus, &plan, &folder, observer, &stop)?;
-    match newest {
-        Some((path, state)) => run.restore(&path, state)?,
-        None => pretrained::load(&config, &mut run.engine, &notes)
-            .context("the run has no checkpoint yet and starts from the beginning")?,
+    let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
+    if let Some((path, state)) = newest {
+        run.restore(&path, state)?;
+    }
+    if !changes.is_empty() {
+        // Said first: a change that was said and not made is asked for again.
+        run.changed(&changes)?;
+        write_whole(&folder.config(), &text)?;
     }
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
@@ -105,43 +115,47 @@ fn finish(run: &mut Run, corpus: &Corpus, test: bool, console: &Console) -> Resu
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let splits = if test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
+    let mut tables = String::new();
     for &split in splits {
         match run.final_scores(split)? {
             Some(scores) if !scores.tasks.is_empty() => {
                 scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
-                print!("{}\n{}", split.as_str(), scores.table());
+                tables += &format!("{}\n{}", split.as_str(), scores.table());
             }
             _ => {}
         }
     }
+    let printed = output::text(tables);
     run.check_tasks()?;
-    Ok(ExitCode::SUCCESS)
+    printed.map(|()| ExitCode::SUCCESS)
 }
 
-/// Raised by SIGINT, SIGTERM and SIGUSR1; a second SIGINT ends the process at once.
+/// Raised by SIGINT, SIGTERM, SIGUSR1 and, unless the process was started to outlive its terminal, SIGHUP; a second SIGINT ends the
+/// process at once.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), Arc::clone(&stop))
         .context("cannot handle SIGINT")?;
-    for signal in [SIGINT, SIGTERM, SIGUSR1] {
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    for signal in [SIGINT, SIGTERM, SIGUSR1].into_iter().chain(hangup) {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
     }
     Ok(stop)
+}
+
+/// Whether the process was started with the signal ignored, as `nohup` does; false where the system does not say.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Keeps the tokenizer with the run, so that it goes on and is asked without the file.
 fn store_tokenizer(corpus: &Corpus, folder: &RunFolder) -> Result<()> {
     let Some(tokenizer) = &corpus.tokenizer else { return Ok(()) };
     match tokenizer.to_json()? {
-        Some(json) => write(&folder.tokenizer(), &json),
+        Some(json) => write_whole(&folder.tokenizer(), &json),
         None => Ok(()),
     }
-}
-
-/// Writes beside and renames: a kill leaves the whole file or none.
-fn write(path: &Path, text: &str) -> Result<()> {
-    let scratch = path.with_extension("new");
-    let written = std::fs::write(&scratch, text).and_then(|()| std::fs::rename(&scratch, path));
-    written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -5,6 +5,7 @@
 //! Every error of all these steps is reported at once, at its line and column. The result is a [`Config`] of plain values
 //! that still knows where each of them was written.
 
+mod change;
 mod checks;
 mod defaults;
 mod diagnostic;
@@ -30,6 +31,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
+pub use change::change;
 pub use diagnostic::{Diagnostic, Errors};
 pub use freeze::frozen_blocks;
 pub use metrics::{is_error, metrics_of, name as metric_name, usual_metrics};

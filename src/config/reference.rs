@@ -14,6 +14,8 @@ One TOML file describes a run. Written by `taskloom` from its table of keys; do 
 - A task takes each setting from its own table, then from `[task_defaults]`, then from the defaults below.
 - A list of one item may be written without brackets.
 - A key that would do nothing is an error, unless a later layer (a file over its base, `--set`) put it out of use.
+- A *resumable* key may change in a run that has begun: `taskloom resume RUN_DIR --set KEY=VALUE`. The run folder's
+  `config.toml` keeps the new value. The others decide what a checkpoint means: a run with another value is another run.
 - `taskloom check CONFIG` reports every error at once; `--print` shows each value and where it comes from.
 ";
 
@@ -54,6 +56,9 @@ fn row(key: &Key) -> String {
         Default::Is(literal) => format!("`{literal}`"),
     };
     let mut doc = key.doc.to_owned();
+    if key.resumable {
+        doc += " *Resumable.*";
+    }
     if let Some(only) = &key.only {
         let values: Vec<_> = only.values.iter().map(|value| format!("\"{value}\"")).collect();
         doc += &format!(" Only with `{}` = {}.", only.key.trim_start_matches('.'), values.join(" or "));
@@ -78,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_line_tells_kind_default_and_use() {
-        let expected = "| `lr` | a number above 0 | `1e-3` | Learning rate at the end of the warmup. |\n";
+        let expected = "| `lr` | a number above 0 | `1e-3` | Learning rate at the end of the warmup. *Resumable.* |\n";
         assert!(reference().contains(expected));
     }
 }

@@ -1,11 +1,13 @@
 //! What people see on stderr: bars on a terminal, a line now and then elsewhere.
 
+use std::fmt;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::Value;
 
 use super::event::{Event, RoundEvent, TaskEnd};
+use crate::output;
 
 /// Tasks with a line of their own; more would push the bar off the screen.
 const MOST_TASK_LINES: usize = 20;
@@ -20,12 +22,14 @@ pub struct Console {
     every: u64,
     /// Warnings of the last evaluation: what stays so is said once.
     warned: Vec<String>,
+    /// Rounds that an earlier process did.
+    before: u64,
 }
 
 impl Console {
     pub fn new() -> Self {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
-        Self { rounds: ProgressBar::hidden(), bars, tasks: Vec::new(), loss: None, every: 0, warned: Vec::new() }
+        Self { rounds: ProgressBar::hidden(), bars, tasks: Vec::new(), loss: None, every: 0, warned: Vec::new(), before: 0 }
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -38,7 +42,7 @@ impl Console {
             // A closed terminal is no reason to stop.
             let _ = self.bars.println(message);
         } else {
-            eprintln!("{message}");
+            output::message(message);
         }
     }
 
@@ -53,7 +57,7 @@ impl Console {
         match event {
             Event::Start { round, rounds, tasks, .. } => self.start(*round, *rounds, tasks),
             Event::Round(round) => self.round(round),
-            Event::Conflict { .. } | Event::Adapted { .. } => {}
+            Event::Conflict { .. } | Event::Adapted { .. } | Event::Changed { .. } => {}
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
             Event::Failure { told: true, .. } => {}
             Event::Failure { message, .. } => self.say(&format!("warning: {message}")),
@@ -95,10 +99,8 @@ impl Console {
 
     fn start(&mut self, round: u64, rounds: u64, tasks: &[&str]) {
         self.every = (rounds / 20).max(1);
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} rounds {per_sec} ETA {eta} {msg}");
-        let bar = ProgressBar::new(rounds).with_position(round);
-        bar.reset_eta();
-        self.rounds = self.bars.add(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+        self.before = round;
+        self.rounds = self.bars.add(rounds_bar(round, rounds));
         if self.is_terminal() {
             self.rounds.enable_steady_tick(Duration::from_millis(500));
             let width = tasks.iter().map(|name| name.len()).max().unwrap_or(0);
@@ -117,7 +119,7 @@ impl Console {
         let mean = event.losses.iter().sum::<f64>() / event.losses.len().max(1) as f64;
         let smooth = self.loss.map_or(mean, |loss| 0.9 * loss + 0.1 * mean);
         self.loss = Some(smooth);
-        self.rounds.set_position(event.round + 1);
+        self.rounds.set_position((event.round + 1).saturating_sub(self.before));
         self.rounds.set_message(format!("loss {smooth:.4}"));
         for (name, bar) in &self.tasks {
             if let Some(index) = event.tasks.iter().position(|task| task == name) {
@@ -148,6 +150,19 @@ impl Default for Console {
     }
 }
 
+/// Counts the rounds of this process, whose time alone is known here; the numbers beside it are the run's.
+fn rounds_bar(done: u64, rounds: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {done}/{rounds} rounds {per_sec} ETA {eta} {msg}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("done", move |bar: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = write!(out, "{}", done + bar.pos());
+    });
+    let style = style.with_key("rounds", move |_: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = write!(out, "{rounds}");
+    });
+    ProgressBar::new(rounds.saturating_sub(done)).with_style(style)
+}
+
 /// One line about a task that did not just run to its end.
 fn how(task: &TaskEnd) -> String {
     let TaskEnd { task, state, rounds, rounds_lost, last_error, .. } = task;
@@ -160,5 +175,34 @@ fn one_weight(event: &RoundEvent, index: usize) -> Option<f64> {
     match event.weights {
         [one] => one.get(index).copied(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an earlier process did has no time here: counted, it would make the rest seem to take none.
+    #[test]
+    fn a_resumed_bar_counts_new_rounds() {
+        let mut console = Console::new();
+        console.show(&Event::Start { round: 50, rounds: 120, tasks: &["a"], device: "cpu", threads: 1, bytes: 0 });
+        assert_eq!((console.rounds.position(), console.rounds.length()), (0, Some(70)));
+        console.rounds = rounds_bar(50, 120);
+        console.round(&RoundEvent {
+            round: 59,
+            epoch: 1.0,
+            lr: 1.0,
+            tasks: &["a"],
+            losses: &[1.0],
+            factors: &[],
+            weights: &[vec![1.0]],
+            blocks: &[],
+            norm: 1.0,
+            clip: 1.0,
+            fallback: None,
+            ms: 1.0,
+        });
+        assert_eq!(console.rounds.position(), 10);
     }
 }

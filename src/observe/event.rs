@@ -1,6 +1,7 @@
 //! Everything a run reports, each as one line of metrics.jsonl.
 //!
-//! Every line has `v` (the version of this format), `kind` and `round`; the other fields depend on the kind.
+//! Every line has `v` (the version of this format), `kind` and `round`; the other fields depend on the kind. What
+//! [`MetricsFile`](super::metrics_file::MetricsFile) adds to each is said there.
 
 use std::collections::BTreeMap;
 
@@ -86,7 +87,15 @@ pub enum Event<'a> {
     Checkpoint {
         round: u64,
         path: &'a str,
-        seconds: f64,
+        /// None where a process before this one wrote it, and was killed before it said so.
+        seconds: Option<f64>,
+        /// Written because the run was interrupted here.
+        interrupted: bool,
+    },
+    /// `resume --set` changed keys of the configuration: for each, `from` and `to`.
+    Changed {
+        round: u64,
+        changes: &'a Map<String, Value>,
     },
     End {
         round: u64,
@@ -139,19 +148,10 @@ pub struct RoundEvent<'a> {
 }
 
 impl Event<'_> {
-    pub fn round(&self) -> u64 {
-        match self {
-            Event::Round(event) => event.round,
-            Event::Start { round, .. }
-            | Event::Conflict { round, .. }
-            | Event::Anomaly { round, .. }
-            | Event::Adapted { round, .. }
-            | Event::Failure { round, .. }
-            | Event::Evaluation { round, .. }
-            | Event::Target { round, .. }
-            | Event::Checkpoint { round, .. }
-            | Event::End { round, .. } => *round,
-        }
+    /// Whether it happens again when a run goes on from a checkpoint before it. Not so: checkpoints that are there, but for those
+    /// that an uninterrupted run would not have, and changes of the configuration.
+    pub fn happens_again(&self) -> bool {
+        !matches!(self, Event::Checkpoint { interrupted: false, .. } | Event::Changed { .. })
     }
 
     pub fn json(&self) -> Value {
@@ -192,9 +192,10 @@ impl Event<'_> {
             Event::Target { round, task, metric, value, target } => {
                 ("target", json!({ "round": round, "task": task, "metric": metric, "value": value, "target": target }))
             }
-            Event::Checkpoint { round, path, seconds } => {
+            Event::Checkpoint { round, path, seconds, interrupted: _ } => {
                 ("checkpoint", json!({ "round": round, "path": path, "seconds": seconds }))
             }
+            Event::Changed { round, changes } => ("changed", json!({ "round": round, "changes": changes })),
             Event::End { round, reason, seconds, peak_bytes, conflicts, blocks, fallbacks, tasks } => {
                 let pair = |pair: &NamedPair| json!({ "tasks": pair.tasks, "cosine": pair.cosine, "share": pair.share, "rounds": pair.rounds });
                 let conflicts: Vec<Value> = conflicts.iter().map(pair).collect();

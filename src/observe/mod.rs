@@ -8,12 +8,16 @@ pub mod tensorboard;
 pub mod timeline;
 pub mod trace;
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use console::Console;
 use event::Event;
-use metrics_file::MetricsFile;
+use metrics_file::{MetricsFile, Past};
 use tensorboard::TensorBoard;
+
+use crate::output::Messages;
 
 /// Passes each event to everything that listens.
 pub struct Observer {
@@ -23,19 +27,47 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub fn new(console: Console, metrics: MetricsFile, tensorboard: TensorBoard) -> Self {
-        Self { console, metrics, tensorboard }
+    /// Of a new run.
+    pub fn create(console: Console, metrics: &Path, folder: &Path) -> Result<Self> {
+        Ok(Self { console, metrics: MetricsFile::create(metrics)?, tensorboard: TensorBoard::create(folder)? })
+    }
+
+    /// Of a run that goes on from a checkpoint: what came after it is forgotten.
+    pub fn resume(console: Console, metrics: &Path, folder: &Path, past: Past) -> Result<Self> {
+        let mut tensorboard = TensorBoard::begin(folder)?;
+        let metrics = MetricsFile::resume(metrics, past, &mut |line| tensorboard.write(line))?;
+        Ok(Self { console, metrics, tensorboard: tensorboard.replace()? })
     }
 
     pub fn emit(&mut self, event: &Event) -> Result<()> {
         self.console.show(event);
-        self.tensorboard.write(event)?;
-        self.metrics.write(event)
+        let line = self.metrics.write(event)?;
+        self.tensorboard.write(&line)?;
+        self.tensorboard.flush()
+    }
+
+    /// As [`Observer::emit`], for a process that begins: metrics.jsonl tells of the first one of a run.
+    pub fn start(&mut self, event: &Event) -> Result<()> {
+        if self.events() == 0 {
+            return self.emit(event);
+        }
+        self.console.show(event);
+        Ok(())
+    }
+
+    /// Lines so far about what happens again after a crash.
+    pub fn events(&self) -> u64 {
+        self.metrics.events()
+    }
+
+    /// Whether the newest checkpoint told of is that of so many rounds.
+    pub fn has_checkpoint(&self, round: u64) -> bool {
+        self.metrics.has_checkpoint(round)
     }
 }
 
 /// Debug messages on stderr for those who ask: `TASKLOOM_LOG=debug`.
 pub fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TASKLOOM_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Messages).with_target(false).init();
 }

@@ -3,29 +3,37 @@
 //! Only what scalars need is encoded: Event { wall_time = 1, step = 2, file_version = 3, summary = 5 } and
 //! Summary { value = 1 { tag = 1, simple_value = 2 } }.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::event::Event;
+use crate::files::scratch;
+
+/// Name of an event file, around its time.
+const NAME: [&str; 2] = ["events.out.tfevents.", ".taskloom"];
 
 pub struct TensorBoard {
-    file: File,
+    file: BufWriter<File>,
     path: PathBuf,
+    folder: PathBuf,
 }
 
 impl TensorBoard {
-    /// A new event file in the run folder; a resumed run adds one more, and TensorBoard reads them as one run.
+    /// The event file of a new run.
     pub fn create(folder: &Path) -> Result<Self> {
+        Self::begin(folder)?.replace()
+    }
+
+    /// An event file that is not in its place yet.
+    pub fn begin(folder: &Path) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("events.out.tfevents.{}.{:09}.taskloom", now.as_secs(), now.subsec_nanos());
-        let path = folder.join(name);
-        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        let mut events = Self { file, path };
+        let path = folder.join(format!("{}{}.{:09}{}", NAME[0], now.as_secs(), now.subsec_nanos(), NAME[1]));
+        let file = File::create(scratch(&path)).with_context(|| format!("cannot create {}", path.display()))?;
+        let mut events = Self { file: BufWriter::new(file), path, folder: folder.to_owned() };
         let mut version = Vec::new();
         put_double(&mut version, 1, now.as_secs_f64());
         put_bytes(&mut version, 3, b"brain.Event:2");
@@ -33,14 +41,33 @@ impl TensorBoard {
         Ok(events)
     }
 
-    pub fn write(&mut self, event: &Event) -> Result<()> {
-        let scalars = scalars(event);
+    /// Puts the file in its place, instead of those of earlier processes: under its own name, by which a TensorBoard that is open
+    /// finds it.
+    pub fn replace(mut self) -> Result<Self> {
+        self.flush()?;
+        fs::rename(scratch(&self.path), &self.path).with_context(|| format!("cannot write {}", self.path.display()))?;
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if is_file && path != self.path && name.starts_with(NAME[0]) && name.ends_with(NAME[1]) {
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// The scalars of a line of metrics.jsonl.
+    pub fn write(&mut self, line: &Value) -> Result<()> {
+        let scalars = scalars(line);
         if scalars.is_empty() {
             return Ok(());
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let message = message(now.as_secs_f64(), event.round(), &scalars);
+        let message = message(line["time"].as_f64().unwrap_or_default(), line["round"].as_u64().unwrap_or_default(), &scalars);
         self.record(&message)
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        self.file.flush().with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     fn record(&mut self, data: &[u8]) -> Result<()> {
@@ -48,24 +75,27 @@ impl TensorBoard {
     }
 }
 
-/// Tags and values of an event.
-fn scalars(event: &Event) -> Vec<(String, f64)> {
-    match event {
-        Event::Round(round) => {
-            let mut scalars =
-                vec![("train/lr".into(), round.lr), ("train/norm".into(), round.norm), ("train/ms".into(), round.ms)];
-            scalars.extend(round.tasks.iter().zip(round.losses).map(|(task, loss)| (format!("loss/{task}"), *loss)));
-            for (set, weights) in round.weights.iter().enumerate() {
-                let part = if round.weights.len() > 1 { format!("/{}", round.blocks[set]) } else { String::new() };
-                let weights = round.tasks.iter().zip(weights);
-                scalars.extend(weights.map(|(task, weight)| (format!("weight/{task}{part}"), *weight)));
-            }
-            scalars
+/// Tags and values of a line; what is not finite has none.
+fn scalars(line: &Value) -> Vec<(String, f64)> {
+    match line["kind"].as_str() {
+        Some("round") => {
+            let own = ["lr", "norm", "ms"].map(|name| (format!("train/{name}"), &line[name]));
+            let losses = by_task("loss", "", &line["losses"]);
+            let weights = by_task("weight", "", &line["weights"]);
+            let blocks = line["block_weights"].as_object().into_iter().flatten();
+            let blocks = blocks.flat_map(|(block, weights)| by_task("weight", &format!("/{block}"), weights));
+            let all = own.into_iter().chain(losses).chain(weights).chain(blocks);
+            all.filter_map(|(tag, value)| Some((tag, value.as_f64()?))).collect()
         }
-        Event::Conflict { conflicts, .. } => vec![("conflict/share".into(), conflicts.whole.share())],
-        Event::Evaluation { scores, .. } => evaluation_scalars(scores),
+        Some("conflict") => line["share"].as_f64().map(|share| ("conflict/share".to_owned(), share)).into_iter().collect(),
+        Some("eval") => evaluation_scalars(line),
         _ => Vec::new(),
     }
+}
+
+fn by_task<'a>(group: &'a str, part: &str, values: &'a Value) -> Vec<(String, &'a Value)> {
+    let values = values.as_object().into_iter().flatten();
+    values.map(|(task, value)| (format!("{group}/{task}{part}"), value)).collect()
 }
 
 fn evaluation_scalars(scores: &Value) -> Vec<(String, f64)> {

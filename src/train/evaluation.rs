@@ -4,6 +4,7 @@
 //! the round in which the last batch was done: that depends on the data alone, so that a run is the same however long it took.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -15,6 +16,7 @@ use crate::train::checkpoint::{self, Best, State, UnderWay};
 use crate::train::evaluate::Evaluation;
 use crate::train::run::Run;
 use crate::train::sweep::{Sweep, evaluate};
+use crate::train::writer::Written;
 
 impl Run<'_> {
     /// Scores of a split with the run's best parameters, or its last ones if none were kept.
@@ -129,7 +131,8 @@ impl Run<'_> {
         self.keep_states();
         let state = State { round, ..self.state.clone() };
         self.engine.exchange();
-        let written = self.write(&self.folder.best(), &state, false);
+        let best = Written { path: self.folder.best(), round, interrupted: false, time: Duration::ZERO };
+        let written = self.write(best, &state, false);
         self.engine.exchange();
         written
     }
@@ -150,10 +153,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What the engine remembers beside its tensors, for a checkpoint.
+    /// What engine and observer remember beside tensors, for a checkpoint.
     pub(super) fn keep_states(&mut self) {
         self.state.method_state = self.engine.method_state();
         self.state.balancer_state = self.engine.solver.balancer.state();
         self.state.conflicts = self.engine.solver.ledger.state();
+        self.state.events = self.observer.events();
     }
 }

@@ -19,7 +19,8 @@ impl Guard {
     pub fn failed(&mut self, message: &str, limit: u32, hopeless: bool) -> Result<(), Stopped> {
         self.in_a_row += 1;
         if self.in_a_row >= limit && hopeless {
-            let advice = "lower optimizer.lr, set clip.norm, or look at the named examples";
+            let advice =
+                "lower optimizer.lr or set clip.norm (`taskloom resume RUN_DIR --set KEY=VALUE`), or look at the named examples";
             return Err(Stopped(format!("{message}; that is {} rounds in a row without a commit: {advice}", self.in_a_row)));
         }
         Ok(())

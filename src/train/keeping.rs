@@ -1,9 +1,9 @@
 //! When a run writes checkpoints: after some rounds, and at its end.
 
-use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use serde_json::{Map, Value};
 
 use crate::observe::event::Event;
 use crate::observe::trace::Kind;
@@ -13,35 +13,53 @@ use crate::train::run::Run;
 use crate::train::writer::Written;
 
 impl Run<'_> {
-    pub(super) fn checkpoint_if_due(&mut self) -> Result<()> {
-        let due = interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch);
-        let round = self.state.round;
-        let due = round > 0 && due.is_some_and(|every| round.is_multiple_of(every));
-        if due && self.unsaved { self.checkpoint() } else { Ok(()) }
+    fn is_checkpoint_due(&self) -> bool {
+        let (round, due) = (self.state.round, interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch));
+        round > 0 && due.is_some_and(|every| round.is_multiple_of(every))
     }
 
-    pub(super) fn checkpoint(&mut self) -> Result<()> {
+    pub(super) fn checkpoint_if_due(&mut self) -> Result<()> {
+        if self.is_checkpoint_due() && self.unsaved { self.checkpoint(false) } else { Ok(()) }
+    }
+
+    /// Says of the checkpoint that the run goes on from that it is there, if it should be and a killed process did not say so.
+    pub(super) fn report_restored(&mut self) -> Result<()> {
+        let state = &self.state;
+        let is_usual = !state.evaluation_due && (self.is_checkpoint_due() || self.is_finished() || state.stopped_early);
+        if self.unsaved || !is_usual || self.observer.has_checkpoint(state.round) {
+            return Ok(());
+        }
+        let path = self.folder.checkpoints().join(checkpoint::folder_name(state.round)).display().to_string();
+        self.observer.emit(&Event::Checkpoint { round: state.round, path: &path, seconds: None, interrupted: false })
+    }
+
+    /// Says which keys of the configuration are others from here on.
+    pub fn changed(&mut self, changes: &Map<String, Value>) -> Result<()> {
+        self.observer.emit(&Event::Changed { round: self.state.round, changes })
+    }
+
+    pub(super) fn checkpoint(&mut self, interrupted: bool) -> Result<()> {
         let start = self.now();
         let path = self.folder.checkpoints().join(checkpoint::folder_name(self.state.round));
         self.engine.fetch_parameters()?;
         self.keep_states();
         let state = self.state.clone();
-        self.write(&path, &state, true)?;
+        self.write(Written { path, round: state.round, interrupted, time: Duration::ZERO }, &state, true)?;
         self.unsaved = false;
         self.trace_since(Kind::Checkpoint, start)
     }
 
     /// Writes a checkpoint of the engine as it is now, or begins to.
-    pub(super) fn write(&mut self, path: &Path, state: &State, with_optimizer: bool) -> Result<()> {
+    pub(super) fn write(&mut self, written: Written, state: &State, with_optimizer: bool) -> Result<()> {
         if self.config.checkpoint.background {
             // Never two copies at a time.
             self.finish_writing()?;
             let packed = Packed::new(&mut self.engine, state, with_optimizer)?;
-            return self.writer.start(packed, path, state.round);
+            return self.writer.start(packed, written);
         }
         let clock = Instant::now();
-        checkpoint::write(path, &mut self.engine, state, with_optimizer)?;
-        self.written(&Written { path: path.to_owned(), round: state.round, time: clock.elapsed() })
+        checkpoint::write(&written.path, &mut self.engine, state, with_optimizer)?;
+        self.written(&Written { time: clock.elapsed(), ..written })
     }
 
     /// Says that a checkpoint is there, if it has become so since.
@@ -54,12 +72,20 @@ impl Run<'_> {
     }
 
     fn written(&mut self, written: &Written) -> Result<()> {
-        let Written { path, round, time } = written;
+        let Written { path, round, interrupted, time } = written;
         if *path == self.folder.best() {
             return Ok(());
         }
-        checkpoint::prune(&self.folder.checkpoints(), self.config.checkpoint.keep)?;
-        let path = path.display().to_string();
-        self.observer.emit(&Event::Checkpoint { round: *round, path: &path, seconds: time.as_secs_f64() })
+        checkpoint::prune(&self.folder.checkpoints(), self.config.checkpoint.keep, *round)?;
+        let (path, seconds) = (path.display().to_string(), Some(time.as_secs_f64()));
+        self.observer.emit(&Event::Checkpoint { round: *round, path: &path, seconds, interrupted: *interrupted })
+    }
+
+    /// Nothing is being written: what is left of writing and of pruning, here or by a killed process, goes.
+    pub(super) fn clean_up(&self) -> Result<()> {
+        let checkpoints = self.folder.checkpoints();
+        checkpoint::prune(&checkpoints, self.config.checkpoint.keep, self.state.round)?;
+        checkpoint::clean(&checkpoints)?;
+        checkpoint::clean(self.folder.path())
     }
 }

@@ -12,6 +12,7 @@ use crate::data::cursor::{Cursor, ExampleStream};
 use crate::device::Device;
 use crate::device::memory::{Memory, peak_resident};
 use crate::failure::Stopped;
+use crate::files::write_whole;
 use crate::observe::Observer;
 use crate::observe::console::Console;
 use crate::observe::event::{Event, RoundEvent};
@@ -68,6 +69,28 @@ pub struct Run<'a> {
     pub(super) sweep: Option<Sweep>,
 }
 
+/// A run's engine in its memory.
+pub struct Built {
+    pub engine: Engine,
+    bytes: u64,
+}
+
+impl Built {
+    /// Takes all the memory of a run, so that one without enough of it fails before it has a folder.
+    pub fn new(config: &Config, plan: &Plan) -> Result<Self> {
+        let driver = Device::select(&config.run.device)?.open()?;
+        // With a device the budget is the device's; what the host then maps and never writes takes no memory.
+        let mut memory = if driver.is_some() { Memory::mapped() } else { Memory::new(config.memory.device) };
+        let mut engine = plan.engine(config, &mut memory)?;
+        let mut bytes = memory.used();
+        if let Some(driver) = driver {
+            bytes = plan.buffers(config)?.iter().map(|(_, bytes)| bytes).sum();
+            engine.accelerate(driver, &plan.limits, &plan.start)?;
+        }
+        Ok(Self { engine, bytes })
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -81,19 +104,12 @@ impl<'a> Run<'a> {
         config: &'a Config,
         corpus: &'a Corpus,
         plan: &'a Plan,
+        built: Built,
         folder: &'a RunFolder,
         observer: Observer,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let driver = Device::select(&config.run.device)?.open()?;
-        // With a device the budget is the device's; what the host then maps and never writes takes no memory.
-        let mut memory = if driver.is_some() { Memory::mapped() } else { Memory::new(config.memory.device) };
-        let mut engine = plan.engine(config, &mut memory)?;
-        let mut bytes = memory.used();
-        if let Some(driver) = driver {
-            bytes = plan.buffers(config)?.iter().map(|(_, bytes)| bytes).sum();
-            engine.accelerate(driver, &plan.limits, &plan.start)?;
-        }
+        let Built { engine, bytes } = built;
         let objective = Objective::parse(&config.best.metric).context("best.metric cannot be read")?;
         let state = fresh_state(corpus, &engine);
         let started = Instant::now();
@@ -158,7 +174,7 @@ impl<'a> Run<'a> {
     pub fn run(&mut self) -> Result<End> {
         let end = self.train();
         // What is being written is kept, however training ended.
-        let written = self.finish_writing();
+        let written = self.finish_writing().and_then(|()| self.clean_up());
         end.and_then(|end| written.and_then(|()| self.report(end)).map(|()| end)).map_err(|error| {
             let known = error.chain().any(|cause| cause.is::<Stopped>());
             if known { error } else { Stopped(format!("{error:#}")).into() }
@@ -166,7 +182,9 @@ impl<'a> Run<'a> {
     }
 
     fn train(&mut self) -> Result<End> {
+        self.clean_up()?;
         self.announce()?;
+        self.report_restored()?;
         self.catch_up();
         let end = loop {
             if self.state.evaluation_due && !self.evaluate()? {
@@ -187,7 +205,7 @@ impl<'a> Run<'a> {
             self.report_written()?;
         };
         if self.unsaved {
-            self.checkpoint()?;
+            self.checkpoint(end == End::Interrupted)?;
         }
         Ok(end)
     }
@@ -213,9 +231,7 @@ impl<'a> Run<'a> {
             fallbacks: &self.state.fallbacks,
             tasks: self.task_ends(end),
         };
-        let summary = self.folder.summary();
-        std::fs::write(&summary, format!("{:#}\n", end_event.json()))
-            .with_context(|| format!("cannot write {}", summary.display()))?;
+        write_whole(&self.folder.summary(), &format!("{:#}\n", end_event.json()))?;
         self.observer.emit(&end_event)?;
         self.trace.as_mut().map_or(Ok(()), RunTrace::finish)
     }
@@ -226,7 +242,7 @@ impl<'a> Run<'a> {
         let device = device.as_str();
         let threads = rayon::current_num_threads();
         let (round, rounds) = (self.state.round, self.plan.rounds);
-        self.observer.emit(&Event::Start { round, rounds, tasks: &names, device, threads, bytes: self.bytes })
+        self.observer.start(&Event::Start { round, rounds, tasks: &names, device, threads, bytes: self.bytes })
     }
 
     pub(super) fn is_finished(&self) -> bool {

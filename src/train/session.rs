@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Resolved};
 use crate::data::{self, Corpus, Progress, synthetic};
 use crate::device::memory::check_machine;
 use crate::observe::console::Console;
@@ -67,10 +68,15 @@ fn report(corpus: &Corpus, console: &Console) {
     }
 }
 
-/// The configuration of a run, to go on with or to evaluate.
+/// The configuration of a run, to evaluate it.
 pub fn load_run(run: &Path) -> Result<Config> {
-    let sets: Vec<String> = stored_tokenizer(run)?.map(|own| format!("encoder.tokenizer={own}")).into_iter().collect();
-    Ok(config::load(&run.join("config.toml"), &sets)?.config)
+    Ok(change_run(run, &[])?.0.config)
+}
+
+/// The configuration of a run, to go on with, and what `sets` change of it ([`config::change`]).
+pub fn change_run(run: &Path, sets: &[String]) -> Result<(Resolved, Map<String, Value>)> {
+    let own: Vec<String> = stored_tokenizer(run)?.map(|own| format!("encoder.tokenizer={own}")).into_iter().collect();
+    Ok(config::change(&run.join("config.toml"), &own, sets)?)
 }
 
 /// The configuration of a trained model: the data it was trained on may be gone by now.

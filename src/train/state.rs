@@ -64,6 +64,7 @@ pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         balancer_state: engine.solver.balancer.state(),
         conflicts: engine.solver.ledger.state(),
         fallbacks: Default::default(),
+        events: 0,
         hashes: Default::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! Writes checkpoints while training goes on, one at a time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,15 +20,16 @@ pub struct Written {
     pub path: PathBuf,
     /// Rounds it holds.
     pub round: u64,
+    /// See [`Event::Checkpoint`](crate::observe::event::Event::Checkpoint).
+    pub interrupted: bool,
     pub time: Duration,
 }
 
 impl Writer {
     /// Begins; the one before has to be [`Writer::finish`]ed.
-    pub fn start(&mut self, packed: Packed, path: &Path, round: u64) -> Result<()> {
+    pub fn start(&mut self, packed: Packed, written: Written) -> Result<()> {
         assert!(self.current.is_none(), "one checkpoint at a time");
-        let written = Written { path: path.to_owned(), round, time: Duration::ZERO };
-        let own = path.to_owned();
+        let own = written.path.clone();
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(move || packed.write(&own));
         self.current = Some((thread.context("cannot start a thread that writes checkpoints")?, Instant::now(), written));
         Ok(())

@@ -186,6 +186,63 @@ pub fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
+/// metrics.jsonl apart from times (and where the run folder lies, and how much memory was taken). Checkpoints written beside
+/// training are told of when they are there, so that their lines may stand anywhere: those without a number come last.
+pub fn history(run: &Path) -> Vec<Value> {
+    let mut lines = metrics(run);
+    for line in &mut lines {
+        let fields = line.as_object_mut().expect("every line is an object");
+        ["time", "seconds", "ms", "peak_bytes"].iter().for_each(|name| drop(fields.remove(*name)));
+        let path = fields.get("path").and_then(|path| Path::new(path.as_str()?).file_name()?.to_str()).map(str::to_owned);
+        fields.extend(path.map(|name| ("path".to_owned(), name.into())));
+    }
+    lines.sort_by_key(|line| line["n"].as_u64().unwrap_or(u64::MAX));
+    lines
+}
+
+/// Says which line differs first, instead of printing all.
+pub fn assert_same_history(run: &Path, reference: &Path, what: &str) {
+    let (ours, theirs) = (history(run), history(reference));
+    if let Some((ours, theirs)) = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs) {
+        panic!("{what}: metrics.jsonl has\n{ours}\ninstead of\n{theirs}");
+    }
+    assert_eq!(ours.len(), theirs.len(), "{what}: lines of metrics.jsonl");
+    assert_eq!(tensorboard(run), tensorboard(reference), "{what}: TensorBoard events");
+}
+
+/// Step and length of each record in the run's one TensorBoard file.
+pub fn tensorboard(run: &Path) -> Vec<(u64, usize)> {
+    let found = files(run);
+    let mut events = found.iter().filter(|(name, _)| name.contains("tfevents"));
+    let (_, mut bytes) = events.next().map(|(name, bytes)| (name, &bytes[..])).expect("there is an event file");
+    assert_eq!(events.count(), 0, "one event file");
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+        let record = &bytes[12..12 + length];
+        // After the wall time (tag and double), 0x10 begins the step.
+        let digits = record[10..].iter().enumerate().take_while(|(i, _)| *i == 0 || record[9 + i] >= 0x80);
+        let step = digits.fold(0, |step, (i, byte)| step | u64::from(byte & 0x7f) << (7 * i));
+        records.push((if record[9] == 0x10 { step } else { 0 }, length));
+        bytes = &bytes[length + 16..];
+    }
+    records
+}
+
+/// The run is done and is that of `reference` in every file, apart from times and from `trace.json`, which shows what took place.
+pub fn assert_same_run(run: &Path, reference: &Path, what: &str) {
+    let kept = |run: &Path| -> BTreeMap<String, Vec<u8>> {
+        let mut found = files(run);
+        found.retain(|name, _| !name.contains("tfevents"));
+        ["metrics.jsonl", "summary.json", "trace.json"]
+            .iter()
+            .for_each(|name| drop(found.insert((*name).to_owned(), Vec::new())));
+        found
+    };
+    assert_same_files(&kept(run), &kept(reference), what);
+    assert_same_history(run, reference, what);
+}
+
 /// `round` of every metrics line of a kind.
 pub fn rounds(run: &Path, kind: &str) -> Vec<u64> {
     let lines = metrics(run).into_iter().filter(|line| line["kind"] == kind);

@@ -33,6 +33,8 @@ pub struct Key {
     pub default: Default,
     /// Set where the key acts only beside certain values of another.
     pub only: Option<Only>,
+    /// `resume --set` may change it.
+    pub resumable: bool,
     pub doc: &'static str,
 }
 
@@ -57,18 +59,33 @@ impl Key {
         self.only = Some(Only { key, values });
         self
     }
+
+    /// A run goes on from its checkpoints whatever the value.
+    const fn resumable(mut self) -> Key {
+        self.resumable = true;
+        self
+    }
 }
 
 pub const fn key(name: &'static str, kind: Kind, literal: &'static str, doc: &'static str) -> Key {
-    Key { name, kind, default: Default::Is(literal), only: None, doc }
+    Key { name, kind, default: Default::Is(literal), only: None, resumable: false, doc }
 }
 
 pub const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { name, kind, default: Default::Required, only: None, doc }
+    Key { name, kind, default: Default::Required, only: None, resumable: false, doc }
 }
 
 pub const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { name, kind, default: Default::Absent, only: None, doc }
+    Key { name, kind, default: Default::Absent, only: None, resumable: false, doc }
+}
+
+/// Dotted names of the keys that `resume --set` may change.
+pub fn resumable() -> Vec<String> {
+    let keys = |(path, section): (String, &'static Section)| {
+        let resumable = section.keys.iter().filter(|key| key.resumable);
+        resumable.map(move |key| format!("{path}.{}", key.name))
+    };
+    sections().into_iter().flat_map(keys).collect()
 }
 
 /// Every table with its name as a header would write it, `NAME` standing for a name of the user's choice.

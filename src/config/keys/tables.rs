@@ -218,8 +218,9 @@ static TRAIN: Section = Section {
             Kind::Float(Bounds::POSITIVE),
             "Length of the run in passes over the training rows. Exactly one of `epochs` and `rounds` is needed; \
             a later layer's wins.",
-        ),
-        optional("rounds", Kind::Int(1, ROUNDS), "Length of the run in rounds."),
+        )
+        .resumable(),
+        optional("rounds", Kind::Int(1, ROUNDS), "Length of the run in rounds.").resumable(),
         key("micro_batch", Kind::Int(1, 1 << 20), "32", "Examples of one task in one micro-batch."),
         key(
             "accumulate",
@@ -245,7 +246,8 @@ static TRAIN: Section = Section {
             Kind::Int(1, u32::MAX as i64),
             "3",
             "Rounds in a row that may fail on a non-finite loss or gradient before the run stops.",
-        ),
+        )
+        .resumable(),
     ],
     later: &[],
 };
@@ -255,16 +257,24 @@ const ADAMW: &[&str] = &["adamw"];
 static OPTIMIZER: Section = Section {
     keys: &[
         key("kind", Kind::one_of(&["adamw", "sgd"]), "\"adamw\"", "AdamW with decoupled weight decay, or SGD with momentum."),
-        key("lr", Kind::Float(Bounds::POSITIVE), "1e-3", "Learning rate at the end of the warmup."),
-        key("head_lr_scale", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Heads learn at `lr * head_lr_scale`."),
+        key("lr", Kind::Float(Bounds::POSITIVE), "1e-3", "Learning rate at the end of the warmup.").resumable(),
+        key("head_lr_scale", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Heads learn at `lr * head_lr_scale`.").resumable(),
         key("embedding_lr_scale", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Embedding rows learn at `lr * embedding_lr_scale`.")
-            .only("encoder.kind", TEXT),
-        key("weight_decay", Kind::Float(Bounds::NON_NEGATIVE), "0.01", "Decoupled; biases and norms are left out."),
-        key("beta1", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Decay of the first moment.").only("optimizer.kind", ADAMW),
-        key("beta2", Kind::Float(Bounds::UNIT_OPEN), "0.999", "Decay of the second moment.").only("optimizer.kind", ADAMW),
+            .only("encoder.kind", TEXT)
+            .resumable(),
+        key("weight_decay", Kind::Float(Bounds::NON_NEGATIVE), "0.01", "Decoupled; biases and norms are left out.").resumable(),
+        key("beta1", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Decay of the first moment.")
+            .only("optimizer.kind", ADAMW)
+            .resumable(),
+        key("beta2", Kind::Float(Bounds::UNIT_OPEN), "0.999", "Decay of the second moment.")
+            .only("optimizer.kind", ADAMW)
+            .resumable(),
         key("eps", Kind::Float(Bounds::POSITIVE), "1e-8", "Added to the root of the second moment.")
-            .only("optimizer.kind", ADAMW),
-        key("momentum", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Decay of the velocity.").only("optimizer.kind", &["sgd"]),
+            .only("optimizer.kind", ADAMW)
+            .resumable(),
+        key("momentum", Kind::Float(Bounds::UNIT_OPEN), "0.9", "Decay of the velocity.")
+            .only("optimizer.kind", &["sgd"])
+            .resumable(),
         key(
             "row_moment",
             Kind::OneOf { values: &["element", "row"], later: &[] },
@@ -291,23 +301,27 @@ static LR_SCHEDULE: Section = Section {
             Kind::one_of(&["constant", "linear", "cosine"]),
             "\"linear\"",
             "What the learning rate does after the warmup.",
-        ),
-        key("warmup", Kind::Float(Bounds::NON_NEGATIVE), "0.06", "Below 1: share of all rounds; 1 and above: rounds."),
+        )
+        .resumable(),
+        key("warmup", Kind::Float(Bounds::NON_NEGATIVE), "0.06", "Below 1: share of all rounds; 1 and above: rounds.")
+            .resumable(),
         key("end", Kind::Float(Bounds::UNIT), "0.0", "Share of `lr` left at the last round.")
-            .only("optimizer.schedule.kind", &["linear", "cosine"]),
+            .only("optimizer.schedule.kind", &["linear", "cosine"])
+            .resumable(),
     ],
     later: &[],
 };
 
 static CLIP: Section = Section {
     keys: &[
-        key("norm", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Largest Euclidean norm; 0 switches clipping off."),
+        key("norm", Kind::Float(Bounds::NON_NEGATIVE), "1.0", "Largest Euclidean norm; 0 switches clipping off.").resumable(),
         key(
             "scope",
             Kind::one_of(&["update", "task"]),
             "\"update\"",
             "Clips the update after surgery, or each task's private gradient before it.",
-        ),
+        )
+        .resumable(),
     ],
     later: &[],
 };
@@ -448,35 +462,35 @@ static BEST: Section = Section {
 
 static CHECKPOINT: Section = Section {
     keys: &[
-        key("every", Kind::Every, "\"epoch\"", "When a checkpoint is written."),
-        key("keep", Kind::Int(1, 1 << 20), "2", "Newest checkpoints kept."),
+        key("every", Kind::Every, "\"epoch\"", "When a checkpoint is written.").resumable(),
+        key("keep", Kind::Int(1, 1 << 20), "2", "Newest checkpoints kept.").resumable(),
         key(
             "background",
             Kind::Bool,
             "false",
             "Training waits only until a checkpoint (or `best/`) is copied; the copy is written while it goes on. The same files; \
             costs their size in memory once more.",
-        ),
+        ).resumable(),
     ],
     later: &[],
 };
 
 static OBSERVE: Section = Section {
     keys: &[
-        key("log_every", Kind::Int(1, COUNT), "1", "Rounds between two `round` lines in metrics.jsonl."),
+        key("log_every", Kind::Int(1, COUNT), "1", "Rounds between two `round` lines in metrics.jsonl.").resumable(),
         key(
             "conflict_every",
             Kind::Int(0, COUNT),
             "10",
             "Rounds between two `conflict` lines (cosine matrix, norms); 0 writes none.",
-        ),
+        ).resumable(),
         key(
             "trace_rounds",
             Kind::Int(0, COUNT),
             "1000",
             "Rounds of `trace.json` (for ui.perfetto.dev), from each start of the run on; failures, evaluations and checkpoints are \
             always in it. 0 writes none.",
-        ),
+        ).resumable(),
     ],
     later: &[],
 };

@@ -80,7 +80,7 @@ impl On {
         match self.open(0) {
             Ok(_) => true,
             Err(DeviceError::Unavailable(why)) if !required => {
-                eprintln!("skipped: {why}");
+                crate::output::message(format_args!("skipped: {why}"));
                 false
             }
             Err(error) => panic!("{error}"),

@@ -4,20 +4,24 @@
 //! evaluation of earlier parameters is under way, `state.json` with the counters and the hashes of the other files, and last of all `COMPLETE` with the hash of `state.json`. A folder whose marker is
 //! missing or whose hashes differ does not count.
 
+mod folders;
 mod tensors;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::data::cursor::Cursor;
+use crate::files::SCRATCH;
 use crate::model::spec::HeadKind;
 use crate::schedule::order::Incident;
 use crate::train::round::Engine;
 
+use folders::remove;
+pub use folders::{clean, folder_name, list, prune, recover};
 use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
 pub use tensors::{embedding_rows, input_columns, read_tensors};
 
@@ -69,6 +73,9 @@ pub struct State {
     pub conflicts: serde_json::Value,
     /// Rounds in which a method or balancer fell back, by its name.
     pub fallbacks: BTreeMap<String, u64>,
+    /// Lines of metrics.jsonl that this state is ahead of; those of a higher number happen again.
+    #[serde(default)]
+    pub events: u64,
     /// blake3 of each file, in hex.
     pub hashes: BTreeMap<String, String>,
 }
@@ -181,7 +188,7 @@ fn replace(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = path.parent().context("a checkpoint needs a parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let scratch = tempfile::Builder::new()
-        .prefix(".writing-")
+        .prefix(SCRATCH)
         .tempdir_in(parent)
         .with_context(|| format!("cannot create a folder in {}", parent.display()))?;
     // The scratch folder removes itself if anything fails from here on.
@@ -243,13 +250,6 @@ fn sync_folder(path: &Path) -> Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).with_context(|| format!("cannot sync {}", path.display()))
 }
 
-fn remove(path: &Path) -> Result<()> {
-    if path.exists() {
-        fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
-    }
-    Ok(())
-}
-
 fn hash(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     // Read, not mapped: a mapped checkpoint would count as this process's memory.
@@ -272,53 +272,4 @@ pub fn read_state(path: &Path) -> Result<State> {
         ensure!(hash(&file)? == *expected, "{} is damaged: its hash is not the one in {STATE}", file.display());
     }
     Ok(state)
-}
-
-/// Complete checkpoints of a run folder, newest first.
-pub fn list(checkpoints: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_round(path)).collect();
-    found.sort();
-    found.reverse();
-    found
-}
-
-fn is_round(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.strip_prefix("round-").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit())) && path.join(MARKER).is_file()
-}
-
-/// Undoes a replacement that a kill cut short: where the new checkpoint is not complete, the one it was to replace comes back.
-pub fn recover(folder: &Path) -> Result<()> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    for old in entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == REPLACED)) {
-        let path = old.with_extension("");
-        if path.join(MARKER).is_file() {
-            remove(&old)?;
-        } else {
-            remove(&path)?;
-            fs::rename(&old, &path).with_context(|| format!("cannot bring back {}", path.display()))?;
-        }
-    }
-    sync_folder(folder)
-}
-
-/// Removes complete checkpoints beyond the newest `keep`, and half-written ones a killed process left.
-pub fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
-    for path in list(checkpoints).into_iter().skip(keep) {
-        remove(&path)?;
-    }
-    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
-    for path in entries.map(|entry| entry.path()) {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with(".writing-") {
-            remove(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// `round-00000123`
-pub fn folder_name(round: u64) -> String {
-    format!("round-{round:08}")
 }

@@ -1,0 +1,107 @@
+//! Runs are killed (signal 9) at random moments and resumed: they end as if nothing had happened, and nothing is left over.
+//!
+//! `scripts/kill-test.sh N` kills N times; as one of the tests it is done a few times only.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Place, assert_same_run, example, outcome, taskloom, training};
+
+/// Kills without `TASKLOOM_KILLS`, which `scripts/kill-test.sh` sets.
+const FEW: u64 = 12;
+
+/// Of one run, which is then left to end.
+const KILLS_OF_A_RUN: u64 = 6;
+
+/// Short runs that checkpoint and evaluate most of the time.
+const SHORT: [&str; 9] = [
+    "run.device=cpu",
+    "run.threads=2",
+    "encoder.hidden=64",
+    "synthetic.train=300",
+    "synthetic.dev=100",
+    "synthetic.test=20",
+    "train.rounds=40",
+    "train.micro_batch=16",
+    "checkpoint.keep=2",
+];
+
+/// What the runs differ in.
+const KINDS: [&[&str]; 6] = [
+    &["checkpoint.every=1", "eval.every=5"],
+    &["checkpoint.every=3", "eval.every=4", "checkpoint.background=true"],
+    &["checkpoint.every=4", "eval.every=6", "eval.batches_per_round=1", "eval.batch=16"],
+    &["checkpoint.every=2", "eval.every=3", "eval.batches_per_round=2", "eval.batch=32", "checkpoint.background=true"],
+    &["checkpoint.every=5", "eval.every=10", "schedule.mode=time_sliced"],
+    &[
+        "checkpoint.every=7",
+        "eval.every=7",
+        "schedule.mode=time_sliced",
+        "schedule.policy=weighted",
+        "checkpoint.background=true",
+    ],
+];
+
+/// Starts the run if it has no configuration yet, else continues it.
+fn go_on(config: &Path, sets: &[&str], run: &Path) -> Command {
+    if !run.join("config.toml").exists() {
+        return training(config, sets, run);
+    }
+    let mut command = taskloom();
+    command.arg("resume").arg(run);
+    command
+}
+
+/// Numbers of splitmix64's family are random enough here.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (mixed >> 16) % end.max(1)
+    }
+}
+
+#[test]
+fn killed_at_random_moments() {
+    let asked = std::env::var("TASKLOOM_KILLS").ok();
+    let asked = asked.map_or(FEW, |text| text.parse().expect("TASKLOOM_KILLS is a number"));
+    let place = Place::new();
+    let config = example("quickstart.toml");
+    let sets = KINDS.map(|own| [&SHORT[..], own].concat());
+    let references = sets.each_ref().map(|sets| {
+        let clock = Instant::now();
+        let run = place.train(&config, sets);
+        (run, clock.elapsed())
+    });
+    let mut random = Random(asked);
+    let (mut kills, mut number) = (0, 0);
+    while kills < asked {
+        let (sets, (reference, time)) = (&sets[number % KINDS.len()], &references[number % KINDS.len()]);
+        let run = place.path(&format!("killed-{number}"));
+        let mut own = 0;
+        loop {
+            let mut child = go_on(&config, sets, &run).spawn().expect("the program starts");
+            if own < KILLS_OF_A_RUN && kills < asked {
+                std::thread::sleep(Duration::from_micros(random.below(time.as_micros() as u64)));
+                child.kill().expect("the child can be killed");
+            }
+            let ended = outcome(child.wait_with_output());
+            match ended.code {
+                Some(0) => break,
+                // It may also have finished in time.
+                None => (own, kills) = (own + 1, kills + 1),
+                Some(_) => panic!("run {number} ({sets:?}), after {own} kills: {ended:?}"),
+            }
+        }
+        assert_same_run(&run, reference, &format!("run {number} ({sets:?}), {own} kills"));
+        std::fs::remove_dir_all(&run).expect("can be removed");
+        number += 1;
+    }
+    // Shown with --nocapture.
+    println!("{kills} kills of {number} runs: each ended like the uninterrupted one");
+}
