@@ -19,7 +19,7 @@ use crate::schedule::order::Incident;
 use crate::train::round::Engine;
 
 use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
-pub use tensors::{embedding_rows, input_columns, read_tensors};
+pub use tensors::{check_shapes, embedding_rows, input_columns, read_tensors};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
