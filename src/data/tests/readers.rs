@@ -167,6 +167,27 @@ fn write_parquet(path: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
+/// Wherever a byte is wrong: rows or an error. The library that decodes the format panics at some of these files.
+#[test]
+fn no_byte_of_a_parquet_file_is_trusted() -> Result<()> {
+    let files = Files::new()?;
+    let path = files.path("x.parquet");
+    write_parquet(&path)?;
+    let whole = std::fs::read(&path)?;
+    let mut refused = 0;
+    for place in 4..whole.len() - 4 {
+        for wrong in [0, 0x1f, 0xff, whole[place] ^ 1] {
+            let mut bytes = whole.clone();
+            bytes[place] = wrong;
+            std::fs::write(&path, bytes)?;
+            refused += u32::from(rows(&spec(path.clone()), &["features", "text", "label", "flag", "score"]).is_err());
+            drop(columns(&spec(path.clone())));
+        }
+    }
+    assert!(refused > 100, "{refused} of {} damaged files are refused", 4 * whole.len());
+    Ok(())
+}
+
 #[test]
 fn parquet_columns_keep_their_types() -> Result<()> {
     let files = Files::new()?;
