@@ -70,10 +70,17 @@ impl Tally {
     }
 
     fn note(&mut self, target: &str, number: u64, what: String) {
-        let key = (target.to_owned(), what.clone());
+        let key = (target.to_owned(), kind_of(&what));
         let new = || Finding { target: target.to_owned(), number, what, alone: false, times: 0 };
         self.findings.entry(key).or_insert_with(new).times += 1;
     }
+}
+
+/// What happened without what differs from input to input: the place of a panic, any words without their numbers.
+fn kind_of(what: &str) -> String {
+    let is_panic = what.starts_with("panic at ");
+    let what = if is_panic { what.split(": ").next().unwrap_or(what) } else { what };
+    what.chars().filter(|c| is_panic || !c.is_ascii_digit()).collect()
 }
 
 /// Meets `count` inputs from `first` on; after one that ended the process the next process goes on behind it.
@@ -163,7 +170,7 @@ fn start(target: &str, first: u64, count: u64, limits: Limits, keep: Option<&Pat
     let mut command = Command::new("bash");
     command.args(["-c", &script, "bash"]).arg(std::env::current_exe().expect("this program has a path"));
     command.args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
-    command.env(JOB, format!("{target} {first} {count}")).env("RAYON_NUM_THREADS", "2");
+    command.env(JOB, format!("{target} {first} {count}")).env("RAYON_NUM_THREADS", "2").env("RUST_BACKTRACE", "0");
     if let Some(folder) = keep {
         command.env(KEEP, folder);
     }

@@ -40,9 +40,11 @@ pub fn make(random: &mut Random) -> Input {
     if random.once_in(2) {
         in_one_file(&mut files);
     }
+    let mut tokenizer = "bert/vocab.txt";
     if random.once_in(3) {
         files.retain(|(name, _)| name != "vocab.txt");
         files.push(("tokenizer.json".into(), tokenizer::word_piece()));
+        tokenizer = "bert/tokenizer.json";
     }
     let (mut at, count) = (random.below(files.len()), files.len());
     for _ in 0..=random.size(2) {
@@ -57,14 +59,15 @@ pub fn make(random: &mut Random) -> Input {
     }
     let mut files: Vec<_> = files.into_iter().map(|(name, content)| (format!("bert/{name}"), content)).collect();
     files.push(("table.tsv".into(), TABLE.into()));
-    files.push(("config.toml".into(), CONFIG.into()));
+    let tokenizer = if random.once_in(2) { format!("tokenizer = {tokenizer:?}\n") } else { String::new() };
+    files.push(("config.toml".into(), format!("{CONFIG}{tokenizer}").into_bytes()));
     Input { files, words: Vec::new() }
 }
 
 const TABLE: &str = "text\tlabel\nthe good film\tyes\na very bad book\tno\ngood book\tyes\nbad film\tno\n";
 
-const CONFIG: &str = "[encoder]\nkind = \"transformer\"\nfrom = \"bert\"\n[train]\nrounds = 1\nmicro_batch = 2\n\
-                      [tasks.mood]\ntrain = \"table.tsv\"\ntext = \"text\"\nlabel = \"label\"\n";
+const CONFIG: &str = "[train]\nrounds = 1\nmicro_batch = 2\n[tasks.mood]\ntrain = \"table.tsv\"\ntext = \"text\"\nlabel = \"label\"\n\
+                      [encoder]\nkind = \"transformer\"\nfrom = \"bert\"\n";
 
 fn in_one_file(files: &mut Vec<(String, Vec<u8>)>) {
     let (shards, rest): (Vec<_>, Vec<_>) = files.drain(..).partition(|(name, _)| name.ends_with(".safetensors"));
