@@ -1,6 +1,6 @@
 //! JSON lines: one object a line, of which only the wanted keys are kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -70,12 +70,13 @@ impl JsonLines {
 pub fn columns(file: &FileSpec) -> Result<Vec<String>> {
     let mut lines = Lines::open(&file.path, Arc::default())?;
     let mut names: Vec<String> = Vec::new();
+    let mut seen = HashSet::new();
     let mut left = SAMPLE_LINES;
     while left > 0 && lines.advance()? {
         let Ok(text) = super::utf8(lines.record()) else { continue };
         let Ok(Keys(keys)) = serde_json::from_str::<Keys>(text) else { continue };
         for key in keys {
-            if !names.contains(&key) {
+            if seen.insert(key.clone()) {
                 names.push(key);
             }
         }

@@ -122,6 +122,16 @@ fn json_keeps_types_and_ignores_other_keys() -> Result<()> {
 }
 
 #[test]
+fn a_line_may_have_very_many_keys() -> Result<()> {
+    let files = Files::new()?;
+    let names: Vec<String> = (0..60_000).map(|key| format!("a rather long name of a column {key}")).collect();
+    let object: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), 1.into())).collect();
+    let line = serde_json::Value::Object(object).to_string();
+    assert_eq!(columns(&spec(files.write("x.jsonl", format!("{line}\n{line}\n"))?))?.len(), names.len());
+    Ok(())
+}
+
+#[test]
 fn a_ten_megabyte_line_works() -> Result<()> {
     let files = Files::new()?;
     let long = "word ".repeat(2 << 20);
