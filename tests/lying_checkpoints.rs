@@ -62,6 +62,34 @@ fn counters_beyond_the_run() {
     resume(&folder).ok();
 }
 
+/// A language model reads every row of its table.
+#[test]
+fn a_table_that_has_lost_rows() {
+    let place = Place::new();
+    place.write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad\n");
+    place.write("t.tsv", "text\tlabel\ngood\tyes\nbad good\tno\n");
+    let config = place.write(
+        "config.toml",
+        "[encoder]\nkind = \"transformer\"\ntokenizer = \"vocab.txt\"\nhidden = 8\nheads = 2\nlayers = 1\npositions = 16\n\
+         [train]\nrounds = 4\nmicro_batch = 2\n[eval]\nevery = \"end\"\n[checkpoint]\nevery = 2\n[task_defaults]\ntrain = \"t.tsv\"\n\
+         text = \"text\"\n[tasks.mood]\nlabel = \"label\"\n[tasks.words]\nlabel = []\nhead = \"mlm\"\n",
+    );
+    let folder = place.train(&config, &[]);
+    std::fs::remove_dir_all(&checkpoints(&folder)[1]).expect("the last checkpoint can go");
+    let checkpoint = &checkpoints(&folder)[0];
+    let bytes = std::fs::read(checkpoint.join("model.safetensors")).expect("a model");
+    let model = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let (rows, values) = ([0u32, 2].map(u32::to_le_bytes).concat(), vec![0u8; 2 * 8 * 4]);
+    let others = model.iter().filter(|(name, _)| !["embeddings.rows", "embeddings.values"].contains(name));
+    let rows = TensorView::new(Dtype::U32, vec![2], &rows).expect("a tensor");
+    let values = TensorView::new(Dtype::F32, vec![2, 8], &values).expect("a tensor");
+    let tensors = others.chain([("embeddings.rows", rows), ("embeddings.values", values)]);
+    put(checkpoint, "model.safetensors", &safetensors::serialize(tensors, None).expect("memory takes all"));
+    let path = folder.to_str().expect("UTF-8");
+    run(&["predict", path, "--task", "mood", "--text", "good"]).failed(2, &["holds 2 embedding rows", "a table of 7"]);
+    resume(&folder).failed(2, &["embeddings.rows are not all 7 rows"]);
+}
+
 #[test]
 fn sizes_that_no_tensor_has() {
     let place = Place::new();

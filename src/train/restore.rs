@@ -1,6 +1,6 @@
 //! A trained model without its data: what `predict` and `export` work on.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Map;
 
 use crate::config::Config;
@@ -42,6 +42,12 @@ pub fn stored_engine(config: &Config, source: &Source) -> Result<(Engine, Option
     let tokens = TokenLimits { group_tokens: longest, group_queries: longest, head_rows: 1, ..TokenLimits::default() };
     let limits = Limits { group_rows: 1, round_rows: 1, group_logits: outputs, tokens, ..Limits::default() };
     let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
+    let table_rows = network.spec.encoder.table().map_or(0, |table| table.rows);
+    ensure!(
+        row_capacity == table_rows || !network.spec.reads_whole_table(),
+        "{} holds {row_capacity} embedding rows, its model reads a table of {table_rows}",
+        source.checkpoint.display()
+    );
     let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
     let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
     let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;

@@ -154,7 +154,15 @@ fn read_model(path: PathBuf, engine: &mut Engine) -> Result<()> {
     model.read_dense("", &table.frozen, &mut engine.parameters.frozen)?;
     model.read_dense("", &table.heads, &mut engine.parameters.heads.values)?;
     if let Some(rows) = &mut engine.parameters.rows {
-        rows.restore_touched(&model.rows(EMBEDDING_ROWS)?)?;
+        let touched = model.rows(EMBEDDING_ROWS)?;
+        let is_whole = touched.iter().copied().eq(0..rows.rows() as u32);
+        ensure!(
+            is_whole || !engine.network.spec.reads_whole_table(),
+            "{}: {EMBEDDING_ROWS} are not all {} rows in their order, and the model reads the table whole",
+            model.path.display(),
+            rows.rows()
+        );
+        rows.restore_touched(&touched)?;
         model.read("embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(rows.stored_mut()[0]))?;
     }
     Ok(())
