@@ -47,12 +47,12 @@ fn zstd(content: &[u8]) -> Vec<u8> {
     zstd::encode_all(content, 1).expect("memory takes all")
 }
 
-/// A member of up to 64 MiB of repeated text.
+/// A member of up to 16 MiB of repeated text.
 fn grown_gzip(random: &mut Random, piece: &[u8]) -> Vec<u8> {
     let piece = if piece.is_empty() { b"a" } else { piece };
     let block = piece.repeat((1 << 16) / piece.len() + 1);
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    (0..random.size(1 << 10)).for_each(|_| encoder.write_all(&block).expect("memory takes all"));
+    (0..random.size(1 << 8)).for_each(|_| encoder.write_all(&block).expect("memory takes all"));
     encoder.finish().expect("memory takes all")
 }
 
