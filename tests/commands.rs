@@ -17,6 +17,21 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().map(|map| map.keys().map(String::as_str).collect()).unwrap_or_default()
 }
 
+/// The longest text may end one pass over the data and begin the next: both are in one micro-batch then.
+#[test]
+fn a_task_of_fewer_examples_than_a_micro_batch() {
+    let place = Place::new();
+    place.write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad\n");
+    place.write("t.tsv", "text\tscore\ngood bad good bad good\t1\n");
+    let config = place.write(
+        "config.toml",
+        "[encoder]\nkind = \"transformer\"\ntokenizer = \"vocab.txt\"\nhidden = 8\nheads = 2\nlayers = 1\npositions = 16\n\
+         [train]\nrounds = 3\nmicro_batch = 4\n[task_defaults]\ntrain = \"t.tsv\"\ntext = \"text\"\n\
+         [tasks.score]\nlabel = \"score\"\nhead = \"regression\"\n[tasks.words]\nlabel = []\nhead = \"mlm\"\n",
+    );
+    place.train(&config, &[]);
+}
+
 #[test]
 fn check() {
     let place = Place::new();

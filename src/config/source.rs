@@ -1,6 +1,7 @@
 //! From files and `--set` to one merged tree.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::Diagnostic;
 use super::keys::kind::describe;
 use super::tree::{Node, Origin, Source, Spans, Table, Value, merge};
+
+/// No configuration is longer.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// What was written, with what could not be read of it.
 pub struct Gathered {
@@ -107,7 +111,13 @@ impl Chain {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let mut bytes = Vec::new();
+    // Not all of it at once: a device or a pipe may have no end.
+    let read = std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(format!("{} is longer than {} MiB: is it a configuration?", path.display(), MOST_BYTES >> 20));
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         format!("{} is not UTF-8 at byte {offset}", path.display())
@@ -228,6 +238,12 @@ mod tests {
         let folder = Folder::new(&[]);
         std::fs::write(folder.path("main.toml"), b"a = \"\xff\"").unwrap();
         assert!(gather_in(&folder, &[]).errors[0].message.ends_with("is not UTF-8 at byte 5"));
+    }
+
+    #[test]
+    fn a_file_without_end_is_an_error() {
+        let gathered = gather(Path::new("/dev/zero"), &[]);
+        assert_eq!(gathered.errors[0].message, "/dev/zero is longer than 16 MiB: is it a configuration?");
     }
 
     #[test]

@@ -22,10 +22,17 @@ const ALIASES: &[(&str, &str)] = &[
     ("warmup_steps", "optimizer.schedule.warmup"),
 ];
 
+/// Longer words are no names with a slip in them.
+const MOST_BYTES: usize = 256;
+
 /// The candidate a slip of the keyboard or of memory away from `word`, if any is.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let near = |candidate: &str| {
+        // Distances cost the product of the lengths, in time and in memory.
+        if word.len().max(candidate.len()) > MOST_BYTES {
+            return None;
+        }
         let other = candidate.to_lowercase();
         let distance = strsim::damerau_levenshtein(&word, &other);
         let longer = word.chars().count().max(other.chars().count());
@@ -86,6 +93,13 @@ mod tests {
         assert_eq!(nearest("max_length", ["max_len", "ngrams"]), Some("max_len"));
         assert_eq!(nearest("x", ["lr", "y"]), None);
         assert_eq!(nearest("banana", ["epochs", "rounds"]), None);
+    }
+
+    #[test]
+    fn a_page_is_no_slip() {
+        let page = "word ".repeat(40_000);
+        assert_eq!(nearest(&page, [page.as_str(), "max_len"]), None);
+        assert_eq!(nearest("max_length", [page.as_str(), "max_len"]), Some("max_len"));
     }
 
     #[test]

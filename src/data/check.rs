@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::load::{file_spec, files_of, task_column};
-use super::read::{FileSpec, columns, has_column};
+use super::read::{FileSpec, columns, comes_late};
 use super::split::SplitName;
 use super::suggest::missing;
 use super::tokenizer::Tokenizer;
@@ -13,7 +13,7 @@ use crate::config::schema::{Config, Task};
 /// Every problem of the data sources, as (key, message); in key order, each once. Works before and after
 /// [`super::expand`].
 pub fn check_sources(config: &Config) -> Vec<(String, String)> {
-    let mut check = Check { config, seen: HashMap::new(), problems: BTreeSet::new() };
+    let mut check = Check { config, seen: HashMap::new(), late: HashMap::new(), problems: BTreeSet::new() };
     check.tasks_from();
     for (name, task) in config.tasks.iter().filter(|(_, task)| task.synthetic.is_none()) {
         check.task(name, task);
@@ -27,6 +27,8 @@ struct Check<'a> {
     config: &'a Config,
     /// Columns of the files opened so far, or what is wrong with them.
     seen: HashMap<String, Result<Vec<String>, String>>,
+    /// Whether a file has a column beyond these.
+    late: HashMap<(String, String), Result<bool, String>>,
     problems: BTreeSet<(String, String)>,
 }
 
@@ -100,13 +102,15 @@ impl Check<'_> {
         if there.iter().any(|name| name == column) {
             return;
         }
-        match has_column(file, column) {
+        // Reads to the end of the file, so once for all tasks.
+        let late = self.late.entry((format!("{file:?}"), column.to_owned()));
+        match late.or_insert_with(|| comes_late(file, column).map_err(|error| format!("{error:#}"))) {
             Ok(true) => {}
             Ok(false) => {
                 self.problems.insert((key, format!("{}: {}", file.path.display(), missing("column", column, there))));
             }
-            Err(error) => {
-                self.problems.insert((key, format!("{error:#}")));
+            Err(message) => {
+                self.problems.insert((key, message.clone()));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::read::{BadKind, Cell, Fault, Row};
-use super::suggest::{closest, list};
+use super::suggest::{closest, list, shorten};
 use crate::config::schema::{HeadKind, Task};
 
 /// More distinct labels than this in the training rows mean that the column is no label; `classes` lifts the limit.
@@ -115,14 +115,6 @@ fn number(cell: &Cell) -> Option<f32> {
     }
     let value: f32 = cell.plain()?.trim().parse().ok()?;
     value.is_finite().then_some(value)
-}
-
-fn shorten(text: &str) -> String {
-    const MOST_CHARS: usize = 60;
-    match text.char_indices().nth(MOST_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 /// Class names while they are being found: ids in order of appearance, sorted at the end.

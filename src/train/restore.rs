@@ -1,6 +1,6 @@
 //! A trained model without its data: what `predict` and `export` work on.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Map;
 
 use crate::config::Config;
@@ -9,7 +9,7 @@ use crate::data::Tokenizer;
 use crate::device::memory::Memory;
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
-use crate::model::spec::{HeadSpec, Input, ModelSpec};
+use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
 use crate::model::transformer::TokenLimits;
 use crate::surgery::balance;
 use crate::surgery::methods::registry;
@@ -21,7 +21,6 @@ use crate::train::run_folder::Source;
 
 /// An engine with the checkpoint's parameters, able to run one example at a time, and the tokenizer of a text encoder.
 pub fn stored_engine(config: &Config, source: &Source) -> Result<(Engine, Option<Tokenizer>)> {
-    let outputs = source.state.tasks.iter().map(|task| task.outputs).max().unwrap_or(0);
     let tokenizer = match (&config.encoder.tokenizer, config.encoder.kind) {
         (Some(spec), EncoderKind::Bag | EncoderKind::Transformer) => Some(Tokenizer::open(spec, config.encoder.lowercase)?),
         _ => None,
@@ -34,10 +33,21 @@ pub fn stored_engine(config: &Config, source: &Source) -> Result<(Engine, Option
     let heads = source.state.tasks.iter();
     let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
     let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
+    checkpoint::check_shapes(&source.checkpoint, &network)?;
+    // An `mlm` head's own parameters do not follow from its outputs, which are the words.
+    let words = network.spec.encoder.transformer().map_or(0, |spec| spec.vocabulary);
+    let outputs = network.spec.heads.iter().map(|head| if head.kind == HeadKind::Mlm { words } else { head.outputs });
+    let outputs = outputs.max().unwrap_or(0);
     let longest = config.encoder.positions;
     let tokens = TokenLimits { group_tokens: longest, group_queries: longest, head_rows: 1, ..TokenLimits::default() };
     let limits = Limits { group_rows: 1, round_rows: 1, group_logits: outputs, tokens, ..Limits::default() };
     let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
+    let table_rows = network.spec.encoder.table().map_or(0, |table| table.rows);
+    ensure!(
+        row_capacity == table_rows || !network.spec.reads_whole_table(),
+        "{} holds {row_capacity} embedding rows, its model reads a table of {table_rows}",
+        source.checkpoint.display()
+    );
     let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
     let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
     let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;

@@ -33,7 +33,7 @@ use crate::train::round::{Committed, Engine};
 use crate::train::run_folder::RunFolder;
 use crate::train::shapes::fuse;
 pub use crate::train::state::check_data;
-use crate::train::state::fresh_state;
+use crate::train::state::{check_counts, fresh_state};
 use crate::train::sweep::Sweep;
 use crate::train::writer::Writer;
 
@@ -142,7 +142,8 @@ impl<'a> Run<'a> {
 
     /// Goes back to where a checkpoint stands; [`check_data`] has to hold.
     pub fn restore(&mut self, path: &Path, state: State) -> Result<()> {
-        checkpoint::read_tensors(path, &mut self.engine, &state, true)
+        check_counts(self.config, self.corpus, self.plan, &state)
+            .and_then(|()| checkpoint::read_tensors(path, &mut self.engine, &state, true))
             .with_context(|| format!("cannot resume from {}", path.display()))?;
         self.engine.send_parameters()?;
         self.state = state;

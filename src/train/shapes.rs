@@ -98,7 +98,7 @@ impl HeadRows {
             let masked = |split: &Split| (0..split.len()).map(|example| masked_of(split, example)).collect::<Vec<_>>();
             let mut train = masked(&task.train);
             train.sort_unstable_by(|a, b| b.cmp(a));
-            trained.push(train.iter().take(largest_micro_batch(config, &task.settings)).sum());
+            trained.push(largest_draw(&train, largest_micro_batch(config, &task.settings)));
             evaluated.push([&task.dev, &task.test].into_iter().flatten().flat_map(masked).chain(train).max().unwrap_or(0));
         }
         Self { trained, evaluated }
@@ -120,7 +120,7 @@ fn token_limits(config: &Config, corpus: &Corpus, spec: &TransformerSpec, player
         let mut lengths = sequence_lengths(&task.train);
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let size = largest_micro_batch(config, &task.settings);
-        groups.push(lengths.iter().take(size).sum::<usize>());
+        groups.push(largest_draw(&lengths, size));
         rounds.push(largest_round(config, player, size, &lengths));
         let others = [&task.dev, &task.test].into_iter().flatten().flat_map(sequence_lengths);
         longest = others.chain(lengths).max().unwrap_or(0).max(longest);
@@ -141,15 +141,25 @@ fn examples(config: &Config, player: &Player, micro_batch: usize) -> usize {
     player.most().saturating_mul(config.train.accumulate).saturating_mul(micro_batch)
 }
 
-/// Size of a round of one task's largest examples (sizes descending); a round longer than the data sees them again.
+/// Most that a round of one task can bring, by its examples' sizes (descending).
 fn largest_round(config: &Config, player: &Player, micro_batch: usize, sizes: &[usize]) -> usize {
+    largest_draw(sizes, examples(config, player, micro_batch))
+}
+
+/// Most that `count` examples in a row can bring. Each pass over the data is in an order of its own, so the largest examples may
+/// end one pass and begin the next, half of what lies outside the whole passes each.
+fn largest_draw(sizes: &[usize], count: usize) -> usize {
     if sizes.is_empty() {
         return 0;
     }
-    let examples = examples(config, player, micro_batch);
-    let whole: usize = sizes.iter().sum();
-    let rest: usize = sizes[..examples % sizes.len()].iter().sum();
-    (examples / sizes.len()).saturating_mul(whole).saturating_add(rest)
+    let top = |count: usize| sizes[..count].iter().sum::<usize>();
+    // Either no end is longer than a pass, or one example at least is left for each.
+    let (fewest, most) = (count.div_ceil(sizes.len()).saturating_sub(2), count.saturating_sub(2) / sizes.len());
+    let draw = |whole: usize| {
+        let ends = count - whole * sizes.len();
+        whole.saturating_mul(top(sizes.len())).saturating_add(top(ends / 2) + top(ends.div_ceil(2)))
+    };
+    (fewest..=most).map(draw).max().unwrap_or(0)
 }
 
 fn sequence_lengths(split: &Split) -> Vec<usize> {
@@ -237,4 +247,46 @@ pub fn example_bag(store: &TokenStore, example: usize, spec: &BagSpec) -> Vec<u3
     let mut rows = Vec::new();
     bag(&tokens, first, spec.vocabulary, spec.ngrams, spec.buckets, &mut rows);
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_examples_may_meet_where_two_passes_do() {
+        assert_eq!(largest_draw(&[], 3), 0);
+        assert_eq!(largest_draw(&[5], 3), 15);
+        assert_eq!(largest_draw(&[5, 1, 1, 1], 1), 5);
+        assert_eq!(largest_draw(&[5, 1, 1, 1], 2), 10);
+        assert_eq!(largest_draw(&[5, 1], 3), 11);
+        assert_eq!(largest_draw(&[5, 1], 5), 17);
+    }
+
+    fn orders(sizes: &[usize]) -> Vec<Vec<usize>> {
+        if sizes.is_empty() {
+            return vec![Vec::new()];
+        }
+        let first = |at: usize| {
+            let rest = [&sizes[..at], &sizes[at + 1..]].concat();
+            orders(&rest).into_iter().map(move |order| [&sizes[at..=at], &order].concat())
+        };
+        (0..sizes.len()).flat_map(first).collect()
+    }
+
+    /// Held against every order of three passes.
+    #[test]
+    fn no_draw_brings_more() {
+        let sizes = [9, 9, 1, 0];
+        let orders = orders(&sizes);
+        for count in 1..=8 {
+            let mut most = 0;
+            for passes in 0..orders.len().pow(3) {
+                let order = |pass: u32| &orders[passes / orders.len().pow(pass) % orders.len()];
+                let drawn = [0, 1, 2].map(order).map(Vec::as_slice).concat();
+                most = drawn.windows(count).map(|window| window.iter().sum()).max().unwrap_or(0).max(most);
+            }
+            assert_eq!(largest_draw(&sizes, count), most, "{count}");
+        }
+    }
 }

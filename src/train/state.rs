@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 
+use crate::config::Config;
 use crate::data::cursor::Cursor;
-use crate::data::{Corpus, TaskData};
+use crate::data::{Corpus, Split, TaskData};
 use crate::train::checkpoint::{Setbacks, State, TaskState};
-use crate::train::plan::head_kind;
+use crate::train::plan::{Plan, head_kind};
 use crate::train::round::Engine;
+use crate::train::shapes::largest_micro_batch;
 
 /// A checkpoint continues only over the data it was made from.
 pub fn check_data(corpus: &Corpus, state: &State) -> Result<()> {
@@ -23,6 +25,33 @@ pub fn check_data(corpus: &Corpus, state: &State) -> Result<()> {
     let changed: Vec<&str> =
         pairs.filter(|(task, state)| fingerprint(task) != state.data).map(|(task, _)| task.name.as_str()).collect();
     anyhow::ensure!(changed.is_empty(), "the data of {} is not what the run started with; {advice}", changed.join(", "));
+    Ok(())
+}
+
+/// What a checkpoint counts has to lie within what the run can have done: training goes on from these numbers.
+pub(super) fn check_counts(config: &Config, corpus: &Corpus, plan: &Plan, state: &State) -> Result<()> {
+    let within = |what: &str, found: u64, most: u64| {
+        anyhow::ensure!(found <= most, "its state says {found} for {what}, this run can have {most} at most");
+        Ok(())
+    };
+    within("round", state.round, plan.rounds)?;
+    for (what, rounds) in
+        [("commits", state.commits), ("dropped_rounds", state.dropped_rounds), ("bad_rounds", state.bad_rounds.into())]
+    {
+        within(what, rounds, state.round)?;
+    }
+    if let Some(under_way) = state.evaluation {
+        let examples: usize = corpus.tasks.iter().filter_map(|task| task.dev.as_ref()).map(Split::len).sum();
+        within("evaluation.batches", under_way.batches, examples as u64)?;
+    }
+    for (task, counted) in corpus.tasks.iter().zip(&state.tasks) {
+        let named = |what: &str| format!("{what} of task {}", task.name);
+        within(&named("cursor.position"), counted.cursor.position, task.train.len() as u64 - 1)?;
+        within(&named("reached"), counted.reached.unwrap_or(0), state.round)?;
+        let largest = largest_micro_batch(config, &task.settings) as u64;
+        within(&named("micro_batch"), counted.micro_batch.unwrap_or(1) as u64, largest)?;
+        anyhow::ensure!(counted.micro_batch != Some(0), "its state says 0 for {}", named("micro_batch"));
+    }
     Ok(())
 }
 

@@ -16,6 +16,9 @@ use super::open::FileSpec;
 use super::{Item, wanted_slots};
 use crate::config::schema::Format;
 
+/// More columns mean that the first line is no header.
+const MOST_COLUMNS: usize = 100_000;
+
 pub struct Delimited {
     lines: Lines,
     delimiter: char,
@@ -78,6 +81,12 @@ impl Delimited {
         let path = self.lines.path().to_owned();
         ensure!(self.next_record()?, "{}: the file is empty", path.display());
         match split(self.lines.record(), self.delimiter, self.quoted) {
+            Ok(fields) if fields.len() > MOST_COLUMNS => {
+                let (path, count) = (path.display(), fields.len());
+                bail!(
+                    "{path}: the header line names {count} columns, more than {MOST_COLUMNS}; is it a table, and is this its delimiter?"
+                )
+            }
             Ok(fields) => Ok(fields.into_iter().map(Cow::into_owned).collect()),
             Err(fault) => bail!("{}:1: header line: {}", path.display(), fault.message),
         }

@@ -1,6 +1,6 @@
 //! JSON lines: one object a line, of which only the wanted keys are kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -40,13 +40,8 @@ impl JsonLines {
     }
 
     pub fn next_item(&mut self) -> Result<Option<Item>> {
-        loop {
-            if !self.lines.advance()? {
-                return Ok(None);
-            }
-            if !self.lines.record().trim_ascii().is_empty() {
-                break;
-            }
+        if !advance(&mut self.lines)? {
+            return Ok(None);
         }
         let line = self.lines.line();
         Ok(Some(match self.cells() {
@@ -66,16 +61,27 @@ impl JsonLines {
     }
 }
 
+/// Goes to the next line that is not blank; false at the end of the file.
+fn advance(lines: &mut Lines) -> Result<bool> {
+    while lines.advance()? {
+        if !lines.record().trim_ascii().is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The keys of the first lines, in order of appearance. Bad lines are left to the reader proper.
 pub fn columns(file: &FileSpec) -> Result<Vec<String>> {
     let mut lines = Lines::open(&file.path, Arc::default())?;
     let mut names: Vec<String> = Vec::new();
+    let mut seen = HashSet::new();
     let mut left = SAMPLE_LINES;
-    while left > 0 && lines.advance()? {
+    while left > 0 && advance(&mut lines)? {
         let Ok(text) = super::utf8(lines.record()) else { continue };
         let Ok(Keys(keys)) = serde_json::from_str::<Keys>(text) else { continue };
         for key in keys {
-            if !names.contains(&key) {
+            if seen.insert(key.clone()) {
                 names.push(key);
             }
         }
@@ -88,7 +94,7 @@ pub fn columns(file: &FileSpec) -> Result<Vec<String>> {
 pub fn has_key(file: &FileSpec, key: &str) -> Result<bool> {
     let slots = HashMap::from([(key.to_owned(), 0)]);
     let mut lines = Lines::open(&file.path, Arc::default())?;
-    while lines.advance()? {
+    while advance(&mut lines)? {
         let mut cells = [None];
         if let Ok(text) = super::utf8(lines.record()) {
             // Bad lines are left to the reader proper here, too.

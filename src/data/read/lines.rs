@@ -9,8 +9,9 @@ use anyhow::{Result, bail, ensure};
 
 use super::open::open_text;
 
-/// Longer lines, and quoted records, mean that this is no text file or that a quote was left open.
-const MOST_LINE_BYTES: usize = 256 << 20;
+/// Longer lines, and quoted records, mean that this is no text file or that a quote was left open. Some of them are in memory at a
+/// time, as cells that take many times their bytes.
+const MOST_LINE_BYTES: usize = 32 << 20;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 pub struct Lines {

@@ -101,10 +101,9 @@ pub fn columns(file: &FileSpec) -> Result<Vec<String>> {
     }
 }
 
-/// Whether a file has a column. In JSON lines a key may come late: only then is more than the beginning read.
-pub fn has_column(file: &FileSpec, name: &str) -> Result<bool> {
-    let found = columns(file)?.iter().any(|column| column == name);
-    if found || format_of(file)? != Format::Jsonl { Ok(found) } else { jsonl::has_key(file, name) }
+/// Whether a column comes later than [`columns`] looks, as a key of JSON lines may.
+pub fn comes_late(file: &FileSpec, name: &str) -> Result<bool> {
+    if format_of(file)? == Format::Jsonl { jsonl::has_key(file, name) } else { Ok(false) }
 }
 
 /// For each column of a file, the place of its value in a row; every wanted column must be there.

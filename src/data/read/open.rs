@@ -73,16 +73,17 @@ pub fn open_text(path: &Path, bytes_read: Arc<AtomicU64>) -> Result<Box<dyn BufR
     let file = open_file(path)?;
     let content = sniff(path, &file)?;
     check_content(path, compression, content)?;
+    let packed_bytes = Arc::clone(&bytes_read);
     let counted = BufReader::with_capacity(BUFFER_BYTES, Counted { file, bytes_read });
-    Ok(match compression {
-        Compression::Plain => Box::new(counted),
-        Compression::Gzip => Box::new(BufReader::with_capacity(BUFFER_BYTES, flate2::bufread::MultiGzDecoder::new(counted))),
+    let decoder: Box<dyn Read + Send> = match compression {
+        Compression::Plain => return Ok(Box::new(counted)),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(counted)),
         Compression::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(counted)
-                .with_context(|| format!("{}: cannot start decompression", path.display()))?;
-            Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder))
+            let decoder = zstd::stream::read::Decoder::with_buffer(counted);
+            Box::new(decoder.with_context(|| format!("{}: cannot start decompression", path.display()))?)
         }
-    })
+    };
+    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, Unpacked { decoder, bytes: 0, packed_bytes })))
 }
 
 /// Opens a Parquet file after checking that it is one.
@@ -176,6 +177,30 @@ fn split_compression(path: &Path) -> (PathBuf, Compression) {
 
 fn extension(path: &Path) -> String {
     path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default()
+}
+
+/// What a packed file unpacks to, as long as that is plausible: a few bytes of zstd may stand for gigabytes.
+struct Unpacked {
+    decoder: Box<dyn Read + Send>,
+    bytes: u64,
+    packed_bytes: Arc<AtomicU64>,
+}
+
+/// What gzip cannot exceed.
+const MOST_GROWTH: u64 = 1_100;
+/// Below this nothing is suspicious.
+const SMALL_BYTES: u64 = 64 << 20;
+
+impl Read for Unpacked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.decoder.read(buffer)?;
+        self.bytes += read as u64;
+        if self.bytes > SMALL_BYTES && self.bytes / MOST_GROWTH > self.packed_bytes.load(Ordering::Relaxed) {
+            let message = format!("it unpacks to more than {MOST_GROWTH} times its size; unpack it beforehand if that is right");
+            return Err(io::Error::other(message));
+        }
+        Ok(read)
+    }
 }
 
 struct Counted {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row as Record};
@@ -15,6 +15,7 @@ use super::bad_row::{BadKind, Fault};
 use super::cell::{Cell, Row};
 use super::open::{FileSpec, open_parquet};
 use super::{Item, wanted_slots};
+use crate::data::contained::contained;
 
 /// Rows decoded at once: the record reader's buffers stay small.
 const BATCH_ROWS: usize = 256;
@@ -31,6 +32,10 @@ pub struct Parquet {
 
 impl Parquet {
     pub fn open(file: &FileSpec, wanted: &[String], bytes_read: Arc<AtomicU64>) -> Result<Parquet> {
+        guarded(&file.path, || Self::open_trusting(file, wanted, bytes_read))?
+    }
+
+    fn open_trusting(file: &FileSpec, wanted: &[String], bytes_read: Arc<AtomicU64>) -> Result<Parquet> {
         let path = &file.path;
         let (reader, file_bytes) = open_reader(path)?;
         let metadata = reader.metadata().file_metadata();
@@ -52,7 +57,7 @@ impl Parquet {
     }
 
     pub fn next_item(&mut self) -> Result<Option<Item>> {
-        let Some(record) = self.rows.next() else { return Ok(None) };
+        let Some(record) = guarded(&self.path, || self.rows.next())? else { return Ok(None) };
         self.row += 1;
         let line = self.row;
         let record = record.with_context(|| format!("{}:{line}: cannot read this row", self.path.display()))?;
@@ -79,8 +84,13 @@ impl Parquet {
 
 /// The top-level columns of a file.
 pub fn columns(file: &FileSpec) -> Result<Vec<String>> {
-    let (reader, _) = open_reader(&file.path)?;
+    let (reader, _) = guarded(&file.path, || open_reader(&file.path))??;
     Ok(field_names(reader.metadata().file_metadata().schema()))
+}
+
+/// The library trusts what a file says of itself, and panics where that is not so. After an error its reader is of no more use.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T> {
+    contained(work).map_err(|words| anyhow!("{}: the Parquet file is damaged: {words}", path.display()))
 }
 
 fn open_reader(path: &Path) -> Result<(SerializedFileReader<std::fs::File>, u64)> {

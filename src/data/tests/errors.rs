@@ -88,7 +88,20 @@ fn headers() -> Result<()> {
     refused("x.tsv", "text\tlabel\ttext\n", &["header line names `text` twice (fields 1 and 3)"])?;
     refused("x.csv", "\"te\"xt,label\n", &["x.csv:1:", "closing quote"])?;
     refused("x.jsonl", "{\"text\":\"a\",\"lable\":1}\n", &["in no row: no column `label`", "did you mean `lable`?"])?;
+    refused("x.tsv", "\t".repeat(200_000), &["the header line names 200001 columns", "its delimiter"])?;
     refused("x.tsv", "text\tlabel\n", &["no training examples", "0 rows"])
+}
+
+/// Kilobytes of zstd that stand for a hundred megabytes of blank lines, and a line without end.
+#[test]
+fn a_file_that_grows_beyond_all_measure() -> Result<()> {
+    let files = Files::new()?;
+    let path = files.path("x.tsv.zst");
+    let blank_lines = std::io::Read::take(std::io::repeat(b'\n'), 100 << 20);
+    let content = std::io::Read::chain(&b"text\tlabel\na\t1\n"[..], blank_lines);
+    std::fs::write(&path, zstd::encode_all(content, 1)?)?;
+    assert_contains(&message(load_one(&path, json!({}))), &["x.tsv.zst", "unpacks to more than 1100 times its size"]);
+    refused("x.tsv.gz", vec![b'a'; 33 << 20], &["x.tsv.gz:1: longer than 32 MiB"])
 }
 
 #[test]

@@ -122,6 +122,16 @@ fn json_keeps_types_and_ignores_other_keys() -> Result<()> {
 }
 
 #[test]
+fn a_line_may_have_very_many_keys() -> Result<()> {
+    let files = Files::new()?;
+    let names: Vec<String> = (0..60_000).map(|key| format!("a rather long name of a column {key}")).collect();
+    let object: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), 1.into())).collect();
+    let line = serde_json::Value::Object(object).to_string();
+    assert_eq!(columns(&spec(files.write("x.jsonl", format!("{line}\n{line}\n"))?))?.len(), names.len());
+    Ok(())
+}
+
+#[test]
 fn a_ten_megabyte_line_works() -> Result<()> {
     let files = Files::new()?;
     let long = "word ".repeat(2 << 20);
@@ -164,6 +174,27 @@ fn write_parquet(path: &std::path::Path) -> Result<()> {
     column.close()?;
     group.close()?;
     writer.close()?;
+    Ok(())
+}
+
+/// Wherever a byte is wrong: rows or an error. The library that decodes the format panics at some of these files.
+#[test]
+fn no_byte_of_a_parquet_file_is_trusted() -> Result<()> {
+    let files = Files::new()?;
+    let path = files.path("x.parquet");
+    write_parquet(&path)?;
+    let whole = std::fs::read(&path)?;
+    let mut refused = 0;
+    for place in 4..whole.len() - 4 {
+        for wrong in [0, 0x1f, 0xff, whole[place] ^ 1] {
+            let mut bytes = whole.clone();
+            bytes[place] = wrong;
+            std::fs::write(&path, bytes)?;
+            refused += u32::from(rows(&spec(path.clone()), &["features", "text", "label", "flag", "score"]).is_err());
+            drop(columns(&spec(path.clone())));
+        }
+    }
+    assert!(refused > 100, "{refused} of {} damaged files are refused", 4 * whole.len());
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::train::round::Engine;
 use folders::remove;
 pub use folders::{clean, folder_name, list, prune, recover};
 use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
-pub use tensors::{embedding_rows, input_columns, read_tensors};
+pub use tensors::{check_shapes, embedding_rows, input_columns, read_tensors};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";

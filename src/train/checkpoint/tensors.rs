@@ -11,6 +11,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
 use super::{EVALUATED, MODEL, OPTIMIZER, State};
+use crate::model::network::Network;
 use crate::model::spec::Param;
 use crate::train::round::Engine;
 
@@ -25,7 +26,7 @@ pub(super) fn model_tensors(engine: &Engine) -> Result<Tensors<'_>> {
     if let Some(table) = &parameters.rows {
         let touched = table.touched();
         let rows = TensorView::new(Dtype::U32, vec![touched.len()], bytemuck::cast_slice(touched))?;
-        tensors.insert("embeddings.rows".into(), rows);
+        tensors.insert(EMBEDDING_ROWS.into(), rows);
         let values = TensorView::new(Dtype::F32, vec![touched.len(), table.dim()], bytemuck::cast_slice(table.stored()[0]))?;
         tensors.insert("embeddings.values".into(), values);
     }
@@ -63,6 +64,9 @@ pub(super) fn optimizer_tensors(engine: &Engine) -> Result<Tensors<'_>> {
     }
     Ok(tensors)
 }
+
+/// The rows of the embedding table that have been touched.
+const EMBEDDING_ROWS: &str = "embeddings.rows";
 
 /// The buffers of a surgery method with row state: (tasks x P), and those of the embedding rows each task has touched.
 const BUFFERS: &str = "surgery.buffers";
@@ -126,8 +130,7 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
         optimizer.read(BUFFERS, Dtype::F32, bytemuck::cast_slice_mut(&mut buffers.dense))?;
         for (task, buffer) in buffers.rows.iter_mut().enumerate() {
             let [rows_name, values_name] = row_buffer_names(task);
-            let mut touched = vec![0u32; optimizer.shape(&rows_name)?[0]];
-            optimizer.read(&rows_name, Dtype::U32, bytemuck::cast_slice_mut(&mut touched))?;
+            let touched = optimizer.rows(&rows_name)?;
             optimizer.read(&values_name, Dtype::F32, bytemuck::cast_slice_mut(buffer.restore(&touched)?))?;
         }
     }
@@ -151,8 +154,14 @@ fn read_model(path: PathBuf, engine: &mut Engine) -> Result<()> {
     model.read_dense("", &table.frozen, &mut engine.parameters.frozen)?;
     model.read_dense("", &table.heads, &mut engine.parameters.heads.values)?;
     if let Some(rows) = &mut engine.parameters.rows {
-        let mut touched = vec![0u32; model.shape("embeddings.rows")?[0]];
-        model.read("embeddings.rows", Dtype::U32, bytemuck::cast_slice_mut(&mut touched))?;
+        let touched = model.rows(EMBEDDING_ROWS)?;
+        let is_whole = touched.iter().copied().eq(0..rows.rows() as u32);
+        ensure!(
+            is_whole || !engine.network.spec.reads_whole_table(),
+            "{}: {EMBEDDING_ROWS} are not all {} rows in their order, and the model reads the table whole",
+            model.path.display(),
+            rows.rows()
+        );
         rows.restore_touched(&touched)?;
         model.read("embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(rows.stored_mut()[0]))?;
     }
@@ -162,13 +171,23 @@ fn read_model(path: PathBuf, engine: &mut Engine) -> Result<()> {
 /// Number of embedding rows a checkpoint holds; 0 without a table.
 pub fn embedding_rows(path: &Path) -> Result<usize> {
     let file = TensorFile::open(path.join(MODEL))?;
-    Ok(file.metadata.info("embeddings.rows").map_or(0, |info| info.shape[0]))
+    if file.metadata.info(EMBEDDING_ROWS).is_none() { Ok(0) } else { Ok(file.rows(EMBEDDING_ROWS)?.len()) }
 }
 
 /// Columns of the encoder's input in a checkpoint.
 pub fn input_columns(path: &Path) -> Result<usize> {
     let file = TensorFile::open(path.join(MODEL))?;
-    file.shape("encoder.dense.weight")?.get(1).copied().context("encoder.dense.weight is no matrix")
+    match file.shape("encoder.dense.weight")? {
+        [rows, columns] if *rows > 0 => Ok(*columns),
+        shape => bail!("{}: encoder.dense.weight is {shape:?}, expected hidden x inputs", file.path.display()),
+    }
+}
+
+/// Whether a checkpoint's parameters are the network's: what is then allocated for them is no larger than the file.
+pub fn check_shapes(path: &Path, network: &Network) -> Result<()> {
+    let file = TensorFile::open(path.join(MODEL))?;
+    let table = &network.table;
+    table.shared.iter().chain(&table.frozen).chain(&table.heads).try_for_each(|param| file.check_shape(&param.name, param))
 }
 
 /// A safetensors file whose tensors are read straight to where they belong.
@@ -195,6 +214,21 @@ impl TensorFile {
         Ok(&info.with_context(|| format!("{} has no tensor {name}", self.path.display()))?.shape)
     }
 
+    /// A list of the table rows that another tensor is of. One dimension: then its bytes are there, while [N, 0] has none.
+    fn rows(&self, name: &str) -> Result<Vec<u32>> {
+        let shape = self.shape(name)?;
+        let [len] = shape else { bail!("{}: tensor {name} is {shape:?}, expected a list of rows", self.path.display()) };
+        let mut rows = vec![0u32; *len];
+        self.read(name, Dtype::U32, bytemuck::cast_slice_mut(&mut rows))?;
+        Ok(rows)
+    }
+
+    fn check_shape(&self, name: &str, param: &Param) -> Result<()> {
+        let shape = self.shape(name)?;
+        ensure!(shape == param.shape, "tensor {name} is {shape:?} in the checkpoint, the model wants {:?}", param.shape);
+        Ok(())
+    }
+
     fn read(&self, name: &str, dtype: Dtype, out: &mut [u8]) -> Result<()> {
         let info = self.metadata.info(name).with_context(|| format!("{} has no tensor {name}", self.path.display()))?;
         let (start, end) = info.data_offsets;
@@ -209,8 +243,7 @@ impl TensorFile {
     fn read_dense(&self, prefix: &str, params: &[Param], values: &mut [f32]) -> Result<()> {
         for param in params {
             let name = format!("{prefix}{}", param.name);
-            let shape = self.shape(&name)?;
-            ensure!(shape == param.shape, "tensor {name} is {shape:?} in the checkpoint, the model wants {:?}", param.shape);
+            self.check_shape(&name, param)?;
             self.read(&name, Dtype::F32, bytemuck::cast_slice_mut(&mut values[param.range()]))?;
         }
         Ok(())
