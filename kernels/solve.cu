@@ -1,5 +1,5 @@
 // Surgery and clipping on the device: from Gram matrices to one factor per block and task, in f64, so that a round needs no
-// read by the host. As surgery/methods/pcgrad.rs, gradvac.rs and `decide` of train/round.rs.
+// read by the host. As surgery/methods/pcgrad.rs, gradvac.rs and train/solve.rs.
 //
 // One block of 256 threads; (block of columns, row) pairs are shared out over the threads, each walks its row's visits alone.
 // `parts` and `products` are (blocks x tasks x tasks) doubles of global scratch, which the first-level cache holds.

@@ -91,9 +91,9 @@ enum Command {
         #[arg(long)]
         markdown: bool,
     },
-    /// Run the scheduler on made-up tasks over a virtual clock
+    /// Run the scheduler on synthetic tasks over a virtual clock
     Simulate(Simulate),
-    /// Measure a part of the program on made-up data
+    /// Measure a part of the program on synthetic data
     #[command(subcommand)]
     Bench(Bench),
 }
@@ -152,7 +152,7 @@ enum EvalSplit {
 enum Bench {
     /// One training round, stage by stage
     Step(BenchStep),
-    /// Gram matrix, solve and fused update on a made-up Jacobian, beside the time memory alone takes
+    /// Gram matrix, solve and fused update on a synthetic Jacobian, beside the time memory alone takes
     Surgery(BenchSurgery),
     /// The CUDA kernels on a card, beside a ceiling measured in the same run
     Kernels(BenchKernels),

@@ -16,7 +16,7 @@ use taskloom::surgery::balance;
 use taskloom::surgery::methods::Sum;
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::Engine;
-use taskloom::train::rules::{Rules, Solvers};
+use taskloom::train::round_options::{RoundOptions, Solvers};
 
 const OUTPUTS: [usize; 2] = [3, 1];
 const WORDS: &str = "embeddings.word_embeddings.weight";
@@ -224,7 +224,8 @@ fn steps_match(case: &Value) {
     let balancer = balance::registry::build("equal", &serde_json::Map::new(), 2).unwrap();
     let settlers = Solvers { balancer, methods: vec![Box::new(Sum)] };
     let memory = &mut Memory::unlimited();
-    let mut engine = Engine::new(memory, network(case, false), &start(case), settlers, Rules::plain(0), &limits(&batch)).unwrap();
+    let mut engine =
+        Engine::new(memory, network(case, false), &start(case), settlers, RoundOptions::plain(0), &limits(&batch)).unwrap();
     fill_all(&engine.network, &mut engine.parameters);
     for (step, expected) in case["losses"].as_array().unwrap().iter().enumerate() {
         let (beta1, beta2) = (0.9f64, 0.999f64);

@@ -24,7 +24,7 @@ use taskloom::surgery::blocks::Granularity;
 use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::{Committed, Engine};
-use taskloom::train::rules::{Clip, ClipScope, Rules, Solvers};
+use taskloom::train::round_options::{Clip, ClipScope, RoundOptions, Solvers};
 
 /// Columns of the input.
 const INPUTS: usize = 11;
@@ -107,14 +107,14 @@ fn setup(case: Case) -> Setup {
         bag_entries: 5 * rows,
         ..Limits::default()
     };
-    let rules = Rules {
+    let round_options = RoundOptions {
         clip: Clip { norm: 1.0, scope: case.clip },
         granularity: case.granularity,
         weighted_heads: case.weighted_heads,
         conflict_every: 1,
-        ..Rules::plain(7)
+        ..RoundOptions::plain(7)
     };
-    let engine = Engine::new(&mut Memory::unlimited(), network, &start, Solvers { balancer, methods }, rules, &limits);
+    let engine = Engine::new(&mut Memory::unlimited(), network, &start, Solvers { balancer, methods }, round_options, &limits);
     Setup { engine: engine.unwrap(), limits, start }
 }
 

@@ -16,10 +16,10 @@ use taskloom::device::driver::{self, DeviceError, open_emulated};
 use taskloom::failure::{STOPPED, exit_code};
 use taskloom::observe::Observer;
 use taskloom::observe::console::Console;
-use taskloom::train::pressure;
+use taskloom::train::fit_memory;
 use taskloom::train::run::{Built, Run};
 use taskloom::train::run_folder::RunFolder;
-use taskloom::train::session::{load_corpus, load_run};
+use taskloom::train::setup::{load_corpus, load_run};
 
 /// Whether this build has an emulated device; says why not.
 fn is_there() -> bool {
@@ -117,7 +117,7 @@ fn train_and_lose(run: &Path, last: usize) -> anyhow::Error {
     let mut config = load_run(run).expect("the program wrote it");
     let console = Console::new();
     let mut corpus = load_corpus(&mut config, &console).expect("data");
-    let (plan, _) = pressure::fit(&mut config, &mut corpus).expect("it fits");
+    let (plan, _) = fit_memory::fit(&mut config, &mut corpus).expect("it fits");
     let observer = Observer::create(console, &folder.metrics(), run).expect("files");
     let stop = AtomicBool::new(false);
     let built = Built::new(&config, &plan).expect("an emulated device");

@@ -145,7 +145,7 @@ fn a_transformer_gives_way_without_a_trace() {
     assert!(both < queued && queued < all, "{both} {queued} {all}");
     for (budget, ways, says) in [
         (queued, "[\"queue\", \"recompute\"]", "fused groups of at most 1 tasks, one after another"),
-        (both, "[\"recompute\", \"queue\"]", "the encoder's layers are computed again on the way back"),
+        (both, "[\"recompute\", \"queue\"]", "the encoder's layers are computed again in the backward pass"),
     ] {
         let run = place.path(&budget.to_string());
         let more = [format!("memory.device={budget}"), format!("memory.on_pressure={ways}")];

@@ -11,7 +11,7 @@ use taskloom::ops::dropout::RowKey;
 use taskloom::surgery::methods::{Method, Order, PcGrad, Sum};
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::Engine;
-use taskloom::train::rules::{Rules, Solvers};
+use taskloom::train::round_options::{RoundOptions, Solvers};
 
 const ROWS: usize = 5;
 const OUTPUTS: [usize; 3] = [3, 1, 2];
@@ -44,7 +44,7 @@ fn engine(case: &Value) -> Engine {
     let start = Start { seed: 0, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
     let rows = 3 * ROWS;
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, present: 3, ..Limits::default() };
-    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, Rules::plain(0), &limits).unwrap();
+    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, RoundOptions::plain(0), &limits).unwrap();
     let table = engine.network.table.clone();
     let fill = |params: &[Param], values: &mut [f32], from: Vec<f32>| {
         assert_eq!(params.last().unwrap().range().end, from.len());

@@ -170,7 +170,7 @@ fn every_tensor_has_its_own_weights_and_conflicts() {
     assert!(contested.iter().any(|block| block["block"] == names[1]), "{end}");
 }
 
-/// A data root with the files that configs/reviews.toml names: 16 tasks of short made-up reviews in the sets' form.
+/// A data root with the files that configs/reviews.toml names: 16 tasks of short synthetic reviews in the sets' form.
 fn reviews(root: &Path) {
     let words = ["good", "bad", "book", "film", "very", "not", "dull", "fine", "read", "seen"];
     let vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].iter().chain(&words).copied().collect::<Vec<_>>();

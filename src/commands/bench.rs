@@ -1,4 +1,4 @@
-//! `taskloom bench step`: what one round costs on made-up data, stage by stage.
+//! `taskloom bench step`: what one round costs on synthetic data, stage by stage.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use crate::surgery::balance;
 use crate::surgery::methods::registry;
 use crate::surgery::update::Rates;
 use crate::train::round::{Engine, Stages};
-use crate::train::rules::{Rules, Solvers};
+use crate::train::round_options::{RoundOptions, Solvers};
 
 const HIDDEN: usize = 768;
 /// The bag: a BERT vocabulary and 2^19 buckets, and texts of this many n-grams, as the review tasks have after word dropout.
@@ -108,12 +108,12 @@ pub(super) fn engine(options: &BenchStep, batches: &[Batch], memory: &mut Memory
         Limits { group_rows: rows, round_rows: rows, group_logits: 2 * rows, present, bag_rows, bag_entries, task_rows, tokens };
     let start = Start { seed: SEED, equal_heads: false, second_moment: true, row_moment: false, row_capacity };
     let balancer = balance::registry::build("equal", &Map::new(), options.tasks).map_err(anyhow::Error::msg)?;
-    let rules = Rules { lanes: options.lanes, ..Rules::plain(SEED) };
-    if options.lanes > 1 && !rules.stores_jacobian(&*method) {
+    let round_options = RoundOptions { lanes: options.lanes, ..RoundOptions::plain(SEED) };
+    if options.lanes > 1 && !round_options.stores_jacobian(&*method) {
         bail!("--lanes need a method that keeps the tasks' gradients apart, which \"{}\" does not", options.method);
     }
     let solvers = Solvers { balancer, methods: vec![method] };
-    Ok((Engine::new(memory, network, &start, solvers, rules, &limits)?, limits, start))
+    Ok((Engine::new(memory, network, &start, solvers, round_options, &limits)?, limits, start))
 }
 
 /// BERT's shape at a width of 768, as the PyTorch side of the comparison builds it.

@@ -1,4 +1,4 @@
-//! `taskloom bench surgery`: Gram matrix, solve and fused update on a made-up Jacobian, beside what memory alone costs.
+//! `taskloom bench surgery`: Gram matrix, solve and fused update on a synthetic Jacobian, beside what memory alone costs.
 
 use std::hint::black_box;
 use std::time::Instant;

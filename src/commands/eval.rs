@@ -10,10 +10,10 @@ use crate::device::memory::Memory;
 use crate::observe::console::Console;
 use crate::output;
 use crate::train::checkpoint;
+use crate::train::evaluator::evaluate;
 use crate::train::plan::Plan;
 use crate::train::run_folder::Source;
-use crate::train::session::{load_corpus, load_run, set_threads};
-use crate::train::sweep::evaluate;
+use crate::train::setup::{load_corpus, load_run, set_threads};
 
 pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
     let console = Console::new();

@@ -15,7 +15,7 @@ use crate::observe::console::Console;
 use crate::train::checkpoint::TaskState;
 use crate::train::restore::stored_engine;
 use crate::train::run_folder::Source;
-use crate::train::session::{load_model, set_threads};
+use crate::train::setup::{load_model, set_threads};
 
 pub fn run(path: &Path, out: &Path) -> Result<()> {
     let console = Console::new();

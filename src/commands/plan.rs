@@ -12,10 +12,10 @@ use crate::observe::console::Console;
 use crate::output;
 use crate::schedule::fuse::{Slot, groups};
 use crate::schedule::retry::Status;
+use crate::train::fit_memory;
 use crate::train::plan::Plan;
 use crate::train::prefix::disk_bytes;
-use crate::train::pressure;
-use crate::train::session::{load_corpus, set_threads};
+use crate::train::setup::{load_corpus, set_threads};
 use crate::train::shapes::fuse;
 
 /// Rounds whose groups are shown.
@@ -42,7 +42,7 @@ pub fn planned(config: &mut Config) -> Result<Value> {
     let mut corpus = load_corpus(config, &Console::new())?;
     // A run that does not fit is shown as it was asked for, so that the numbers can be seen.
     let asked = config.clone();
-    let (plan, steps) = match pressure::fit(config, &mut corpus) {
+    let (plan, steps) = match fit_memory::fit(config, &mut corpus) {
         Ok(fitted) => fitted,
         Err(_) => {
             *config = asked;
@@ -63,7 +63,7 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         json!({
             "name": task.name,
             "examples": task.train.len(),
-            "micro_batches_per_round": plan.turns.players[number].rate,
+            "micro_batches_per_round": plan.turns.samplings[number].rate,
             "epochs": passes[number],
             "bytes": plan.task_bytes(number),
         })

@@ -17,7 +17,7 @@ use crate::train::metrics::argmax;
 use crate::train::restore::stored_engine;
 use crate::train::round::Engine;
 use crate::train::run_folder::Source;
-use crate::train::session::{load_model, set_threads};
+use crate::train::setup::{load_model, set_threads};
 
 pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
     let console = Console::new();

@@ -1,4 +1,4 @@
-//! `taskloom simulate`: the scheduler on made-up tasks.
+//! `taskloom simulate`: the scheduler on synthetic tasks.
 
 use std::path::Path;
 

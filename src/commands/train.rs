@@ -17,13 +17,13 @@ use crate::observe::console::Console;
 use crate::observe::metrics_file::Past;
 use crate::output;
 use crate::train::checkpoint;
+use crate::train::fit_memory;
 use crate::train::plan::Plan;
 use crate::train::prefix;
-use crate::train::pressure;
 use crate::train::pretrained;
 use crate::train::run::{Built, End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
-use crate::train::session::{change_run, load_corpus, set_threads};
+use crate::train::setup::{change_run, load_corpus, set_threads};
 
 pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<ExitCode> {
     let resolved = super::check::load(path, sets)?;
@@ -103,7 +103,7 @@ pub fn resume(path: &Path, sets: &[String]) -> Result<ExitCode> {
 
 /// The plan within the budget; says what had to give for it.
 fn fit(config: &mut Config, corpus: &mut Corpus, console: &Console) -> Result<Plan> {
-    let (plan, steps) = pressure::fit(config, corpus)?;
+    let (plan, steps) = fit_memory::fit(config, corpus)?;
     steps.iter().for_each(|step| console.say(&format!("memory.device is tight: {step}")));
     plan.check_machine(config)?;
     Ok(plan)

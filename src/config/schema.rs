@@ -140,7 +140,7 @@ pub struct Encoder {
     pub init: f64,
     /// `embeddings`, `layer.N` or `layer.N-M`: a prefix of the encoder that is not trained.
     pub freeze: Vec<String>,
-    /// Keep only each layer's input and compute the rest again on the way back.
+    /// Keep only each layer's input and compute the rest again in the backward pass.
     pub recompute: bool,
     /// The frozen prefix's outputs are computed once and kept on disk.
     pub cache_frozen: bool,

@@ -195,7 +195,7 @@ pub fn merge(lower: Node, upper: Node) -> Node {
     }
 }
 
-/// Turns byte spans of one text into origins.
+/// ScheduleSetup byte spans of one text into origins.
 pub enum Spans<'a> {
     File {
         source: Arc<Source>,

@@ -1,4 +1,4 @@
-//! The file `taskloom simulate` reads: made-up tasks, their costs, arrivals and faults.
+//! The file `taskloom simulate` reads: synthetic tasks, their costs, arrivals and faults.
 //!
 //! The same machinery as for a run's configuration: every error at once, each at its line and column.
 

@@ -59,7 +59,7 @@ impl Console {
             Event::Round(round) => self.round(round),
             Event::Conflict { .. } | Event::Adapted { .. } | Event::Changed { .. } => {}
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
-            Event::Failure { told: true, .. } => {}
+            Event::Failure { already_reported: true, .. } => {}
             Event::Failure { message, .. } => self.say(&format!("warning: {message}")),
             Event::Evaluation { round, scores, objective, best, warnings, .. } => {
                 self.evaluation(*round, scores, *objective, *best);

@@ -60,7 +60,7 @@ pub enum Event<'a> {
         state: &'static str,
         failures_in_a_row: u32,
         /// An [`Event::Anomaly`] has told people already.
-        told: bool,
+        already_reported: bool,
     },
     Evaluation {
         /// Rounds done when its parameters were copied, and when its outcome was known.
@@ -168,7 +168,7 @@ impl Event<'_> {
             Event::Adapted { round, task, micro_batch, ms, straggler } => {
                 ("adapted", json!({ "round": round, "task": task, "micro_batch": micro_batch, "ms": ms, "straggler": straggler }))
             }
-            Event::Failure { round, task, status, message, state, failures_in_a_row, told: _ } => (
+            Event::Failure { round, task, status, message, state, failures_in_a_row, already_reported: _ } => (
                 "failure",
                 json!({
                     "round": round, "task": task, "status": status, "message": message, "state": state,

@@ -1,4 +1,4 @@
-//! Where quanta run: the lanes of a processor on its own clock, or a made-up machine on a virtual one.
+//! Where quanta run: the lanes of a processor on its own clock, or a simulated machine on a virtual one.
 
 use super::Nanos;
 use super::retry::Status;

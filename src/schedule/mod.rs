@@ -7,21 +7,21 @@
 pub mod access;
 pub mod budget;
 pub mod deadlines;
-pub mod deal;
 pub mod dispatcher;
 pub mod executor;
 pub mod fuse;
 pub mod graph;
-pub mod lockstep;
 pub mod log;
 pub mod order;
 pub mod queue;
 pub mod random;
 pub mod retry;
+pub mod sampler;
 pub mod simulate;
-pub mod slices;
 pub mod straggler;
+pub mod synchronous;
 pub mod task;
+pub mod time_sliced;
 
 /// Time since the start, in nanoseconds of whatever clock the caller keeps.
 pub type Nanos = u64;

@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Nanos;
 use super::dispatcher::{After, Dispatcher};
-use super::lockstep::Lockstep;
 use super::retry::Status;
-use super::slices::Slices;
+use super::synchronous::Synchronous;
 use super::task::State;
+use super::time_sliced::TimeSliced;
 
 /// The order of a run.
 pub enum Order {
     /// All present tasks commit together.
-    Synchronous(Lockstep),
+    Synchronous(Synchronous),
     /// Each round belongs to one task.
-    TimeSliced(Slices),
+    TimeSliced(TimeSliced),
 }
 
 /// What follows from how a task's part of a round ended.
@@ -141,11 +141,11 @@ pub(super) fn finish(dispatcher: &mut Dispatcher, task: usize, now: Nanos) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::deal::Player;
     use crate::schedule::dispatcher::Settings;
     use crate::schedule::retry::Retry;
-    use crate::schedule::slices::Slice;
+    use crate::schedule::sampler::TaskSampling;
     use crate::schedule::task::Spec;
+    use crate::schedule::time_sliced::Slice;
 
     const RETRY: Retry = Retry { max: 2, base: 25, cap: 100 };
 
@@ -153,12 +153,13 @@ mod tests {
         let settings = Settings { retry: RETRY, ..Settings::default() };
         let spec = |name: &str, parents: Vec<usize>| Spec { parents, ..Spec::new(name, 10) };
         let specs = [spec("a", vec![]), spec("b", vec![]), spec("c", vec![1])];
-        let player = |spec: &Spec| Player { rate: 1.0, phase: 0.0, period: 1, rounds: None, parents: spec.parents.clone() };
-        let players = specs.iter().map(player).collect();
+        let sampling =
+            |spec: &Spec| TaskSampling { rate: 1.0, phase: 0.0, period: 1, rounds: None, parents: spec.parents.clone() };
+        let samplings = specs.iter().map(sampling).collect();
         let slices = specs.iter().map(|spec| Slice { spec: spec.clone(), every: 1, rounds: None, micro_batch: 8 }).collect();
         [
-            Order::Synchronous(Lockstep::new(settings.clone(), &specs, players, 8).unwrap()),
-            Order::TimeSliced(Slices::new(settings, slices).unwrap()),
+            Order::Synchronous(Synchronous::new(settings.clone(), &specs, samplings, 8).unwrap()),
+            Order::TimeSliced(TimeSliced::new(settings, slices).unwrap()),
         ]
     }
 

@@ -1,4 +1,4 @@
-//! Seeded random numbers of the scheduler: jitter, and the made-up costs and faults of a simulation.
+//! Seeded random numbers of the scheduler: jitter, and the synthetic costs and faults of a simulation.
 
 /// SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::config::schema::Adaptive;
 use crate::observe::event::Event;
-use crate::train::attempt::Attempt;
+use crate::train::isolation::Attempt;
 use crate::train::run::Run;
 
 impl Run<'_> {

@@ -14,8 +14,8 @@ use crate::observe::event::Event;
 use crate::observe::trace::Kind;
 use crate::train::checkpoint::{self, Best, State, UnderWay};
 use crate::train::evaluate::Evaluation;
+use crate::train::evaluator::{Evaluator, evaluate};
 use crate::train::run::Run;
-use crate::train::sweep::{Sweep, evaluate};
 use crate::train::writer::Written;
 
 impl Run<'_> {
@@ -40,12 +40,12 @@ impl Run<'_> {
         if !self.state.stopped_early {
             self.engine.fetch_parameters()?;
             self.engine.take_snapshot();
-            self.sweep = Some(Sweep::new(self.corpus, SplitName::Dev, self.config.eval.batch));
+            self.evaluator = Some(Evaluator::new(self.corpus, SplitName::Dev, self.config.eval.batch));
             self.state.evaluation = Some(UnderWay { round: self.state.round, batches: 0 });
             let waits = self.config.eval.batches_per_round == 0 || self.is_finished();
             if waits && !self.evaluate_batches(u64::MAX)? {
                 // It is due as before.
-                (self.sweep, self.state.evaluation) = (None, None);
+                (self.evaluator, self.state.evaluation) = (None, None);
                 return Ok(false);
             }
         }
@@ -62,39 +62,39 @@ impl Run<'_> {
     /// At most so many batches of the evaluation under way, then its outcome if it is done. False if interrupted, which happens
     /// only where training waits for all of it.
     fn evaluate_batches(&mut self, most: u64) -> Result<bool> {
-        let (Some(mut sweep), Some(mut under_way)) = (self.sweep.take(), self.state.evaluation) else { return Ok(true) };
+        let (Some(mut evaluator), Some(mut under_way)) = (self.evaluator.take(), self.state.evaluation) else { return Ok(true) };
         let (start, corpus, stop) = (self.now(), self.corpus, self.stop);
         let is_stopped = || most == u64::MAX && stop.load(Ordering::Relaxed);
         let before = under_way.batches;
         self.engine.with_snapshot(|engine| {
-            while !sweep.is_done(corpus) && under_way.batches - before < most && !is_stopped() {
-                sweep.step(engine, corpus);
+            while !evaluator.is_done(corpus) && under_way.batches - before < most && !is_stopped() {
+                evaluator.step(engine, corpus);
                 under_way.batches += 1;
             }
         });
         self.trace_since(Kind::Evaluation, start)?;
         self.unsaved = true;
-        if sweep.is_done(corpus) {
+        if evaluator.is_done(corpus) {
             self.state.evaluation = None;
-            self.evaluated(under_way.round, sweep)?;
+            self.evaluated(under_way.round, evaluator)?;
             return Ok(true);
         }
-        (self.sweep, self.state.evaluation) = (Some(sweep), Some(under_way));
+        (self.evaluator, self.state.evaluation) = (Some(evaluator), Some(under_way));
         Ok(!is_stopped())
     }
 
     /// Does again what was done of an evaluation that a checkpoint found under way.
     pub(super) fn catch_up(&mut self) {
         let Some(under_way) = self.state.evaluation else { return };
-        let mut sweep = Sweep::new(self.corpus, SplitName::Dev, self.config.eval.batch);
+        let mut evaluator = Evaluator::new(self.corpus, SplitName::Dev, self.config.eval.batch);
         let corpus = self.corpus;
-        self.engine.with_snapshot(|engine| (0..under_way.batches).for_each(|_| sweep.step(engine, corpus)));
-        self.sweep = Some(sweep);
+        self.engine.with_snapshot(|engine| (0..under_way.batches).for_each(|_| evaluator.step(engine, corpus)));
+        self.evaluator = Some(evaluator);
     }
 
     /// Keeps the best parameters and counts towards an early stop; `round` rounds were done when they were copied.
-    fn evaluated(&mut self, round: u64, sweep: Sweep) -> Result<()> {
-        let (seconds, scores) = (sweep.time.as_secs_f64(), sweep.finish());
+    fn evaluated(&mut self, round: u64, evaluator: Evaluator) -> Result<()> {
+        let (seconds, scores) = (evaluator.time.as_secs_f64(), evaluator.finish());
         if scores.tasks.is_empty() {
             return Ok(());
         }

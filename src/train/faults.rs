@@ -9,11 +9,11 @@ use crate::model::network::Batch;
 
 /// The faults that hit one round, by run-wide task.
 #[derive(Default)]
-pub struct Strikes {
+pub struct InjectedFaults {
     hit: Vec<(usize, FaultKind, f64)>,
 }
 
-impl Strikes {
+impl InjectedFaults {
     /// Those that hit the present tasks (names by run-wide index) in round `round`. `fired` counts how often each has happened.
     pub fn of(
         faults: &BTreeMap<String, Fault>,

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::backend::{Backend, Balance, Forward, Products, Stop, Work};
 use super::lanes::{Lanes, Quantum};
-use super::rules::Rules;
+use super::round_options::RoundOptions;
 use super::solve::Step;
 use crate::device::memory::Memory;
 use crate::model::jacobian::Storage;
@@ -29,11 +29,17 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(memory: &mut Memory, network: &Network, rules: &Rules, keep: Keep, limits: &Limits) -> Result<Self> {
+    pub fn new(
+        memory: &mut Memory,
+        network: &Network,
+        round_options: &RoundOptions,
+        keep: Keep,
+        limits: &Limits,
+    ) -> Result<Self> {
         let gradients = Gradients::new(memory, network, keep, limits)?;
-        let lanes = Lanes::new(if memory.is_dry() { 1 } else { rules.lanes })?;
-        let mut arenas = Vec::with_capacity(rules.lanes);
-        for lane in 0..rules.lanes {
+        let lanes = Lanes::new(if memory.is_dry() { 1 } else { round_options.lanes })?;
+        let mut arenas = Vec::with_capacity(round_options.lanes);
+        for lane in 0..round_options.lanes {
             memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
             let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
             let staged = keep.stored && keep.storage == Storage::Bf16;

@@ -50,11 +50,12 @@ impl Lanes {
         let begun = Instant::now();
         let (report, reports) = channel();
         let (queues, inboxes): (Vec<_>, Vec<_>) = self.pools.iter().map(|_| channel()).unzip();
-        let desks = inboxes.into_iter().enumerate().map(|(lane, inbox)| Desk { lane, inbox, report: report.clone() }).collect();
+        let workers =
+            inboxes.into_iter().enumerate().map(|(lane, inbox)| Worker { lane, inbox, report: report.clone() }).collect();
         drop(report);
         let computing = Computing::Lanes(queues);
         // The lanes end with their queues, also where this panics.
-        side_by_side(&self.pools, arenas, desks, || dispatch(&mut AtWork { begun, in_flight: 0, computing, reports }))
+        side_by_side(&self.pools, arenas, workers, || dispatch(&mut AtWork { begun, in_flight: 0, computing, reports }))
     }
 
     /// Does something with all worker threads as the only lane.
@@ -147,13 +148,13 @@ impl<'w, A> Executor for AtWork<'w, '_, A> {
 }
 
 /// Where a lane finds its quanta and says how they ended.
-struct Desk<'w, A> {
+struct Worker<'w, A> {
     lane: usize,
     inbox: Receiver<Work<'w, A>>,
     report: Sender<Report>,
 }
 
-impl<A> Desk<'_, A> {
+impl<A> Worker<'_, A> {
     fn serve(self, arena: &mut A) {
         for work in self.inbox {
             if self.report.send(compute(self.lane, arena, work)).is_err() {
@@ -170,18 +171,18 @@ fn compute<A>(lane: usize, arena: &mut A, work: Work<A>) -> Report {
 }
 
 /// Serves each desk with a pool and an arena of its own while `body` runs.
-fn side_by_side<A: Send, R>(pools: &[ThreadPool], arenas: &mut [A], mut desks: Vec<Desk<A>>, body: impl FnOnce() -> R) -> R {
+fn side_by_side<A: Send, R>(pools: &[ThreadPool], arenas: &mut [A], mut workers: Vec<Worker<A>>, body: impl FnOnce() -> R) -> R {
     let mut body = Some(body);
     let mut result = None;
-    serve_all(pools, &mut arenas[..pools.len()], &mut desks, &mut || result = body.take().map(|body| body()));
+    serve_all(pools, &mut arenas[..pools.len()], &mut workers, &mut || result = body.take().map(|body| body()));
     result.expect("the body was run once")
 }
 
-fn serve_all<A: Send>(pools: &[ThreadPool], arenas: &mut [A], desks: &mut Vec<Desk<A>>, body: &mut dyn FnMut()) {
-    let (Some(desk), [pools @ .., pool], [arenas @ .., arena]) = (desks.pop(), pools, arenas) else { return body() };
+fn serve_all<A: Send>(pools: &[ThreadPool], arenas: &mut [A], workers: &mut Vec<Worker<A>>, body: &mut dyn FnMut()) {
+    let (Some(desk), [pools @ .., pool], [arenas @ .., arena]) = (workers.pop(), pools, arenas) else { return body() };
     pool.in_place_scope(|scope| {
         scope.spawn(move |_| desk.serve(arena));
-        serve_all(pools, arenas, desks, body);
+        serve_all(pools, arenas, workers, body);
     });
 }
 

@@ -17,30 +17,31 @@ use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
 use crate::train::pretrained::NO_MASK;
 use crate::train::round::Engine;
-use crate::train::rules::{Clip, ClipScope, Rules, Scale, Solvers};
+use crate::train::round_options::{Clip, ClipScope, RoundOptions, Scale, Solvers};
+use crate::train::schedule_setup::ScheduleSetup;
 use crate::train::shapes::limits;
-use crate::train::turns::Turns;
 
 /// Indices tell so many rows of one round apart.
 const MOST_ROWS: usize = u32::MAX as usize;
 
 pub struct Plan {
     pub spec: ModelSpec,
-    pub turns: Turns,
+    pub turns: ScheduleSetup,
     pub rounds: u64,
     pub rounds_per_epoch: u64,
     pub limits: Limits,
     pub start: Start,
-    pub rules: Rules,
+    pub round_options: RoundOptions,
 }
 
 impl Plan {
     pub fn new(config: &Config, corpus: &Corpus) -> Result<Self> {
         let spec = model_spec(config, corpus)?;
-        let turns = Turns::new(config, corpus)?;
-        let players = &turns.players;
+        let turns = ScheduleSetup::new(config, corpus)?;
+        let samplings = &turns.samplings;
         let examples: f64 = corpus.tasks.iter().map(|task| task.train.len() as f64).sum();
-        let slots = if turns.is_sliced { 1.0 } else { players.iter().map(|player| player.rate / player.period as f64).sum() };
+        let slots =
+            if turns.is_sliced { 1.0 } else { samplings.iter().map(|sampling| sampling.rate / sampling.period as f64).sum() };
         let per_round = slots * config.train.micro_batch as f64 * config.train.accumulate as f64;
         let rounds_per_epoch = (examples / per_round).ceil().max(1.0) as u64;
         let rounds = match (config.train.rounds, config.train.epochs) {
@@ -53,7 +54,7 @@ impl Plan {
             config.train.epochs.unwrap_or(1.0),
             config::MOST_ROUNDS
         );
-        let (limits, row_capacity) = limits(config, corpus, &spec, players);
+        let (limits, row_capacity) = limits(config, corpus, &spec, samplings);
         let start = Start {
             seed: config.run.seed,
             equal_heads: config.train.equal_heads,
@@ -61,7 +62,8 @@ impl Plan {
             row_moment: config.optimizer.row_moment == schema::RowMoment::Row,
             row_capacity,
         };
-        let plan = Self { spec, turns, rounds, rounds_per_epoch, limits, start, rules: rules(config, rounds_per_epoch) };
+        let plan =
+            Self { spec, turns, rounds, rounds_per_epoch, limits, start, round_options: round_options(config, rounds_per_epoch) };
         plan.check_sizes(config)?;
         plan.check_task_budgets(corpus)?;
         plan.check_lanes(config)?;
@@ -97,7 +99,7 @@ impl Plan {
         let surgery = &config.surgery;
         let needs = registry::find(&surgery.method).map_or(Needs::NOTHING, |found| found.needs);
         let tasks = self.spec.heads.len();
-        let blocks = Blocks::new(&Network::new(self.spec.clone()), self.rules.granularity, needs);
+        let blocks = Blocks::new(&Network::new(self.spec.clone()), self.round_options.granularity, needs);
         // Three (T x T) matrices of f64 for each block and for all, and one for each method.
         let matrices = 3 * (blocks.count() + 1) + blocks.settled();
         let bytes = (8 * matrices as u64).saturating_mul((tasks as u64).saturating_mul(tasks as u64));
@@ -113,10 +115,10 @@ impl Plan {
         let method = registry::build(&surgery.method, &surgery.params, self.spec.heads.len())
             .map_err(|fault| anyhow!("surgery.method: {fault}"))?;
         ensure!(
-            self.rules.lanes == 1 || self.rules.stores_jacobian(&*method),
+            self.round_options.lanes == 1 || self.round_options.stores_jacobian(&*method),
             "schedule.lanes = {} needs the tasks' gradients apart, but this run adds them up in one row (surgery.method = \"{}\", \
              observe.conflict_every = 0), one group after the other: set schedule.lanes = 1 or observe.conflict_every",
-            self.rules.lanes,
+            self.round_options.lanes,
             surgery.method
         );
         Ok(())
@@ -146,11 +148,11 @@ impl Plan {
         let balance = &config.balance;
         let balancer = balance::registry::build(&balance.method, &balance.params, self.spec.heads.len())
             .map_err(|fault| anyhow!("balance.method: {fault}"))?;
-        let blocks = Blocks::new(&network, self.rules.granularity, needs);
+        let blocks = Blocks::new(&network, self.round_options.granularity, needs);
         let method = |_| registry::build(&surgery.method, &surgery.params, self.spec.heads.len());
         let methods = (0..blocks.settled()).map(method).collect::<Result<_, _>>();
         let methods = methods.map_err(|fault| anyhow!("surgery.method: {fault}"))?;
-        Engine::new(memory, network, &self.start, Solvers { balancer, methods }, self.rules, &self.limits)
+        Engine::new(memory, network, &self.start, Solvers { balancer, methods }, self.round_options, &self.limits)
     }
 
     /// Buffers of the run and their bytes, without allocating them: those on its device, if it has one.
@@ -191,15 +193,15 @@ impl Plan {
         let engine = self.engine(config, &mut Memory::plan(0))?;
         let row = 4 * engine.network.table.shared_len() as u64;
         let rows = self.spec.heads.len() as u64;
-        Ok(if self.rules.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
+        Ok(if self.round_options.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
     }
 
-    /// Passes over each task's data in the whole run, from [`Turns::presence`].
+    /// Passes over each task's data in the whole run, from [`ScheduleSetup::presence`].
     pub fn passes(&self, config: &Config, corpus: &Corpus) -> Result<Vec<f64>> {
         let slot = config.train.micro_batch as f64 * config.train.accumulate as f64;
         let presence = self.turns.presence(self.rounds)?;
-        let tasks = presence.iter().zip(&self.turns.players).zip(&corpus.tasks);
-        Ok(tasks.map(|((rounds, player), task)| rounds * player.rate * slot / task.train.len() as f64).collect())
+        let tasks = presence.iter().zip(&self.turns.samplings).zip(&corpus.tasks);
+        Ok(tasks.map(|((rounds, sampling), task)| rounds * sampling.rate * slot / task.train.len() as f64).collect())
     }
 }
 
@@ -212,7 +214,7 @@ pub fn interval(every: &schema::Every, rounds_per_epoch: u64) -> Option<u64> {
     }
 }
 
-fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
+fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
     let scope = match config.clip.scope {
         schema::ClipScope::Update => ClipScope::Update,
         schema::ClipScope::Task => ClipScope::Task,
@@ -227,7 +229,7 @@ fn rules(config: &Config, rounds_per_epoch: u64) -> Rules {
         schema::Granularity::Layer => Granularity::Layer,
         schema::Granularity::Tensor => Granularity::Tensor,
     };
-    Rules {
+    RoundOptions {
         seed: config.run.seed,
         clip: Clip { norm: config.clip.norm, scope },
         scale,

@@ -16,7 +16,7 @@ use crate::surgery::methods::registry;
 use crate::train::checkpoint;
 use crate::train::plan::{bag_spec, encoder_spec, transformer_spec};
 use crate::train::round::Engine;
-use crate::train::rules::{Rules, Solvers};
+use crate::train::round_options::{RoundOptions, Solvers};
 use crate::train::run_folder::Source;
 
 /// An engine with the checkpoint's parameters, able to run one example at a time, and the tokenizer of a text encoder.
@@ -52,7 +52,7 @@ pub fn stored_engine(config: &Config, source: &Source) -> Result<(Engine, Option
     let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
     let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
     let solvers = Solvers { balancer, methods: vec![method] };
-    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, solvers, Rules::plain(0), &limits)?;
+    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, solvers, RoundOptions::plain(0), &limits)?;
     checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
     Ok((engine, tokenizer))
 }

@@ -9,7 +9,7 @@ use super::accelerator::Accelerator;
 pub use super::backend::Anomaly;
 use super::backend::{Backend, Stop, Work};
 use super::host::Host;
-use super::rules::{Rules, Solvers};
+use super::round_options::{RoundOptions, Solvers};
 use super::solve::{Known, Solver};
 use crate::device::memory::Memory;
 use crate::model::network::{Batch, Keep, Limits, Network, Randomness, Targets};
@@ -71,27 +71,27 @@ impl Engine {
         network: Network,
         start: &Start,
         solvers: Solvers,
-        rules: Rules,
+        round_options: RoundOptions,
         limits: &Limits,
     ) -> Result<Self> {
         let Solvers { balancer, methods } = solvers;
-        let blocks = Blocks::new(&network, rules.granularity, methods[0].needs());
+        let blocks = Blocks::new(&network, round_options.granularity, methods[0].needs());
         ensure!(methods.len() == blocks.settled(), "{} methods for {} parts of the encoder", methods.len(), blocks.settled());
         let method = &*methods[0];
         let mean_scaled = registry::find(method.name()).is_ok_and(|found| found.averages);
         let before = memory.used();
         let parameters = Parameters::new(memory, &network, start)?;
-        let snapshot = rules.evaluates_copy.then(|| Snapshot::new(memory, &parameters)).transpose()?;
+        let snapshot = round_options.evaluates_copy.then(|| Snapshot::new(memory, &parameters)).transpose()?;
         let batches = if method.needs().second_batch { 2 } else { 1 };
-        let keep = Keep { stored: rules.stores_jacobian(method), batches, storage: rules.storage };
+        let keep = Keep { stored: round_options.stores_jacobian(method), batches, storage: round_options.storage };
         let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, &network, &limits.task_rows)).transpose()?;
-        if rules.copies_checkpoints {
+        if round_options.copies_checkpoints {
             // All of the above, or nearly.
             memory.reserve("checkpoint: copy", memory.used() - before)?;
         }
-        let host = Host::new(memory, &network, &rules, keep, limits)?;
+        let host = Host::new(memory, &network, &round_options, keep, limits)?;
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
-        let solver = Solver { rules, balancer, methods, buffers, ledger, mean_scaled };
+        let solver = Solver { round_options, balancer, methods, buffers, ledger, mean_scaled };
         Ok(Self { network, parameters, snapshot, blocks, solver, host, accelerator: None })
     }
 
@@ -193,7 +193,7 @@ impl Engine {
             Some(accelerator) => accelerator,
             None => host,
         };
-        let random = Randomness { seed: solver.rules.seed, round: round as u32 };
+        let random = Randomness { seed: solver.round_options.seed, round: round as u32 };
         let work = &mut Work { network, parameters, blocks, batch, tasks, round, random, shares: &shares };
 
         let simple = solver.simple(tasks.len(), blocks.settled());
@@ -215,7 +215,7 @@ impl Engine {
             return Err(anomaly);
         }
         let losses = forward.losses;
-        let tracked = stored && solver.rules.conflict_every > 0;
+        let tracked = stored && solver.round_options.conflict_every > 0;
         let conflicts = tracked.then(|| RoundConflicts::of(&products.gram, tasks.len()));
         stages.gram = lap();
 

@@ -21,11 +21,12 @@ use crate::observe::trace::Kind;
 use crate::schedule::order::Order;
 use crate::schedule::straggler::Watch;
 use crate::surgery::methods::Status;
-use crate::train::attempt::{Attempt, Work};
 use crate::train::batch::{Purpose, Share};
 use crate::train::checkpoint::{self, State, TaskState};
-use crate::train::faults::Strikes;
+use crate::train::evaluator::Evaluator;
+use crate::train::faults::InjectedFaults;
 use crate::train::guard::Guard;
+use crate::train::isolation::{Attempt, Work};
 use crate::train::plan::{Plan, interval};
 use crate::train::prefix::keep_states;
 use crate::train::rates::rates;
@@ -34,7 +35,6 @@ use crate::train::run_folder::RunFolder;
 use crate::train::shapes::fuse;
 pub use crate::train::state::check_data;
 use crate::train::state::{check_counts, fresh_state};
-use crate::train::sweep::Sweep;
 use crate::train::writer::Writer;
 
 /// Conflicting pairs named at the end.
@@ -66,7 +66,7 @@ pub struct Run<'a> {
     pub(super) unsaved: bool,
     pub(super) writer: Writer,
     /// The evaluation that `state` says is under way.
-    pub(super) sweep: Option<Sweep>,
+    pub(super) evaluator: Option<Evaluator>,
 }
 
 /// A run's engine in its memory.
@@ -134,7 +134,7 @@ impl<'a> Run<'a> {
             watches: vec![Watch::default(); corpus.tasks.len()],
             unsaved: true,
             writer: Writer::default(),
-            sweep: None,
+            evaluator: None,
         };
         run.open_streams();
         Ok(run)
@@ -259,10 +259,10 @@ impl<'a> Run<'a> {
         let shares = self.draw();
         let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
         let named = |name: &str| present.iter().copied().find(|&task| corpus.tasks[task].name == name);
-        let strikes = Strikes::of(&config.faults, &mut self.state.faults, round, named);
+        let injected = InjectedFaults::of(&config.faults, &mut self.state.faults, round, named);
         let rates = rates(&config.optimizer, round, self.plan.rounds, self.state.commits);
         let purpose = Purpose { seed: config.run.seed, round, batches: self.engine.batches() };
-        let work = Work { corpus, fuse: fuse(config, corpus.tasks.len()), purpose, rates: &rates, strikes: &strikes };
+        let work = Work { corpus, fuse: fuse(config, corpus.tasks.len()), purpose, rates: &rates, injected: &injected };
         let attempt = work.attempt(&mut self.engine, shares)?;
         if let Some((tasks, committed)) = &attempt.done {
             self.committed(round, rates.lr, tasks, committed, clock)?;

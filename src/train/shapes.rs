@@ -7,7 +7,7 @@ use crate::data::{Corpus, Inputs, Split, TokenStore, bag};
 use crate::model::network::Limits;
 use crate::model::spec::{BagSpec, HeadSpec, Input, ModelSpec};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
-use crate::schedule::deal::Player;
+use crate::schedule::sampler::TaskSampling;
 use crate::train::tokens::{masked_of, sequence_len};
 
 /// Most tasks in a fused group (0: no limit) of a run with `tasks`: enough groups for all lanes, unless `train.fuse` says it.
@@ -17,19 +17,19 @@ pub fn fuse(config: &Config, tasks: usize) -> usize {
 }
 
 /// The largest shapes, and how many embedding rows the run can touch.
-pub fn limits(config: &Config, corpus: &Corpus, spec: &ModelSpec, players: &[Player]) -> (Limits, usize) {
+pub fn limits(config: &Config, corpus: &Corpus, spec: &ModelSpec, samplings: &[TaskSampling]) -> (Limits, usize) {
     let shapes = match &spec.encoder.input {
-        Input::Bag(bag) => bag_shapes(config, corpus, bag, players),
+        Input::Bag(bag) => bag_shapes(config, corpus, bag, samplings),
         Input::Features(_) => TableShapes::default(),
         Input::Tokens(transformer) => {
             let known = config.encoder.from.is_some() || spec.reads_whole_table();
-            token_rows(config, corpus, transformer, players, known)
+            token_rows(config, corpus, transformer, samplings, known)
         }
     };
     let (capacity, rows) = (shapes.rows, HeadRows::new(config, corpus));
-    let mut limits = batch_limits(config, corpus, spec, players, shapes, &rows);
+    let mut limits = batch_limits(config, corpus, spec, samplings, shapes, &rows);
     if let Some(transformer) = spec.encoder.transformer() {
-        limits.tokens = token_limits(config, corpus, transformer, players, &rows);
+        limits.tokens = token_limits(config, corpus, transformer, samplings, &rows);
     }
     (limits, capacity)
 }
@@ -44,8 +44,8 @@ fn sizes(config: &Config, corpus: &Corpus) -> Vec<usize> {
 }
 
 /// Most tasks in one round, and in one fused group.
-fn together(config: &Config, players: &[Player]) -> [usize; 2] {
-    let present = if config.schedule.mode == ScheduleMode::TimeSliced { 1 } else { players.len() };
+fn together(config: &Config, samplings: &[TaskSampling]) -> [usize; 2] {
+    let present = if config.schedule.mode == ScheduleMode::TimeSliced { 1 } else { samplings.len() };
     let fuse = fuse(config, present);
     [present, if fuse == 0 { present } else { fuse.min(present) }]
 }
@@ -54,19 +54,19 @@ fn batch_limits(
     config: &Config,
     corpus: &Corpus,
     spec: &ModelSpec,
-    players: &[Player],
+    samplings: &[TaskSampling],
     shapes: TableShapes,
     rows: &HeadRows,
 ) -> Limits {
     let sliced = config.schedule.mode == ScheduleMode::TimeSliced;
-    let [present, fused] = together(config, players);
+    let [present, fused] = together(config, samplings);
     let logits = |(head, rows): (&HeadSpec, &usize)| head.outputs * rows;
     let mut trained: Vec<usize> = spec.heads.iter().zip(&rows.trained).map(logits).collect();
     trained.sort_unstable_by(|a, b| b.cmp(a));
     let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
     let largest = shapes.per_round.iter().max().map(|&most| vec![most]).unwrap_or_default();
     let sizes = sizes(config, corpus);
-    let rounds = players.iter().zip(&sizes).map(|(player, &size)| examples(config, player, size));
+    let rounds = samplings.iter().zip(&sizes).map(|(sampling, &size)| examples(config, sampling, size));
     Limits {
         group_rows: HeadRows::largest(sizes.iter().copied(), fused).max(config.eval.batch),
         round_rows: if sliced { rounds.max().unwrap_or(0) } else { rounds.fold(0, usize::saturating_add) },
@@ -113,15 +113,21 @@ impl HeadRows {
 }
 
 /// Largest shapes of a transformer's batches.
-fn token_limits(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players: &[Player], rows: &HeadRows) -> TokenLimits {
-    let [present, fused] = together(config, players);
+fn token_limits(
+    config: &Config,
+    corpus: &Corpus,
+    spec: &TransformerSpec,
+    samplings: &[TaskSampling],
+    rows: &HeadRows,
+) -> TokenLimits {
+    let [present, fused] = together(config, samplings);
     let (mut groups, mut rounds, mut longest) = (Vec::new(), Vec::new(), 0);
-    for (task, player) in corpus.tasks.iter().zip(players) {
+    for (task, sampling) in corpus.tasks.iter().zip(samplings) {
         let mut lengths = sequence_lengths(&task.train);
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let size = largest_micro_batch(config, &task.settings);
         groups.push(largest_draw(&lengths, size));
-        rounds.push(largest_round(config, player, size, &lengths));
+        rounds.push(largest_round(config, sampling, size, &lengths));
         let others = [&task.dev, &task.test].into_iter().flatten().flat_map(sequence_lengths);
         longest = others.chain(lengths).max().unwrap_or(0).max(longest);
     }
@@ -137,13 +143,13 @@ fn token_limits(config: &Config, corpus: &Corpus, spec: &TransformerSpec, player
 }
 
 /// Examples that a task can bring to one round.
-fn examples(config: &Config, player: &Player, micro_batch: usize) -> usize {
-    player.most().saturating_mul(config.train.accumulate).saturating_mul(micro_batch)
+fn examples(config: &Config, sampling: &TaskSampling, micro_batch: usize) -> usize {
+    sampling.most().saturating_mul(config.train.accumulate).saturating_mul(micro_batch)
 }
 
 /// Most that a round of one task can bring, by its examples' sizes (descending).
-fn largest_round(config: &Config, player: &Player, micro_batch: usize, sizes: &[usize]) -> usize {
-    largest_draw(sizes, examples(config, player, micro_batch))
+fn largest_round(config: &Config, sampling: &TaskSampling, micro_batch: usize, sizes: &[usize]) -> usize {
+    largest_draw(sizes, examples(config, sampling, micro_batch))
 }
 
 /// Most that `count` examples in a row can bring. Each pass over the data is in an order of its own, so the largest examples may
@@ -170,16 +176,20 @@ fn sequence_lengths(split: &Split) -> Vec<usize> {
 }
 
 /// Word rows of a transformer; the table has to hold all of them where they are `known` from the start.
-fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, players: &[Player], known: bool) -> TableShapes {
+fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, samplings: &[TaskSampling], known: bool) -> TableShapes {
     let trained = !spec.embeddings_frozen();
     let mut touched = vec![known; spec.vocabulary];
     let mut per_round = Vec::new();
-    for (task, player) in corpus.tasks.iter().zip(players).filter(|_| trained) {
+    for (task, sampling) in corpus.tasks.iter().zip(samplings).filter(|_| trained) {
         let mut lengths = sequence_lengths(&task.train);
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let words = task.settings.head == schema::HeadKind::Mlm;
         let size = largest_micro_batch(config, &task.settings);
-        per_round.push(if words { spec.vocabulary } else { largest_round(config, player, size, &lengths).min(spec.vocabulary) });
+        per_round.push(if words {
+            spec.vocabulary
+        } else {
+            largest_round(config, sampling, size, &lengths).min(spec.vocabulary)
+        });
         if let (Inputs::Tokens(store), false) = (&task.train.inputs, known) {
             let mut ids = vec![spec.cls, spec.sep];
             for example in 0..store.len() {
@@ -205,14 +215,14 @@ struct TableShapes {
     entries: usize,
 }
 
-fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, players: &[Player]) -> TableShapes {
+fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, samplings: &[TaskSampling]) -> TableShapes {
     let mut shapes = TableShapes::default();
     // The last task, counted from 1, that was seen to touch a row.
     let mut touched = vec![0u32; spec.rows];
-    for (number, (task, player)) in (1..).zip(corpus.tasks.iter().zip(players)) {
+    for (number, (task, sampling)) in (1..).zip(corpus.tasks.iter().zip(samplings)) {
         let (mut sizes, own) = mark_rows(&task.train, spec, number, &mut touched);
         sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let whole = largest_round(config, player, largest_micro_batch(config, &task.settings), &sizes);
+        let whole = largest_round(config, sampling, largest_micro_batch(config, &task.settings), &sizes);
         shapes.entries = shapes.entries.saturating_add(whole);
         shapes.per_round.push(whole.min(own));
         shapes.per_task.push(own);

@@ -1,7 +1,7 @@
 //! Surgery and clipping of a round: from losses and products of gradients to one factor per task for encoder and heads.
 
 use super::backend::{Backend, Products, SimpleSolve, Stop, Work};
-use super::rules::{Clip, ClipScope, Rules, Scale};
+use super::round_options::{Clip, ClipScope, RoundOptions, Scale};
 use crate::surgery::balance::{Balancer, Factors, Losses};
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::conflict::RoundConflicts;
@@ -11,7 +11,7 @@ use crate::surgery::methods::{Inputs, Method, Order, RowPass, Simple, Solution, 
 
 /// Everything that a run solves its rounds with, and remembers of them.
 pub struct Solver {
-    pub rules: Rules,
+    pub round_options: RoundOptions,
     pub balancer: Box<dyn Balancer>,
     /// One for each part of the encoder that has weights of its own.
     pub methods: Vec<Box<dyn Method>>,
@@ -67,7 +67,7 @@ impl Solver {
     }
 
     pub fn seen<'a>(&self, losses: &'a [f64], tasks: &'a [usize], round: u64) -> Losses<'a> {
-        Losses { losses, tasks, round, epoch: round / self.rules.rounds_per_epoch, seed: self.rules.seed }
+        Losses { losses, tasks, round, epoch: round / self.round_options.rounds_per_epoch, seed: self.round_options.seed }
     }
 
     /// How a round of `count` tasks with `sets` of weights is solved by a device itself; none where the host has to.
@@ -77,16 +77,16 @@ impl Solver {
             Simple::Sum | Simple::Mean => Order::Fixed,
             Simple::PcGrad { order } | Simple::GradVac { order, .. } => order,
         };
-        let weighted_heads = self.rules.weighted_heads;
+        let weighted_heads = self.round_options.weighted_heads;
         if self.balancer.name() != "equal" || (weighted_heads && sets > 1) {
             return None;
         }
         // The kernel's sum stands for the mean as well.
-        let rescale = match (self.rules.scale, self.mean_scaled) {
+        let rescale = match (self.round_options.scale, self.mean_scaled) {
             (Scale::Native, true) | (Scale::Mean, _) => 1.0 / count as f64,
             (Scale::Native, false) | (Scale::Sum, _) => 1.0,
         };
-        let Clip { norm: clip_norm, scope } = self.rules.clip;
+        let Clip { norm: clip_norm, scope } = self.round_options.clip;
         Some(SimpleSolve { method, order, rescale, clip_norm, clip_tasks: scope == ClipScope::Task, weighted_heads })
     }
 
@@ -94,7 +94,7 @@ impl Solver {
     pub fn solve(&mut self, backend: &mut dyn Backend, work: &Work, known: Known) -> Result<Step, Stop> {
         let Known { products: Products { mut gram, heads }, losses, balanced } = known;
         let (count, round) = (work.tasks.len(), work.round);
-        let Clip { norm: limit, scope } = self.rules.clip;
+        let Clip { norm: limit, scope } = self.round_options.clip;
         gram.scale(balanced);
         let mut factors = balanced.to_vec();
         if limit > 0.0 && scope == ClipScope::Task {
@@ -105,17 +105,17 @@ impl Solver {
             factors.iter_mut().zip(clips).for_each(|(factor, clip)| *factor *= clip);
         }
         let mut head_factors = factors.clone();
-        let (tasks, seed) = (work.tasks, self.rules.seed);
+        let (tasks, seed) = (work.tasks, self.round_options.seed);
         let inputs = Inputs { gram: &[], cross_gram: &[], losses, row_sums: &[], tasks, round, seed, orders: None };
         let sums = self.move_buffers(backend, work, &inputs, &mut gram, &mut factors)?;
         let (mut weights, status) = self.weights(&inputs, &gram, work, &sums);
-        let rescale = match (self.rules.scale, self.mean_scaled) {
+        let rescale = match (self.round_options.scale, self.mean_scaled) {
             (Scale::Sum, true) => count as f64,
             (Scale::Mean, false) => 1.0 / count as f64,
             _ => 1.0,
         };
         weights.iter_mut().flatten().for_each(|weight| *weight *= rescale);
-        if self.rules.weighted_heads {
+        if self.round_options.weighted_heads {
             head_factors.iter_mut().zip(&weights[0]).for_each(|(factor, weight)| *factor *= weight);
         }
         let head_square: f64 = head_factors.iter().zip(&heads).map(|(f, square)| f * f * square).sum();
@@ -186,13 +186,13 @@ impl Solver {
         balanced: &[f64],
     ) -> Option<RoundConflicts> {
         // Every task's weight without surgery, on the scale of this run's updates.
-        let plain = match (self.rules.scale, self.mean_scaled) {
+        let plain = match (self.round_options.scale, self.mean_scaled) {
             (Scale::Mean, _) | (Scale::Native, true) => 1.0 / work.tasks.len() as f64,
             _ => 1.0,
         };
         conflicts.settle(work.blocks, weights, balanced, plain);
         self.ledger.add(&conflicts, work.tasks);
-        work.round.is_multiple_of(self.rules.conflict_every).then_some(conflicts)
+        work.round.is_multiple_of(self.round_options.conflict_every).then_some(conflicts)
     }
 }
 

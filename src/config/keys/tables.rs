@@ -191,7 +191,7 @@ static ENCODER: Section = Section {
             "recompute",
             Kind::Bool,
             "false",
-            "Keep only each layer's input and compute the rest again on the way back: less memory, about a third more time.",
+            "Keep only each layer's input and compute the rest again in the backward pass: less memory, about a third more time.",
         )
         .only("encoder.kind", TRANSFORMER),
         key(

@@ -23,7 +23,7 @@ pub struct TokenLimits {
     pub round_tokens: usize,
 }
 
-/// What the way back needs of one layer: n tokens, of which q are computed (all but in the last layer).
+/// What the backward pass needs of one layer: n tokens, of which q are computed (all but in the last layer).
 pub struct Saved<T = Buffer> {
     /// (q x hidden)
     pub q: T,
@@ -81,7 +81,7 @@ pub struct Scratch<T = Buffer> {
     /// (head rows x hidden) before the pooler, where there is one.
     pub(super) pooled: T,
     pub(super) pooler_pre: T,
-    /// Gradients on the way back: (n x hidden) twice, (n x hidden) of queries, (n x 2 hidden), (n x intermediate).
+    /// Gradients in the backward pass: (n x hidden) twice, (n x hidden) of queries, (n x 2 hidden), (n x intermediate).
     pub(super) d: T,
     pub(super) da: T,
     pub(super) dq: T,
@@ -95,7 +95,7 @@ impl Scratch {
     pub fn new(memory: &mut Memory, spec: &TransformerSpec, hidden: usize, limits: &TokenLimits) -> Result<Self> {
         let (n, h) = (limits.group_tokens, hidden);
         let last = limits.group_queries;
-        // Of the layers below the last, the largest way back; a single layer has none.
+        // Of the layers below the last, the largest backward pass; a single layer has none.
         let rows = if spec.layers > 1 { n } else { last };
         let mut saved = Vec::new();
         if spec.recompute {

@@ -25,7 +25,7 @@ pub struct TransformerSpec {
     pub init: f64,
     pub attention_dropout: f64,
     pub pooling: Pooling,
-    /// Only each layer's input is kept; the rest is computed again on the way back.
+    /// Only each layer's input is kept; the rest is computed again in the backward pass.
     pub recompute: bool,
     /// Blocks of the frozen prefix: 0 none, 1 the embeddings, 1 + k also the first k layers.
     pub frozen: usize,

@@ -261,7 +261,7 @@ pub struct ColumnRule {
     pub round: Address,
 }
 
-/// Rules by their number in kernels/update.cuh.
+/// RoundOptions by their number in kernels/update.cuh.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Columnwise {
     GradDrop { leak: f64 },

@@ -1,4 +1,4 @@
-//! What a simulation is made of: tasks with made-up costs, arrivals and faults.
+//! What a simulation is made of: tasks with synthetic costs, arrivals and faults.
 
 use crate::schedule::Nanos;
 use crate::schedule::access::Blocks;
@@ -30,7 +30,7 @@ pub struct Workload {
     pub blocks: usize,
 }
 
-/// One made-up task.
+/// One synthetic task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimTask {
     pub spec: Spec,

@@ -6,13 +6,13 @@
 //! while the one before computes; events order them.
 
 mod lane;
-mod packet;
 mod pass;
 mod program;
 mod rows;
 mod solve;
 mod transfer;
 mod update_step;
+mod upload;
 
 use anyhow::Result;
 
@@ -24,11 +24,11 @@ use crate::ops::launch::surgery::{Chunks, ChunksOnDevice, Columns, State};
 use crate::ops::launch::{Launch, elementwise, pitch};
 use crate::surgery::blocks::Blocks;
 use lane::Lane;
-use packet::{Mailbox, Packet};
 use pass::Packed;
 use program::Graphs;
 use rows::TableOnDevice;
 use solve::Solver;
+use upload::{StagingBuffer, Upload};
 
 /// Parameter groups: shared with and without decay, heads with and without, the embedding table.
 const GROUPS: usize = 5;
@@ -53,8 +53,8 @@ pub struct Accelerator {
     results: Results,
     solver: Solver,
     /// What a round begins with, and what its step needs.
-    batches: Mailbox,
-    steps: Mailbox,
+    batches: StagingBuffer,
+    steps: StagingBuffer,
     cut: Cut,
     /// The round whose gradients lie here.
     packed: Option<Packed>,
@@ -189,8 +189,8 @@ impl Accelerator {
         let partials = cut.gram.count + table.as_ref().map_or(0, |_| TableOnDevice::partials(limits));
         let results = Results::new(device, present, &cut, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, cut.sets)?;
-        let batches = Mailbox::new(device, "a round's examples", batch_bytes(network, limits))?;
-        let steps = Mailbox::new(device, "a round's step", step_bytes(network, present, &cut))?;
+        let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, limits))?;
+        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, present, &cut))?;
         let largest = [shared.len, heads.len, table.as_ref().map_or(0, |table| table.capacity * table.dim)];
         let staging_bytes = (4 * largest.into_iter().max().unwrap_or(0)).clamp(64, STAGING_BYTES);
         let staging = device.staging(staging_bytes)?;
@@ -273,13 +273,13 @@ impl Cut {
     fn new(device: &mut dyn Driver, stream: StreamId, network: &Network, blocks: &Blocks) -> Result<Self, DeviceError> {
         let (gram, update) = (gram_chunks(network, blocks), update_chunks(network, blocks));
         let words = |chunks: &Chunks| 20 * chunks.len() + 64;
-        let constants = Mailbox::new(device, "chunks", words(&gram) + words(&update))?;
-        let mut packet = constants.packet();
-        let [on_gram, on_update] = [&gram, &update].map(|chunks| push_chunks(&mut packet, chunks));
-        packet.close();
-        constants.fill(device, &packet)?;
+        let constants = StagingBuffer::new(device, "chunks", words(&gram) + words(&update))?;
+        let mut upload = constants.upload();
+        let [on_gram, on_update] = [&gram, &update].map(|chunks| push_chunks(&mut upload, chunks));
+        upload.close();
+        constants.fill(device, &upload)?;
         let mut program = program::Program::default();
-        packet.sections.iter().for_each(|section| program.push(constants.send(stream, section)));
+        upload.sections.iter().for_each(|section| program.push(constants.send(stream, section)));
         Graphs::default().execute(device, stream, program)?;
         device.synchronize(stream)?;
         Ok(Self {
@@ -308,13 +308,13 @@ fn update_chunks(network: &Network, blocks: &Blocks) -> Chunks {
     Chunks::new(&network.table.shared.iter().map(own).collect::<Vec<_>>(), Chunks::UPDATE_LENGTH)
 }
 
-fn push_chunks(packet: &mut Packet, chunks: &Chunks) -> ChunksOnDevice {
+fn push_chunks(upload: &mut Upload, chunks: &Chunks) -> ChunksOnDevice {
     ChunksOnDevice {
         count: chunks.len(),
-        firsts: packet.push(&chunks.firsts),
-        lengths: packet.push(&chunks.lengths),
-        blocks: packet.push(&chunks.blocks),
-        groups: packet.push(&chunks.groups),
+        firsts: upload.push(&chunks.firsts),
+        lengths: upload.push(&chunks.lengths),
+        blocks: upload.push(&chunks.blocks),
+        groups: upload.push(&chunks.groups),
     }
 }
 

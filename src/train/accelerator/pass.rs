@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::Accelerator;
 use super::lane::Lane;
-use super::packet::{Packet, to_bf16};
 use super::program::{Program, Step};
 use super::rows::{RowIndex, RowsOnDevice};
+use super::upload::{Upload, to_bf16};
 use crate::device::driver::{Address, DeviceError, StreamId};
 use crate::device::launch::Command;
 use crate::device::tape::Tape;
@@ -34,7 +34,7 @@ pub(super) struct Packed {
     pub bounds: Address,
     /// (blocks + 3) u32: bounds of each block's partial products, then 0 and the number of them all.
     pub starts: Address,
-    packet: Packet,
+    upload: Upload,
 }
 
 /// A fused group, on the device.
@@ -65,35 +65,35 @@ impl Accelerator {
     /// Lays the round's batch into pinned memory.
     pub(super) fn pack(&mut self, work: &mut Work) -> Result<Packed, DeviceError> {
         let &mut Work { network, ref mut parameters, batch, tasks, round, .. } = work;
-        let mut packet = self.batches.packet();
-        let round = packet.push(&[round]);
+        let mut upload = self.batches.upload();
+        let round = upload.push(&[round]);
         let heads = tasks.iter().map(|&task| network.table.head_range(task));
-        let bounds = packet.push(&heads.flat_map(|range| [range.start as u64, range.end as u64]).collect::<Vec<_>>());
+        let bounds = upload.push(&heads.flat_map(|range| [range.start as u64, range.end as u64]).collect::<Vec<_>>());
         let index = self.table.as_ref().map(|_| RowIndex::new(batch, tasks.len()));
         let mut rows = match (&self.table, &mut parameters.rows, &index) {
-            (Some(table), Some(host), Some(index)) => Some(RowsOnDevice::forward(table, host, &mut packet, batch, index)),
+            (Some(table), Some(host), Some(index)) => Some(RowsOnDevice::forward(table, host, &mut upload, batch, index)),
             _ => None,
         };
-        packet.close();
+        upload.close();
         let mut groups = Vec::with_capacity(batch.groups.len());
         for range in &batch.groups {
-            groups.push(self.group(&mut packet, network, batch, range.clone()));
-            packet.close();
+            groups.push(self.group(&mut upload, network, batch, range.clone()));
+            upload.close();
         }
         let mut starts = self.cut.starts.clone();
         if let (Some(rows), Some(index)) = (&mut rows, &index) {
-            rows.backward(&mut packet, index);
+            rows.backward(&mut upload, index);
             // The table's block is the last.
             starts[self.cut.blocks] += rows::gram_partials(rows.union.count) as u32;
         }
         starts.extend([0, starts[self.cut.blocks]]);
-        let starts = packet.push(&starts);
-        packet.close();
-        self.batches.fill(&mut *self.driver, &packet)?;
-        Ok(Packed { groups, round, rows, bounds, starts, packet })
+        let starts = upload.push(&starts);
+        upload.close();
+        self.batches.fill(&mut *self.driver, &upload)?;
+        Ok(Packed { groups, round, rows, bounds, starts, upload })
     }
 
-    fn group(&self, packet: &mut Packet, network: &Network, batch: &Batch, range: Range<usize>) -> Group {
+    fn group(&self, upload: &mut Upload, network: &Network, batch: &Batch, range: Range<usize>) -> Group {
         let parts = &batch.parts[range.clone()];
         let base = parts.first().map_or(0, |part| part.rows.start);
         let end = parts.last().map_or(0, |part| part.rows.end);
@@ -104,21 +104,21 @@ impl Accelerator {
         let tables = Tables::new(network, parts, base, self.stride);
         let count = parts.len();
         let segments = |at| heads::Segments { at, count, rows: end - base };
-        let [starts, ends, add] = [&tables.starts, &tables.ends, &tables.add].map(|table| packet.push(table));
-        let weights = matmul::Segments { starts, ends, offsets: packet.push(&tables.weight_offsets), add, count };
+        let [starts, ends, add] = [&tables.starts, &tables.ends, &tables.add].map(|table| upload.push(table));
+        let weights = matmul::Segments { starts, ends, offsets: upload.push(&tables.weight_offsets), add, count };
         Group {
             parts: range,
             base,
             rows: end - base,
-            features: packet.push(&features),
-            keys: packet.push(&keys),
-            heads: segments(packet.push(&tables.heads)),
-            losses: segments(packet.push(&tables.losses)),
-            targets: packet.push(&tables.targets),
+            features: upload.push(&features),
+            keys: upload.push(&keys),
+            heads: segments(upload.push(&tables.heads)),
+            losses: segments(upload.push(&tables.losses)),
+            targets: upload.push(&tables.targets),
             add,
             adds: tables.add.contains(&1),
             weights,
-            biases: matmul::Segments { offsets: packet.push(&tables.bias_offsets), ..weights },
+            biases: matmul::Segments { offsets: upload.push(&tables.bias_offsets), ..weights },
             outputs: parts.iter().map(|part| network.spec.heads[part.task].outputs).max().unwrap_or(0),
         }
     }
@@ -128,7 +128,7 @@ impl Accelerator {
     pub(super) fn add_pass(&self, program: &mut Program, work: &Work, packed: &Packed, backward: bool) {
         let streams = &self.streams;
         let [first, second] = streams.lanes;
-        let mut sections = packed.packet.sections.iter();
+        let mut sections = packed.upload.sections.iter();
         let mut send = |program: &mut Program, lane: StreamId| {
             program.push(self.batches.send(streams.copies, sections.next().expect("a section for each stage")));
             program.order(streams.copies, streams.arrived, lane);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::packet::Packet;
+use super::upload::Upload;
 use crate::device::driver::{Address, DeviceError, Driver};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits};
@@ -51,7 +51,7 @@ impl TableOnDevice {
         })
     }
 
-    /// Bytes of a round's lists in a packet.
+    /// Bytes of a round's lists in a upload.
     pub fn packet_bytes(limits: &Limits) -> usize {
         8 * limits.round_rows + 8 * limits.bag_entries + 40 * gradient_rows(limits) + 512
     }
@@ -82,7 +82,7 @@ pub struct RowsOnDevice {
 
 impl RowsOnDevice {
     /// Gives all rows of the round slots and pushes what the forward pass needs.
-    pub fn forward(device: &TableOnDevice, host: &mut RowTable, packet: &mut Packet, batch: &Batch, index: &RowIndex) -> Self {
+    pub fn forward(device: &TableOnDevice, host: &mut RowTable, upload: &mut Upload, batch: &Batch, index: &RowIndex) -> Self {
         let known = host.touched().len();
         let mut slots = Vec::with_capacity(index.union.len());
         host.touch(&index.union, &mut slots);
@@ -91,23 +91,23 @@ impl RowsOnDevice {
         let slot_of = |row: &u32| slots[index.union.binary_search(row).expect("every row of a bag is in the union")];
         let bag_slots: Vec<u32> = batch.bags.rows.iter().map(slot_of).collect();
         let bags = Bags {
-            offsets: packet.push(&batch.bags.offsets),
-            rows: packet.push(&bag_slots),
-            scales: packet.push(&batch.bags.scales),
+            offsets: upload.push(&batch.bags.offsets),
+            rows: upload.push(&bag_slots),
+            scales: upload.push(&batch.bags.scales),
             slots: 0,
             values: device.values,
             dim: device.dim,
             init: device.init,
         };
         let fresh_count = fresh.len();
-        let fresh = [packet.push(fresh), packet.push(&fresh_slots)];
+        let fresh = [upload.push(fresh), upload.push(&fresh_slots)];
         let (count, total) = (index.starts.len() - 1, index.union.len());
         let table = Table {
             values: device.values,
             first: device.first,
             second: device.second,
             second_dim: device.second_dim,
-            slots: packet.push(&slots),
+            slots: upload.push(&slots),
             dim: device.dim,
             group: super::TABLE_GROUP,
         };
@@ -116,12 +116,12 @@ impl RowsOnDevice {
     }
 
     /// Pushes what only the backward pass and the update need.
-    pub fn backward(&mut self, packet: &mut Packet, index: &RowIndex) {
-        self.sources = packet.push(&index.sources);
-        self.starts = packet.push(&index.starts);
-        self.union.rows = packet.push(&index.union);
-        self.union.starts = packet.push(&index.union_starts);
-        self.union.members = packet.push(&index.members);
+    pub fn backward(&mut self, upload: &mut Upload, index: &RowIndex) {
+        self.sources = upload.push(&index.sources);
+        self.starts = upload.push(&index.starts);
+        self.union.rows = upload.push(&index.union);
+        self.union.starts = upload.push(&index.union_starts);
+        self.union.members = upload.push(&index.members);
     }
 }
 

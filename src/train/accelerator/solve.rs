@@ -52,20 +52,20 @@ impl Accelerator {
     ) -> Result<(Forward, Products, Step), DeviceError> {
         let count = work.tasks.len();
         let packed = self.pack(work)?;
-        let mut packet = self.steps.packet();
+        let mut upload = self.steps.upload();
         let chunks = head_chunks(work.network, work.tasks);
-        let rates = push_rates(&mut packet, rates);
-        let head_chunks = push_chunks(&mut packet, &chunks);
+        let rates = push_rates(&mut upload, rates);
+        let head_chunks = push_chunks(&mut upload, &chunks);
         let visits: Vec<u32> = self.visits(work, simple.order);
         let [orders, tasks] =
-            [packet.push(&visits), packet.push(&work.tasks.iter().map(|&task| task as u32).collect::<Vec<_>>())];
-        let balance = packet.push(&vec![1.0f64; count]);
-        packet.close();
-        self.steps.fill(&mut *self.driver, &packet)?;
+            [upload.push(&visits), upload.push(&work.tasks.iter().map(|&task| task as u32).collect::<Vec<_>>())];
+        let balance = upload.push(&vec![1.0f64; count]);
+        upload.close();
+        self.steps.fill(&mut *self.driver, &upload)?;
 
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
-        program.push(self.steps.send(stream, &packet.sections[0]));
+        program.push(self.steps.send(stream, &upload.sections[0]));
         self.add_pass(&mut program, work, &packed, true);
         self.add_products(&mut program, &packed, count);
         let (results, solver, cut) = (&self.results, &self.solver, &self.cut);

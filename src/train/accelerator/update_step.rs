@@ -1,8 +1,8 @@
 //! From rows of J to moved parameters: products of gradients, the host's one read of them, and the step.
 
-use super::packet::Packet;
 use super::pass::Packed;
 use super::program::{Program, Step};
+use super::upload::Upload;
 use super::{Accelerator, GROUPS, columns, push_chunks};
 use crate::device::driver::{Address, DeviceError};
 use crate::model::network::{Batch, Network};
@@ -66,23 +66,23 @@ impl Backend for Accelerator {
     fn step(&mut self, work: &mut Work, step: &solve::Step, rule: Option<&dyn Columnwise>, rates: &Rates) -> Result<(), Stop> {
         let packed = self.packed.take().expect("gradients before the step");
         let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
-        let mut packet = self.steps.packet();
+        let mut upload = self.steps.upload();
         let chunks = head_chunks(work.network, work.tasks);
         let shared = match rule {
-            None => SharedFactors::Sets(packet.push(&step.shared().iter().flat_map(|set| narrow(set)).collect::<Vec<f32>>())),
-            Some(rule) => SharedFactors::Columns(column_rule(&mut packet, work, &packed, rule, &step.factors)),
+            None => SharedFactors::Sets(upload.push(&step.shared().iter().flat_map(|set| narrow(set)).collect::<Vec<f32>>())),
+            Some(rule) => SharedFactors::Columns(column_rule(&mut upload, work, &packed, rule, &step.factors)),
         };
         let factors = Factors {
-            rates: push_rates(&mut packet, rates),
+            rates: push_rates(&mut upload, rates),
             shared,
-            heads: packet.push(&narrow(&step.heads)),
-            head_chunks: push_chunks(&mut packet, &chunks),
+            heads: upload.push(&narrow(&step.heads)),
+            head_chunks: push_chunks(&mut upload, &chunks),
         };
-        packet.close();
-        self.steps.fill(&mut *self.driver, &packet)?;
+        upload.close();
+        self.steps.fill(&mut *self.driver, &upload)?;
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
-        program.push(self.steps.send(stream, &packet.sections[0]));
+        program.push(self.steps.send(stream, &upload.sections[0]));
         self.add_update(&mut program, &packed, &factors, work.tasks.len());
         Ok(self.graphs.execute(&mut *self.driver, stream, program)?)
     }
@@ -123,13 +123,13 @@ impl Accelerator {
         factors: &[f64],
     ) -> Result<f64, DeviceError> {
         let count = work.tasks.len();
-        let mut packet = self.steps.packet();
-        let rule = column_rule(&mut packet, work, packed, rule, factors);
-        packet.close();
-        self.steps.fill(&mut *self.driver, &packet)?;
+        let mut upload = self.steps.upload();
+        let rule = column_rule(&mut upload, work, packed, rule, factors);
+        upload.close();
+        self.steps.fill(&mut *self.driver, &upload)?;
         let (stream, results, cut) = (self.streams.lanes[0], &self.results, &self.cut);
         let mut program = Program::default();
-        program.push(self.steps.send(stream, &packet.sections[0]));
+        program.push(self.steps.send(stream, &upload.sections[0]));
         program.launch(stream, surgery::column_squares(results.partials, self.rows_of_j(count), rule, cut.gram));
         if let (Some(rows), Some(table)) = (&packed.rows, &self.table) {
             let (squares, base) = (results.partials + 8 * cut.gram.count as Address, self.shared.len as u64);
@@ -213,16 +213,16 @@ impl Accelerator {
     }
 }
 
-fn column_rule(packet: &mut Packet, work: &Work, packed: &Packed, rule: &dyn Columnwise, factors: &[f64]) -> ColumnRule {
+fn column_rule(upload: &mut Upload, work: &Work, packed: &Packed, rule: &dyn Columnwise, factors: &[f64]) -> ColumnRule {
     let rule = match rule.rule() {
         methods::ColumnRule::GradDrop { leak } => surgery::Columnwise::GradDrop { leak },
         methods::ColumnRule::TrimmedMean { trim } => surgery::Columnwise::TrimmedMean { trim },
     };
-    ColumnRule { rule, factors: packet.push(factors), seed: work.random.seed, round: packed.round }
+    ColumnRule { rule, factors: upload.push(factors), seed: work.random.seed, round: packed.round }
 }
 
-pub(super) fn push_rates(packet: &mut Packet, rates: &Rates) -> RatesOnDevice {
-    RatesOnDevice { rates: packet.push(&[surgery::Rates::from(rates.rule)]), groups: packet.push(&groups(rates)) }
+pub(super) fn push_rates(upload: &mut Upload, rates: &Rates) -> RatesOnDevice {
+    RatesOnDevice { rates: upload.push(&[surgery::Rates::from(rates.rule)]), groups: upload.push(&groups(rates)) }
 }
 
 fn groups(rates: &Rates) -> [GroupRates; GROUPS] {

@@ -10,11 +10,11 @@ use taskloom::observe::Observer;
 use taskloom::observe::console::Console;
 use taskloom::observe::metrics_file::Past;
 use taskloom::train::checkpoint;
-use taskloom::train::pressure;
+use taskloom::train::fit_memory;
 use taskloom::train::restore::stored_engine;
 use taskloom::train::run::{Built, Run, check_data};
 use taskloom::train::run_folder::{RunFolder, Source, newest_whole};
-use taskloom::train::session::{load_corpus, load_model, load_run};
+use taskloom::train::setup::{load_corpus, load_model, load_run};
 
 use super::{Input, tables};
 use crate::common::{self, table};
@@ -169,7 +169,7 @@ fn resume(path: &Path) -> Result<()> {
     let (path, state) = newest_whole(&folder.checkpoints(), &mut drop)?.context("no checkpoint is whole")?;
     let mut corpus = load_corpus(&mut config, &Console::new())?;
     check_data(&corpus, &state)?;
-    let (plan, _) = pressure::fit(&mut config, &mut corpus)?;
+    let (plan, _) = fit_memory::fit(&mut config, &mut corpus)?;
     let built = Built::new(&config, &plan)?;
     let past = Past { rounds: state.round, events: state.events };
     let observer = Observer::resume(Console::new(), &folder.metrics(), folder.path(), past)?;

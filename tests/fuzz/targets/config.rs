@@ -7,9 +7,9 @@ use anyhow::Result;
 use taskloom::commands;
 use taskloom::config::{self, Config};
 use taskloom::observe::console::Console;
+use taskloom::train::fit_memory;
 use taskloom::train::plan::Plan;
-use taskloom::train::pressure;
-use taskloom::train::session::load_corpus;
+use taskloom::train::setup::load_corpus;
 
 use super::{Input, data, folder};
 use crate::common::table;
@@ -271,7 +271,7 @@ pub fn run(place: &Path, sets: &[String]) -> Result<()> {
 pub fn plan(mut config: Config) -> Result<()> {
     let mut corpus = load_corpus(&mut config, &Console::new())?;
     data::read_all(&corpus, config.encoder.max_len.max(1));
-    let (plan, _) = pressure::fit(&mut config, &mut corpus)
+    let (plan, _) = fit_memory::fit(&mut config, &mut corpus)
         .or_else(|_| Ok::<_, anyhow::Error>((Plan::new(&config, &corpus)?, Vec::new())))?;
     plan.buffers(&config)?;
     plan.passes(&config, &corpus)?;

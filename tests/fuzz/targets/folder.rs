@@ -9,7 +9,7 @@ use taskloom::device::memory::Memory;
 use taskloom::observe::console::Console;
 use taskloom::train::plan::Plan;
 use taskloom::train::pretrained;
-use taskloom::train::session::load_corpus;
+use taskloom::train::setup::load_corpus;
 
 use super::{Input, tables, tokenizer};
 use crate::mutate;

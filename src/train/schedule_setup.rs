@@ -6,35 +6,35 @@ use crate::config::schema::{Config, SamplerKind, ScheduleMode};
 use crate::data::Corpus;
 use crate::ops::philox::{Keyed, Stream};
 use crate::schedule::Policy;
-use crate::schedule::deal::{Player, proportional_rates, share};
 use crate::schedule::dispatcher::Settings;
-use crate::schedule::lockstep::Lockstep;
 use crate::schedule::order::Order;
 use crate::schedule::retry::Retry;
-use crate::schedule::slices::{Slice, Slices};
+use crate::schedule::sampler::{TaskSampling, proportional_rates, share};
+use crate::schedule::synchronous::Synchronous;
 use crate::schedule::task::Spec;
+use crate::schedule::time_sliced::{Slice, TimeSliced};
 
 /// The tasks of a run and how their rounds are dealt.
-pub struct Turns {
+pub struct ScheduleSetup {
     settings: Settings,
     specs: Vec<Spec>,
-    pub players: Vec<Player>,
+    pub samplings: Vec<TaskSampling>,
     pub is_sliced: bool,
     micro_batch: u64,
 }
 
-impl Turns {
+impl ScheduleSetup {
     /// Refuses deadlines that cannot be met, with the numbers.
     pub fn new(config: &Config, corpus: &Corpus) -> Result<Self> {
-        let mut players = players(config, corpus)?;
+        let mut samplings = samplings(config, corpus)?;
         let is_sliced = config.schedule.mode == ScheduleMode::TimeSliced;
         let settings = settings(config, is_sliced);
-        let specs = specs(config, corpus, &players);
+        let specs = specs(config, corpus, &samplings);
         if is_sliced {
             // A round is one slot of one task; how often it comes is the scheduler's.
-            players.iter_mut().for_each(|player| player.rate = 1.0);
+            samplings.iter_mut().for_each(|sampling| sampling.rate = 1.0);
         }
-        let turns = Self { settings, specs, players, is_sliced, micro_batch: config.train.micro_batch as u64 };
+        let turns = Self { settings, specs, samplings, is_sliced, micro_batch: config.train.micro_batch as u64 };
         turns.order()?;
         Ok(turns)
     }
@@ -44,28 +44,28 @@ impl Turns {
         if self.is_sliced {
             return self.slices().map(Order::TimeSliced);
         }
-        let rounds = Lockstep::new(self.settings.clone(), &self.specs, self.players.clone(), self.micro_batch);
+        let rounds = Synchronous::new(self.settings.clone(), &self.specs, self.samplings.clone(), self.micro_batch);
         rounds.map(Order::Synchronous).map_err(refused)
     }
 
-    fn slices(&self) -> Result<Slices> {
-        let slice = |(spec, player): (&Spec, &Player)| Slice {
+    fn slices(&self) -> Result<TimeSliced> {
+        let slice = |(spec, sampling): (&Spec, &TaskSampling)| Slice {
             spec: spec.clone(),
-            every: player.period,
-            rounds: player.rounds,
+            every: sampling.period,
+            rounds: sampling.rounds,
             micro_batch: self.micro_batch,
         };
-        Slices::new(self.settings.clone(), self.specs.iter().zip(&self.players).map(slice).collect()).map_err(refused)
+        TimeSliced::new(self.settings.clone(), self.specs.iter().zip(&self.samplings).map(slice).collect()).map_err(refused)
     }
 
-    /// Rounds in which each task is present, of a run of `rounds`. Time-sliced: see [`Slices::count`]; in synchronous rounds: if
+    /// Rounds in which each task is present, of a run of `rounds`. Time-sliced: see [`TimeSliced::count`]; in synchronous rounds: if
     /// the task is present throughout.
     pub fn presence(&self, rounds: u64) -> Result<Vec<f64>> {
         if self.is_sliced {
             return Ok(self.slices()?.count(rounds));
         }
-        let own = |player: &Player| player.rounds.map_or(rounds, |own| own.min(rounds)) as f64 / player.period as f64;
-        Ok(self.players.iter().map(own).collect())
+        let own = |sampling: &TaskSampling| sampling.rounds.map_or(rounds, |own| own.min(rounds)) as f64 / sampling.period as f64;
+        Ok(self.samplings.iter().map(own).collect())
     }
 }
 
@@ -87,19 +87,19 @@ fn settings(config: &Config, is_sliced: bool) -> Settings {
 }
 
 /// The cost of each task's slot in a round. Under `weighted` a task's weight is its share of the sampler's slots.
-fn specs(config: &Config, corpus: &Corpus, players: &[Player]) -> Vec<Spec> {
+fn specs(config: &Config, corpus: &Corpus, samplings: &[TaskSampling]) -> Vec<Spec> {
     let cost = config.train.micro_batch as f64 * config.train.accumulate as f64 * config.schedule.example_us * 1e3;
-    let spec = |(task, player): (&crate::data::TaskData, &Player)| Spec {
-        weight: player.rate,
+    let spec = |(task, sampling): (&crate::data::TaskData, &TaskSampling)| Spec {
+        weight: sampling.rate,
         priority: task.settings.priority,
         period: task.settings.deadline_ms.map_or(0, |ms| (ms * 1e6) as u64),
-        parents: player.parents.clone(),
+        parents: sampling.parents.clone(),
         ..Spec::new(task.name.clone(), (cost as u64).max(1))
     };
-    corpus.tasks.iter().zip(players).map(spec).collect()
+    corpus.tasks.iter().zip(samplings).map(spec).collect()
 }
 
-fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
+fn samplings(config: &Config, corpus: &Corpus) -> Result<Vec<TaskSampling>> {
     let count = corpus.tasks.len();
     let sizes: Vec<u64> = corpus.tasks.iter().map(|task| task.train.len() as u64).collect();
     let sampler = &config.sampler;
@@ -108,7 +108,7 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
         SamplerKind::Proportional => proportional_rates(&sizes, sampler.cap, sampler.temperature, count as f64),
         SamplerKind::Explicit => share(&corpus.tasks.iter().map(|task| task.settings.share).collect::<Vec<_>>(), count as f64),
     };
-    let mut players = Vec::with_capacity(count);
+    let mut samplings = Vec::with_capacity(count);
     for (number, (task, rate)) in corpus.tasks.iter().zip(rates).enumerate() {
         let mut parents = Vec::new();
         for name in &task.settings.depends_on {
@@ -129,7 +129,7 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
             task.settings.share
         );
         let random = Keyed::new(config.run.seed, Stream::Phase, 0, number as u32, 0);
-        players.push(Player {
+        samplings.push(TaskSampling {
             rate,
             phase: random.uniform(0),
             period: task.settings.period,
@@ -137,5 +137,5 @@ fn players(config: &Config, corpus: &Corpus) -> Result<Vec<Player>> {
             parents,
         });
     }
-    Ok(players)
+    Ok(samplings)
 }

@@ -14,7 +14,7 @@ use crate::train::round::Engine;
 use crate::train::tokens::evaluation_end;
 
 /// An evaluation under way: the batches done so far.
-pub struct Sweep {
+pub struct Evaluator {
     split: SplitName,
     /// Examples in one batch.
     batch: usize,
@@ -40,22 +40,22 @@ struct Tally {
 
 /// Evaluates every task that has the split; none of it if `stop` is raised meanwhile.
 pub fn evaluate(engine: &mut Engine, corpus: &Corpus, split: SplitName, batch: usize, stop: &AtomicBool) -> Option<Evaluation> {
-    let mut sweep = Sweep::new(corpus, split, batch);
-    while !sweep.is_done(corpus) {
+    let mut evaluator = Evaluator::new(corpus, split, batch);
+    while !evaluator.is_done(corpus) {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        sweep.step(engine, corpus);
+        evaluator.step(engine, corpus);
     }
-    Some(sweep.finish())
+    Some(evaluator.finish())
 }
 
-impl Sweep {
+impl Evaluator {
     pub fn new(corpus: &Corpus, split: SplitName, batch: usize) -> Self {
         let (tally, done, time) = (Tally::default(), BTreeMap::new(), Duration::ZERO);
-        let mut sweep = Self { split, batch, task: 0, start: 0, tally, done, time };
-        sweep.settle(corpus);
-        sweep
+        let mut evaluator = Self { split, batch, task: 0, start: 0, tally, done, time };
+        evaluator.settle(corpus);
+        evaluator
     }
 
     pub fn is_done(&self, corpus: &Corpus) -> bool {

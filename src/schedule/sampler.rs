@@ -5,7 +5,7 @@
 
 /// What the dealer knows of a task.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Player {
+pub struct TaskSampling {
     /// Micro-batches per round on average; 1 for each task under `round_robin`.
     pub rate: f64,
     /// Offset in [0, 1) that keeps tasks of one rate from taking part in the same rounds.
@@ -37,7 +37,7 @@ pub fn share(weights: &[f64], slots: f64) -> Vec<f64> {
     weights.iter().map(|weight| snap(slots * weight / total)).collect()
 }
 
-impl Player {
+impl TaskSampling {
     pub fn is_done(&self, taken: u64) -> bool {
         self.rounds.is_some_and(|rounds| taken >= rounds)
     }
@@ -49,17 +49,17 @@ impl Player {
 }
 
 /// Micro-batches of each task in round `round`; 0 means absent.
-pub fn deal(players: &[Player], round: u64, done: &[bool]) -> Vec<usize> {
-    let dealt = |(task, player): (usize, &Player)| {
-        let waiting = player.parents.iter().any(|&parent| !done[parent]);
-        if waiting || done[task] || !round.is_multiple_of(player.period) {
+pub fn deal(samplings: &[TaskSampling], round: u64, done: &[bool]) -> Vec<usize> {
+    let dealt = |(task, sampling): (usize, &TaskSampling)| {
+        let waiting = sampling.parents.iter().any(|&parent| !done[parent]);
+        if waiting || done[task] || !round.is_multiple_of(sampling.period) {
             return 0;
         }
-        let turn = (round / player.period) as f64;
-        let before = (turn * player.rate + player.phase).floor();
-        (((turn + 1.0) * player.rate + player.phase).floor() - before) as usize
+        let turn = (round / sampling.period) as f64;
+        let before = (turn * sampling.rate + sampling.phase).floor();
+        (((turn + 1.0) * sampling.rate + sampling.phase).floor() - before) as usize
     };
-    players.iter().enumerate().map(dealt).collect()
+    samplings.iter().enumerate().map(dealt).collect()
 }
 
 #[cfg(test)]
@@ -67,16 +67,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn player(rate: f64) -> Player {
-        Player { rate, phase: 0.0, period: 1, rounds: None, parents: Vec::new() }
+    fn sampling(rate: f64) -> TaskSampling {
+        TaskSampling { rate, phase: 0.0, period: 1, rounds: None, parents: Vec::new() }
     }
 
     #[test]
     fn equal_sizes_all_take_part_in_every_round() {
         let rates = proportional_rates(&[1400; 16], 0, 1.0, 16.0);
         assert_eq!(rates, [1.0; 16]);
-        let players: Vec<Player> = rates.into_iter().map(|rate| Player { phase: 0.7, ..player(rate) }).collect();
-        assert!((0..100).all(|round| deal(&players, round, &[false; 16]) == [1; 16]));
+        let samplings: Vec<TaskSampling> = rates.into_iter().map(|rate| TaskSampling { phase: 0.7, ..sampling(rate) }).collect();
+        assert!((0..100).all(|round| deal(&samplings, round, &[false; 16]) == [1; 16]));
     }
 
     #[test]
@@ -94,36 +94,36 @@ mod tests {
 
     #[test]
     fn periods_and_ends() {
-        let players = [Player { period: 3, ..player(1.0) }, Player { rounds: Some(2), ..player(2.0) }];
-        assert_eq!(deal(&players, 0, &[false; 2]), [1, 2]);
-        assert_eq!(deal(&players, 1, &[false; 2]), [0, 2]);
-        assert_eq!(deal(&players, 3, &[false, true]), [1, 0]);
-        assert!(!players[1].is_done(1) && players[1].is_done(2) && !players[0].is_done(9));
+        let samplings = [TaskSampling { period: 3, ..sampling(1.0) }, TaskSampling { rounds: Some(2), ..sampling(2.0) }];
+        assert_eq!(deal(&samplings, 0, &[false; 2]), [1, 2]);
+        assert_eq!(deal(&samplings, 1, &[false; 2]), [0, 2]);
+        assert_eq!(deal(&samplings, 3, &[false, true]), [1, 0]);
+        assert!(!samplings[1].is_done(1) && samplings[1].is_done(2) && !samplings[0].is_done(9));
     }
 
     #[test]
     fn a_child_waits_for_its_parent() {
-        let players = [Player { rounds: Some(2), ..player(1.0) }, Player { parents: vec![0], ..player(1.0) }];
-        assert_eq!(deal(&players, 0, &[false; 2]), [1, 0]);
-        assert_eq!(deal(&players, 2, &[true, false]), [0, 1]);
+        let samplings = [TaskSampling { rounds: Some(2), ..sampling(1.0) }, TaskSampling { parents: vec![0], ..sampling(1.0) }];
+        assert_eq!(deal(&samplings, 0, &[false; 2]), [1, 0]);
+        assert_eq!(deal(&samplings, 2, &[true, false]), [0, 1]);
     }
 
     proptest! {
         #[test]
         fn shares_are_kept_to_within_one(sizes in prop::collection::vec(1u64..100_000, 1..20), rounds in 1u64..500) {
             let slots = sizes.len() as f64;
-            let players: Vec<Player> =
-                proportional_rates(&sizes, 0, 1.5, slots).into_iter().map(|rate| Player { phase: 0.3, ..player(rate) }).collect();
-            let done = vec![false; players.len()];
-            let mut total = vec![0usize; players.len()];
+            let samplings: Vec<TaskSampling> =
+                proportional_rates(&sizes, 0, 1.5, slots).into_iter().map(|rate| TaskSampling { phase: 0.3, ..sampling(rate) }).collect();
+            let done = vec![false; samplings.len()];
+            let mut total = vec![0usize; samplings.len()];
             for round in 0..rounds {
-                for ((total, dealt), player) in total.iter_mut().zip(deal(&players, round, &done)).zip(&players) {
-                    prop_assert!(dealt <= player.most());
+                for ((total, dealt), sampling) in total.iter_mut().zip(deal(&samplings, round, &done)).zip(&samplings) {
+                    prop_assert!(dealt <= sampling.most());
                     *total += dealt;
                 }
             }
-            for (total, player) in total.iter().zip(&players) {
-                prop_assert!((*total as f64 - player.rate * rounds as f64).abs() < 1.0 + 1e-6);
+            for (total, sampling) in total.iter().zip(&samplings) {
+                prop_assert!((*total as f64 - sampling.rate * rounds as f64).abs() < 1.0 + 1e-6);
             }
         }
     }

@@ -67,14 +67,14 @@ fn recompute(config: &mut Config, _: &mut Corpus, _: &Plan) -> Option<String> {
     let encoder = &mut config.encoder;
     (encoder.kind == EncoderKind::Transformer && !encoder.recompute).then(|| {
         encoder.recompute = true;
-        "the encoder's layers are computed again on the way back".to_owned()
+        "the encoder's layers are computed again in the backward pass".to_owned()
     })
 }
 
 /// What follows the measured time grows less far; then half the examples at a time, twice as often.
 fn split(config: &mut Config, corpus: &mut Corpus, _: &Plan) -> Option<String> {
-    let rules = || corpus.tasks.iter().filter_map(|task| task.settings.adaptive);
-    if let Some(most) = rules().filter(|rule| rule.max > rule.min).map(|rule| rule.max).max() {
+    let round_options = || corpus.tasks.iter().filter_map(|task| task.settings.adaptive);
+    if let Some(most) = round_options().filter(|rule| rule.max > rule.min).map(|rule| rule.max).max() {
         let half = most / 2;
         let settings = corpus.tasks.iter_mut().filter_map(|task| task.settings.adaptive.as_mut());
         settings.for_each(|rule| rule.max = rule.max.min(half.max(rule.min)));

@@ -7,49 +7,49 @@ use bytemuck::Pod;
 use super::program::Step;
 use crate::device::driver::{Address, Driver, Result, StagingId, StreamId};
 
-/// Where each array of a packet begins: wide vector loads want multiples of 16 bytes.
+/// Where each array of a upload begins: wide vector loads want multiples of 16 bytes.
 const ALIGN: usize = 16;
 
-/// Room on the device for one packet at a time, and as much pinned memory.
-pub struct Mailbox {
+/// Room on the device for one upload at a time, and as much pinned memory.
+pub struct StagingBuffer {
     at: Address,
     staging: StagingId,
     bytes: usize,
 }
 
-impl Mailbox {
+impl StagingBuffer {
     pub fn new(driver: &mut dyn Driver, name: &str, bytes: usize) -> Result<Self> {
         let bytes = bytes.next_multiple_of(ALIGN).max(ALIGN);
         Ok(Self { at: driver.allocate(name, bytes)?, staging: driver.staging(bytes)?, bytes })
     }
 
-    /// A packet for this mailbox.
-    pub fn packet(&self) -> Packet {
-        Packet { at: self.at, bytes: Vec::new(), sections: Vec::new() }
+    /// A upload for this mailbox.
+    pub fn upload(&self) -> Upload {
+        Upload { at: self.at, bytes: Vec::new(), sections: Vec::new() }
     }
 
-    /// Lays a packet into pinned memory. The one before has arrived: its stream was waited for since.
-    pub fn fill(&self, driver: &mut dyn Driver, packet: &Packet) -> Result<()> {
-        let bytes = &packet.bytes;
-        assert!(bytes.len() <= self.bytes, "a packet of {} bytes, the plan foresaw {}", bytes.len(), self.bytes);
+    /// Lays a upload into pinned memory. The one before has arrived: its stream was waited for since.
+    pub fn fill(&self, driver: &mut dyn Driver, upload: &Upload) -> Result<()> {
+        let bytes = &upload.bytes;
+        assert!(bytes.len() <= self.bytes, "a upload of {} bytes, the plan foresaw {}", bytes.len(), self.bytes);
         driver.staging_bytes(self.staging)?[..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
-    /// Sends a section of the packet that was laid out last.
+    /// Sends a section of the upload that was laid out last.
     pub fn send(&self, stream: StreamId, section: &Range<usize>) -> Step {
         Step::CopyIn { stream, to: self.at + section.start as Address, from: self.staging, bytes: section.clone() }
     }
 }
 
 /// Arrays end to end, each at a multiple of 16 bytes, in sections that are sent one by one.
-pub struct Packet {
+pub struct Upload {
     at: Address,
     bytes: Vec<u8>,
     pub sections: Vec<Range<usize>>,
 }
 
-impl Packet {
+impl Upload {
     /// Where the array will be on the device.
     pub fn push<T: Pod>(&mut self, values: &[T]) -> Address {
         self.align();
@@ -85,12 +85,12 @@ mod tests {
 
     #[test]
     fn arrays_begin_at_multiples_of_16_and_sections_follow_each_other() {
-        let mut packet = Packet { at: 4096, bytes: Vec::new(), sections: Vec::new() };
-        assert_eq!([packet.push(&[1u8; 3]), packet.push(&[1u32; 5])], [4096, 4112]);
-        packet.close();
-        assert_eq!(packet.push(&[1u64]), 4144);
-        packet.close();
-        assert_eq!(packet.sections, [0..48, 48..64]);
+        let mut upload = Upload { at: 4096, bytes: Vec::new(), sections: Vec::new() };
+        assert_eq!([upload.push(&[1u8; 3]), upload.push(&[1u32; 5])], [4096, 4112]);
+        upload.close();
+        assert_eq!(upload.push(&[1u64]), 4144);
+        upload.close();
+        assert_eq!(upload.sections, [0..48, 48..64]);
     }
 
     #[test]

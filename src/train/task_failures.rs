@@ -8,8 +8,8 @@ use crate::observe::event::{Event, TaskEnd};
 use crate::schedule::order::{Incident, Verdict};
 use crate::schedule::retry::Status;
 use crate::schedule::task::State;
-use crate::train::attempt::{Attempt, Failure};
 use crate::train::guard::{Guard, describe, what_happened};
+use crate::train::isolation::{Attempt, Failure};
 use crate::train::run::{End, Run};
 
 impl<'a> Run<'a> {
@@ -61,7 +61,7 @@ impl<'a> Run<'a> {
 
     /// Brings a task back to its last commit. Its head, its moments and the sampler are as they were then, since nothing of a failed
     /// part is committed and random numbers follow from round and example; its place in the data is not.
-    fn set_back(&mut self, failure: &Failure, verdict: &Verdict, cursor: Cursor, told: bool) -> Result<()> {
+    fn set_back(&mut self, failure: &Failure, verdict: &Verdict, cursor: Cursor, already_reported: bool) -> Result<()> {
         let Failure { task, status, why } = failure;
         let (task, round) = (*task, self.state.round);
         self.streams[task].seek(cursor);
@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
             message: &message,
             state: self.order.state(task).name(),
             failures_in_a_row: self.order.failures(task),
-            told: told && !matches!(verdict, Verdict::Failed(_)),
+            already_reported: already_reported && !matches!(verdict, Verdict::Failed(_)),
         })
     }
 

@@ -5,16 +5,16 @@
 
 use super::Nanos;
 use super::access::Operation;
-use super::deal::{Player, deal};
 use super::dispatcher::{Dispatcher, Job, Settings};
 use super::order::{self, Verdict};
 use super::retry::Status;
+use super::sampler::{TaskSampling, deal};
 use super::task::{Spec, State};
 
 /// Rounds in which all present tasks commit together.
-pub struct Lockstep {
+pub struct Synchronous {
     pub(super) dispatcher: Dispatcher,
-    players: Vec<Player>,
+    samplings: Vec<TaskSampling>,
     /// Planned time of one micro-batch of each task.
     costs: Vec<Nanos>,
     taken: Vec<u64>,
@@ -30,15 +30,15 @@ pub struct Lockstep {
     length: Nanos,
 }
 
-impl Lockstep {
+impl Synchronous {
     /// The specs' `cost` is the planned time of one micro-batch. Refuses what [`Dispatcher::new`] refuses.
-    pub fn new(settings: Settings, specs: &[Spec], players: Vec<Player>, micro_batch: u64) -> Result<Self, String> {
+    pub fn new(settings: Settings, specs: &[Spec], samplings: Vec<TaskSampling>, micro_batch: u64) -> Result<Self, String> {
         let count = specs.len();
         let dispatcher = Dispatcher::new(Settings { lanes: count, ..settings }, specs.to_vec(), 1)?;
         let costs = specs.iter().map(|spec| spec.cost).collect();
         Ok(Self {
             dispatcher,
-            players,
+            samplings,
             costs,
             taken: vec![0; count],
             parts: vec![0; count],
@@ -52,8 +52,8 @@ impl Lockstep {
 
     pub(super) fn deal(&mut self) -> Vec<usize> {
         self.now = self.now.saturating_add(std::mem::take(&mut self.length));
-        let done: Vec<bool> = (0..self.players.len()).map(|task| self.dispatcher.state(task) == State::Done).collect();
-        let dealt = deal(&self.players, self.round, &done);
+        let done: Vec<bool> = (0..self.samplings.len()).map(|task| self.dispatcher.state(task) == State::Done).collect();
+        let dealt = deal(&self.samplings, self.round, &done);
         self.round += 1;
         for (task, &part) in dealt.iter().enumerate().filter(|(_, part)| **part > 0) {
             if self.dispatcher.is_idle(task) {
@@ -76,7 +76,7 @@ impl Lockstep {
 
     /// Starts whoever may run now.
     fn start(&mut self) -> Vec<usize> {
-        let mut present = vec![0; self.players.len()];
+        let mut present = vec![0; self.samplings.len()];
         while let Some(started) = self.dispatcher.next(self.now) {
             self.running[started.task] = Some((started.lane, started.job.cost));
             present[started.task] = self.parts[started.task];
@@ -93,7 +93,7 @@ impl Lockstep {
         match verdict {
             Verdict::Fine => {
                 self.taken[task] += 1;
-                if self.players[task].is_done(self.taken[task]) {
+                if self.samplings[task].is_done(self.taken[task]) {
                     self.dispatcher.finish(task, end);
                 }
             }

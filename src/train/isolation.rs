@@ -13,7 +13,7 @@ use crate::observe::run_trace::GroupSpan;
 use crate::schedule::retry::Status;
 use crate::surgery::update::Rates;
 use crate::train::batch::{Purpose, Share, training_batch};
-use crate::train::faults::Strikes;
+use crate::train::faults::InjectedFaults;
 use crate::train::guard::what_happened;
 use crate::train::lanes::Quantum;
 use crate::train::round::{Anomaly, Committed, Engine, Outcome};
@@ -47,7 +47,7 @@ pub struct Work<'a> {
     pub fuse: usize,
     pub purpose: Purpose,
     pub rates: &'a Rates,
-    pub strikes: &'a Strikes,
+    pub injected: &'a InjectedFaults,
 }
 
 impl Work<'_> {
@@ -55,9 +55,9 @@ impl Work<'_> {
     /// had been absent: none of its numbers is in the result. Errors: the device is lost.
     pub fn attempt(&self, engine: &mut Engine, mut shares: Vec<Share>) -> Result<Attempt> {
         let mut attempt = Attempt::default();
-        self.strikes.stall();
+        self.injected.stall();
         shares.retain(|share| {
-            let short = self.strikes.takes_memory(share.task);
+            let short = self.injected.takes_memory(share.task);
             if short {
                 let why = "an allocation failed (made on purpose)".to_owned();
                 attempt.failures.push(Failure { task: share.task, status: Status::OutOfMemory, why });
@@ -103,10 +103,10 @@ impl Work<'_> {
     /// Reads and packs the examples. If that panics, each task is tried alone to find whose reader died.
     fn pack(&self, engine: &Engine, shares: &[Share]) -> std::result::Result<(Batch, Vec<usize>), Failure> {
         let read = |shares: &[Share]| {
-            shares.iter().for_each(|share| self.strikes.read(share.task));
+            shares.iter().for_each(|share| self.injected.read(share.task));
             let encoder = &engine.network.spec.encoder;
             let (mut batch, present) = training_batch(self.corpus, encoder, self.fuse, shares, self.purpose);
-            self.strikes.poison(&mut batch);
+            self.injected.poison(&mut batch);
             (batch, present)
         };
         // Reading changes nothing but its own batch, so that what a panic leaves behind is sound.

@@ -32,7 +32,7 @@ pub enum Scale {
 
 /// The fixed choices of a run that a round needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct RoundOptions {
     pub seed: u64,
     pub clip: Clip,
     pub scale: Scale,
@@ -61,7 +61,7 @@ pub struct Solvers {
     pub methods: Vec<Box<dyn Method>>,
 }
 
-impl Rules {
+impl RoundOptions {
     /// Neither clipping nor statistics, the whole encoder at once, everything on its own scale.
     pub fn plain(seed: u64) -> Self {
         Self {

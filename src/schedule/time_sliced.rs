@@ -25,7 +25,7 @@ pub struct Slice {
     pub micro_batch: u64,
 }
 
-pub struct Slices {
+pub struct TimeSliced {
     pub(super) dispatcher: Dispatcher,
     tasks: Vec<Slice>,
     /// The round in progress.
@@ -55,7 +55,7 @@ fn shared_out(mut amount: f64, shares: &[f64], left: &[f64]) -> Vec<f64> {
     given
 }
 
-impl Slices {
+impl TimeSliced {
     /// Refuses what [`Dispatcher::new`] refuses.
     pub fn new(settings: Settings, tasks: Vec<Slice>) -> Result<Self, String> {
         let dispatcher = Dispatcher::new(settings, tasks.iter().map(|task| task.spec.clone()).collect(), 1)?;
@@ -162,7 +162,7 @@ mod tests {
 
     fn order(policy: Policy, tasks: &[Slice], count: usize) -> Vec<usize> {
         let settings = Settings { policy, ..Settings::default() };
-        let mut slices = Slices::new(settings, tasks.to_vec()).unwrap();
+        let mut slices = TimeSliced::new(settings, tasks.to_vec()).unwrap();
         let next = || {
             let task = slices.deal().into_iter().position(|dealt| dealt > 0)?;
             slices.ended(task, Status::Ok);
@@ -197,7 +197,7 @@ mod tests {
     fn the_rounds_of_a_run_are_counted_without_going_through_all_of_them() {
         let count = |rounds, ends: Option<u64>| {
             let tasks = [slice("a", 10), Slice { rounds: ends, ..slice("b", 10) }, Slice { rounds: Some(7), ..slice("c", 10) }];
-            Slices::new(Settings::default(), tasks.to_vec()).unwrap().count(rounds)
+            TimeSliced::new(Settings::default(), tasks.to_vec()).unwrap().count(rounds)
         };
         assert_eq!(count(20, None), [7.0, 7.0, 6.0]);
         let all = 1u64 << 40;
