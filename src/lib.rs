@@ -1,4 +1,4 @@
-//! Taskloom trains one shared encoder on many tasks at once and settles what they fight over: gradients, memory, time.
+//! Taskloom trains one shared encoder on many tasks at once and resolves their conflicts over gradients, memory and time.
 //!
 //! Read [`train::run`] first, then [`train::round`]: the loop and one round of it. Rooms and who may import whom are
 //! checked by `tests/layers.rs`.
