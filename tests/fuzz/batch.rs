@@ -29,6 +29,9 @@ impl Default for Limits {
 /// By the clock, as a multiple of the time that an input may take: other processes may want the processors, too.
 const PATIENCE: u32 = 6;
 
+/// Beginning of what is said of an input that took too long.
+pub const NO_END: &str = "no end";
+
 /// An input that did harm.
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -146,7 +149,7 @@ fn run_until_death(target: &str, first: u64, end: u64, limits: Limits, keep: Opt
                 let is_busy = at.is_some() && busy(&child) - busy_before >= limits.time;
                 if is_busy || since.elapsed() >= limits.time * PATIENCE {
                     end_group(&mut child);
-                    break Some(format!("no end after {} s", limits.time.as_secs()));
+                    break Some(format!("{NO_END} after {} s", limits.time.as_secs()));
                 }
             }
             Err(RecvTimeoutError::Disconnected) => break None,

@@ -30,7 +30,9 @@ pub fn run(job: &str) {
     let target = targets::find(name).unwrap_or_else(|| panic!("there is no target {name}"));
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let message = info.payload_as_str().unwrap_or("a panic without words");
+        let words = info.payload().downcast_ref::<&str>().copied();
+        let words = words.or_else(|| info.payload().downcast_ref::<String>().map(String::as_str));
+        let message = words.unwrap_or("a panic without words");
         panic_seen().get_or_insert_with(|| format!("{place}: {message}"));
     }));
     let scratch = tempfile::tempdir().expect("a temporary folder");

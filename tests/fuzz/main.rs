@@ -112,10 +112,15 @@ fn meet_all(jobs: impl Iterator<Item = (&'static str, u64, u64)> + Send, limits:
                         continue;
                     }
                     let mut tally = batch::run(name, first, count, limits);
-                    for (_, finding) in tally.findings.iter_mut().filter(|(key, _)| !known.contains(key)) {
+                    tally.findings.retain(|key, finding| {
+                        if known.contains(key) {
+                            return true;
+                        }
                         let folder = batch::repeat(finding, limits);
                         println!("{name} {}: {}\n    {}", finding.number, finding.what, folder.display());
-                    }
+                        // What ends when it is met again was held up by others.
+                        finding.alone || !finding.what.starts_with(batch::NO_END)
+                    });
                     tallies.lock().expect("nobody panics").entry(name).or_default().add(tally);
                 }
             });

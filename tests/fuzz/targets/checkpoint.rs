@@ -71,7 +71,7 @@ fn trained(settings: &str) -> Option<Files> {
 
 pub fn make(random: &mut Random) -> Input {
     let mut files = run_folder(random);
-    for (_, content) in &mut files {
+    for content in files.values_mut() {
         content.truncate(mutate::MOST_BYTES);
     }
     Input { files: files.into_iter().collect(), words: Vec::new() }
