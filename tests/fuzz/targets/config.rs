@@ -195,10 +195,13 @@ static SEEDS: LazyLock<Vec<Tree>> = LazyLock::new(|| {
     own.iter().map(|text| (*text).to_owned()).chain(complete).chain(examples).map(|text| Tree::parse_toml(&text)).collect()
 });
 
-/// Paths that a configuration has from its folder, as they are from any other one.
+/// Paths that a configuration has from its folder, or from where this runs, as they are from any other one.
 pub fn relative(config: &str, folder: &Path) -> String {
-    let folder = folder.display().to_string();
-    config.replace(&format!("{folder}/"), "").replace(&folder, ".")
+    let here = std::env::current_dir().expect("this runs somewhere");
+    [folder, &here].iter().fold(config.to_owned(), |config, folder| {
+        let folder = folder.display().to_string();
+        config.replace(&format!("{folder}/"), "").replace(&folder, ".")
+    })
 }
 
 /// Seeds that can be planned: the first of [`SEEDS`].
