@@ -237,7 +237,8 @@ fn steps_match(case: &Value) {
             correction1: (1.0 - beta1.powi(power)) as f32,
             correction2: (1.0 - beta2.powi(power)) as f32,
         };
-        let rates = Rates { rule, lr: 1e-3, head_lr: 1e-3, embedding_lr: 1e-3, weight_decay: 0.01 };
+        let lr = case["lr"].as_f64().unwrap();
+        let rates = Rates { rule, lr, head_lr: lr, embedding_lr: lr, weight_decay: 0.01 };
         let committed = engine.run_round(&batch, &[0, 1], step as u64, &rates).unwrap().unwrap();
         for (ours, theirs) in committed.losses.iter().zip(numbers(expected)) {
             let gap = (ours - theirs).abs();

@@ -15,7 +15,7 @@ use super::{defaults, shape, source};
 
 /// Most tasks of a workload, and quanta of all of them together: two times are kept of each.
 pub const MOST_TASKS: usize = 1_000_000;
-pub const MOST_QUANTA: u64 = 20_000_000;
+pub const MOST_QUANTA: u64 = 2_000_000;
 /// Pairs of a task and one it depends on.
 const MOST_EDGES: usize = 10_000_000;
 
@@ -203,16 +203,16 @@ impl Workload {
         self.tasks.values().map(|task| concurrency.map_or(task.count, |all| share(all, task.count))).collect()
     }
 
-    /// Why so many tasks are too many to simulate, if they are.
-    fn excess(&self, counts: &[usize]) -> Option<String> {
+    /// Why so many tasks, after simulations of `quanta` in all, are too many to simulate, if they are; else adds their quanta.
+    fn excess(&self, counts: &[usize], quanta: &mut u64) -> Option<String> {
         let with_counts = || self.tasks.values().zip(counts);
         let tasks: usize = counts.iter().sum();
-        let quanta: u64 = with_counts().map(|(task, &count)| count as u64 * task.quanta).sum();
+        *quanta += with_counts().map(|(task, &count)| count as u64 * task.quanta).sum::<u64>();
         let of_class = |name: &String| self.tasks.keys().position(|other| other == name).map_or(0, |class| counts[class]);
         let edges: usize = with_counts().map(|(task, &count)| count * task.depends_on.iter().map(of_class).sum::<usize>()).sum();
         let found = [
             (tasks as u64, MOST_TASKS as u64, "tasks"),
-            (quanta, MOST_QUANTA, "quanta of all tasks together"),
+            (*quanta, MOST_QUANTA, "quanta of all tasks and simulations together"),
             (edges as u64, MOST_EDGES as u64, "pairs of a task and one it depends on"),
         ];
         let &(found, most, what) = found.iter().find(|(found, most, _)| found > most)?;
@@ -260,11 +260,12 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Workload, Errors> {
             errors.push(error("arrival", "is \"periodic\", but there is no `period_ms`".to_owned()));
         }
     }
-    if let Some(excess) = workload.excess(&workload.counts(None)) {
+    let mut quanta = 0;
+    if let Some(excess) = workload.excess(&workload.counts(None), &mut quanta) {
         errors.push(Diagnostic::new(at("tasks"), "tasks", excess).help("lower `count` or `quanta`"));
     }
     for &concurrency in workload.sweep.iter().flat_map(|sweep| &sweep.concurrency) {
-        if let Some(excess) = workload.excess(&workload.counts(Some(concurrency))) {
+        if let Some(excess) = workload.excess(&workload.counts(Some(concurrency)), &mut quanta) {
             let error = Diagnostic::new(at("sweep.concurrency"), "sweep.concurrency", format!("{concurrency} {excess}"));
             errors.push(error.help("lower it, or `quanta`"));
         }

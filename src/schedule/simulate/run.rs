@@ -23,7 +23,7 @@ use crate::schedule::task::Spec;
 const MOST_PIECES: u64 = 64;
 
 /// Most quanta that a simulation runs, those that fail counted.
-const MOST_RUN: u64 = 100_000_000;
+const MOST_RUN: u64 = 10_000_000;
 
 /// One quantum as it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
