@@ -90,7 +90,7 @@ fn a_bag_of_words_trains_as_on_the_cpu() {
     assert_eq!(lens(&ours), lens(&theirs), "the same rows of the table were touched");
 }
 
-/// Rounds of one task each, and parts of the encoder settled on their own.
+/// Rounds of one task each, and parts of the encoder solved on their own.
 #[test]
 fn other_ways_of_a_round_are_as_on_the_cpu() {
     if !is_there() {

@@ -88,14 +88,11 @@ fn bad_workloads() {
     refused(small, &["task big needs 629145600 bytes", "536870912 shared", "92274688 too few"]);
     let own = "[tasks.a]\ncost_ms = 1\nscratch = 100\nmemory = 60\n";
     refused(own, &["task a needs 100 bytes", "its own budget is 60: 40 too few"]);
-    refused("[tasks.a]\ncost_ms = 1\nquanta = 4294967295\n", &["tasks.a.quanta: expected an integer from 1 to 2000000"]);
+    refused("[tasks.a]\ncost_ms = 1\nquanta = 4294967295\n", &["tasks.a.quanta: expected an integer from 1 to 1000000"]);
     let many = "[tasks.a]\ncost_ms = 1\ncount = 1000000\n";
-    refused(
-        many,
-        &["w.toml:1:", "tasks: makes 100000000 quanta of all tasks and simulations together; at most 2000000 can be simulated"],
-    );
+    refused(many, &["w.toml:1:", "tasks: makes 100000000 quanta of all tasks together; at most 1000000 can be simulated"]);
     let sweep = "[sweep]\nconcurrency = [10, 1000000]\n[tasks.a]\ncost_ms = 1\n";
-    refused(sweep, &["w.toml:2:15: sweep.concurrency: 1000000 makes 100001100 quanta"]);
+    refused(sweep, &["w.toml:2:15: sweep.concurrency: 1000000 makes 100001000 quanta"]);
     let edges = "[tasks.a]\ncost_ms = 1\nquanta = 1\ncount = 10000\n[tasks.b]\ncost_ms = 1\nquanta = 1\ncount = 10000\ndepends_on = \"a\"\n";
     refused(edges, &["makes 100000000 pairs of a task and one it depends on"]);
     let bytes = "[tasks.a]\ncost_ms = 1\ncount = 4\npersistent = 9223372036854775807\n";
@@ -108,7 +105,7 @@ fn bad_workloads() {
 #[test]
 fn rare_tasks_do_not_hold_up_a_simulation() {
     let place = Place::new();
-    let text = "[schedule]\nmode = \"synchronous\"\n[tasks.rare]\ncost_ms = 1\nquanta = 200000\nperiod = 2000000\n\
+    let text = "[schedule]\nmode = \"synchronous\"\n[tasks.rare]\ncost_ms = 1\nquanta = 200000\nperiod = 1000000\n\
                 [tasks.child]\ncost_ms = 1\nquanta = 3\nperiod = 7\ndepends_on = \"rare\"\n";
     let report = simulated(&place.write("w.toml", text), &[]);
     assert_eq!(report["samples"]["committed"], 200_003);

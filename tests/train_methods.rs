@@ -150,7 +150,7 @@ fn a_resumed_run_ends_with_the_same_bytes() {
     }
 }
 
-/// Tensors settled apart have their own weights and statistics.
+/// Tensors solved apart have their own weights and statistics.
 #[test]
 fn every_tensor_has_its_own_weights_and_conflicts() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -88,7 +88,7 @@ fn from_file(path: &Path, method: &str, params: &Map<String, Value>, out: &Path)
 fn matrix<'a>(tensor: &TensorView<'a>, name: &str) -> Result<Vec<&'a [f32]>> {
     let [rows, columns] = tensor.shape() else { bail!("{name} is {:?}, expected T x P", tensor.shape()) };
     ensure!(*rows > 0 && *columns > 0, "{name} is {rows} x {columns}");
-    ensure!(*rows <= MOST_ROWS, "{name} has {rows} rows; at most {MOST_ROWS} are settled");
+    ensure!(*rows <= MOST_ROWS, "{name} has {rows} rows; at most {MOST_ROWS} are solved");
     Ok(floats(tensor, name)?.chunks_exact(*columns).collect())
 }
 

@@ -13,9 +13,9 @@ use super::keys::{Kind, Section, YEAR_MS, key, optional, required};
 use super::suggest::nearest;
 use super::{defaults, shape, source};
 
-/// Most tasks of a workload, and quanta of all of them together: two times are kept of each.
+/// Most tasks of a workload, and quanta of all of them together, of its sweep as many again: two times are kept of each.
 pub const MOST_TASKS: usize = 1_000_000;
-pub const MOST_QUANTA: u64 = 2_000_000;
+pub const MOST_QUANTA: u64 = 1_000_000;
 /// Pairs of a task and one it depends on.
 const MOST_EDGES: usize = 10_000_000;
 
@@ -212,7 +212,7 @@ impl Workload {
         let edges: usize = with_counts().map(|(task, &count)| count * task.depends_on.iter().map(of_class).sum::<usize>()).sum();
         let found = [
             (tasks as u64, MOST_TASKS as u64, "tasks"),
-            (*quanta, MOST_QUANTA, "quanta of all tasks and simulations together"),
+            (*quanta, MOST_QUANTA, "quanta of all tasks together"),
             (edges as u64, MOST_EDGES as u64, "pairs of a task and one it depends on"),
         ];
         let &(found, most, what) = found.iter().find(|(found, most, _)| found > most)?;
@@ -264,6 +264,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Workload, Errors> {
     if let Some(excess) = workload.excess(&workload.counts(None), &mut quanta) {
         errors.push(Diagnostic::new(at("tasks"), "tasks", excess).help("lower `count` or `quanta`"));
     }
+    quanta = 0;
     for &concurrency in workload.sweep.iter().flat_map(|sweep| &sweep.concurrency) {
         if let Some(excess) = workload.excess(&workload.counts(Some(concurrency)), &mut quanta) {
             let error = Diagnostic::new(at("sweep.concurrency"), "sweep.concurrency", format!("{concurrency} {excess}"));

@@ -1,5 +1,7 @@
 //! A schedule as a picture: one row per task, one box per quantum.
 
+use std::collections::BTreeMap;
+
 use super::trace::{Kind, Span};
 
 const LEFT: f64 = 110.0;
@@ -11,8 +13,12 @@ const TOP: f64 = 30.0;
 pub fn svg(spans: &[Span], names: &[String], millis: f64) -> String {
     let last = spans.iter().map(|span| span.end).fold(0.0, f64::max);
     let end = if millis > 0.0 { (millis * 1e3).min(last) } else { last }.max(1.0);
-    let shown: Vec<&Span> = spans.iter().filter(|span| span.start < end && span.task.is_some()).collect();
-    let rows: Vec<usize> = (0..names.len()).filter(|&task| shown.iter().any(|span| span.task == Some(task))).collect();
+    let mut rows: BTreeMap<usize, Vec<&Span>> = BTreeMap::new();
+    for span in spans.iter().filter(|span| span.start < end) {
+        if let Some(task) = span.task {
+            rows.entry(task).or_default().push(span);
+        }
+    }
     let height = TOP + ROW * rows.len() as f64 + 46.0;
     let x = |time: f64| LEFT + WIDTH * time.min(end) / end;
     let mut text = format!(
@@ -26,11 +32,11 @@ pub fn svg(spans: &[Span], names: &[String], millis: f64) -> String {
         text += &format!("<line x1=\"{at:.1}\" y1=\"22\" x2=\"{at:.1}\" y2=\"{bottom:.1}\" stroke=\"#dddddd\"/>\n");
         text += &format!("<text x=\"{at:.1}\" y=\"16\" text-anchor=\"middle\" fill=\"#666666\">{:.0} ms</text>\n", time / 1e3);
     }
-    for (row, &task) in rows.iter().enumerate() {
+    for (row, (&task, spans)) in rows.iter().enumerate() {
         let y = TOP + ROW * row as f64;
         text +=
             &format!("<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n", LEFT - 8.0, y + 14.0, escape(&names[task]));
-        for span in shown.iter().filter(|span| span.task == Some(task)) {
+        for span in spans {
             let (from, to) = (x(span.start), x(span.end));
             if span.due < span.start {
                 let (due, middle) = (x(span.due), y + 10.0);
@@ -49,7 +55,7 @@ pub fn svg(spans: &[Span], names: &[String], millis: f64) -> String {
         }
     }
     let kinds = [Kind::Gradient, Kind::Commit, Kind::Evaluation, Kind::Checkpoint, Kind::Failure];
-    let present = kinds.into_iter().filter(|kind| shown.iter().any(|span| span.kind == *kind));
+    let present = kinds.into_iter().filter(|kind| rows.values().flatten().any(|span| span.kind == *kind));
     for (number, kind) in present.enumerate() {
         let (at, y) = (LEFT + 110.0 * number as f64, height - 26.0);
         text += &format!("<rect x=\"{at:.0}\" y=\"{y:.0}\" width=\"12\" height=\"12\" fill=\"{}\"/>\n", colour(kind));

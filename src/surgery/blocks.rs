@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::methods::Needs;
 use crate::model::network::Network;
 
-/// The part of the encoder that is settled at once.
+/// The part of the encoder that is solved at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
     Model,
@@ -67,7 +67,7 @@ impl Blocks {
     }
 
     /// Sets of weights that surgery makes.
-    pub fn settled(&self) -> usize {
+    pub fn sets(&self) -> usize {
         if self.apart { self.count() } else { 1 }
     }
 
@@ -98,17 +98,17 @@ mod tests {
         let network = network(Input::Features(4));
         let layers = Blocks::new(&network, Granularity::Layer, Needs::GRAM);
         assert_eq!(layers.names, ["encoder.dense"]);
-        assert_eq!((layers.ranges[0].clone(), layers.count(), layers.settled()), (0..40, 1, 1));
+        assert_eq!((layers.ranges[0].clone(), layers.count(), layers.sets()), (0..40, 1, 1));
         let tensors = Blocks::new(&network, Granularity::Tensor, Needs::GRAM);
         assert_eq!(tensors.names, ["encoder.dense.weight", "encoder.dense.bias"]);
-        assert_eq!((tensors.of_column(31), tensors.of_column(32), tensors.settled()), (0, 1, 2));
-        assert_eq!(Blocks::new(&network, Granularity::Tensor, Needs::ELEMENTWISE).settled(), 1);
+        assert_eq!((tensors.of_column(31), tensors.of_column(32), tensors.sets()), (0, 1, 2));
+        assert_eq!(Blocks::new(&network, Granularity::Tensor, Needs::ELEMENTWISE).sets(), 1);
     }
 
     #[test]
     fn the_table_is_a_block() {
         let bag = BagSpec { rows: 8, dim: 4, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: 8, ngrams: 1 };
         let blocks = Blocks::new(&network(Input::Bag(bag)), Granularity::Model, Needs::GRAM);
-        assert_eq!((blocks.names.len(), blocks.table, blocks.settled(), blocks.set_of(1)), (2, Some(1), 1, 0));
+        assert_eq!((blocks.names.len(), blocks.table, blocks.sets(), blocks.set_of(1)), (2, Some(1), 1, 0));
     }
 }

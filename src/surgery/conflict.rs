@@ -31,7 +31,7 @@ impl RoundConflicts {
         Self { whole: Conflicts::of(&gram.total(), count), blocks: parts.iter().map(|gram| Conflicts::of(gram, count)).collect() }
     }
 
-    /// As [`Conflicts::settle`], with one set of weights for each settled part.
+    /// As [`Conflicts::settle`], with one set of weights for each part.
     pub fn settle(&mut self, blocks: &Blocks, weights: &[Vec<f64>], factors: &[f64], plain: f64) {
         for (block, conflicts) in self.blocks.iter_mut().enumerate() {
             conflicts.settle(&weights[blocks.set_of(block)], factors, plain);

@@ -66,7 +66,7 @@ impl RoundGram {
     }
 
     /// One pair of Gram and cross Gram for each set of weights; the latter is empty without two batches.
-    pub fn settled(&self, blocks: &Blocks) -> Vec<[Vec<f64>; 2]> {
+    pub fn by_set(&self, blocks: &Blocks) -> Vec<[Vec<f64>; 2]> {
         if !blocks.apart {
             return vec![[total(&self.blocks), total(&self.cross)]];
         }

@@ -177,7 +177,7 @@ fn check_matrix(name: &str, rows: &[Vec<f64>]) -> Result<(), String> {
         return Err(format!("{name} has no columns"));
     }
     if rows.len() > MOST_ROWS {
-        return Err(format!("{name} has {} rows; at most {MOST_ROWS} are settled", rows.len()));
+        return Err(format!("{name} has {} rows; at most {MOST_ROWS} are solved", rows.len()));
     }
     for (at, row) in rows.iter().enumerate() {
         if row.len() != first.len() {
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(fault(json!({"method": "sum", "jacobian": []})), "jacobian has no rows");
         assert_eq!(fault(json!({"method": "sum", "jacobian": [[], []]})), "jacobian has no columns");
         let many = vec![[1]; MOST_ROWS + 1];
-        assert_eq!(fault(json!({"method": "sum", "jacobian": many})), "jacobian has 257 rows; at most 256 are settled");
+        assert_eq!(fault(json!({"method": "sum", "jacobian": many})), "jacobian has 257 rows; at most 256 are solved");
         assert_eq!(
             fault(json!({"method": "sum", "jacobian": [[1, 2], [3]]})),
             "jacobian is ragged: row 0 has 2 values, row 1 has 1"

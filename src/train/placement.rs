@@ -80,7 +80,7 @@ impl Engine {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
         let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
         let stored = accelerator.store(&mut self.parameters).and_then(|()| accelerator.store_targets(&mut moved));
-        if stored.is_ok() && self.solver.simple(1, self.blocks.settled()).is_some() {
+        if stored.is_ok() && self.solver.simple(1, self.blocks.sets()).is_some() {
             let targets = self.solver.methods.iter_mut().flat_map(|method| method.targets());
             targets.zip(moved).for_each(|(target, moved)| *target = moved);
         }

@@ -101,7 +101,7 @@ impl Plan {
         let tasks = self.spec.heads.len();
         let blocks = Blocks::new(&Network::new(self.spec.clone()), self.round_options.granularity, needs);
         // Three (T x T) matrices of f64 for each block and for all, and one for each method.
-        let matrices = 3 * (blocks.count() + 1) + blocks.settled();
+        let matrices = 3 * (blocks.count() + 1) + blocks.sets();
         let bytes = (8 * matrices as u64).saturating_mul((tasks as u64).saturating_mul(tasks as u64));
         check_machine(&format!("how {tasks} tasks get on, pair by pair, in {} blocks of the encoder", blocks.count()), bytes)?;
         // J, in f32.
@@ -150,7 +150,7 @@ impl Plan {
             .map_err(|fault| anyhow!("balance.method: {fault}"))?;
         let blocks = Blocks::new(&network, self.round_options.granularity, needs);
         let method = |_| registry::build(&surgery.method, &surgery.params, self.spec.heads.len());
-        let methods = (0..blocks.settled()).map(method).collect::<Result<_, _>>();
+        let methods = (0..blocks.sets()).map(method).collect::<Result<_, _>>();
         let methods = methods.map_err(|fault| anyhow!("surgery.method: {fault}"))?;
         Engine::new(memory, network, &self.start, Solvers { balancer, methods }, self.round_options, &self.limits)
     }

@@ -51,7 +51,7 @@ pub struct Committed {
     pub losses: Vec<f64>,
     /// (T) the balancer's factor on each task's loss.
     pub balance: Factors,
-    /// (T) by settled part: weight of each task's shared gradient, balancing and clipping left out; empty for an elementwise
+    /// (T) by part of the encoder that is solved on its own: weight of each task's shared gradient, balancing and clipping left out; empty for an elementwise
     /// method.
     pub weights: Vec<Vec<f64>>,
     /// Norm of the whole update before clipping.
@@ -76,7 +76,7 @@ impl Engine {
     ) -> Result<Self> {
         let Solvers { balancer, methods } = solvers;
         let blocks = Blocks::new(&network, round_options.granularity, methods[0].needs());
-        ensure!(methods.len() == blocks.settled(), "{} methods for {} parts of the encoder", methods.len(), blocks.settled());
+        ensure!(methods.len() == blocks.sets(), "{} methods for {} parts of the encoder", methods.len(), blocks.sets());
         let method = &*methods[0];
         let mean_scaled = registry::find(method.name()).is_ok_and(|found| found.averages);
         let before = memory.used();
@@ -196,7 +196,7 @@ impl Engine {
         let random = Randomness { seed: solver.round_options.seed, round: round as u32 };
         let work = &mut Work { network, parameters, blocks, batch, tasks, round, random, shares: &shares };
 
-        let simple = solver.simple(tasks.len(), blocks.settled());
+        let simple = solver.simple(tasks.len(), blocks.sets());
         let (forward, products, done) = match simple.and_then(|simple| backend.whole_round(work, &simple, rates)) {
             Some(whole) => {
                 let (forward, products, step) = whole?;

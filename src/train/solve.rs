@@ -147,7 +147,7 @@ impl Solver {
         factors: &mut [f64],
     ) -> Result<Vec<Vec<f64>>, Stop> {
         let Some(buffers) = &mut self.buffers else { return Ok(Vec::new()) };
-        let grams = gram.settled(work.blocks);
+        let grams = gram.by_set(work.blocks);
         let pass = |(method, [gram, _]): (&mut Box<dyn Method>, &[Vec<f64>; 2])| method.row_pass(&Inputs { gram, ..*inputs });
         let passes: Vec<RowPass> = self.methods.iter_mut().zip(&grams).filter_map(pass).collect();
         let sums = backend.move_buffers(buffers, &Passes { passes: &passes, factors, tasks: inputs.tasks }, work);
@@ -156,13 +156,13 @@ impl Solver {
         }
         factors.fill(1.0);
         *gram = backend.products(work)?.gram;
-        Ok(gram.settled(work.blocks).into_iter().map(|[gram, _]| gram).collect())
+        Ok(gram.by_set(work.blocks).into_iter().map(|[gram, _]| gram).collect())
     }
 
     /// Weights of every set, and the first fallback among them.
     fn weights(&mut self, inputs: &Inputs, gram: &RoundGram, work: &Work, sums: &[Vec<f64>]) -> (Vec<Vec<f64>>, Status) {
         let (mut all, mut first) = (Vec::new(), Status::Ok);
-        for (set, (method, [gram, cross_gram])) in self.methods.iter_mut().zip(&gram.settled(work.blocks)).enumerate() {
+        for (set, (method, [gram, cross_gram])) in self.methods.iter_mut().zip(&gram.by_set(work.blocks)).enumerate() {
             let row_sums = sums.get(set).map_or(&[][..], Vec::as_slice);
             let Solution { weights, status } = method.solve(&Inputs { gram, cross_gram, row_sums, ..*inputs });
             all.push(weights);

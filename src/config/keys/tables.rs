@@ -520,7 +520,7 @@ static SYNTHETIC: Section = Section {
         key("train", Kind::Int(1, EXAMPLES), "2000", "Training examples of each task."),
         key("dev", Kind::Int(0, EXAMPLES), "500", "Dev examples of each task."),
         key("test", Kind::Int(0, EXAMPLES), "500", "Test examples of each task."),
-        key("noise", Kind::Float(Bounds::NON_NEGATIVE), "0.1", "Noise in the labels; 0 means none."),
+        key("noise", Kind::Float(Bounds::NON_NEGATIVE.up_to(1e6)), "0.1", "Noise in the labels; 0 means none."),
     ],
     later: &[],
 };

@@ -15,6 +15,7 @@ use bytemuck::Pod;
 
 use super::launch::{Address, Launch, pitch};
 use super::philox::{Keyed, Stream};
+use super::storage::bf16;
 use crate::device::driver::{Call, DeviceError, Driver, Priority, StreamId, open, open_emulated};
 
 /// A device as a case sees it: every operation follows the one before.
@@ -136,22 +137,12 @@ fn noise(count: usize, id: u32) -> Vec<f32> {
     (0..count as u32).map(|at| random.normal(at) as f32).collect()
 }
 
-/// Rounds to nearest even.
-fn to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
-}
-
-fn from_bf16(x: u16) -> f32 {
-    f32::from_bits(u32::from(x) << 16)
-}
-
 fn narrow(x: &[f32]) -> Vec<u16> {
-    x.iter().map(|&x| to_bf16(x)).collect()
+    x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
 }
 
 fn wide(x: &[u16]) -> Vec<f32> {
-    x.iter().map(|&x| from_bf16(x)).collect()
+    x.iter().map(|&x| bf16::from_bits(x).to_f32()).collect()
 }
 
 /// Rows of `columns` as kernels store them, [`pitch`] apart and padded with `with`.
@@ -190,7 +181,7 @@ fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 fn assert_near(found: &[u16], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    let error = norm(&mut found.iter().zip(expected).map(|(&x, y)| from_bf16(x) - y));
+    let error = norm(&mut found.iter().zip(expected).map(|(&x, y)| bf16::from_bits(x).to_f32() - y));
     let size = norm(&mut expected.iter().copied());
     assert!(error <= 1e-2 * size, "{what}: error {error} of {size}");
 }

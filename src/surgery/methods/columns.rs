@@ -89,7 +89,7 @@ pub struct ColumnBlock<'a, S> {
 pub fn combine<S: Scalar>(rule: &dyn Columnwise, block: &ColumnBlock<S>, out: &mut [S]) {
     let given = block.rows.len();
     let mut tile = vec![[0.0; TILE]; given + rule.zeros(block.count - given)];
-    let mut settled = [0.0; TILE];
+    let mut combined = [0.0; TILE];
     for (number, out) in out.chunks_mut(TILE).enumerate() {
         let start = number * TILE;
         // The rule may have put rows in another order.
@@ -100,8 +100,8 @@ pub fn combine<S: Scalar>(rule: &dyn Columnwise, block: &ColumnBlock<S>, out: &m
             }
         }
         let draws = Draws::new(block.seed, block.round, block.first + start as u64);
-        rule.settle(&mut tile, block.count, &draws, &mut settled);
-        out.iter_mut().zip(settled).for_each(|(out, value)| *out = S::from_f64(value));
+        rule.settle(&mut tile, block.count, &draws, &mut combined);
+        out.iter_mut().zip(combined).for_each(|(out, value)| *out = S::from_f64(value));
     }
 }
 

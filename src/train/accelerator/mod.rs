@@ -287,7 +287,7 @@ impl Cut {
             update: on_update,
             starts: gram.starts(blocks.count() as u32),
             blocks: blocks.count(),
-            sets: blocks.settled(),
+            sets: blocks.sets(),
             table_set: blocks.table.map_or(0, |block| blocks.set_of(block)),
         })
     }

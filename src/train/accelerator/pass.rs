@@ -6,7 +6,7 @@ use super::Accelerator;
 use super::lane::Lane;
 use super::program::{Program, Step};
 use super::rows::{RowIndex, RowsOnDevice};
-use super::upload::{Upload, to_bf16};
+use super::upload::Upload;
 use crate::device::driver::{Address, DeviceError, StreamId};
 use crate::device::launch::Command;
 use crate::device::tape::Tape;
@@ -22,6 +22,7 @@ use crate::ops::launch::gemm as matmul;
 use crate::ops::launch::heads::{self, HeadSegment, Loss, LossSegment};
 use crate::ops::launch::{pitch, rows};
 use crate::ops::loss::LossesOnDevice;
+use crate::ops::storage::bf16;
 use crate::train::backend::Work;
 
 /// A round's batch, on the device.
@@ -249,11 +250,11 @@ impl Accelerator {
 }
 
 /// Rows of `columns` in bf16, [`pitch`] apart.
-fn narrow_rows(values: &[f32], columns: usize) -> Vec<u16> {
+fn narrow_rows(values: &[f32], columns: usize) -> Vec<bf16> {
     let mut narrow = Vec::with_capacity(values.len() / columns.max(1) * pitch(columns));
     for row in values.chunks_exact(columns.max(1)) {
-        narrow.extend(row.iter().map(|&x| to_bf16(x)));
-        narrow.resize(pitch(narrow.len()), 0);
+        narrow.extend(row.iter().map(|&x| bf16::from_f32(x)));
+        narrow.resize(pitch(narrow.len()), bf16::ZERO);
     }
     narrow
 }

@@ -70,15 +70,6 @@ impl Upload {
     }
 }
 
-/// f32 to the nearest bf16, ties to even; NaN stays NaN.
-pub fn to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,12 +82,5 @@ mod tests {
         assert_eq!(upload.push(&[1u64]), 4144);
         upload.close();
         assert_eq!(upload.sections, [0..48, 48..64]);
-    }
-
-    #[test]
-    fn bf16_rounds_to_nearest_even() {
-        let rounded = [1.0f32, 1.003_906_3, 1.011_718_8, -0.0, f32::INFINITY].map(to_bf16);
-        assert_eq!(rounded, [0x3f80, 0x3f80, 0x3f82, 0x8000, 0x7f80]);
-        assert!(f32::from_bits(u32::from(to_bf16(f32::NAN)) << 16).is_nan());
     }
 }
