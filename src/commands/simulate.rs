@@ -30,6 +30,9 @@ pub fn run(options: &Simulate) -> Result<()> {
     let mut document = document(&workload, &report);
     if wants_spans {
         pictures(options, &workload, &spans)?;
+        if report.counts.quanta > spans.len() as u64 {
+            output::message(format_args!("the pictures show the first {} of {} quanta", spans.len(), report.counts.quanta));
+        }
     }
     if let Some(sweep) = &written.sweep {
         let mut rows = Vec::new();

@@ -22,6 +22,9 @@ use crate::schedule::task::Spec;
 /// Most pieces a quantum is cut into.
 const MOST_PIECES: u64 = 64;
 
+/// Most quanta that are kept for pictures: a trace of so many has some 200 MB.
+pub const MOST_SPANS: usize = 500_000;
+
 /// Most quanta that a simulation runs, those that fail counted.
 const MOST_RUN: u64 = 10_000_000;
 
@@ -141,7 +144,7 @@ impl<'a> Simulation<'a> {
         })
     }
 
-    /// Keeps every quantum for [`Simulation::run`]'s second answer.
+    /// Keeps the quanta, the first [`MOST_SPANS`] of them, for [`Simulation::run`]'s second answer.
     pub fn keep_spans(&mut self) {
         self.spans = Some(Vec::new());
     }

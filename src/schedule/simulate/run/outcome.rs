@@ -1,6 +1,6 @@
 //! What becomes of a quantum that is over: its sample, its task, and those that wait for it.
 
-use super::{InFlight, MOST_PIECES, Progress, Simulation, Span, mix};
+use super::{InFlight, MOST_PIECES, MOST_SPANS, Progress, Simulation, Span, mix};
 use crate::schedule::Policy;
 use crate::schedule::access::{OnStale, Operation};
 use crate::schedule::dispatcher::After;
@@ -13,7 +13,7 @@ impl Simulation<'_> {
         let Some(InFlight { started, since }) = self.lanes[lane].take() else { return };
         let now = self.now();
         self.busy = self.busy.saturating_add(cost);
-        if let Some(spans) = &mut self.spans {
+        if let Some(spans) = self.spans.as_mut().filter(|spans| spans.len() < MOST_SPANS) {
             let (task, operation, release) = (started.task, started.job.operation, started.job.release);
             spans.push(Span { task, lane, operation, release, start: since, end: now, status });
         }
