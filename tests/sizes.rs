@@ -1,5 +1,7 @@
 //! Numbers at the ends of their ranges: each key of the configuration alone, and those that multiply together.
 
+#![allow(clippy::print_stdout, reason = "says what was refused, where a test fails")]
+
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;

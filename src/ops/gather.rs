@@ -124,24 +124,6 @@ impl Op for Load<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_go_out_and_come_back() {
-        let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        let mut out = [0.0; 4];
-        gather_rows(&mut out, &x, &[2, 0], 2);
-        assert_eq!(out, [5.0, 6.0, 1.0, 2.0]);
-        let mut back = x;
-        scatter_add_rows(&mut back, &out, &[2, 0], 2);
-        assert_eq!(back, [2.0, 4.0, 3.0, 4.0, 10.0, 12.0]);
-        add(&mut back, &x);
-        assert_eq!(back, [3.0, 6.0, 6.0, 8.0, 15.0, 18.0]);
-    }
-}
-
 /// out = x, of one shape and layout.
 pub struct Copy {
     pub out: Tensor,
@@ -164,5 +146,23 @@ impl Op for Copy {
     fn device(&self) -> Vec<Command> {
         let bytes = self.x.bytes();
         vec![Command::Copy { to: self.out.at, from: self.x.at, bytes: (bytes.end - bytes.start) as usize }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_out_and_come_back() {
+        let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let mut out = [0.0; 4];
+        gather_rows(&mut out, &x, &[2, 0], 2);
+        assert_eq!(out, [5.0, 6.0, 1.0, 2.0]);
+        let mut back = x;
+        scatter_add_rows(&mut back, &out, &[2, 0], 2);
+        assert_eq!(back, [2.0, 4.0, 3.0, 4.0, 10.0, 12.0]);
+        add(&mut back, &x);
+        assert_eq!(back, [3.0, 6.0, 6.0, 8.0, 15.0, 18.0]);
     }
 }
