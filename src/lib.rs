@@ -15,5 +15,6 @@ pub mod observe;
 pub mod ops;
 pub mod output;
 pub mod schedule;
+pub mod simulate;
 pub mod surgery;
 pub mod train;

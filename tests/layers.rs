@@ -14,8 +14,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "cli", "config", "data", "device", "failure", "files", "model", "observe", "ops", "output", "schedule", "surgery",
-            "train",
+            "cli", "config", "data", "device", "failure", "files", "model", "observe", "ops", "output", "schedule", "simulate",
+            "surgery", "train",
         ],
     ),
     ("train", &["config", "data", "device", "failure", "files", "model", "observe", "ops", "schedule", "surgery"]),
@@ -23,6 +23,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("surgery", &["device", "model", "ops"]),
     ("surgery/methods", &[]),
     ("schedule", &[]),
+    ("simulate", &["schedule"]),
     ("model", &["device", "ops"]),
     ("data", &["config", "ops"]),
     // Conflict statistics are shown as surgery computes them, operations as the scheduler names them.

@@ -13,9 +13,9 @@ use crate::output;
 use crate::schedule::access::OnStale;
 use crate::schedule::dispatcher::Settings;
 use crate::schedule::retry::{Retry, Status};
-use crate::schedule::simulate::{Arrival, Cost, Faults, Mode, Quantiles, Report, SimTask, Simulation, Workload};
 use crate::schedule::task::Spec;
-use crate::schedule::{Nanos, Policy, simulate};
+use crate::schedule::{Nanos, Policy};
+use crate::simulate::{self, Arrival, Cost, Faults, Mode, Quantiles, Report, SimTask, Simulation, Workload};
 
 pub fn run(options: &Simulate) -> Result<()> {
     let written = workload::load(&options.workload, &options.sets)?;
