@@ -13,6 +13,7 @@ use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_ro
 use crate::ops::bandwidth;
 use crate::ops::gram::gram_of;
 use crate::ops::storage::{Rows, bf16};
+use crate::random::Random;
 use crate::surgery::methods::{Inputs, Method, registry};
 use crate::surgery::request::MOST_ROWS;
 
@@ -150,10 +151,9 @@ impl Kept {
 
 /// Noise around a common direction, so that some pairs agree and some conflict.
 fn fill<T>(row: usize, values: &mut [T], kept: impl Fn(f32) -> T) {
-    let mut state = row as u64 + 1;
+    let mut random = Random(row as u64);
     for (column, value) in values.iter_mut().enumerate() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let noise = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let noise = (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
         let common = if column % 2 == 0 { 0.3 } else { -0.3 };
         *value = kept(noise + if row.is_multiple_of(2) { common } else { -common });
     }

@@ -12,6 +12,7 @@ use super::fiber::{Stacks, switch};
 use super::kernels::Kernel;
 use super::memory::Heap;
 use super::shadow::Shadow;
+use crate::random::Random;
 
 pub const WARP: usize = 32;
 
@@ -335,28 +336,4 @@ pub fn volume(size: [u32; 3]) -> usize {
 /// Coordinates of element `index` of a box of this size, x fastest.
 pub fn split(index: u32, size: [u32; 3]) -> (u32, u32, u32) {
     (index % size[0], index / size[0] % size[1], index / size[0] / size[1])
-}
-
-/// A small generator (SplitMix64, Steele et al. 2014): all that is asked of it are orders.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    pub fn order(&mut self, count: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..count).collect();
-        for last in (1..count).rev() {
-            order.swap(last, self.below(last + 1));
-        }
-        order
-    }
 }
