@@ -53,6 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("parquet", &["data/"]),
     ("flate2", &["data/"]),
     ("zstd", &["data/"]),
+    ("corosensei", &["device/emulated/"]),
     ("cudarc", &["device/"]),
     ("gemm", &["ops/"]),
     ("toml", &["config/"]),
