@@ -12,6 +12,7 @@ use taskloom::ops::activation::Activation;
 use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
 use taskloom::ops::token_dropout::TokenKey;
+use taskloom::random;
 use taskloom::surgery::balance;
 use taskloom::surgery::methods::Sum;
 use taskloom::surgery::update::Rates;
@@ -24,11 +25,7 @@ const WORDS: &str = "embeddings.word_embeddings.weight";
 /// As `uniform` of the fixture's script.
 fn uniform(name: &str, index: usize) -> f64 {
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let mut z = seed.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    (z >> 11) as f64 / 2f64.powi(52) - 1.0
+    2.0 * random::uniform(random::mix(seed.wrapping_add((index as u64).wrapping_mul(random::GOLDEN)))) - 1.0
 }
 
 fn fill(name: &str, matrix: bool, values: &mut [f32]) {

@@ -187,12 +187,12 @@ fn bench_schedule() {
         assert!(report[number].as_f64().is_some_and(|value| value > 0.0), "{number}: {report}");
     }
     assert!(report["share_error_points"].as_f64().is_some_and(|error| error < 100.0));
-    run(&["bench", "schedule", "--requests", "9"]).failed(2, &["--requests at least 10"]);
+    run(&["bench", "schedule", "--requests", "9"]).failed(2, &["--requests", "expected a whole number from 10 to 1000000"]);
 }
 
 #[test]
 fn bench_step() {
-    for encoder in ["linear", "bag"] {
+    for encoder in ["linear", "bag", "transformer"] {
         let words = [
             "bench",
             "step",
@@ -206,6 +206,8 @@ fn bench_step() {
             "3",
             "--method",
             "pcgrad",
+            "--seq",
+            "9",
             "--json",
         ];
         let line = run(&words).ok().json();
@@ -220,6 +222,45 @@ fn bench_step() {
     assert_eq!(lanes["lanes"], 2);
     run(&["bench", "step", "--method", "sum", "--lanes", "2"]).failed(2, &["--lanes", "gradients apart", "sum"]);
     run(&["bench", "step", "--method", "pcgard", "--json"]).failed(2, &["--method", "pcgard"]);
+}
+
+#[test]
+fn benchmarks_refuse_what_no_machine_can_take() {
+    let refused = |words: &str, parts: &[&str]| {
+        run(&words.split(' ').collect::<Vec<_>>()).failed(2, parts);
+    };
+    refused("bench surgery --tasks 100000 --params 1000000000", &["--tasks", "expected a whole number from 1 to 256"]);
+    refused(
+        "bench surgery --tasks 256 --params 1000000000000",
+        &["--tasks 256 x --params 1000000000000 in f32", "968575.48 GiB"],
+    );
+    refused("bench step --tasks 512 --batch 65536", &["--tasks 512 x --batch 65536 are 33554432 examples", "at most 262144"]);
+    refused(
+        "bench step --encoder transformer --tasks 128 --batch 2048 --seq 512",
+        &["--seq 512 are 134217728 tokens a round; at most 16777216"],
+    );
+    for (part, option) in [
+        ("step", "--tasks"),
+        ("step", "--batch"),
+        ("step", "--layers"),
+        ("step", "--seq"),
+        ("step", "--lanes"),
+        ("step", "--runs"),
+        ("surgery", "--tasks"),
+        ("surgery", "--params"),
+        ("surgery", "--runs"),
+        ("kernels", "--params"),
+        ("kernels", "--runs"),
+        ("schedule", "--batch"),
+        ("schedule", "--quanta"),
+        ("schedule", "--requests"),
+        ("schedule", "--request"),
+    ] {
+        for count in ["0", "18446744073709551615", "18446744073709551616", "many"] {
+            refused(&format!("bench {part} {option} {count}"), &[option, "expected a whole number from"]);
+        }
+    }
+    refused("bench schedule --pause-ms nan", &["--pause-ms", "expected milliseconds from 0 to 60000"]);
 }
 
 #[test]

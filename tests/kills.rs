@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Place, assert_same_run, example, outcome, taskloom, training};
+use taskloom::random::Random;
 
 /// Kills without `TASKLOOM_KILLS`, which `scripts/kill-test.sh` sets.
 const FEW: u64 = 12;
@@ -55,17 +56,6 @@ fn go_on(config: &Path, sets: &[&str], run: &Path) -> Command {
     command
 }
 
-/// Numbers of splitmix64's family are random enough here.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        (mixed >> 16) % end.max(1)
-    }
-}
-
 #[test]
 fn killed_at_random_moments() {
     let asked = std::env::var("TASKLOOM_KILLS").ok();
@@ -87,7 +77,7 @@ fn killed_at_random_moments() {
         loop {
             let mut child = go_on(&config, sets, &run).spawn().expect("the program starts");
             if own < KILLS_OF_A_RUN && kills < asked {
-                std::thread::sleep(Duration::from_micros(random.below(time.as_micros() as u64)));
+                std::thread::sleep(Duration::from_micros(random.below(time.as_micros() as usize) as u64));
                 child.kill().expect("the child can be killed");
             }
             let ended = outcome(child.wait_with_output());

@@ -4,9 +4,9 @@ use taskloom::schedule::access::Operation;
 use taskloom::schedule::deadlines::{late_under_edf, late_under_rms};
 use taskloom::schedule::dispatcher::{Dispatcher, Job, Settings};
 use taskloom::schedule::retry::Status;
-use taskloom::schedule::simulate::{Arrival, Cost, Faults, Mode, SimTask, Workload, simulate};
 use taskloom::schedule::task::Spec;
 use taskloom::schedule::{Nanos, Policy};
+use taskloom::simulate::{Arrival, Cost, Faults, Mode, SimTask, Workload, simulate};
 
 const UNIT: Nanos = 1_000_000;
 

@@ -6,9 +6,9 @@ use taskloom::schedule::access::{Blocks, OnStale, Operation};
 use taskloom::schedule::dispatcher::{After, Dispatcher, Job, Settings};
 use taskloom::schedule::log::{Entry, What};
 use taskloom::schedule::retry::{Retry, Status};
-use taskloom::schedule::simulate::{Arrival, Cost, Faults, Mode, Report, SimTask, Simulation, Span, Workload, simulate};
 use taskloom::schedule::task::{Spec, State};
 use taskloom::schedule::{Nanos, Policy};
+use taskloom::simulate::{Arrival, Cost, Faults, Mode, Report, SimTask, Simulation, Span, Workload, simulate};
 
 const MS: Nanos = 1_000_000;
 

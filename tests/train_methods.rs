@@ -1,11 +1,13 @@
-//! Every surgery method and every loss balancer trains through the program, and a run resumed from an earlier checkpoint
-//! ends with the same bytes as one that was never stopped.
+//! Methods and balancers through the program: what a run tells of them, and that one resumed from an earlier checkpoint ends with the
+//! same bytes as one that was never stopped. What they compute is in rounds_in_f64.rs.
 
-use std::path::Path;
-use std::process::Command;
+mod common;
 
+use std::path::{Path, PathBuf};
+
+use common::{Place, example, metrics, resume};
 use serde_json::Value;
-use taskloom::surgery::{balance, methods};
+use taskloom::surgery::methods;
 
 const CONFIG: &str = r#"
 [run]
@@ -33,61 +35,29 @@ keep = 3
 conflict_every = 4
 "#;
 
-fn taskloom(arguments: &[&str]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_taskloom")).args(arguments).output().expect("the program starts");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Trains in `folder/NAME` and gives that folder.
-fn train(folder: &Path, name: &str, sets: &[&str]) -> std::path::PathBuf {
-    let config = folder.join("config.toml");
-    std::fs::write(&config, CONFIG).expect("a writable folder");
-    let run = folder.join(name);
-    let mut arguments = vec!["train", config.to_str().expect("UTF-8"), "--run-dir", run.to_str().expect("UTF-8")];
-    for set in sets {
-        arguments.extend(["--set", set]);
-    }
-    taskloom(&arguments);
-    run
+fn train(place: &Place, sets: &[&str]) -> PathBuf {
+    place.train(&place.write("config.toml", CONFIG), sets)
 }
 
 fn lines(run: &Path, kind: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
-    let all = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    all.filter(|line| line["kind"] == kind).collect()
+    metrics(run).into_iter().filter(|line| line["kind"] == kind).collect()
 }
 
-fn checkpoint(run: &Path, round: u64) -> std::path::PathBuf {
+fn checkpoint(run: &Path, round: u64) -> PathBuf {
     run.join(format!("checkpoints/round-{round:08}"))
-}
-
-#[test]
-fn every_method_and_balancer_trains() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let surgery = methods::registry::DESCRIPTORS.iter().map(|method| format!("surgery.method={}", method.name));
-    let balance = balance::registry::DESCRIPTORS.iter().map(|balancer| format!("balance.method={}", balancer.name));
-    for set in surgery.chain(balance) {
-        let run = train(folder.path(), &set, &[&set]);
-        let rounds = lines(&run, "round");
-        assert_eq!(rounds.len(), 12, "{set}");
-        for round in rounds {
-            assert!(round["norm"].as_f64().is_some_and(f64::is_finite), "{set}: {round}");
-        }
-        assert_eq!(lines(&run, "anomaly").len(), 0, "{set}");
-    }
 }
 
 /// A balancer's factors reach the gradients by two roads: in the rows of J, or in the loss where rows are not kept apart.
 /// Both must move the parameters alike.
 #[test]
 fn balancing_does_not_depend_on_stored_gradients() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let loss = |name: &str, every: &str| {
-        let run = train(folder.path(), name, &["balance.method=gls", "surgery.method=sum", every, "clip.norm=0"]);
+    let place = Place::new();
+    let loss = |every: &str| {
+        let run = train(&place, &["balance.method=gls", "surgery.method=sum", every, "clip.norm=0"]);
         let last = lines(&run, "round").pop().expect("a round");
         (last["losses"].clone(), last["balance"].clone())
     };
-    let (kept, added) = (loss("kept", "observe.conflict_every=1"), loss("added", "observe.conflict_every=0"));
+    let (kept, added) = (loss("observe.conflict_every=1"), loss("observe.conflict_every=0"));
     for (kept, added) in [(&kept.0, &added.0), (&kept.1, &added.1)] {
         for (task, kept) in kept.as_object().expect("by task") {
             let (kept, added) = (kept.as_f64().expect("a number"), added[task].as_f64().expect("a number"));
@@ -99,11 +69,11 @@ fn balancing_does_not_depend_on_stored_gradients() {
 /// J in bf16 changes a run by its rounding and nothing else.
 #[test]
 fn rounded_gradients_train_alike() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let place = Place::new();
     for method in ["pcgrad", "graddrop", "upgrad", "trimmed_mean", "sdmgrad"] {
         let losses = |storage: &str| {
             let sets = [format!("surgery.method={method}"), format!("surgery.storage={storage}")];
-            let run = train(folder.path(), &sets.join("-"), &sets.each_ref().map(String::as_str));
+            let run = train(&place, &sets.each_ref().map(String::as_str));
             let last = lines(&run, "round").pop().expect("a round");
             let losses = last["losses"].as_object().expect("by task").values().map(|loss| loss.as_f64().expect("a number"));
             losses.collect::<Vec<_>>()
@@ -118,7 +88,7 @@ fn rounded_gradients_train_alike() {
 
 #[test]
 fn a_resumed_run_ends_with_the_same_bytes() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let place = Place::new();
     let settings = [
         ("gradvac", "uw", "tensor"),
         ("nash_mtl", "famo", "model"),
@@ -140,12 +110,12 @@ fn a_resumed_run_ends_with_the_same_bytes() {
             ("surgery.storage", storage),
         ];
         let sets = sets.map(|(key, value)| format!("{key}={value}"));
-        let run = train(folder.path(), method, &sets.each_ref().map(String::as_str));
+        let run = train(&place, &sets.each_ref().map(String::as_str));
         let read = |file: &str| std::fs::read(checkpoint(&run, 12).join(file)).expect("a checkpoint file");
         let files = ["model.safetensors", "optimizer.safetensors", "state.json"];
         let expected = files.map(read);
         std::fs::remove_dir_all(checkpoint(&run, 12)).expect("removable");
-        taskloom(&["resume", run.to_str().expect("UTF-8")]);
+        resume(&run).ok();
         assert!(files.map(read) == expected, "{method} with {balancer}");
     }
 }
@@ -153,8 +123,8 @@ fn a_resumed_run_ends_with_the_same_bytes() {
 /// Tensors solved apart have their own weights and statistics.
 #[test]
 fn every_tensor_has_its_own_weights_and_conflicts() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let run = train(folder.path(), "tensors", &["surgery.granularity=tensor", "surgery.method=mgda", "train.equal_heads=true"]);
+    let place = Place::new();
+    let run = train(&place, &["surgery.granularity=tensor", "surgery.method=mgda", "train.equal_heads=true"]);
     let names = ["encoder.dense.bias", "encoder.dense.weight"];
     let keys = |value: &Value| value.as_object().map(|found| found.keys().cloned().collect::<Vec<_>>());
     let round = lines(&run, "round").remove(0);
@@ -193,19 +163,14 @@ fn reviews(root: &Path) {
 /// configs/reviews.toml as it is, on data of its form: text, the bag encoder and its row-sparse table.
 #[test]
 fn the_reviews_train_with_every_method() {
-    let folder = tempfile::tempdir().expect("a folder");
-    reviews(folder.path());
-    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/reviews.toml");
-    let root = format!("data.root={}", folder.path().display());
+    let place = Place::new();
+    reviews(&place.path(""));
+    let root = format!("data.root={}", place.path("").display());
     for method in methods::registry::DESCRIPTORS {
-        let run = folder.path().join(method.name);
         let name = format!("surgery.method={}", method.name);
-        let mut arguments = vec!["train", config, "--run-dir", run.to_str().expect("UTF-8")];
         let small = ["encoder.hidden=32", "encoder.embedding_dim=32", "encoder.buckets=512", "checkpoint.every=3"];
-        for set in small.iter().copied().chain(["train.micro_batch=4", "checkpoint.keep=9", &root, &name]) {
-            arguments.extend(["--set", set]);
-        }
-        taskloom(&arguments);
+        let sets = [&small[..], &["train.micro_batch=4", "checkpoint.keep=9", &root, &name]].concat();
+        let run = place.train(&example("reviews.toml"), &sets);
         assert_eq!(lines(&run, "anomaly").len(), 0, "{}", method.name);
         let end = lines(&run, "end").pop().expect("an end");
         let rounds = end["round"].as_u64().expect("a round");
@@ -216,7 +181,7 @@ fn the_reviews_train_with_every_method() {
             for round in 4..=rounds {
                 let _ = std::fs::remove_dir_all(checkpoint(&run, round));
             }
-            taskloom(&["resume", run.to_str().expect("UTF-8")]);
+            resume(&run).ok();
             assert!(read() == expected, "{} resumed", method.name);
         }
     }
@@ -224,8 +189,8 @@ fn the_reviews_train_with_every_method() {
 
 #[test]
 fn the_end_names_the_conflicting_pairs() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let run = train(folder.path(), "conflicts", &["train.equal_heads=true"]);
+    let place = Place::new();
+    let run = train(&place, &["train.equal_heads=true"]);
     let end = lines(&run, "end").pop().expect("an end");
     let worst = &end["conflicts"][0];
     assert_eq!(worst["tasks"], serde_json::json!(["oppose_1a", "oppose_1b"]), "{end}");

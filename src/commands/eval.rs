@@ -1,6 +1,6 @@
 //! `taskloom eval`: the scores of a run or a checkpoint on dev or test.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, ensure};
@@ -15,9 +15,29 @@ use crate::train::plan::Plan;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_corpus, load_run, set_threads};
 
-pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run folder or checkpoint folder
+    path: PathBuf,
+    #[arg(long, value_enum, default_value = "dev")]
+    split: EvalSplit,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum EvalSplit {
+    Dev,
+    Test,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let split = match args.split {
+        EvalSplit::Dev => SplitName::Dev,
+        EvalSplit::Test => SplitName::Test,
+    };
     let console = Console::new();
-    let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
+    let source = Source::find(&args.path, &mut |warning| console.say(&format!("warning: {warning}")))?;
     let mut config = load_run(&source.run)?;
     set_threads(config.run.threads)?;
     let corpus = load_corpus(&mut config, &console)?;
@@ -31,7 +51,7 @@ pub fn run(path: &Path, split: SplitName, json: bool) -> Result<()> {
     let Some(scores) = scores else { return Ok(()) };
     ensure!(!scores.tasks.is_empty(), "no task has a {} split", split.as_str());
     scores.warnings(&corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
-    if json {
+    if args.json {
         output::line(scores.json())?;
     } else {
         output::text(scores.table())?;

@@ -17,7 +17,15 @@ use crate::train::restore::stored_engine;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
 
-pub fn run(path: &Path, out: &Path) -> Result<()> {
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run folder or checkpoint folder
+    path: PathBuf,
+    #[arg(long)]
+    out: PathBuf,
+}
+
+pub fn run(Args { path, out }: &Args) -> Result<()> {
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
     let config = load_model(&source.run)?;

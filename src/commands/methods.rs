@@ -11,10 +11,19 @@ use crate::surgery::methods::Needs;
 use crate::surgery::methods::params::{Kind, Param};
 use crate::surgery::methods::registry::DESCRIPTORS as METHODS;
 
-pub fn run(json: bool, markdown: bool) -> Result<()> {
-    if json {
+#[derive(clap::Args)]
+pub struct Args {
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// The page docs/methods.md
+    #[arg(long)]
+    markdown: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    if args.json {
         output::line(document())
-    } else if markdown {
+    } else if args.markdown {
         output::text(page())
     } else {
         output::text(text())

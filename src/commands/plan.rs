@@ -1,10 +1,9 @@
 //! `taskloom plan`: bytes, rounds and groups of a run, which is not started.
 
-use std::path::Path;
-
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::ConfigArgs;
 use crate::config::Config;
 use crate::data::Corpus;
 use crate::device::memory::human_bytes;
@@ -21,11 +20,19 @@ use crate::train::shapes::fuse;
 /// Rounds whose groups are shown.
 const ROUNDS_SHOWN: u64 = 8;
 
-pub fn run(path: &Path, sets: &[String], json: bool) -> Result<()> {
-    let mut config = super::check::load(path, sets)?.config;
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let mut config = super::check::load(&args.config.config, &args.config.sets)?.config;
     set_threads(config.run.threads)?;
     let document = planned(&mut config)?;
-    if json {
+    if args.json {
         output::line(&document)?;
     } else {
         print_text(&document)?;

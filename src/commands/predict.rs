@@ -1,7 +1,7 @@
 //! `taskloom predict`: one task's answer to a text, or to each line on stdin. Needs no training data.
 
 use std::io::BufRead;
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
@@ -19,10 +19,21 @@ use crate::train::round::Engine;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
 
-pub fn run(path: &Path, task: &str, text: Option<&str>) -> Result<()> {
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run folder or checkpoint folder
+    path: PathBuf,
+    #[arg(long)]
+    task: String,
+    /// The two texts of a pair are separated by a tab
+    #[arg(long)]
+    text: Option<String>,
+}
+
+pub fn run(Args { path, task, text }: &Args) -> Result<()> {
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
-    let number = source.state.tasks.iter().position(|known| known.name == task);
+    let number = source.state.tasks.iter().position(|known| known.name == *task);
     let names: Vec<&str> = source.state.tasks.iter().map(|known| known.name.as_str()).collect();
     let number = number.with_context(|| format!("--task: there is no task \"{task}\"; there are {}", names.join(", ")))?;
     ensure!(

@@ -1,11 +1,10 @@
 //! `taskloom simulate`: the scheduler on synthetic tasks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value, json};
 
-use crate::cli::Simulate;
 use crate::config::workload::{self, Task};
 use crate::observe::timeline;
 use crate::observe::trace::{Kind, Span, Trace};
@@ -13,23 +12,43 @@ use crate::output;
 use crate::schedule::access::OnStale;
 use crate::schedule::dispatcher::Settings;
 use crate::schedule::retry::{Retry, Status};
-use crate::schedule::simulate::{Arrival, Cost, Faults, Mode, Quantiles, Report, SimTask, Simulation, Workload};
 use crate::schedule::task::Spec;
-use crate::schedule::{Nanos, Policy, simulate};
+use crate::schedule::{Nanos, Policy};
+use crate::simulate::{self, Arrival, Cost, Faults, Mode, Quantiles, Report, SimTask, Simulation, Workload};
 
-pub fn run(options: &Simulate) -> Result<()> {
-    let written = workload::load(&options.workload, &options.sets)?;
-    let name = options.workload.display();
+#[derive(clap::Args)]
+pub struct Args {
+    /// Workload file; ready ones are in configs/workloads
+    pub workload: PathBuf,
+    /// Set a key, e.g. --set schedule.policy=edf
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    #[arg(long)]
+    pub json: bool,
+    /// Receives every quantum, for chrome://tracing or ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Receives the timeline as a picture
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Milliseconds shown in it; 0 shows all
+    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    pub svg_ms: f64,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let written = workload::load(&args.workload, &args.sets)?;
+    let name = args.workload.display();
     let workload = build(&written, None);
     let mut simulation = Simulation::new(&workload).map_err(|refusal| anyhow!("{name}: {refusal}"))?;
-    let wants_spans = options.trace.is_some() || options.svg.is_some();
+    let wants_spans = args.trace.is_some() || args.svg.is_some();
     if wants_spans {
         simulation.keep_spans();
     }
     let (report, spans, _) = simulation.run().map_err(|excess| anyhow!("{name}: {excess}"))?;
     let mut document = document(&workload, &report);
     if wants_spans {
-        pictures(options, &workload, &spans)?;
+        pictures(args, &workload, &spans)?;
         if report.counts.quanta > spans.len() as u64 {
             output::message(format_args!("the pictures show the first {} of {} quanta", spans.len(), report.counts.quanta));
         }
@@ -46,7 +65,7 @@ pub fn run(options: &Simulate) -> Result<()> {
         }
         document["sweep"] = Value::Array(rows);
     }
-    if options.json {
+    if args.json {
         output::line(&document)?;
     } else {
         print_text(&document)?;
@@ -290,7 +309,7 @@ fn print_text(document: &Value) -> Result<()> {
 }
 
 /// Writes the trace and the picture that were asked for.
-fn pictures(options: &Simulate, workload: &Workload, spans: &[simulate::Span]) -> Result<()> {
+fn pictures(args: &Args, workload: &Workload, spans: &[simulate::Span]) -> Result<()> {
     let mut names: Vec<String> = workload.tasks.iter().map(|task| task.spec.name.clone()).collect();
     names.push("commit".to_owned());
     let micros = |nanos: Nanos| nanos as f64 / 1e3;
@@ -307,13 +326,13 @@ fn pictures(options: &Simulate, workload: &Workload, spans: &[simulate::Span]) -
         note: String::new(),
     };
     let spans: Vec<Span> = spans.iter().map(span).collect();
-    if let Some(path) = &options.trace {
+    if let Some(path) = &args.trace {
         let mut trace = Trace::create(path, &names, workload.settings.lanes)?;
         spans.iter().try_for_each(|span| trace.add(span))?;
         trace.finish()?;
     }
-    if let Some(path) = &options.svg {
-        write(path, &timeline::svg(&spans, &names, options.svg_ms))?;
+    if let Some(path) = &args.svg {
+        write(path, &timeline::svg(&spans, &names, args.svg_ms))?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use memmap2::Mmap;
@@ -10,12 +10,26 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
-use crate::cli::SurgeryArgs;
 use crate::output;
 use crate::surgery::large::{self, Problem};
 use crate::surgery::request::MOST_ROWS;
 
-pub fn run(args: &SurgeryArgs) -> Result<()> {
+#[derive(clap::Args)]
+pub struct Args {
+    /// File with the f32 tensor `jacobian` (T x P), and where a method needs them `losses` (T) and `jacobian2` (T x P)
+    #[arg(long, requires_all = ["method", "out"])]
+    pub jacobian: Option<PathBuf>,
+    #[arg(long, requires = "jacobian")]
+    pub method: Option<String>,
+    /// A parameter of the method
+    #[arg(long = "param", value_name = "NAME=VALUE", requires = "jacobian")]
+    pub params: Vec<String>,
+    /// Receives the tensors `update` (P) and `weights` (T)
+    #[arg(long, requires = "jacobian")]
+    pub out: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
     match (&args.jacobian, &args.method, &args.out) {
         (Some(jacobian), Some(method), Some(out)) => from_file(jacobian, method, &params(&args.params)?, out),
         _ => lines(std::io::stdin().lock(), |answer| output::line(answer)),

@@ -1,12 +1,13 @@
 //! `taskloom train` and `taskloom resume`.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 
+use super::ConfigArgs;
 use crate::config::Config;
 use crate::data::{Corpus, SplitName};
 use crate::device::Device;
@@ -25,8 +26,25 @@ use crate::train::run::{Built, End, Run, check_data};
 use crate::train::run_folder::{RunFolder, newest_whole};
 use crate::train::setup::{change_run, load_corpus, set_threads};
 
-pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<ExitCode> {
-    let resolved = super::check::load(path, sets)?;
+#[derive(clap::Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Folder of the run [default: run.out/run.name, counted up]
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub struct ResumeArgs {
+    run_dir: PathBuf,
+    /// Change a key from here on, e.g. --set optimizer.lr=1e-4; docs/configuration.md marks those that may change
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+pub fn train(args: &TrainArgs) -> Result<ExitCode> {
+    let resolved = super::check::load(&args.config.config, &args.config.sets)?;
     let text = resolved.to_toml();
     let mut config = resolved.config;
     Device::select(&config.run.device)?;
@@ -38,7 +56,7 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
     let mut built = Built::new(&config, &plan)?;
     pretrained::load(&config, &mut built.engine, &console)?;
-    let folder = RunFolder::create(run_dir, &config.run.out, &config.run.name)?;
+    let folder = RunFolder::create(args.run_dir.as_deref(), &config.run.out, &config.run.name)?;
     store_tokenizer(&corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
     write_whole(&folder.config(), &text)?;
@@ -53,9 +71,9 @@ pub fn train(path: &Path, sets: &[String], run_dir: Option<&Path>) -> Result<Exi
     finish(&mut run, &corpus, config.eval.test, &notes)
 }
 
-pub fn resume(path: &Path, sets: &[String]) -> Result<ExitCode> {
-    let folder = RunFolder::open(path)?;
-    let (resolved, changes) = change_run(folder.path(), sets)?;
+pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
+    let folder = RunFolder::open(&args.run_dir)?;
+    let (resolved, changes) = change_run(folder.path(), &args.sets)?;
     let text = resolved.to_toml();
     let mut config = resolved.config;
     set_threads(config.run.threads)?;

@@ -3,6 +3,7 @@
 use super::diagnostic::Diagnostic;
 use super::keys::{Key, Section, sections};
 use super::schema::METHOD_KEYS;
+pub use crate::suggest::nearest;
 
 /// What other trainers call some keys.
 const ALIASES: &[(&str, &str)] = &[
@@ -21,26 +22,6 @@ const ALIASES: &[(&str, &str)] = &[
     ("steps", "train.rounds"),
     ("warmup_steps", "optimizer.schedule.warmup"),
 ];
-
-/// Longer words are no names with a slip in them.
-const MOST_BYTES: usize = 256;
-
-/// The candidate a slip of the keyboard or of memory away from `word`, if any is.
-pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    let near = |candidate: &str| {
-        // Distances cost the product of the lengths, in time and in memory.
-        if word.len().max(candidate.len()) > MOST_BYTES {
-            return None;
-        }
-        let other = candidate.to_lowercase();
-        let distance = strsim::damerau_levenshtein(&word, &other);
-        let longer = word.chars().count().max(other.chars().count());
-        let part = word.len().min(other.len()) >= 4 && (word.contains(&other) || other.contains(&word));
-        (distance <= (longer / 3).max(1) && distance < longer || part).then_some(distance)
-    };
-    candidates.into_iter().filter_map(|candidate| Some((near(candidate)?, candidate))).min().map(|(_, candidate)| candidate)
-}
 
 /// Tells the writer of an unknown key what they may have meant.
 pub fn explain_unknown(name: &str, section: &'static Section, mut diagnostic: Diagnostic) -> Diagnostic {
@@ -84,22 +65,6 @@ mod tests {
 
     fn section(path: &str) -> &'static Section {
         sections().into_iter().find(|(name, _)| name == path).unwrap().1
-    }
-
-    #[test]
-    fn a_slip_finds_its_key_and_a_stranger_none() {
-        assert_eq!(nearest("epoch", ["epochs", "rounds"]), Some("epochs"));
-        assert_eq!(nearest("Wieght", ["weight", "period"]), Some("weight"));
-        assert_eq!(nearest("max_length", ["max_len", "ngrams"]), Some("max_len"));
-        assert_eq!(nearest("x", ["lr", "y"]), None);
-        assert_eq!(nearest("banana", ["epochs", "rounds"]), None);
-    }
-
-    #[test]
-    fn a_page_is_no_slip() {
-        let page = "word ".repeat(40_000);
-        assert_eq!(nearest(&page, [page.as_str(), "max_len"]), None);
-        assert_eq!(nearest("max_length", [page.as_str(), "max_len"]), Some("max_len"));
     }
 
     #[test]

@@ -3,10 +3,8 @@
 //! With a vocabulary of V ids the table is V rows of unigrams and `buckets` rows of longer n-grams; without one it is
 //! `buckets` rows for all. The hash is fixed forever: trained tables depend on it.
 
-/// Odd 64-bit constants with well-mixed bits (the golden ratio, and splitmix64's multipliers).
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-const MIX_1: u64 = 0xbf58_476d_1ce4_e5b9;
-const MIX_2: u64 = 0x94d0_49bb_1331_11eb;
+use crate::random::{GOLDEN, finalize, mix};
+
 /// Starts of the hash: n-grams of the second text of a pair are other rows than those of the first.
 const FIRST_TEXT: u64 = 0;
 const SECOND_TEXT: u64 = 0x5851_f42d_4c95_7f2d;
@@ -37,14 +35,7 @@ pub fn bag(tokens: &[u32], first_len: usize, vocab: Option<usize>, ngrams: usize
 /// Order matters, and so does the length: (a), (a, b) and (b, a) differ.
 fn hash(gram: &[u32], salt: u64) -> u64 {
     let start = salt ^ (gram.len() as u64).wrapping_mul(GOLDEN);
-    gram.iter().fold(mix(start), |state, &token| mix((state ^ u64::from(token)).wrapping_add(GOLDEN)))
-}
-
-/// The finalizer of splitmix64 (Steele, Lea & Flood 2014): each input bit moves each output bit with even odds.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(MIX_1);
-    z = (z ^ (z >> 27)).wrapping_mul(MIX_2);
-    z ^ (z >> 31)
+    gram.iter().fold(finalize(start), |state, &token| mix(state ^ u64::from(token)))
 }
 
 #[cfg(test)]

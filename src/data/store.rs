@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use memmap2::Mmap;
 
 use super::states::TokenStates;
+use crate::device::memory::human_bytes;
 
 /// Bytes gathered before they are written.
 const SPILL_BUFFER_BYTES: usize = 1 << 20;
@@ -76,7 +77,7 @@ impl Spill {
 
     fn size(&self) -> String {
         let element = if self.width == Width::Narrow { 2 } else { 4 };
-        format!("{:.1} MiB", (self.len * element) as f64 / f64::from(1 << 20))
+        human_bytes(self.len * element)
     }
 
     fn full_message(&self) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::Value;
 
-use super::event::{Event, RoundEvent, TaskEnd};
+use super::event::{ByTask, Event, RoundEvent, TaskEnd, Weights};
 use crate::output;
 
 /// Tasks with a line of their own; more would push the bar off the screen.
@@ -116,15 +116,16 @@ impl Console {
     }
 
     fn round(&mut self, event: &RoundEvent) {
-        let mean = event.losses.iter().sum::<f64>() / event.losses.len().max(1) as f64;
+        let ByTask { tasks, values: losses } = event.losses;
+        let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
         let smooth = self.loss.map_or(mean, |loss| 0.9 * loss + 0.1 * mean);
         self.loss = Some(smooth);
         self.rounds.set_position((event.round + 1).saturating_sub(self.before));
         self.rounds.set_message(format!("loss {smooth:.4}"));
         for (name, bar) in &self.tasks {
-            if let Some(index) = event.tasks.iter().position(|task| task == name) {
+            if let Some(index) = tasks.iter().position(|task| task == name) {
                 let weight = one_weight(event, index).map_or(String::new(), |weight| format!("  weight {weight:.2}"));
-                bar.set_message(format!("loss {:.4}{weight}", event.losses[index]));
+                bar.set_message(format!("loss {:.4}{weight}", losses[index]));
             }
         }
         if let Some(reason) = event.fallback {
@@ -172,9 +173,9 @@ fn how(task: &TaskEnd) -> String {
 
 /// A present task's weight, where the encoder has one set of them.
 fn one_weight(event: &RoundEvent, index: usize) -> Option<f64> {
-    match event.weights {
-        [one] => one.get(index).copied(),
-        _ => None,
+    match &event.weights {
+        Weights::Whole(weights) => weights.values.get(index).copied(),
+        Weights::Blocks(_) => None,
     }
 }
 
@@ -189,15 +190,14 @@ mod tests {
         console.show(&Event::Start { round: 50, rounds: 120, tasks: &["a"], device: "cpu", threads: 1, bytes: 0 });
         assert_eq!((console.rounds.position(), console.rounds.length()), (0, Some(70)));
         console.rounds = rounds_bar(50, 120);
+        let of_a = ByTask { tasks: &["a"], values: &[1.0] };
         console.round(&RoundEvent {
             round: 59,
             epoch: 1.0,
             lr: 1.0,
-            tasks: &["a"],
-            losses: &[1.0],
-            factors: &[],
-            weights: &[vec![1.0]],
-            blocks: &[],
+            losses: of_a,
+            factors: None,
+            weights: Weights::Whole(of_a),
             norm: 1.0,
             clip: 1.0,
             fallback: None,

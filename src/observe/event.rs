@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::surgery::conflict::{Conflicts, RoundConflicts};
@@ -14,6 +14,8 @@ use crate::surgery::ledger::{ContestedBlock, NamedPair};
 /// Version of the lines; raised when a field changes its meaning.
 pub const VERSION: u32 = 1;
 
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event<'a> {
     Start {
         round: u64,
@@ -24,14 +26,14 @@ pub enum Event<'a> {
         bytes: u64,
     },
     Round(RoundEvent<'a>),
-    /// Gradient conflicts of a round, and (1 + B) of (T x T) the run's moving means of the cosines: in the whole encoder,
-    /// then in each of its blocks.
+    /// Gradient conflicts of a round: in the whole encoder, then, where there are several, in each of its blocks.
     Conflict {
         round: u64,
         tasks: &'a [&'a str],
-        conflicts: &'a RoundConflicts,
-        blocks: &'a [String],
-        mean_cosines: &'a [Vec<f64>],
+        #[serde(flatten)]
+        whole: ConflictStatistics<'a>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        blocks: BTreeMap<&'a str, ConflictStatistics<'a>>,
     },
     /// A round without commit.
     Anomaly {
@@ -60,19 +62,26 @@ pub enum Event<'a> {
         state: &'static str,
         failures_in_a_row: u32,
         /// An [`Event::Anomaly`] has told people already.
+        #[serde(skip)]
         already_reported: bool,
     },
+    #[serde(rename = "eval")]
     Evaluation {
-        /// Rounds done when its parameters were copied, and when its outcome was known.
+        /// Rounds done when its parameters were copied.
         round: u64,
-        known: u64,
+        /// Rounds done when its outcome was known, where others.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        known: Option<u64>,
+        #[serde(flatten)]
         scores: &'a Value,
         /// None if undefined.
         objective: Option<f64>,
         /// Tasks that the objective leaves out, being undefined for them.
+        #[serde(rename = "objective_undefined", skip_serializing_if = "is_zero")]
         undefined: usize,
         best: bool,
         /// What is undefined, and why.
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
         warnings: &'a [String],
         seconds: f64,
     },
@@ -90,6 +99,7 @@ pub enum Event<'a> {
         /// None where a process before this one wrote it, and was killed before it said so.
         seconds: Option<f64>,
         /// Written because the run was interrupted here.
+        #[serde(skip)]
         interrupted: bool,
     },
     /// `resume --set` changed keys of the configuration: for each, `from` and `to`.
@@ -105,6 +115,7 @@ pub enum Event<'a> {
         /// The run's most conflicting pairs.
         conflicts: Vec<NamedPair>,
         /// The blocks in which tasks conflicted most.
+        #[serde(rename = "contested_blocks")]
         blocks: Vec<ContestedBlock>,
         /// Rounds in which a method or balancer fell back.
         fallbacks: &'a BTreeMap<String, u64>,
@@ -128,26 +139,107 @@ pub struct TaskEnd {
     pub last_error: Option<String>,
 }
 
-/// A committed round; per-task values are in the order of `tasks`.
+/// A committed round.
+#[derive(Serialize)]
 pub struct RoundEvent<'a> {
     pub round: u64,
     pub epoch: f64,
     pub lr: f64,
-    pub tasks: &'a [&'a str],
-    pub losses: &'a [f64],
-    /// The balancer's factors; empty where losses keep their own scale.
-    pub factors: &'a [f64],
-    /// One set, or one for each of the `blocks`.
-    pub weights: &'a [Vec<f64>],
-    pub blocks: &'a [String],
+    pub losses: ByTask<'a>,
+    /// The balancer's factors; none where losses keep their own scale.
+    #[serde(rename = "balance", skip_serializing_if = "Option::is_none")]
+    pub factors: Option<ByTask<'a>>,
+    #[serde(flatten)]
+    pub weights: Weights<'a>,
     pub norm: f64,
     pub clip: f64,
     /// Why the method's solver fell back, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<&'a str>,
     pub ms: f64,
 }
 
-impl Event<'_> {
+/// A value for each task: an object by their names.
+#[derive(Clone, Copy)]
+pub struct ByTask<'a> {
+    pub tasks: &'a [&'a str],
+    pub values: &'a [f64],
+}
+
+impl Serialize for ByTask<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.tasks.iter().zip(self.values))
+    }
+}
+
+/// Surgery's weights: one set of them, or one for each block of the encoder.
+#[derive(Serialize)]
+pub enum Weights<'a> {
+    #[serde(rename = "weights")]
+    Whole(ByTask<'a>),
+    #[serde(rename = "block_weights")]
+    Blocks(BTreeMap<&'a str, ByTask<'a>>),
+}
+
+impl<'a> Weights<'a> {
+    pub fn new(tasks: &'a [&'a str], blocks: &'a [String], sets: &'a [Vec<f64>]) -> Self {
+        match sets {
+            [one] => Self::Whole(ByTask { tasks, values: one }),
+            many => {
+                Self::Blocks(blocks.iter().map(String::as_str).zip(many.iter().map(|values| ByTask { tasks, values })).collect())
+            }
+        }
+    }
+}
+
+/// How the gradients of T tasks point at each other; lists of lists are (T x T).
+#[derive(Serialize)]
+pub struct ConflictStatistics<'a> {
+    norms: &'a [f64],
+    cosines: Vec<&'a [f64]>,
+    /// The run's moving means of the cosines.
+    mean_cosines: Vec<&'a [f64]>,
+    similarities: Vec<Vec<f64>>,
+    pairs: usize,
+    tragic_pairs: usize,
+    share: f64,
+    yielded: &'a [f64],
+}
+
+impl<'a> ConflictStatistics<'a> {
+    fn new(conflicts: &'a Conflicts, mean_cosines: &'a [f64]) -> Self {
+        let count = conflicts.norms.len().max(1);
+        Self {
+            norms: &conflicts.norms,
+            cosines: conflicts.cosines.chunks(count).collect(),
+            mean_cosines: mean_cosines.chunks(count).collect(),
+            similarities: conflicts.similarities().chunks(count).map(<[f64]>::to_vec).collect(),
+            pairs: conflicts.pairs,
+            tragic_pairs: conflicts.tragic_pairs(),
+            share: conflicts.share(),
+            yielded: &conflicts.yielded,
+        }
+    }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl<'a> Event<'a> {
+    /// `mean_cosines` are (1 + B) of (T x T): in the whole encoder, then in each of its blocks.
+    pub fn conflict(
+        round: u64,
+        tasks: &'a [&'a str],
+        conflicts: &'a RoundConflicts,
+        blocks: &'a [String],
+        mean_cosines: &'a [Vec<f64>],
+    ) -> Self {
+        let parts = conflicts.blocks.iter().zip(&mean_cosines[1..]).map(|(own, means)| ConflictStatistics::new(own, means));
+        let whole = ConflictStatistics::new(&conflicts.whole, &mean_cosines[0]);
+        Event::Conflict { round, tasks, whole, blocks: blocks.iter().map(String::as_str).zip(parts).collect() }
+    }
+
     /// Whether it happens again when a run goes on from a checkpoint before it. Not so: checkpoints that are there, but for those
     /// that an uninterrupted run would not have, and changes of the configuration.
     pub fn happens_again(&self) -> bool {
@@ -155,135 +247,9 @@ impl Event<'_> {
     }
 
     pub fn json(&self) -> Value {
-        let (kind, mut value) = match self {
-            Event::Start { round, rounds, tasks, device, threads, bytes } => (
-                "start",
-                json!({ "round": round, "rounds": rounds, "tasks": tasks, "device": device, "threads": threads, "bytes": bytes }),
-            ),
-            Event::Round(round) => ("round", round.json()),
-            Event::Conflict { round, tasks, conflicts, blocks, mean_cosines } => {
-                ("conflict", round_conflicts_json(*round, tasks, conflicts, blocks, mean_cosines))
-            }
-            Event::Anomaly { round, task, message } => ("anomaly", json!({ "round": round, "task": task, "message": message })),
-            Event::Adapted { round, task, micro_batch, ms, straggler } => {
-                ("adapted", json!({ "round": round, "task": task, "micro_batch": micro_batch, "ms": ms, "straggler": straggler }))
-            }
-            Event::Failure { round, task, status, message, state, failures_in_a_row, already_reported: _ } => (
-                "failure",
-                json!({
-                    "round": round, "task": task, "status": status, "message": message, "state": state,
-                    "failures_in_a_row": failures_in_a_row,
-                }),
-            ),
-            Event::Evaluation { round, known, scores, objective, undefined, best, warnings, seconds } => {
-                let mut value = json!({ "round": round, "objective": objective, "best": best, "seconds": seconds });
-                if *undefined > 0 {
-                    value["objective_undefined"] = json!(undefined);
-                }
-                if !warnings.is_empty() {
-                    value["warnings"] = json!(warnings);
-                }
-                if known != round {
-                    value["known"] = json!(known);
-                }
-                merge(&mut value, scores);
-                ("eval", value)
-            }
-            Event::Target { round, task, metric, value, target } => {
-                ("target", json!({ "round": round, "task": task, "metric": metric, "value": value, "target": target }))
-            }
-            Event::Checkpoint { round, path, seconds, interrupted: _ } => {
-                ("checkpoint", json!({ "round": round, "path": path, "seconds": seconds }))
-            }
-            Event::Changed { round, changes } => ("changed", json!({ "round": round, "changes": changes })),
-            Event::End { round, reason, seconds, peak_bytes, conflicts, blocks, fallbacks, tasks } => {
-                let pair = |pair: &NamedPair| json!({ "tasks": pair.tasks, "cosine": pair.cosine, "share": pair.share, "rounds": pair.rounds });
-                let conflicts: Vec<Value> = conflicts.iter().map(pair).collect();
-                let block =
-                    |block: &ContestedBlock| json!({ "block": block.block, "share": block.share, "cosine": block.cosine });
-                let blocks: Vec<Value> = blocks.iter().map(block).collect();
-                let value = json!({
-                    "round": round, "reason": reason, "seconds": seconds, "peak_bytes": peak_bytes,
-                    "conflicts": conflicts, "contested_blocks": blocks, "fallbacks": fallbacks,
-                    "tasks": tasks,
-                });
-                ("end", value)
-            }
-        };
+        let mut value = json!(self);
         value["v"] = json!(VERSION);
-        value["kind"] = json!(kind);
         value
-    }
-}
-
-impl RoundEvent<'_> {
-    fn json(&self) -> Value {
-        let by_task = |values: &[f64]| -> Map<String, Value> {
-            self.tasks.iter().zip(values).map(|(task, value)| ((*task).to_owned(), json!(value))).collect()
-        };
-        let mut value = json!({
-            "round": self.round,
-            "epoch": self.epoch,
-            "lr": self.lr,
-            "losses": by_task(self.losses),
-            "norm": self.norm,
-            "clip": self.clip,
-            "ms": self.ms,
-        });
-        match self.weights {
-            [one] => value["weights"] = Value::Object(by_task(one)),
-            many => {
-                let by_block = self.blocks.iter().zip(many).map(|(block, set)| (block.clone(), Value::Object(by_task(set))));
-                value["block_weights"] = Value::Object(by_block.collect());
-            }
-        }
-        if !self.factors.is_empty() {
-            value["balance"] = Value::Object(by_task(self.factors));
-        }
-        if let Some(reason) = self.fallback {
-            value["fallback"] = json!(reason);
-        }
-        value
-    }
-}
-
-/// The whole encoder's conflicts, and beside them those of its blocks where there are several.
-fn round_conflicts_json(
-    round: u64,
-    tasks: &[&str],
-    conflicts: &RoundConflicts,
-    blocks: &[String],
-    mean_cosines: &[Vec<f64>],
-) -> Value {
-    let mut value = conflict_json(&conflicts.whole, &mean_cosines[0]);
-    value["round"] = json!(round);
-    value["tasks"] = json!(tasks);
-    if !conflicts.blocks.is_empty() {
-        let parts = blocks.iter().zip(conflicts.blocks.iter().zip(&mean_cosines[1..]));
-        let parts = parts.map(|(name, (conflicts, means))| (name.clone(), conflict_json(conflicts, means)));
-        value["blocks"] = Value::Object(parts.collect());
-    }
-    value
-}
-
-fn conflict_json(conflicts: &Conflicts, mean_cosines: &[f64]) -> Value {
-    let count = conflicts.norms.len().max(1);
-    let rows = |values: &[f64]| -> Vec<Vec<f64>> { values.chunks(count).map(<[f64]>::to_vec).collect() };
-    json!({
-        "norms": conflicts.norms,
-        "cosines": rows(&conflicts.cosines),
-        "mean_cosines": rows(mean_cosines),
-        "similarities": rows(&conflicts.similarities()),
-        "pairs": conflicts.pairs,
-        "tragic_pairs": conflicts.tragic_pairs(),
-        "share": conflicts.share(),
-        "yielded": conflicts.yielded,
-    })
-}
-
-fn merge(value: &mut Value, other: &Value) {
-    if let (Value::Object(value), Value::Object(other)) = (value, other) {
-        value.extend(other.clone());
     }
 }
 
@@ -296,7 +262,7 @@ mod tests {
         let conflicts = Conflicts::of(&[1.0, -1.0, -1.0, 4.0], 2);
         let round = RoundConflicts { whole: conflicts.clone(), blocks: vec![conflicts; 2] };
         let (blocks, means) = (["x".to_owned(), "y".to_owned()], [const { [1.0, 0.0, 0.0, 1.0] }; 3].map(Vec::from));
-        let event = Event::Conflict { round: 3, tasks: &["a", "b"], conflicts: &round, blocks: &blocks, mean_cosines: &means };
+        let event = Event::conflict(3, &["a", "b"], &round, &blocks, &means);
         let value = event.json();
         assert_eq!(value["blocks"]["y"]["pairs"], 1);
         assert_eq!((value["v"].as_u64(), value["kind"].as_str(), value["round"].as_u64()), (Some(1), Some("conflict"), Some(3)));

@@ -11,31 +11,38 @@ pub fn children(parents: &[Vec<usize>]) -> Vec<Vec<u32>> {
     children
 }
 
-/// A cycle, its first task repeated at the end; none if every task can start some day (Kahn, CACM 1962).
-pub fn cycle(parents: &[Vec<usize>]) -> Option<Vec<usize>> {
-    let children = children(parents);
-    let mut waiting: Vec<usize> = parents.iter().map(Vec::len).collect();
-    let mut free: Vec<usize> = (0..parents.len()).filter(|&task| waiting[task] == 0).collect();
-    while let Some(task) = free.pop() {
-        for &child in &children[task] {
-            waiting[child as usize] -= 1;
-            if waiting[child as usize] == 0 {
-                free.push(child as usize);
+/// Each cycle once, its first task repeated at the end; none if every task can start some day.
+pub fn cycles(parents: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let mut found = Vec::new();
+    let (mut is_done, mut is_on_path) = (vec![false; parents.len()], vec![false; parents.len()]);
+    for start in 0..parents.len() {
+        if is_done[start] {
+            continue;
+        }
+        // Depth first without recursion: a chain of tasks may be long. Each step is a task and its next parent.
+        let mut path = vec![(start, 0)];
+        is_on_path[start] = true;
+        while let Some((task, next)) = path.last_mut() {
+            let parent = parents[*task].get(*next).copied();
+            *next += 1;
+            match parent {
+                None => {
+                    (is_done[*task], is_on_path[*task]) = (true, false);
+                    path.pop();
+                }
+                Some(parent) if is_done[parent] => {}
+                Some(parent) if is_on_path[parent] => {
+                    let tasks = path.iter().map(|(task, _)| *task).skip_while(|&task| task != parent);
+                    found.push(tasks.chain([parent]).collect());
+                }
+                Some(parent) => {
+                    is_on_path[parent] = true;
+                    path.push((parent, 0));
+                }
             }
         }
     }
-    // Whoever still waits has a parent that waits: going up must come back to a task seen before.
-    let mut path = vec![(0..parents.len()).find(|&task| waiting[task] > 0)?];
-    loop {
-        let task = path[path.len() - 1];
-        let parent = parents[task].iter().copied().find(|&parent| waiting[parent] > 0)?;
-        if let Some(start) = path.iter().position(|&seen| seen == parent) {
-            path.drain(..start);
-            path.push(parent);
-            return Some(path);
-        }
-        path.push(parent);
-    }
+    found
 }
 
 #[cfg(test)]
@@ -44,8 +51,19 @@ mod tests {
 
     #[test]
     fn a_cycle_is_found_behind_a_tail() {
-        assert_eq!(cycle(&[vec![], vec![0], vec![0, 1]]), None);
-        assert_eq!(cycle(&[vec![1], vec![2], vec![1]]), Some(vec![1, 2, 1]));
-        assert_eq!(cycle(&[vec![0]]), Some(vec![0, 0]));
+        assert!(cycles(&[vec![], vec![0], vec![0, 1]]).is_empty());
+        assert_eq!(cycles(&[vec![1], vec![2], vec![1]]), [[1, 2, 1]]);
+        assert_eq!(cycles(&[vec![0]]), [[0, 0]]);
+    }
+
+    #[test]
+    fn two_cycles_are_two() {
+        assert_eq!(cycles(&[vec![1], vec![0, 2], vec![3], vec![2]]), [[0, 1, 0], [2, 3, 2]]);
+    }
+
+    #[test]
+    fn a_long_chain_is_no_cycle() {
+        let chain: Vec<Vec<usize>> = (0..200_000).map(|task| if task < 199_999 { vec![task + 1] } else { Vec::new() }).collect();
+        assert!(cycles(&chain).is_empty());
     }
 }

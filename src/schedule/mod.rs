@@ -17,7 +17,6 @@ pub mod queue;
 pub mod random;
 pub mod retry;
 pub mod sampler;
-pub mod simulate;
 pub mod straggler;
 pub mod synchronous;
 pub mod task;

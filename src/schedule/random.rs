@@ -1,30 +1,22 @@
 //! Seeded random numbers of the scheduler: jitter, and the synthetic costs and faults of a simulation.
 
-/// SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
+use crate::random;
+
+/// A generator for one of several streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Random {
-    state: u64,
-}
+pub struct Random(random::Random);
 
 impl Random {
     /// Streams of one seed do not overlap in any way that shows.
     pub fn new(seed: u64, stream: u64) -> Self {
-        let mut random = Self { state: seed ^ stream.wrapping_mul(0xD134_2543_DE82_EF95) };
+        let mut random = random::Random(seed ^ stream.wrapping_mul(0xD134_2543_DE82_EF95));
         random.next();
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        Self(random)
     }
 
     /// In [0, 1).
     pub fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        self.0.uniform()
     }
 
     /// True with this probability.

@@ -1,5 +1,6 @@
 //! What the conflicts of a run came to, round by round: every round counts, whether it is reported or not.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::conflict::{Conflicts, RoundConflicts};
@@ -30,7 +31,7 @@ pub struct Pair {
 }
 
 /// A block of the encoder and how the tasks got on in it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ContestedBlock {
     pub block: String,
     /// Share of all (pair, round) with a negative product.
@@ -40,7 +41,7 @@ pub struct ContestedBlock {
 }
 
 /// As [`Pair`], with names.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NamedPair {
     pub tasks: [String; 2],
     pub cosine: f64,

@@ -115,7 +115,7 @@ impl Run<'_> {
         self.state.stopped_early = patience > 0 && self.state.evaluations_without_best >= patience;
         self.observer.emit(&Event::Evaluation {
             round,
-            known: self.state.round,
+            known: (self.state.round != round).then_some(self.state.round),
             scores: &scores.json(),
             objective: objective.value,
             undefined: objective.undefined,

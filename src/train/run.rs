@@ -15,7 +15,7 @@ use crate::failure::Stopped;
 use crate::files::write_whole;
 use crate::observe::Observer;
 use crate::observe::console::Console;
-use crate::observe::event::{Event, RoundEvent};
+use crate::observe::event::{ByTask, Event, RoundEvent, Weights};
 use crate::observe::run_trace::{RoundSpans, RunTrace};
 use crate::observe::trace::Kind;
 use crate::schedule::order::Order;
@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
         if let Some(conflicts) = &done.conflicts {
             let means = self.engine.solver.ledger.cosines(tasks);
             let blocks = &self.engine.blocks.names;
-            self.observer.emit(&Event::Conflict { round, tasks: &names, conflicts, blocks, mean_cosines: &means })?;
+            self.observer.emit(&Event::conflict(round, &names, conflicts, blocks, &means))?;
         }
         let fallback = fallback(&done.status).or(fallback(&done.balance.status));
         for (name, status) in [(&self.state.method, &done.status), (&self.state.balancer, &done.balance.status)] {
@@ -329,15 +329,14 @@ impl<'a> Run<'a> {
         if fallback.is_none() && !round.is_multiple_of(self.config.observe.log_every) {
             return Ok(());
         }
+        let by_task = |values| ByTask { tasks: &names, values };
         self.observer.emit(&Event::Round(RoundEvent {
             round,
             epoch: (round + 1) as f64 / self.plan.rounds_per_epoch as f64,
             lr,
-            tasks: &names,
-            losses: &done.losses,
-            factors: if self.state.balancer == "equal" { &[] } else { &done.balance.factors },
-            weights: &done.weights,
-            blocks: &self.engine.blocks.names,
+            losses: by_task(&done.losses),
+            factors: (self.state.balancer != "equal").then(|| by_task(&done.balance.factors)),
+            weights: Weights::new(&names, &self.engine.blocks.names, &done.weights),
             norm: done.norm,
             clip: done.clip,
             fallback,

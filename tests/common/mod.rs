@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
+use taskloom::random::Random;
 use tempfile::TempDir;
 
 /// A folder that goes away with the test.
@@ -261,12 +262,8 @@ pub fn weights(checkpoint: &Path) -> BTreeMap<String, Vec<f32>> {
 /// Made-up rows: a text, eight features, a class, two numbers and three flags with gaps, a split, and a slice column.
 pub fn table() -> String {
     const WORDS: [&str; 12] = ["red", "dull", "fast", "slow", "kind", "loud", "soft", "cold", "good", "bad", "new", "old"];
-    let mut state = 1u32;
-    // A linear congruential generator (Numerical Recipes); the upper bits are the better ones.
-    let mut draw = move |below: u32| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 16) % below
-    };
+    let mut random = Random(1);
+    let mut draw = move |below: usize| random.below(below) as u32;
     let mut text = "text\tx0\tx1\tx2\tx3\tx4\tx5\tx6\tx7\ttopic\tscore\tspeed\tred\tloud\tcold\tsplit\tseen\n".to_owned();
     for row in 0..160 {
         let words: Vec<u32> = (0..3 + draw(8)).map(|_| draw(12)).collect();

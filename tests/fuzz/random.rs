@@ -1,25 +1,22 @@
 //! Numbers for making inputs: the same for the same seed, on every machine.
 
-/// SplitMix64 (Steele, Lea & Flood 2014).
-pub struct Random(u64);
+use taskloom::random;
+
+pub struct Random(random::Random);
 
 impl Random {
     /// Of input `number` of a target.
     pub fn new(target: &str, number: u64) -> Self {
-        let seed = target.bytes().fold(number, |seed, byte| Self(seed ^ u64::from(byte)).next());
-        Self(seed)
+        Self(random::Random(target.bytes().fold(number, |seed, byte| random::mix(seed ^ u64::from(byte)))))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.next()
     }
 
     /// Below `bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        if bound == 0 { 0 } else { (self.next() % bound as u64) as usize }
+        self.0.below(bound)
     }
 
     /// Once in so many times.

@@ -1,10 +1,11 @@
 //! `depends_on` and `target`: parents exist, can be done before the end of the run, and do not wait for each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::super::schema::{Every, EveryNamed, Task};
 use super::super::suggest::nearest;
 use super::{Checker, task_key};
+use crate::schedule::graph::cycles as cycles_of;
 
 type Tasks<'a> = BTreeMap<String, &'a Task>;
 
@@ -67,36 +68,14 @@ fn key_of(checker: &Checker, task: &str, key: &str) -> String {
     format!("{table}.{key}")
 }
 
-/// Each cycle once, its first task repeated at the end. Waiting for oneself is reported apart.
+/// By their names. Waiting for oneself, or for a task that is not there, is reported apart.
 fn cycles(tasks: &Tasks) -> Vec<Vec<String>> {
-    let mut found = Vec::new();
-    let mut finished = BTreeSet::new();
-    for start in tasks.keys() {
-        // Depth first without recursion: a chain of tasks may be long. Each step is a task and its next parent.
-        let mut path: Vec<(&str, usize)> = vec![(start, 0)];
-        let mut on_path = BTreeSet::from([start.as_str()]);
-        while let Some((name, next)) = path.last_mut() {
-            let parent = tasks.get(*name).and_then(|task| task.depends_on.get(*next));
-            *next += 1;
-            match parent.map(String::as_str) {
-                None => {
-                    on_path.remove(*name);
-                    finished.insert((*name).to_owned());
-                    path.pop();
-                }
-                Some(parent) if parent == *name || finished.contains(parent) => {}
-                Some(parent) if on_path.contains(parent) => {
-                    let names = path.iter().map(|(name, _)| (*name).to_owned()).skip_while(|name| name != parent);
-                    found.push(names.chain([parent.to_owned()]).collect());
-                }
-                Some(parent) => {
-                    on_path.insert(parent);
-                    path.push((parent, 0));
-                }
-            }
-        }
-    }
-    found
+    let names: Vec<&String> = tasks.keys().collect();
+    let parents = |(name, task): (&String, &&Task)| {
+        task.depends_on.iter().filter(|parent| *parent != name).filter_map(|parent| names.binary_search(&parent).ok()).collect()
+    };
+    let cycles = cycles_of(&tasks.iter().map(parents).collect::<Vec<_>>());
+    cycles.into_iter().map(|cycle| cycle.into_iter().map(|task| names[task].clone()).collect()).collect()
 }
 
 #[cfg(test)]

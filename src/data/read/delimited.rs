@@ -2,6 +2,10 @@
 //!
 //! Blank lines are passed over. A line with fewer fields than columns is bad. With a header line so is one with more;
 //! given `columns` name the leading fields, and further ones (STS-B has 7 or 9) are not looked at.
+//!
+//! The crate `csv` reads this too, but not as promised here: it takes text after a closing quote and a quote that is never closed
+//! as they come (both are bad rows, named with their line), ends a record at a lone "\r" or else leaves "\r\n" in the last field,
+//! passes over the empty line that is a row of a table with one column, and grows a record without limit.
 
 use std::borrow::Cow;
 use std::sync::Arc;

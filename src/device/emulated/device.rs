@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use super::kernels::{self, Kernel};
-use super::machine::{Launch, Moment, Random, ThreadOrder, with_machine};
+use super::machine::{Launch, Moment, ThreadOrder, with_machine};
 use crate::device::driver::{
     Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId,
 };
+use crate::random::Random;
 
 /// Memory of the emulated device: enough for tests, and small enough to be run out of.
 const MEMORY: u64 = 4 << 30;

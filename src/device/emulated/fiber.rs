@@ -1,49 +1,53 @@
-//! Fibers: stacks of their own and a switch between them in a few instructions, for one CUDA thread each.
+//! Fibers: one CUDA thread each, on stacks that every block uses again.
+
+use std::ops::Range;
 
 use anyhow::{Context, Result};
+use corosensei::stack::{Stack, StackPointer};
+use corosensei::{Coroutine, Yielder};
 use memmap2::MmapMut;
 
 /// Bytes of one thread's stack. Pages are handed out when first touched.
 const STACK: usize = 128 << 10;
 
-// Saves what the System V ABI lets a callee keep, changes stacks, and returns on the other one.
-std::arch::global_asm!(
-    ".globl taskloom_fiber_switch",
-    "taskloom_fiber_switch:",
-    "push rbp",
-    "push rbx",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    "mov [rdi], rsp",
-    "mov rsp, rsi",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
-    "pop rbx",
-    "pop rbp",
-    "ret",
-);
+/// What a fiber leaves its stack by.
+pub type Pause = Yielder<(), ()>;
 
-/// Registers that the switch pops before it returns into the entry.
-const SAVED: usize = 6;
+/// A thread that begins in a function and can leave it in between.
+pub struct Fiber(Coroutine<(), (), (), Place>);
 
-unsafe extern "C" {
-    fn taskloom_fiber_switch(save: *mut usize, to: usize);
+impl Fiber {
+    /// Runs until the thread pauses or ends.
+    pub fn resume(&mut self) {
+        let _ = self.0.resume(());
+    }
 }
 
-/// Leaves the running stack, noting where in `save`, and goes on where `to` was left.
-///
-/// # Safety
-/// `to` comes from [`Stacks::start`] or from an earlier switch that has not been resumed since, and its stack is alive.
-pub unsafe fn switch(save: *mut usize, to: usize) {
-    // SAFETY: as the caller promises.
-    unsafe { taskloom_fiber_switch(save, to) }
+impl Drop for Fiber {
+    fn drop(&mut self) {
+        // SAFETY: a thread is left in the middle of its kernel only by a fault, which waits with nothing of its own to drop.
+        unsafe { self.0.force_reset() }
+    }
 }
 
-/// Stacks of the threads of one block, used again by every block.
+/// One of the [`Stacks`].
+struct Place {
+    limit: StackPointer,
+    base: StackPointer,
+}
+
+// SAFETY: both ends are those of STACK bytes of a mapping, and multiples of a page.
+unsafe impl Stack for Place {
+    fn base(&self) -> StackPointer {
+        self.base
+    }
+
+    fn limit(&self) -> StackPointer {
+        self.limit
+    }
+}
+
+/// Stacks of the threads of one block.
 pub struct Stacks {
     map: MmapMut,
     count: usize,
@@ -60,18 +64,19 @@ impl Stacks {
     }
 
     /// Addresses that are local memory of some thread.
-    pub fn range(&self) -> std::ops::Range<usize> {
+    pub fn range(&self) -> Range<usize> {
         let start = self.map.as_ptr() as usize;
         start..start + self.map.len()
     }
 
-    /// Stack pointer of a fresh fiber on stack `index` that will begin in `entry`, which must not return.
-    pub fn start(&mut self, index: usize, entry: extern "C" fn() -> !) -> usize {
-        // A word below the entry keeps the stack aligned as after a call.
-        let words: &mut [usize] = bytemuck::cast_slice_mut(&mut self.map[index * STACK..(index + 1) * STACK]);
-        let top = words.len() - SAVED - 2;
-        words[top..].fill(0);
-        words[top + SAVED] = entry as usize;
-        &raw const words[top] as usize
+    /// A fiber on stack `index` that will run `entry`.
+    ///
+    /// # Safety
+    /// The stacks outlive it, and no other fiber on this one is resumed any more.
+    pub unsafe fn start(&mut self, index: usize, entry: fn(&Pause)) -> Fiber {
+        let limit = self.range().start + index * STACK;
+        let end = |address| StackPointer::new(address).expect("no mapping is at 0");
+        let place = Place { limit: end(limit), base: end(limit + STACK) };
+        Fiber(Coroutine::with_stack(place, move |pause, ()| entry(pause)))
     }
 }

@@ -8,10 +8,11 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::fiber::{Stacks, switch};
+use super::fiber::{Fiber, Pause, Stacks};
 use super::kernels::Kernel;
 use super::memory::Heap;
 use super::shadow::Shadow;
+use crate::random::Random;
 
 pub const WARP: usize = 32;
 
@@ -80,7 +81,10 @@ pub struct AsyncCopy {
 }
 
 pub struct Thread {
-    pub stack: usize,
+    /// Absent while it runs.
+    fiber: Option<Fiber>,
+    /// Null before it has run.
+    pause: *const Pause,
     pub state: State,
     pub mine: [u8; SLOT],
     /// The exchange whose values this thread may still read; null if none.
@@ -129,7 +133,6 @@ pub struct Machine {
     pub released: Vec<u32>,
     pub acquired: Vec<u32>,
     pub fence: Vec<u32>,
-    scheduler: usize,
     call: Option<(&'static Kernel, *const *const c_void)>,
     fault: Option<String>,
 }
@@ -200,7 +203,9 @@ impl Machine {
         let stacks = self.stacks.as_mut().expect("made for this launch");
         for index in 0..count {
             self.threads.push(Thread {
-                stack: stacks.start(index, thread_main),
+                // SAFETY: the machine's stacks are replaced between launches only; the fibers of the last block are gone.
+                fiber: Some(unsafe { stacks.start(index, thread_main) }),
+                pause: std::ptr::null(),
                 state: State::Ready,
                 mine: [0; SLOT],
                 holding: std::ptr::null_mut(),
@@ -233,9 +238,10 @@ impl Machine {
 
     fn resume(&mut self, index: usize) {
         self.current = index;
-        let to = self.threads[index].stack;
-        // SAFETY: `to` is a fresh fiber, or one that left in `pause` and has not been resumed since.
-        unsafe { switch(&raw mut self.scheduler, to) }
+        // Taken out: the thread may not be borrowed while its fiber looks at it.
+        let mut fiber = self.threads[index].fiber.take().expect("no thread resumes another");
+        fiber.resume();
+        self.threads[index].fiber = Some(fiber);
     }
 
     /// Why a block whose threads all wait cannot go on; none if all are done.
@@ -279,11 +285,10 @@ impl Machine {
 /// # Safety
 /// Called on a fiber of the running launch, whose machine `machine` is.
 pub unsafe fn pause(machine: *mut Machine) {
-    // SAFETY: the scheduler waits in `resume`; the fields outlive the launch.
+    // SAFETY: the scheduler waits in `resume`; the thread's `pause` lies on its own stack.
     unsafe {
-        let current = (*machine).current;
-        let save = &raw mut (&mut (*machine).threads)[current].stack;
-        switch(save, (*machine).scheduler);
+        let pause = (&(*machine).threads)[(*machine).current].pause;
+        (*pause).suspend(());
     }
 }
 
@@ -303,17 +308,16 @@ pub unsafe fn fault(machine: *mut Machine, what: String) -> ! {
     unreachable!("a faulted fiber is not resumed")
 }
 
-extern "C" fn thread_main() -> ! {
+fn thread_main(pause: &Pause) {
     let machine = running();
     // SAFETY: runs on a fiber of the launch; the arguments outlive it.
     unsafe {
+        let current = (*machine).current;
+        (&mut (*machine).threads)[current].pause = pause;
         let (kernel, arguments) = (*machine).call.expect("a launch has a kernel");
         (kernel.call)(arguments);
-        let current = (*machine).current;
         (&mut (*machine).threads)[current].state = State::Done;
-        pause(machine);
     }
-    unreachable!("an ended fiber is not resumed")
 }
 
 fn check_shape(launch: &Launch) -> Result<(), String> {
@@ -335,28 +339,4 @@ pub fn volume(size: [u32; 3]) -> usize {
 /// Coordinates of element `index` of a box of this size, x fastest.
 pub fn split(index: u32, size: [u32; 3]) -> (u32, u32, u32) {
     (index % size[0], index / size[0] % size[1], index / size[0] / size[1])
-}
-
-/// A small generator (SplitMix64, Steele et al. 2014): all that is asked of it are orders.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    pub fn order(&mut self, count: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..count).collect();
-        for last in (1..count).rev() {
-            order.swap(last, self.below(last + 1));
-        }
-        order
-    }
 }

@@ -100,7 +100,7 @@ pub(super) fn check(settings: &Settings, specs: &[Spec]) -> Result<(), String> {
         return Err(format!("task {} has weight {}: it must be above 0", spec.name, spec.weight));
     }
     let parents: Vec<Vec<usize>> = specs.iter().map(|spec| spec.parents.clone()).collect();
-    if let Some(cycle) = graph::cycle(&parents) {
+    if let Some(cycle) = graph::cycles(&parents).first() {
         let names: Vec<&str> = cycle.iter().map(|&task| specs[task].name.as_str()).collect();
         return Err(format!("tasks wait for each other: {}", names.join(" -> ")));
     }

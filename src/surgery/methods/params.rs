@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::suggest::nearest;
+
 /// The numbers a parameter may take; all are finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Range {
@@ -159,13 +161,9 @@ fn unknown_param(owner: &str, name: &str, table: &[Param]) -> String {
 
 /// "; did you mean ...?" when one of `known` is close, else the list of them.
 pub fn hint(found: &str, known: &[&str]) -> String {
-    let closest = known
-        .iter()
-        .map(|name| (strsim::normalized_damerau_levenshtein(found, name), *name))
-        .max_by(|left, right| left.0.total_cmp(&right.0));
-    match closest {
-        Some((likeness, name)) if likeness >= 0.5 => format!("; did you mean {name:?}?"),
-        _ => format!("; known: {}", known.join(", ")),
+    match nearest(found, known.iter().copied()) {
+        Some(name) => format!("; did you mean {name:?}?"),
+        None => format!("; known: {}", known.join(", ")),
     }
 }
 

@@ -1,13 +1,6 @@
 //! Counter-based randomness: every draw is a pure function of its key, so a resumed run draws what the first one drew.
 
-/// SplitMix64's step and finalizer (Steele, Lea & Flood 2014).
-#[inline(always)]
-pub fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
+pub use crate::random::{mix, uniform};
 
 /// 64 random bits for (seed, round, index).
 pub fn bits(seed: u64, round: u64, index: u64) -> u64 {
@@ -23,12 +16,6 @@ pub fn key(seed: u64, round: u64) -> u64 {
 #[inline(always)]
 pub fn keyed(key: u64, index: u64) -> u64 {
     mix(key ^ index)
-}
-
-/// Uniform in [0, 1), on the 2^53 grid.
-#[inline(always)]
-pub fn uniform(bits: u64) -> f64 {
-    (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Standard normal from one key (Box & Muller 1958).

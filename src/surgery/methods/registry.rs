@@ -107,7 +107,8 @@ mod tests {
     fn misspellings_are_named_and_corrected() {
         assert_eq!(fault("pcgrd", "{}"), r#"no surgery method "pcgrd"; did you mean "pcgrad"?"#);
         assert!(fault("qqqq", "{}").starts_with(r#"no surgery method "qqqq"; known: mean, sum, pcgrad"#));
-        assert_eq!(fault("cagrad", r#"{"C": 1}"#), r#"cagrad has no parameter "C"; known: c, rescale, norm_eps"#);
+        assert_eq!(fault("cagrad", r#"{"C": 1}"#), r#"cagrad has no parameter "C"; did you mean "c"?"#);
+        assert_eq!(fault("cagrad", r#"{"zz": 1}"#), r#"cagrad has no parameter "zz"; known: c, rescale, norm_eps"#);
         assert_eq!(fault("mean", r#"{"c": 1}"#), r#"mean has no parameters, found "c""#);
         assert_eq!(
             fault("nash_mtl", r#"{"update_every": 0}"#),

@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value, json};
-use taskloom::cli::SurgeryArgs;
 use taskloom::commands;
 use taskloom::surgery::methods::registry::DESCRIPTORS;
 use taskloom::surgery::request::answer_line;
@@ -120,7 +119,7 @@ pub fn file(random: &mut Random) -> Input {
 
 pub fn solve(place: &Path, words: &[String]) -> Result<()> {
     ensure!(!words.is_empty(), "no method");
-    commands::surgery::run(&SurgeryArgs {
+    commands::surgery::run(&commands::surgery::Args {
         jacobian: Some(place.join("j.safetensors")),
         method: Some(words[0].clone()),
         params: words[1..].to_vec(),

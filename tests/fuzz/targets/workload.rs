@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use anyhow::Result;
-use taskloom::cli::Simulate;
 use taskloom::commands;
 
 use super::Input;
@@ -109,7 +108,7 @@ pub fn make(random: &mut Random) -> Input {
 
 pub fn run(place: &Path, words: &[String]) -> Result<()> {
     let with_pictures = !words.is_empty();
-    commands::simulate::run(&Simulate {
+    commands::simulate::run(&commands::simulate::Args {
         workload: place.join("workload.toml"),
         sets: Vec::new(),
         json: true,

@@ -6,14 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde_json::{Value, json};
 
-use super::bench;
-use crate::cli::{BenchEncoder, BenchSchedule, BenchStep};
-use crate::device::memory::{Memory, peak_resident};
-use crate::model::network::{Batch, Part};
-use crate::output;
+use super::prepared::{Encoder, Prepared, Shape};
+use super::{count, median, millis, number, print, quantile, report};
+use crate::model::network::Batch;
 use crate::schedule::access::Operation;
 use crate::schedule::dispatcher::{Dispatcher, Job, Settings, Started};
 use crate::schedule::executor::Executor;
@@ -21,7 +19,6 @@ use crate::schedule::retry::Status;
 use crate::schedule::task::Spec;
 use crate::schedule::{Nanos, Policy};
 use crate::train::lanes::{AtWork, Lanes};
-use crate::train::round::Engine;
 
 /// Weights of the tasks that share the time; the first is the urgent one where priorities count.
 const WEIGHTS: [f64; 5] = [1.0, 1.0, 2.0, 3.0, 4.0];
@@ -32,50 +29,70 @@ const TURNS: usize = 10;
 /// Planned time of a quantum; what it really took is charged when it ends.
 const PLANNED: Nanos = 5_000_000;
 
-pub fn run(options: &BenchSchedule) -> Result<()> {
-    if options.batch == 0 || options.quanta == 0 || options.request == 0 || options.requests < TURNS {
-        bail!("--batch, --quanta and --request must be at least 1, --requests at least {TURNS}");
-    }
-    let report = Lanes::alone(&mut Rounds::new(options)?, |lane| -> Result<Value> {
+#[derive(clap::Args)]
+pub struct Args {
+    /// Examples of a quantum, which is one round of one task
+    #[arg(long, default_value_t = 96, value_parser = count::<1, 65_536>)]
+    batch: usize,
+    /// Quanta of the tasks that share the time by weight
+    #[arg(long, default_value_t = 1000, value_parser = count::<1, 1_000_000>)]
+    quanta: usize,
+    /// Requests of the urgent task, alone and beside the others
+    #[arg(long, default_value_t = 100, value_parser = count::<TURNS, 1_000_000>)]
+    requests: usize,
+    /// Quanta of one request
+    #[arg(long, default_value_t = 20, value_parser = count::<1, 1_000_000>)]
+    request: usize,
+    /// Milliseconds from the end of a request to the next
+    #[arg(long, default_value_t = 30.0, value_parser = pause)]
+    pause_ms: f64,
+    #[arg(long)]
+    json: bool,
+}
+
+fn pause(text: &str) -> Result<f64, String> {
+    let found = text.parse().ok().filter(|pause| (0.0..=60_000.0).contains(pause));
+    found.ok_or_else(|| "expected milliseconds from 0 to 60000".to_owned())
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let report = Lanes::alone(&mut Rounds::new(args.batch)?, |lane| -> Result<Value> {
         let mut bench = Bench { lane, times: Vec::new(), overhead: Duration::ZERO };
-        let shares = shares(&mut bench, options.quanta)?;
+        let shares = shares(&mut bench, args.quanta)?;
         let (mut alone, mut beside) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
-            alone.extend(requests(&mut bench, options, false)?);
-            beside.extend(requests(&mut bench, options, true)?);
+            alone.extend(requests(&mut bench, args, false)?);
+            beside.extend(requests(&mut bench, args, true)?);
         }
-        Ok(report(options, &bench.times, &shares, alone, beside))
+        Ok(document(args, &bench.times, &shares, &alone, &beside))
     });
-    print(options, &report?)
+    print(args.json, &report?, text)
 }
 
 /// What the lane computes with.
 struct Rounds {
-    engine: Engine,
+    run: Prepared,
     /// A batch of each task.
     batches: Vec<Batch>,
     round: u64,
 }
 
 impl Rounds {
-    fn new(options: &BenchSchedule) -> Result<Self> {
-        let step = BenchStep {
-            encoder: BenchEncoder::Linear,
+    fn new(batch: usize) -> Result<Self> {
+        let run = Prepared::new(&Shape {
+            encoder: Encoder::Linear,
             tasks: WEIGHTS.len(),
-            batch: options.batch,
+            batch,
             layers: 1,
             seq: 1,
             recompute: false,
-            device: "cpu".to_owned(),
-            method: "pcgrad".to_owned(),
+            device: "cpu",
+            method: "pcgrad",
             lanes: 1,
-            runs: 1,
-            json: options.json,
-        };
-        let whole = bench::batch(&step, 0);
-        let batches = (0..WEIGHTS.len()).map(|task| of_task(&whole, task, options.batch)).collect();
-        let (engine, _, _) = bench::engine(&step, &[whole], &mut Memory::unlimited())?;
-        let mut rounds = Self { engine, batches, round: 0 };
+            rounds: 1,
+        })?;
+        let batches = (0..WEIGHTS.len()).map(|task| run.batch(0, task..task + 1)).collect();
+        let mut rounds = Self { run, batches, round: 0 };
         // The first rounds touch memory for the first time.
         for task in 0..WEIGHTS.len() {
             ensure!(rounds.run(task) == Status::Ok, "a round of task{task} came to nothing");
@@ -84,10 +101,9 @@ impl Rounds {
     }
 
     fn run(&mut self, task: usize) -> Status {
-        let rates = bench::rates(self.round);
-        let outcome = self.engine.run_round(&self.batches[task], &[task], self.round, &rates);
+        let outcome = self.run.run_round(&self.batches[task], &[task], self.round);
         self.round += 1;
-        if outcome.is_ok_and(|outcome| outcome.is_ok()) { Status::Ok } else { Status::NotFinite }
+        outcome.map_or(Status::NotFinite, |_| Status::Ok)
     }
 }
 
@@ -118,20 +134,6 @@ impl Bench<'_, '_, '_> {
         let answer = question(now);
         self.overhead += clock.elapsed();
         answer
-    }
-}
-
-/// The rows of one task as a batch of its own.
-fn of_task(whole: &Batch, task: usize, rows: usize) -> Batch {
-    let own = &whole.parts[task];
-    let width = whole.features.len() / whole.keys.len();
-    let part = Part { task, present: 0, batch: 0, rows: 0..rows, targets: own.targets.clone(), scale: own.scale, first: true };
-    Batch {
-        parts: vec![part],
-        groups: std::iter::once(0..1).collect(),
-        keys: whole.keys[own.rows.clone()].to_vec(),
-        features: whole.features[own.rows.start * width..own.rows.end * width].to_vec(),
-        ..Batch::default()
     }
 }
 
@@ -190,19 +192,19 @@ fn empty_quanta(mut dispatcher: Dispatcher) -> f64 {
 
 /// Milliseconds that requests of the urgent task took from their arrival to their end. Each comes a pause after the one before,
 /// and is so many quanta one after the other; `beside` tasks that always have work, or alone.
-fn requests(bench: &mut Bench, options: &BenchSchedule, beside: bool) -> Result<Vec<f64>> {
+fn requests(bench: &mut Bench, args: &Args, beside: bool) -> Result<Vec<f64>> {
     let spec = |task: usize| Spec { priority: i64::from(task == 0), ..Spec::new(format!("task{task}"), PLANNED) };
     let mut dispatcher = dispatcher(Policy::Priority, (0..WEIGHTS.len()).map(spec).collect())?;
     if beside {
         let now = bench.lane.now();
         (1..WEIGHTS.len()).for_each(|task| dispatcher.submit(task, job(now), now));
     }
-    let pause = (options.pause_ms * 1e6) as Nanos;
+    let pause = (args.pause_ms * 1e6) as Nanos;
     let mut arrival = bench.lane.now() + pause;
     let (mut left, mut took) = (0, Vec::new());
-    while took.len() < options.requests / TURNS {
+    while took.len() < args.requests / TURNS {
         if left == 0 && bench.lane.now() >= arrival {
-            left = options.request;
+            left = args.request;
             dispatcher.submit(0, job(arrival), bench.lane.now());
         }
         let now = bench.lane.now();
@@ -228,61 +230,47 @@ fn requests(bench: &mut Bench, options: &BenchSchedule, beside: bool) -> Result<
     Ok(took)
 }
 
-fn quantile(values: &mut [f64], share: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * share).round() as usize]
-}
-
-fn report(options: &BenchSchedule, times: &[Duration], shares: &Shares, mut alone: Vec<f64>, mut beside: Vec<f64>) -> Value {
-    let mut times: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+fn document(args: &Args, times: &[Duration], shares: &Shares, alone: &[f64], beside: &[f64]) -> Value {
+    let times: Vec<f64> = times.iter().copied().map(millis).collect();
     let [between, empty] = shares.overhead;
-    let median = quantile(&mut times, 0.5);
-    let [slow, slow_alone] = [&mut beside, &mut alone].map(|times| quantile(times, 0.99));
-    json!({
-        "name": "schedule",
-        "batch": options.batch,
-        "quanta": options.quanta,
+    let [slow, slow_alone] = [beside, alone].map(|times| quantile(times.iter().copied(), 0.99));
+    let more = json!({
+        "batch": args.batch,
+        "quanta": args.quanta,
         "requests": alone.len(),
-        "request": options.request,
-        "pause_ms": options.pause_ms,
+        "request": args.request,
+        "pause_ms": args.pause_ms,
         "threads": rayon::current_num_threads(),
-        "ms": median,
-        "ms_p10": quantile(&mut times, 0.1),
-        "ms_p90": quantile(&mut times, 0.9),
-        "runs": times.len(),
         "overhead_us": between,
         "overhead_empty_us": empty,
-        "overhead_share": between / 1e3 / median,
+        "overhead_share": between / 1e3 / median(times.iter().copied()),
         "share_error_points": shares.error,
-        "request_ms": quantile(&mut beside, 0.5),
-        "request_alone_ms": quantile(&mut alone, 0.5),
+        "request_ms": median(beside.iter().copied()),
+        "request_alone_ms": median(alone.iter().copied()),
         "request_p99_ms": slow,
         "request_p99_alone_ms": slow_alone,
         "request_p99_ratio": slow / slow_alone,
-        "peak_bytes": peak_resident(),
-    })
+    });
+    report("schedule", &times, more)
 }
 
-fn print(options: &BenchSchedule, report: &Value) -> Result<()> {
-    if options.json {
-        return output::line(report);
-    }
-    let number = |name: &str| report[name].as_f64().unwrap_or_default();
-    output::line(format_args!("quanta of {:.2} ms (median of {})", number("ms"), report["runs"]))?;
-    output::line(format_args!(
-        "  dispatcher    {:.2} us a quantum ({:.2} with nothing between), {:.3} % of it",
+fn text(report: &Value) -> String {
+    let number = |name: &str| number(&report[name]);
+    format!(
+        "quanta of {:.2} ms (median of {})\n\
+         \x20 dispatcher    {:.2} us a quantum ({:.2} with nothing between), {:.3} % of it\n\
+         \x20 shares        off by at most {:.2} points\n\
+         \x20 urgent        p99 {:.1} ms beside others, {:.1} ms alone ({:.3} times), {} requests of {} quanta",
+        number("ms"),
+        report["runs"],
         number("overhead_us"),
         number("overhead_empty_us"),
-        100.0 * number("overhead_share")
-    ))?;
-    output::line(format_args!("  shares        off by at most {:.2} points", number("share_error_points")))?;
-    output::line(format_args!(
-        "  urgent        p99 {:.1} ms beside others, {:.1} ms alone ({:.3} times), {} requests of {} quanta",
+        100.0 * number("overhead_share"),
+        number("share_error_points"),
         number("request_p99_ms"),
         number("request_p99_alone_ms"),
         number("request_p99_ratio"),
         report["requests"],
-        options.request
-    ))?;
-    Ok(())
+        report["request"]
+    )
 }

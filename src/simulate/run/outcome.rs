@@ -5,7 +5,7 @@ use crate::schedule::Policy;
 use crate::schedule::access::{OnStale, Operation};
 use crate::schedule::dispatcher::After;
 use crate::schedule::executor::{Ended, Executor};
-use crate::schedule::simulate::workload::{Arrival, Mode, SimTask};
+use crate::simulate::workload::{Arrival, Mode, SimTask};
 
 impl Simulation<'_> {
     pub(super) fn end(&mut self, ended: Ended) {

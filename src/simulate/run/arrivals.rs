@@ -7,7 +7,7 @@ use crate::schedule::Nanos;
 use crate::schedule::access::{Blocks, Operation};
 use crate::schedule::dispatcher::Job;
 use crate::schedule::executor::Executor;
-use crate::schedule::simulate::workload::{Arrival, Mode};
+use crate::simulate::workload::{Arrival, Mode};
 
 impl Simulation<'_> {
     /// Everything that has become due.

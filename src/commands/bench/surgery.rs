@@ -3,18 +3,62 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{BenchStorage, BenchSurgery};
-use crate::device::memory::{Buffer, Memory, peak_resident};
+use super::{count, median, number, print, repeat, report};
+use crate::device::memory::{Buffer, Memory, human_bytes, machine_memory};
 use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_rows};
 use crate::ops::bandwidth;
 use crate::ops::gram::gram_of;
 use crate::ops::storage::{Rows, bf16};
-use crate::output;
+use crate::random::Random;
 use crate::surgery::methods::{Inputs, Method, registry};
+use crate::surgery::request::MOST_ROWS;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[arg(long, default_value_t = 8, value_parser = count::<1, MOST_ROWS>)]
+    tasks: usize,
+    /// Columns of the Jacobian
+    #[arg(long, default_value_t = 10_000_000, value_parser = count::<1, 1_000_000_000_000>)]
+    params: usize,
+    /// Surgery method
+    #[arg(long, default_value = "pcgrad")]
+    method: String,
+    /// Numbers of the Jacobian
+    #[arg(long, value_enum, default_value = "f32")]
+    storage: Storage,
+    /// Runs to time, after two to warm up
+    #[arg(long, default_value_t = 15, value_parser = count::<1, 100_000>)]
+    runs: usize,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Storage {
+    F32,
+    Bf16,
+}
+
+impl Storage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Of one number.
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
 
 /// Milliseconds of one run.
 #[derive(Default)]
@@ -44,24 +88,32 @@ impl Times {
     }
 }
 
-pub fn run(options: &BenchSurgery) -> Result<()> {
-    let (tasks, width) = (options.tasks, options.params);
-    if tasks == 0 || width == 0 || options.runs == 0 {
-        bail!("--tasks, --params and --runs must be at least 1");
-    }
-    let mut method = registry::build(&options.method, &Map::new(), tasks).map_err(|fault| anyhow!("--method: {fault}"))?;
+pub fn run(args: &Args) -> Result<()> {
+    let (tasks, width) = (args.tasks, args.params);
+    let mut method = registry::build(&args.method, &Map::new(), tasks).map_err(|fault| anyhow!("--method: {fault}"))?;
     let needs = method.needs();
-    if needs.elementwise || needs.row_state || needs.second_batch {
-        bail!("--method {}: only methods that work from G (and losses) are measured", options.method);
-    }
+    ensure!(
+        !(needs.elementwise || needs.row_state || needs.second_batch),
+        "--method {}: only methods that work from G (and losses) are measured",
+        args.method
+    );
+    // J; parameters, two moments and the update.
+    let bytes = (width * (tasks * args.storage.bytes() + 4 * 4)) as u64;
+    ensure!(
+        bytes <= machine_memory(),
+        "--tasks {tasks} x --params {width} in {}, with the parameters' own state, take {}; this machine has {} of memory and swap",
+        args.storage.name(),
+        human_bytes(bytes),
+        human_bytes(machine_memory())
+    );
     let mut memory = Memory::unlimited();
-    let jacobian = match options.storage {
-        BenchStorage::F32 => {
+    let jacobian = match args.storage {
+        Storage::F32 => {
             let mut values = memory.buffer("jacobian", tasks * width)?;
             values.par_chunks_mut(width).enumerate().for_each(|(row, values)| fill(row, values, |value| value));
             Kept::F32(values)
         }
-        BenchStorage::Bf16 => {
+        Storage::Bf16 => {
             let mut values = memory.buffer_of("jacobian", tasks * width)?;
             values.par_chunks_mut(width).enumerate().for_each(|(row, values)| fill(row, values, bf16::from_f32));
             Kept::Bf16(values)
@@ -70,15 +122,8 @@ pub fn run(options: &BenchSurgery) -> Result<()> {
     let mut state = memory.buffer("parameters and moments", 3 * width)?;
     let mut update = memory.buffer("update", width)?;
     bandwidth::rewrite(&mut state);
-    let mut times = Vec::new();
-    for run in 0..options.runs + 2 {
-        let measured = measure(method.as_mut(), &jacobian, &mut state, &mut update, run as u64);
-        // The first two runs touch memory for the first time.
-        if run >= 2 {
-            times.push(measured);
-        }
-    }
-    print(options, &report(options, times))
+    let times = repeat(args.runs, |run| Ok(measure(method.as_mut(), &jacobian, &mut state, &mut update, run as u64)))?;
+    print(args.json, &document(args, &times), text)
 }
 
 /// J as it is kept.
@@ -106,10 +151,9 @@ impl Kept {
 
 /// Noise around a common direction, so that some pairs agree and some conflict.
 fn fill<T>(row: usize, values: &mut [T], kept: impl Fn(f32) -> T) {
-    let mut state = row as u64 + 1;
+    let mut random = Random(row as u64);
     for (column, value) in values.iter_mut().enumerate() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let noise = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        let noise = (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
         let common = if column % 2 == 0 { 0.3 } else { -0.3 };
         *value = kept(noise + if row.is_multiple_of(2) { common } else { -common });
     }
@@ -155,60 +199,45 @@ fn step(run: u64) -> Step {
     Step { rule, lr: 1e-4, weight_decay: 0.01 }
 }
 
-fn report(options: &BenchSurgery, times: Vec<Times>) -> Value {
-    let quantile = |of: fn(&Times) -> f64, share: f64| {
-        let mut values: Vec<f64> = times.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[((values.len() - 1) as f64 * share).round() as usize]
-    };
-    let median = |of: fn(&Times) -> f64| quantile(of, 0.5);
-    let floor = median(Times::floor);
-    let number = if options.storage == BenchStorage::Bf16 { 2 } else { 4 };
-    let bytes = options.params as f64 * (2 * options.tasks * number + 6 * 4) as f64;
-    json!({
-        "name": "surgery",
-        "tasks": options.tasks,
-        "params": options.params,
-        "method": options.method,
-        "storage": if options.storage == BenchStorage::Bf16 { "bf16" } else { "f32" },
+fn document(args: &Args, times: &[Times]) -> Value {
+    let of = |part: fn(&Times) -> f64| median(times.iter().map(part));
+    let floor = of(Times::floor);
+    let bytes = args.params as f64 * (2 * args.tasks * args.storage.bytes() + 6 * 4) as f64;
+    let more = json!({
+        "tasks": args.tasks,
+        "params": args.params,
+        "method": args.method,
+        "storage": args.storage.name(),
         "threads": rayon::current_num_threads(),
-        "ms": median(Times::total),
-        "ms_p10": quantile(Times::total, 0.1),
-        "ms_p90": quantile(Times::total, 0.9),
-        "runs": times.len(),
-        "peak_bytes": peak_resident(),
         "floor_ms": floor,
-        "ratio_to_floor": quantile(|times| times.total() / times.floor(), 0.5),
+        "ratio_to_floor": of(|times| times.total() / times.floor()),
         "gbps": bytes / floor / 1e6,
-        "aggregate_ms": median(Times::aggregate),
+        "aggregate_ms": of(Times::aggregate),
         "parts": {
-            "gram": median(|times| times.gram),
-            "solve": median(|times| times.solve),
-            "update": median(|times| times.update),
-            "combine": median(|times| times.combine),
-            "read": median(|times| times.read),
-            "rewrite": median(|times| times.rewrite),
+            "gram": of(|times| times.gram),
+            "solve": of(|times| times.solve),
+            "update": of(|times| times.update),
+            "combine": of(|times| times.combine),
+            "read": of(|times| times.read),
+            "rewrite": of(|times| times.rewrite),
         },
-    })
+    });
+    report("surgery", &times.iter().map(Times::total).collect::<Vec<_>>(), more)
 }
 
-fn print(options: &BenchSurgery, report: &Value) -> Result<()> {
-    if options.json {
-        return output::line(report);
-    }
-    let number = |value: &Value| value.as_f64().unwrap_or_default();
-    output::line(format_args!(
+fn text(report: &Value) -> String {
+    let mut text = format!(
         "{}, {} tasks x {} parameters: {:.2} ms a round, {:.2} times the floor of {:.2} ms ({:.1} GB/s)",
-        options.method,
-        options.tasks,
-        options.params,
+        report["method"].as_str().unwrap_or_default(),
+        report["tasks"],
+        report["params"],
         number(&report["ms"]),
         number(&report["ratio_to_floor"]),
         number(&report["floor_ms"]),
         number(&report["gbps"])
-    ))?;
+    );
     for part in ["gram", "solve", "update", "combine"] {
-        output::line(format_args!("  {part:<8} {:9.3} ms", number(&report["parts"][part])))?;
+        text += &format!("\n  {part:<8} {:9.3} ms", number(&report["parts"][part]));
     }
-    Ok(())
+    text
 }

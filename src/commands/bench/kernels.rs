@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cli::BenchKernels;
+use super::{count, median, millis, number, print, repeat, report};
 use crate::device::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open};
 use crate::device::launch::{Command, Launch};
 use crate::device::tape::Op;
@@ -21,7 +21,6 @@ use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::linear::{LinearForward, LinearInputBackward, LinearWeightBackward};
 use crate::ops::philox::{Keyed, Stream};
 use crate::ops::update::{Columns, ParameterState, Update};
-use crate::output;
 
 /// Launches between two looks at the clock: one wait is then small beside them.
 const REPEATS: usize = 10;
@@ -33,15 +32,28 @@ const GELU_WIDTH: usize = 768;
 /// (m, n, k)
 const GEMMS: [[usize; 3]; 4] = [[8192, 768, 768], [8192, 2304, 768], [8192, 3072, 768], [32768, 768, 3072]];
 
-pub fn run(options: &BenchKernels) -> Result<()> {
-    if options.device == "emulated" {
-        bail!("bench kernels times a card; the emulated device executes kernels on the host, and its times mean nothing");
-    }
-    if options.params == 0 || options.runs == 0 {
-        bail!("--params and --runs must be at least 1");
-    }
-    let mut bench = Bench::new(open(&options.device)?, options.runs, options.json)?;
-    memory_bound(&mut bench, options.params)?;
+#[derive(clap::Args)]
+pub struct Args {
+    /// The card: cuda or cuda:N
+    #[arg(long, default_value = "cuda")]
+    device: String,
+    /// Columns of the Jacobian of 8 tasks
+    #[arg(long, default_value_t = 100_000_000, value_parser = count::<1, 10_000_000_000>)]
+    params: usize,
+    /// Runs of ten launches to time, after two to warm up
+    #[arg(long, default_value_t = 15, value_parser = count::<1, 100_000>)]
+    runs: usize,
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    ensure!(
+        args.device != "emulated",
+        "bench kernels times a card; the emulated device executes kernels on the host, and its times mean nothing"
+    );
+    let mut bench = Bench::new(open(&args.device)?, args.runs, args.json)?;
+    memory_bound(&mut bench, args.params)?;
     products(&mut bench)
 }
 
@@ -54,9 +66,6 @@ struct Bench {
     noise_f32: Address,
     noise_bf16: Address,
 }
-
-/// Milliseconds of one launch: median, and tenths from either end.
-struct Times([f64; 3]);
 
 impl Bench {
     fn new(mut driver: Box<dyn Driver>, runs: usize, json: bool) -> Result<Self, DeviceError> {
@@ -100,23 +109,17 @@ impl Bench {
         Ok(at)
     }
 
-    fn time(&mut self, mut work: impl FnMut(&mut dyn Driver, StreamId) -> Result<(), DeviceError>) -> Result<Times> {
-        let mut times = Vec::with_capacity(self.runs);
-        for run in 0..self.runs + 2 {
+    /// Milliseconds of one launch, by run.
+    fn time(&mut self, mut work: impl FnMut(&mut dyn Driver, StreamId) -> Result<(), DeviceError>) -> Result<Vec<f64>> {
+        repeat(self.runs, |_| {
             self.driver.synchronize(self.stream)?;
             let clock = Instant::now();
             for _ in 0..REPEATS {
                 work(&mut *self.driver, self.stream)?;
             }
             self.driver.synchronize(self.stream)?;
-            // The first two warm up.
-            if run >= 2 {
-                times.push(clock.elapsed().as_secs_f64() * 1e3 / REPEATS as f64);
-            }
-        }
-        times.sort_by(f64::total_cmp);
-        let quantile = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
-        Ok(Times([quantile(0.5), quantile(0.1), quantile(0.9)]))
+            Ok(millis(clock.elapsed()) / REPEATS as f64)
+        })
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
@@ -124,7 +127,7 @@ impl Bench {
     }
 
     /// The first launch of an operation.
-    fn time_op(&mut self, op: &dyn Op) -> Result<Times> {
+    fn time_op(&mut self, op: &dyn Op) -> Result<Vec<f64>> {
         let mut tables = Vec::new();
         for table in op.tables() {
             tables.push(self.upload(&table)?);
@@ -136,20 +139,16 @@ impl Bench {
     }
 
     /// Prints a result as soon as it is there; `rate` in `unit`, and the ceiling it has.
-    fn say(&self, name: &str, parameters: Value, times: &Times, (rate, unit): (f64, &str), ceiling: Option<f64>) -> Result<()> {
-        let Times([ms, p10, p90]) = times;
-        if self.json {
-            let mut line = json!({ "name": name, "parameters": parameters, "ms": ms, "ms_p10": p10, "ms_p90": p90,
-                                   "runs": self.runs, unit: rate, "device": self.driver.name() });
-            if let Some(ceiling) = ceiling {
-                line["ceiling"] = json!(ceiling);
-                line["ratio_to_ceiling"] = json!(rate / ceiling);
-            }
-            output::line(&line)
-        } else {
-            let share = ceiling.map_or_else(String::new, |ceiling| format!("  {:.2} of the ceiling", rate / ceiling));
-            output::line(format_args!("{name:<36} {ms:9.4} ms  {rate:8.1} {unit:<6}{share}"))
+    fn say(&self, name: &str, parameters: Value, times: &[f64], (rate, unit): (f64, &str), ceiling: Option<f64>) -> Result<()> {
+        let mut more = json!({ "parameters": parameters, unit: rate, "device": self.driver.name() });
+        if let Some(ceiling) = ceiling {
+            more["ceiling"] = json!(ceiling);
+            more["ratio_to_ceiling"] = json!(rate / ceiling);
         }
+        print(self.json, &report(name, times, more), |report| {
+            let share = ceiling.map_or_else(String::new, |ceiling| format!("  {:.2} of the ceiling", rate / ceiling));
+            format!("{name:<36} {:9.4} ms  {rate:8.1} {unit:<6}{share}", number(&report["ms"]))
+        })
     }
 }
 
@@ -166,7 +165,7 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let jacobian: Vec<Tensor> = (0..TASKS).map(row).collect();
     let half = 2 * TASKS * stride;
     let copied = bench.time(|driver, stream| driver.copy(stream, all, all + half as Address, half))?;
-    let gbps = |bytes: usize, Times([ms, ..]): &Times| (bytes as f64 / ms / 1e6, "gbps");
+    let gbps = |bytes: usize, times: &[f64]| (bytes as f64 / median(times.iter().copied()) / 1e6, "gbps");
     let (ceiling, _) = gbps(2 * half, &copied);
     bench.say("copy", json!({ "bytes": half }), &copied, gbps(2 * half, &copied), Some(ceiling))?;
 
@@ -242,7 +241,7 @@ fn products(bench: &mut Bench) -> Result<()> {
         ];
         for (name, op) in ops {
             let times = bench.time_op(&*op)?;
-            let rate = 2.0 * (m * n * k) as f64 / times.0[0] / 1e9;
+            let rate = 2.0 * (m * n * k) as f64 / median(times.iter().copied()) / 1e9;
             bench.say(&format!("{name} {m}x{n}x{k}"), json!({ "m": m, "n": n, "k": k }), &times, (rate, "tflops"), None)?;
         }
         [x, weight, dout, out, dx, gradient].into_iter().for_each(|at| bench.driver.free(at));

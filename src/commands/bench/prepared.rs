@@ -1,0 +1,218 @@
+//! Runs on synthetic data, prepared as `taskloom train` prepares any other: configuration, corpus, plan, engine.
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::commands::check;
+use crate::config::Config;
+use crate::data::{Corpus, Inputs};
+use crate::model::network::Batch;
+use crate::observe::console::Console;
+use crate::ops::philox::{Keyed, Stream};
+use crate::train::batch::{Purpose, Share, training_batch};
+use crate::train::plan::Plan;
+use crate::train::rates::rates;
+use crate::train::round::{Committed, Engine};
+use crate::train::run::Built;
+use crate::train::setup::load_corpus;
+use crate::train::shapes::fuse;
+use crate::train::tokens::sequence_len;
+
+/// Width of all encoders.
+const HIDDEN: usize = 768;
+/// BERT's vocabulary, of which texts are made of the words after the special ones.
+const VOCABULARY: u32 = 30_522;
+const FIRST_WORD: u32 = 1000;
+/// Words of the bag's texts: with their bigrams about 100 n-grams, as the review tasks have after word dropout.
+const WORDS: usize = 50;
+/// Batches that rounds go through in turn.
+pub const BATCHES: usize = 3;
+const SEED: u64 = 1;
+const MOST_EXAMPLES: usize = 1 << 18;
+const MOST_TOKENS: usize = 1 << 24;
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Encoder {
+    Linear,
+    Bag,
+    Transformer,
+}
+
+impl Encoder {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Bag => "bag",
+            Self::Transformer => "transformer",
+        }
+    }
+}
+
+/// What a run is like; see the options of `bench step`.
+pub struct Shape<'a> {
+    pub encoder: Encoder,
+    pub tasks: usize,
+    pub batch: usize,
+    pub layers: usize,
+    pub seq: usize,
+    pub recompute: bool,
+    pub device: &'a str,
+    pub method: &'a str,
+    pub lanes: usize,
+    pub rounds: usize,
+}
+
+/// A run whose rounds can be computed.
+pub struct Prepared {
+    config: Config,
+    corpus: Corpus,
+    plan: Plan,
+    engine: Engine,
+}
+
+impl Prepared {
+    pub fn new(shape: &Shape) -> Result<Self> {
+        let Shape { tasks, batch, seq, .. } = *shape;
+        let examples = tasks * batch;
+        ensure!(
+            examples <= MOST_EXAMPLES,
+            "--tasks {tasks} x --batch {batch} are {examples} examples a round; at most {MOST_EXAMPLES}"
+        );
+        ensure!(
+            shape.encoder != Encoder::Transformer || examples * seq <= MOST_TOKENS,
+            "--tasks {tasks} x --batch {batch} x --seq {seq} are {} tokens a round; at most {MOST_TOKENS}",
+            examples * seq
+        );
+        let folder = tempfile::tempdir().context("cannot create a temporary folder (TMPDIR)")?;
+        Self::within(folder.path(), shape).with_context(|| {
+            let Shape { device, method, lanes, .. } = shape;
+            format!("--tasks {tasks} --batch {batch} --device {device} --method {method} --lanes {lanes}")
+        })
+    }
+
+    fn within(folder: &Path, shape: &Shape) -> Result<Self> {
+        let write = |name: &str, text: String| std::fs::write(folder.join(name), text).context("cannot write to TMPDIR");
+        if shape.encoder != Encoder::Linear {
+            write("vocab.txt", vocabulary())?;
+            write("rows.tsv", rows(shape))?;
+        }
+        write("bench.toml", shape.toml())?;
+        let mut config = check::load(&folder.join("bench.toml"), &[format!("run.device={}", shape.device)])?.config;
+        let corpus = load_corpus(&mut config, &Console::new())?;
+        let plan = Plan::new(&config, &corpus)?;
+        plan.check_budget(&config)?;
+        plan.check_machine(&config)?;
+        let engine = Built::new(&config, &plan)?.engine;
+        Ok(Self { config, corpus, plan, engine })
+    }
+
+    /// Bytes of the run by its plan.
+    pub fn planned_bytes(&self) -> Result<u64> {
+        Ok(self.plan.buffers(&self.config)?.iter().map(|(_, bytes)| bytes).sum())
+    }
+
+    /// Tokens of a round, the mean of all batches.
+    pub fn tokens(&self) -> f64 {
+        let lengths = |inputs: &Inputs| match inputs {
+            Inputs::Tokens(store) => (0..store.len()).map(|example| sequence_len(store, example)).sum(),
+            Inputs::Features(_) => 0,
+        };
+        self.corpus.tasks.iter().map(|task| lengths(&task.train.inputs)).sum::<usize>() as f64 / BATCHES as f64
+    }
+
+    /// One of the [`BATCHES`], of some tasks.
+    pub fn batch(&self, number: usize, tasks: Range<usize>) -> Batch {
+        let size = self.config.train.micro_batch;
+        let examples = (number * size) as u32..((number + 1) * size) as u32;
+        let shares: Vec<Share> =
+            tasks.map(|task| Share { task, examples: examples.clone().collect(), micro_batch: size }).collect();
+        let purpose = Purpose { seed: SEED, round: number as u64, batches: self.engine.batches() };
+        let fuse = fuse(&self.config, self.corpus.tasks.len());
+        training_batch(&self.corpus, &self.plan.spec.encoder, fuse, &shares, purpose).0
+    }
+
+    /// A round of a batch of `tasks`.
+    pub fn run_round(&mut self, batch: &Batch, tasks: &[usize], round: u64) -> Result<Committed> {
+        let rates = rates(&self.config.optimizer, round, self.plan.rounds, round);
+        self.engine.run_round(batch, tasks, round, &rates)?.map_err(|anomaly| anyhow!("{anomaly:?}"))
+    }
+}
+
+impl Shape<'_> {
+    fn toml(&self) -> String {
+        let Self { tasks, batch, layers, recompute, method, lanes, rounds, .. } = self;
+        let kind = self.encoder.name();
+        let examples = BATCHES * batch;
+        // The linear encoder is PyTorch's nn.Linear(768, 768), so that both can be timed side by side; the transformer is BERT.
+        let own = match self.encoder {
+            Encoder::Linear => String::new(),
+            Encoder::Bag => format!("tokenizer = \"vocab.txt\"\nmax_len = {WORDS}\nngrams = 2\nbuckets = {}\n", 1 << 19),
+            Encoder::Transformer => {
+                format!("tokenizer = \"vocab.txt\"\nmax_len = 512\nlayers = {layers}\nrecompute = {recompute}\n")
+            }
+        };
+        let plain = match self.encoder {
+            Encoder::Linear => "activation = \"none\"\n",
+            Encoder::Bag => "activation = \"gelu\"\nresidual = false\ndropout = 0\nword_dropout = 0\n",
+            Encoder::Transformer => "dropout = 0\nattention_dropout = 0\n",
+        };
+        let data = match self.encoder {
+            Encoder::Linear => format!(
+                "[synthetic]\nagree = 0\noppose = 0\nalone = {tasks}\nfeatures = {HIDDEN}\ntrain = {examples}\ndev = 0\ntest = 0\n\
+                 [task_defaults]\nhead = \"classification\"\n"
+            ),
+            _ => "[tasks_from]\nfile = \"rows.tsv\"\ntask = \"task\"\nsplit = \"split\"\n[task_defaults]\ntext = \"text\"\nlabel = \"label\"\n"
+                .to_owned(),
+        };
+        format!(
+            "[run]\nseed = {SEED}\n[encoder]\nkind = \"{kind}\"\nhidden = {HIDDEN}\n{own}{plain}\
+             [train]\nrounds = {rounds}\nmicro_batch = {batch}\n[optimizer]\nlr = 1e-4\nweight_decay = 0.01\n\
+             [optimizer.schedule]\nkind = \"constant\"\n[clip]\nnorm = 0\n[surgery]\nmethod = \"{method}\"\n\
+             [schedule]\nlanes = {lanes}\n[eval]\nevery = \"end\"\nbatch = 1\n[observe]\nconflict_every = 0\n{data}"
+        )
+    }
+}
+
+/// A word of its own for every id, the special ones at BERT's places.
+fn vocabulary() -> String {
+    let word = |id| match id {
+        0 => "[PAD]\n".to_owned(),
+        100 => "[UNK]\n".to_owned(),
+        101 => "[CLS]\n".to_owned(),
+        102 => "[SEP]\n".to_owned(),
+        103 => "[MASK]\n".to_owned(),
+        id => format!("w{id}\n"),
+    };
+    (0..VOCABULARY).map(word).collect()
+}
+
+/// Texts of random words, and labels of two classes in turn.
+fn rows(shape: &Shape) -> String {
+    let mut rows = String::from("task\tsplit\tlabel\ttext\n");
+    for task in 0..shape.tasks {
+        for example in 0..BATCHES * shape.batch {
+            let random = Keyed::new(SEED, Stream::Synthetic, 0, task as u32, example as u32);
+            let _ = write!(rows, "task{task}\ttrain\t{}\t", example % 2);
+            for word in words(shape, random) {
+                let _ = write!(rows, "w{} ", FIRST_WORD + word);
+            }
+            rows.push('\n');
+        }
+    }
+    rows
+}
+
+/// Word frequencies of the bag fall like 1 / rank. Sequences of the transformer have uniform words, and with their two special ones
+/// a uniform length from a quarter of the longest.
+fn words(shape: &Shape, random: Keyed) -> Vec<u32> {
+    let choices = VOCABULARY - FIRST_WORD;
+    if shape.encoder == Encoder::Bag {
+        return (0..WORDS as u32).map(|at| (f64::from(choices).powf(random.uniform(at)) as u32).min(choices - 1)).collect();
+    }
+    let shortest = (shape.seq / 4).max(3);
+    let len = shortest + (random.uniform(0) * (shape.seq - shortest + 1) as f64) as usize;
+    (1..len as u32 - 1).map(|at| random.word(at) % choices).collect()
+}
