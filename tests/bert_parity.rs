@@ -16,7 +16,7 @@ use taskloom::random;
 use taskloom::surgery::balance;
 use taskloom::surgery::methods::Sum;
 use taskloom::surgery::update::Rates;
-use taskloom::train::round::Engine;
+use taskloom::train::round::Trainer;
 use taskloom::train::round_options::{RoundOptions, Solvers};
 
 const OUTPUTS: [usize; 2] = [3, 1];
@@ -222,9 +222,9 @@ fn steps_match(case: &Value) {
     let balancer = balance::registry::build("equal", &serde_json::Map::new(), 2).unwrap();
     let settlers = Solvers { balancer, methods: vec![Box::new(Sum)] };
     let memory = &mut Memory::unlimited();
-    let mut engine =
-        Engine::new(memory, network(case, false), &start(case), settlers, RoundOptions::plain(0), &limits(&batch)).unwrap();
-    fill_all(&engine.network, &mut engine.parameters);
+    let mut trainer =
+        Trainer::new(memory, network(case, false), &start(case), settlers, RoundOptions::plain(0), &limits(&batch)).unwrap();
+    fill_all(&trainer.model.network, &mut trainer.model.parameters);
     for (step, expected) in case["losses"].as_array().unwrap().iter().enumerate() {
         let (beta1, beta2) = (0.9f64, 0.999f64);
         let power = step as i32 + 1;
@@ -237,7 +237,7 @@ fn steps_match(case: &Value) {
         };
         let lr = case["lr"].as_f64().unwrap();
         let rates = Rates { rule, lr, head_lr: lr, embedding_lr: lr, weight_decay: 0.01 };
-        let committed = engine.run_round(&batch, &[0, 1], step as u64, &rates).unwrap().unwrap();
+        let committed = trainer.run_round(&batch, &[0, 1], step as u64, &rates).unwrap().unwrap();
         for (ours, theirs) in committed.losses.iter().zip(numbers(expected)) {
             let gap = (ours - theirs).abs();
             assert!(gap < 1e-4 * theirs.abs().max(1.0), "{}, step {step}: loss {ours}, {theirs} in PyTorch", case["name"]);

@@ -23,7 +23,7 @@ use taskloom::surgery::balance;
 use taskloom::surgery::blocks::Granularity;
 use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
 use taskloom::surgery::update::Rates;
-use taskloom::train::round::{Committed, Engine};
+use taskloom::train::round::{Committed, Trainer};
 use taskloom::train::round_options::{Clip, ClipScope, RoundOptions, Solvers};
 
 /// Columns of the input.
@@ -79,7 +79,7 @@ const SGD: Rule = Rule::Sgd { momentum: 0.9 };
 const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.1, correction2: 0.001 };
 
 struct Setup {
-    engine: Engine,
+    trainer: Trainer,
     limits: Limits,
     start: Start,
 }
@@ -114,8 +114,8 @@ fn setup(case: Case) -> Setup {
         conflict_every: 1,
         ..RoundOptions::plain(7)
     };
-    let engine = Engine::new(&mut Memory::unlimited(), network, &start, Solvers { balancer, methods }, round_options, &limits);
-    Setup { engine: engine.unwrap(), limits, start }
+    let trainer = Trainer::new(&mut Memory::unlimited(), network, &start, Solvers { balancer, methods }, round_options, &limits);
+    Setup { trainer: trainer.unwrap(), limits, start }
 }
 
 fn batch(case: Case, round: u64) -> (Batch, Vec<usize>) {
@@ -168,37 +168,37 @@ fn rates(rule: Rule) -> Rates {
     Rates { rule, lr: 0.05, head_lr: 0.02, embedding_lr: 0.05, weight_decay: 0.01 }
 }
 
-fn one_round(engine: &mut Engine, case: Case, rule: Rule, round: u64) -> Committed {
+fn one_round(trainer: &mut Trainer, case: Case, rule: Rule, round: u64) -> Committed {
     let (batch, tasks) = batch(case, round);
-    engine.run_round(&batch, &tasks, round, &rates(rule)).expect("no fault").expect("finite")
+    trainer.run_round(&batch, &tasks, round, &rates(rule)).expect("no fault").expect("finite")
 }
 
 /// Every parameter, the table's untouched rows included.
-fn parameters(engine: &mut Engine) -> Vec<f32> {
-    engine.fetch_parameters().unwrap();
-    let parameters = &engine.parameters;
+fn parameters(trainer: &mut Trainer) -> Vec<f32> {
+    trainer.fetch_parameters().unwrap();
+    let parameters = &trainer.model.parameters;
     let table = parameters.rows.as_ref().map(|table| table.whole()).unwrap_or_default();
     [&parameters.shared.values[..], &parameters.heads.values, &table].concat()
 }
 
 /// Five rounds; the losses of each, and all parameters at the end.
-fn train(engine: &mut Engine, case: Case, rule: Rule) -> (Vec<f64>, Vec<f32>) {
-    let losses = (0..5).flat_map(|round| one_round(engine, case, rule, round).losses).collect();
-    (losses, parameters(engine))
+fn train(trainer: &mut Trainer, case: Case, rule: Rule) -> (Vec<f64>, Vec<f32>) {
+    let losses = (0..5).flat_map(|round| one_round(trainer, case, rule, round).losses).collect();
+    (losses, parameters(trainer))
 }
 
 /// None where the build has no emulated device, which then says so.
-fn on_emulated(case: Case, seed: u64) -> Option<Engine> {
-    let Setup { mut engine, limits, start } = setup(case);
+fn on_emulated(case: Case, seed: u64) -> Option<Trainer> {
+    let Setup { mut trainer, limits, start } = setup(case);
     match open_emulated(seed) {
-        Ok(driver) => engine.accelerate(driver, &limits, &start).unwrap(),
+        Ok(driver) => trainer.accelerate(driver, &limits, &start).unwrap(),
         Err(DeviceError::Unavailable(why)) => {
             eprintln!("skipped: {why}");
             return None;
         }
         Err(error) => panic!("{error}"),
     }
-    Some(engine)
+    Some(trainer)
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f64 {
@@ -209,9 +209,9 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 fn five_rounds_match(case: Case, rule: Rule) {
     let Some(mut device) = on_emulated(case, 1) else { return };
     let (losses, found) = train(&mut device, case, rule);
-    let mut engine = setup(case).engine;
-    let start = parameters(&mut engine);
-    let (expected_losses, expected) = train(&mut engine, case, rule);
+    let mut trainer = setup(case).trainer;
+    let start = parameters(&mut trainer);
+    let (expected_losses, expected) = train(&mut trainer, case, rule);
     let (error, moved) = (distance(&found, &expected), distance(&expected, &start));
     assert!(error <= 1e-2 * moved, "{case:?}: {error} of {moved}");
     for (at, (loss, expected)) in losses.iter().zip(&expected_losses).enumerate() {
@@ -273,11 +273,11 @@ fn every_round_matches_the_cpu_at_the_same_parameters() {
         let Some(mut device) = on_emulated(case, 1) else { return };
         let mut method = registry::build(case.method, &Map::new(), KINDS.len()).unwrap();
         for round in 0..5 {
-            let mut cpu = setup(case).engine;
+            let mut cpu = setup(case).trainer;
             device.fetch_parameters().unwrap();
-            cpu.parameters.shared.values.copy_from_slice(&device.parameters.shared.values);
-            cpu.parameters.heads.values.copy_from_slice(&device.parameters.heads.values);
-            cpu.parameters.shared.values[..HIDDEN * INPUTS].iter_mut().for_each(rounded);
+            cpu.model.parameters.shared.values.copy_from_slice(&device.model.parameters.shared.values);
+            cpu.model.parameters.heads.values.copy_from_slice(&device.model.parameters.heads.values);
+            cpu.model.parameters.shared.values[..HIDDEN * INPUTS].iter_mut().for_each(rounded);
             let (mut coarse, tasks) = batch(case, round);
             coarse.features.iter_mut().for_each(rounded);
             cpu.run_round(&coarse, &tasks, round, &rates(SGD)).unwrap().unwrap();
@@ -314,7 +314,7 @@ fn graddrop_steps_by_its_rule_on_the_rows_it_has() {
     for (round, balance, case) in [(0, "equal", PLAIN), (3, "dwa", Case { uneven: true, apart: true, ..PLAIN })] {
         let case = Case { method: "graddrop", balance, ..case };
         let Some(mut device) = on_emulated(case, round) else { return };
-        let before = device.parameters.shared.values.to_vec();
+        let before = device.model.parameters.shared.values.to_vec();
         let done = one_round(&mut device, case, SGD, round);
         assert!(done.clip < 1.0 && (done.clip - 1.0 / done.norm).abs() < 1e-12, "{} of {}", done.clip, done.norm);
         let rows = device.private_gradients(done.losses.len()).unwrap();
@@ -328,7 +328,7 @@ fn graddrop_steps_by_its_rule_on_the_rows_it_has() {
         assert!(square > 0.01 && square < 1.0, "the encoder's share of a clipped update: {square}");
         let rates = rates(SGD);
         device.fetch_parameters().unwrap();
-        for (at, (found, (p, d))) in device.parameters.shared.values.iter().zip(before.iter().zip(&expected)).enumerate() {
+        for (at, (found, (p, d))) in device.model.parameters.shared.values.iter().zip(before.iter().zip(&expected)).enumerate() {
             let decay = if at < HIDDEN * INPUTS { rates.weight_decay as f32 } else { 0.0 };
             let wanted = p - rates.lr as f32 * (decay * p + d);
             assert!((found - wanted).abs() <= 1e-6, "round {round}, column {at}: {found} for {wanted}");
@@ -337,9 +337,9 @@ fn graddrop_steps_by_its_rule_on_the_rows_it_has() {
 }
 
 /// Three rounds, of which the last is replayed where the shapes stay.
-fn few_rounds(engine: &mut Engine, case: Case) -> (Vec<f64>, Vec<f32>) {
-    let losses = (0..3).flat_map(|round| one_round(engine, case, ADAMW, round).losses).collect();
-    (losses, parameters(engine))
+fn few_rounds(trainer: &mut Trainer, case: Case) -> (Vec<f64>, Vec<f32>) {
+    let losses = (0..3).flat_map(|round| one_round(trainer, case, ADAMW, round).losses).collect();
+    (losses, parameters(trainer))
 }
 
 /// Orders of blocks, threads and streams are the seed's.
@@ -366,19 +366,19 @@ fn without_wait(case: Case, missed: usize, seed: u64) -> Option<(Option<String>,
             return None;
         }
     };
-    let Setup { mut engine, limits, start } = setup(case);
+    let Setup { mut trainer, limits, start } = setup(case);
     let waits = Rc::new(Cell::new(0));
     let so_far = Rc::clone(&waits);
     let instead = move |operation: Operation| -> Option<driver::Result<()>> {
         let missing = operation == Operation::Wait && so_far.replace(so_far.get() + 1) == missed;
         missing.then_some(Ok(()))
     };
-    engine.accelerate(Box::new(Tampered { inner, instead }), &limits, &start).unwrap();
+    trainer.accelerate(Box::new(Tampered { inner, instead }), &limits, &start).unwrap();
     let run = |round| {
         let (batch, tasks) = batch(case, round);
-        engine.run_round(&batch, &tasks, round, &rates(ADAMW)).map(|_| ())
+        trainer.run_round(&batch, &tasks, round, &rates(ADAMW)).map(|_| ())
     };
-    let fault = (0..2).try_for_each(run).and_then(|()| engine.fetch_parameters()).err();
+    let fault = (0..2).try_for_each(run).and_then(|()| trainer.fetch_parameters()).err();
     Some((fault.map(|error| format!("{error:#}")), waits.get()))
 }
 
@@ -405,9 +405,9 @@ fn a_removed_event_is_caught() {
 /// Before anything is allocated.
 #[test]
 fn what_no_grid_holds_is_refused() {
-    let Setup { mut engine, limits, start } = setup(PLAIN);
+    let Setup { mut trainer, limits, start } = setup(PLAIN);
     let limits = Limits { group_rows: 9_000_000, ..limits };
-    let error = engine.accelerate(Planned::driver().0, &limits, &start).unwrap_err().to_string();
+    let error = trainer.accelerate(Planned::driver().0, &limits, &start).unwrap_err().to_string();
     assert!(error.contains("at most 8388480 examples in a fused group, found 9000000"), "{error}");
 }
 
@@ -415,23 +415,23 @@ fn what_no_grid_holds_is_refused() {
 #[test]
 fn a_failed_capture_is_ended() {
     let Ok(inner) = open_emulated(0) else { return };
-    let Setup { mut engine, limits, start } = setup(PLAIN);
+    let Setup { mut trainer, limits, start } = setup(PLAIN);
     let refuses = Rc::new(Cell::new(false));
     let asked = Rc::clone(&refuses);
     let instead = move |operation: Operation| -> Option<driver::Result<()>> {
         let refused = operation == Operation::Launch && asked.take();
         refused.then(|| Err(DeviceError::Invalid("refused once".to_owned())))
     };
-    engine.accelerate(Box::new(Tampered { inner, instead }), &limits, &start).unwrap();
-    one_round(&mut engine, PLAIN, ADAMW, 0);
+    trainer.accelerate(Box::new(Tampered { inner, instead }), &limits, &start).unwrap();
+    one_round(&mut trainer, PLAIN, ADAMW, 0);
     refuses.set(true);
     let (batch, tasks) = batch(PLAIN, 1);
-    let error = engine.run_round(&batch, &tasks, 1, &rates(ADAMW)).map(|_| ()).unwrap_err();
+    let error = trainer.run_round(&batch, &tasks, 1, &rates(ADAMW)).map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "refused once");
     for round in 1..4 {
-        one_round(&mut engine, PLAIN, ADAMW, round);
+        one_round(&mut trainer, PLAIN, ADAMW, round);
     }
-    assert_eq!(engine.replays(), 3);
+    assert_eq!(trainer.replays(), 3);
 }
 
 /// The second of two equal rounds is captured, and all after it are replayed.
@@ -450,13 +450,13 @@ fn adamw_on_the_table_moves_as_on_the_cpu() {
     for row_moment in [false, true] {
         let case = Case { row_moment, uneven: true, method: "sum", ..BAG };
         let Some(mut device) = on_emulated(case, 2) else { return };
-        let mut cpu = setup(case).engine;
+        let mut cpu = setup(case).trainer;
         // One round: where a gradient is all rounding AdamW's first step is of full length, one way or the other.
         let losses = one_round(&mut device, case, ADAMW, 0).losses;
         let expected = one_round(&mut cpu, case, ADAMW, 0).losses;
         assert!(losses.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-2 * b.abs()));
         device.fetch_parameters().unwrap();
-        let (ours, theirs) = (device.parameters.rows.as_ref().unwrap(), cpu.parameters.rows.as_ref().unwrap());
+        let (ours, theirs) = (device.model.parameters.rows.as_ref().unwrap(), cpu.model.parameters.rows.as_ref().unwrap());
         assert_eq!(ours.touched(), theirs.touched());
         for (what, (ours, theirs)) in ["values", "first", "second"].iter().zip(ours.stored().into_iter().zip(theirs.stored())) {
             let size = distance(theirs, &vec![0.0; theirs.len()]);

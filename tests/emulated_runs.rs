@@ -101,6 +101,8 @@ fn other_ways_of_a_round_are_as_on_the_cpu() {
         &["schedule.mode=time_sliced", "schedule.policy=weighted"][..],
         &["surgery.method=cagrad", "surgery.granularity=layer"],
         &["train.accumulate=2", "surgery.granularity=tensor"],
+        &["surgery.method=modo", "train.fuse=2"],
+        &["surgery.method=sdmgrad"],
     ] {
         for config in [small(), place.bag()] {
             let on = |device| [sets, &["encoder.dropout=0", "train.rounds=12", "eval.every=4", device]].concat();
@@ -128,7 +130,7 @@ fn train_and_lose(run: &Path, last: usize) -> anyhow::Error {
         (left == 0).then(|| Err(DeviceError::Lost("by a test".to_owned())))
     };
     let device = Tampered { inner: open_emulated(0).expect("an emulated device"), instead };
-    training.engine.accelerate(Box::new(device), &plan.limits, &plan.start).expect("room");
+    training.trainer.accelerate(Box::new(device), &plan.limits, &plan.start).expect("room");
     training.run().expect_err("the device is lost")
 }
 
@@ -141,7 +143,7 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     }
     let place = Place::new();
     for (config, sets, last) in
-        [(small(), vec!["surgery.method=gradvac"], 80), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 300)]
+        [(small(), vec!["surgery.method=gradvac"], 160), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 400)]
     {
         let reference = place.train(&config, &sets);
         let lost = place.path(&format!("lost-{}", sets.len()));

@@ -16,7 +16,7 @@ use taskloom::random::Random;
 use taskloom::surgery::balance::{self, Balancer, Losses};
 use taskloom::surgery::methods::{ColumnBlock, Inputs, Method, Status, columns, registry};
 use taskloom::surgery::update::Rates;
-use taskloom::train::round::Engine;
+use taskloom::train::round::Trainer;
 use taskloom::train::round_options::{RoundOptions, Solvers};
 
 const TASKS: usize = 4;
@@ -96,7 +96,7 @@ fn balancer(name: &str) -> Box<dyn Balancer> {
     balance::registry::build(name, &Map::new(), TASKS).expect("a balancer")
 }
 
-fn engine(names: [&str; 2], adamw: bool) -> Engine {
+fn trainer(names: [&str; 2], adamw: bool) -> Trainer {
     let encoder = EncoderSpec {
         input: Input::Features(FEATURES),
         hidden: HIDDEN,
@@ -110,7 +110,7 @@ fn engine(names: [&str; 2], adamw: bool) -> Engine {
     let rows = TASKS * EXAMPLES;
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: rows, present: TASKS, ..Limits::default() };
     let solvers = Solvers { balancer: balancer(names[1]), methods: vec![method(names[0])] };
-    Engine::new(&mut Memory::unlimited(), network, &start, solvers, RoundOptions::plain(SEED), &limits).expect("fits")
+    Trainer::new(&mut Memory::unlimited(), network, &start, solvers, RoundOptions::plain(SEED), &limits).expect("fits")
 }
 
 fn rates(adamw: bool, round: u64) -> Rates {
@@ -177,16 +177,16 @@ struct Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    fn new(data: &'a Data, engine: &Engine, names: [&str; 2]) -> Self {
-        let table: &ParamTable = &engine.network.table;
+    fn new(data: &'a Data, trainer: &Trainer, names: [&str; 2]) -> Self {
+        let table: &ParamTable = &trainer.model.network.table;
         let shapes: Vec<&[usize]> = table.shared.iter().chain(table.head_params(0)).map(|param| &param.shape[..]).collect();
         assert_eq!(shapes, [&[HIDDEN, FEATURES][..], &[HIDDEN], &[1, HIDDEN], &[1]], "the layout that is read here");
         let shared = (0..SHARED).map(|at| at < HIDDEN * FEATURES).collect();
         let heads = (0..TASKS * HEAD).map(|at| at % HEAD < HIDDEN).collect();
         Self {
             data,
-            shared: Params::new(&engine.parameters.shared.values, shared),
-            heads: Params::new(&engine.parameters.heads.values, heads),
+            shared: Params::new(&trainer.model.parameters.shared.values, shared),
+            heads: Params::new(&trainer.model.parameters.heads.values, heads),
             method: method(names[0]),
             balancer: balancer(names[1]),
             buffers: vec![vec![0.0; SHARED]; TASKS],
@@ -310,22 +310,22 @@ fn every_method_and_balancer_trains() {
             for adamw in [true, false] {
                 let names = [method.name, balancer.name];
                 let what = format!("{} with {}, AdamW: {adamw}", method.name, balancer.name);
-                let mut engine = engine(names, adamw);
-                let mut reference = Reference::new(&data, &engine, names);
-                let batch = data.batch(engine.batches());
+                let mut trainer = trainer(names, adamw);
+                let mut reference = Reference::new(&data, &trainer, names);
+                let batch = data.batch(trainer.batches());
                 let before = reference.shared.values.clone();
                 let mut worst = 0f64;
                 for round in 0..ROUNDS {
                     let rates = rates(adamw, round);
-                    let done = engine.run_round(&batch, &tasks, round, &rates).expect("no device").expect("finite");
+                    let done = trainer.run_round(&batch, &tasks, round, &rates).expect("no device").expect("finite");
                     let (losses, status) = reference.round(round, &rates);
                     assert_eq!(done.status, status, "{what}, round {round}");
                     let shown: Vec<f32> = done.losses.iter().map(|&loss| loss as f32).collect();
                     worst = worst.max(distance(&shown, &losses));
                 }
-                worst = worst.max(distance(&engine.parameters.shared.values, &reference.shared.values));
-                worst = worst.max(distance(&engine.parameters.heads.values, &reference.heads.values));
-                assert!(distance(&engine.parameters.shared.values, &before) > 1e-3, "{what}: nothing has moved");
+                worst = worst.max(distance(&trainer.model.parameters.shared.values, &reference.shared.values));
+                worst = worst.max(distance(&trainer.model.parameters.heads.values, &reference.heads.values));
+                assert!(distance(&trainer.model.parameters.shared.values, &before) > 1e-3, "{what}: nothing has moved");
                 let allowed = tolerance(method.name);
                 assert!(worst <= allowed, "{what}: off by {worst:e}, allowed {allowed:e}");
             }

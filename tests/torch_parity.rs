@@ -10,7 +10,7 @@ use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
 use taskloom::surgery::methods::{Method, Order, PcGrad, Sum};
 use taskloom::surgery::update::Rates;
-use taskloom::train::round::Engine;
+use taskloom::train::round::Trainer;
 use taskloom::train::round_options::{RoundOptions, Solvers};
 
 const ROWS: usize = 5;
@@ -25,7 +25,7 @@ fn flat(value: &Value) -> Vec<f32> {
     }
 }
 
-fn engine(case: &Value) -> Engine {
+fn trainer(case: &Value) -> Trainer {
     let kinds = [HeadKind::Classification, HeadKind::Regression, HeadKind::Multilabel];
     let head = |task: usize| HeadSpec { task: format!("t{task}"), kind: kinds[task], outputs: OUTPUTS[task] };
     let encoder = EncoderSpec {
@@ -44,15 +44,15 @@ fn engine(case: &Value) -> Engine {
     let start = Start { seed: 0, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
     let rows = 3 * ROWS;
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: 6 * ROWS, present: 3, ..Limits::default() };
-    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, settlers, RoundOptions::plain(0), &limits).unwrap();
-    let table = engine.network.table.clone();
+    let mut trainer = Trainer::new(&mut Memory::unlimited(), network, &start, settlers, RoundOptions::plain(0), &limits).unwrap();
+    let table = trainer.model.network.table.clone();
     let fill = |params: &[Param], values: &mut [f32], from: Vec<f32>| {
         assert_eq!(params.last().unwrap().range().end, from.len());
         values.copy_from_slice(&from);
     };
-    fill(&table.shared, &mut engine.parameters.shared.values, flat(&case["start"]["shared"]));
-    fill(&table.heads, &mut engine.parameters.heads.values, flat(&case["start"]["heads"]));
-    engine
+    fill(&table.shared, &mut trainer.model.parameters.shared.values, flat(&case["start"]["shared"]));
+    fill(&table.heads, &mut trainer.model.parameters.heads.values, flat(&case["start"]["heads"]));
+    trainer
 }
 
 fn batch(case: &Value) -> Batch {
@@ -95,7 +95,7 @@ fn five_steps_match_pytorch() {
     let cases: Value = serde_json::from_str(include_str!("fixtures/torch_parity.json")).unwrap();
     for case in cases.as_array().unwrap() {
         let name = format!("{} residual {}", case["method"], case["residual"]);
-        let (mut engine, batch) = (engine(case), batch(case));
+        let (mut trainer, batch) = (trainer(case), batch(case));
         for (step, expected) in case["losses"].as_array().unwrap().iter().enumerate() {
             let (beta1, beta2) = (0.9f64, 0.999f64);
             let power = step as i32 + 1;
@@ -107,11 +107,11 @@ fn five_steps_match_pytorch() {
                 correction2: (1.0 - beta2.powi(power)) as f32,
             };
             let rates = Rates { rule, lr: 0.02, head_lr: 0.02, embedding_lr: 0.02, weight_decay: 0.01 };
-            let committed = engine.run_round(&batch, &[0, 1, 2], step as u64, &rates).unwrap().unwrap();
+            let committed = trainer.run_round(&batch, &[0, 1, 2], step as u64, &rates).unwrap().unwrap();
             let losses: Vec<f32> = committed.losses.iter().map(|&loss| loss as f32).collect();
             close(&format!("{name} losses of step {step}"), &losses, &flat(expected));
         }
-        close(&format!("{name} encoder"), &engine.parameters.shared.values, &flat(&case["end"]["shared"]));
-        close(&format!("{name} heads"), &engine.parameters.heads.values, &flat(&case["end"]["heads"]));
+        close(&format!("{name} encoder"), &trainer.model.parameters.shared.values, &flat(&case["end"]["shared"]));
+        close(&format!("{name} heads"), &trainer.model.parameters.heads.values, &flat(&case["end"]["heads"]));
     }
 }

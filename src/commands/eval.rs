@@ -1,7 +1,6 @@
 //! `taskloom eval`: the scores of a run or a checkpoint on dev or test.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, ensure};
 
@@ -12,6 +11,7 @@ use crate::output;
 use crate::train::checkpoint;
 use crate::train::evaluator::evaluate;
 use crate::train::plan::Plan;
+use crate::train::predictor::HostPredictor;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_corpus, load_run, set_threads};
 
@@ -45,10 +45,10 @@ pub fn run(args: &Args) -> Result<()> {
     let ours: Vec<(&str, usize)> = corpus.tasks.iter().map(|task| (task.name.as_str(), task.outputs)).collect();
     let theirs: Vec<(&str, usize)> = source.state.tasks.iter().map(|task| (task.name.as_str(), task.outputs)).collect();
     ensure!(ours == theirs, "the data now has the tasks {ours:?}, the checkpoint was trained on {theirs:?}");
-    let mut engine = plan.engine(&config, &mut Memory::unlimited())?;
-    checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
-    let scores = evaluate(&mut engine, &corpus, split, config.eval.batch, &AtomicBool::new(false));
-    let Some(scores) = scores else { return Ok(()) };
+    let (mut model, mut scratch) = plan.model(&mut Memory::unlimited())?;
+    checkpoint::read_model(&source.checkpoint, &mut model)?;
+    let mut predictor = HostPredictor { model: &model, scratch: &mut scratch };
+    let scores = evaluate(&mut predictor, &corpus, split, config.eval.batch)?;
     ensure!(!scores.tasks.is_empty(), "no task has a {} split", split.as_str());
     scores.warnings(&corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
     if args.json {

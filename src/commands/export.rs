@@ -13,7 +13,7 @@ use crate::model::spec::HeadKind;
 use crate::model::transformer::TransformerSpec;
 use crate::observe::console::Console;
 use crate::train::checkpoint::TaskState;
-use crate::train::restore::stored_engine;
+use crate::train::restore::stored_model;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
 
@@ -31,8 +31,8 @@ pub fn run(Args { path, out }: &Args) -> Result<()> {
     let config = load_model(&source.run)?;
     let out = &free_folder(out, config.encoder.from.as_deref())?;
     set_threads(config.run.threads)?;
-    let (engine, tokenizer) = stored_engine(&config, &source)?;
-    let spec = engine.network.spec.encoder.transformer();
+    let (model, _, tokenizer) = stored_model(&config, &source)?;
+    let spec = model.network.spec.encoder.transformer();
     let spec = spec.context("only a transformer encoder has a Hugging Face form; this run's is linear or bag")?;
     let head = |task: &TaskState| {
         let pooling = (task.kind != HeadKind::Mlm).then_some(spec.pooling);
@@ -41,7 +41,7 @@ pub fn run(Args { path, out }: &Args) -> Result<()> {
     };
     let heads = source.state.tasks.iter().map(head).collect();
     let tokenizer = tokenizer.map_or(Ok(None), |tokenizer| exported(&tokenizer, spec, &config))?;
-    let written = hf::export(out, &engine.network, &engine.parameters, &heads, tokenizer.as_ref());
+    let written = hf::export(out, &model.network, &model.parameters, &heads, tokenizer.as_ref());
     written.map_err(|error| Stopped(format!("{error:#}")))?;
     console.say(&format!("exported {} to {}", source.checkpoint.display(), out.display()));
     Ok(())

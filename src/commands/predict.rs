@@ -8,14 +8,15 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
+use crate::model::Model;
+use crate::model::network::Scratch;
 use crate::model::spec::HeadKind;
 use crate::observe::console::Console;
 use crate::output;
 use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::TaskState;
 use crate::train::metrics::argmax;
-use crate::train::restore::stored_engine;
-use crate::train::round::Engine;
+use crate::train::restore::stored_model;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
 
@@ -69,7 +70,8 @@ fn refuse_object(line: &str) -> Result<()> {
 }
 
 struct Predictor<'a> {
-    engine: Engine,
+    model: Model,
+    scratch: Scratch,
     tokenizer: Option<Tokenizer>,
     /// Texts of an example.
     texts: usize,
@@ -80,11 +82,11 @@ struct Predictor<'a> {
 
 impl<'a> Predictor<'a> {
     fn new(config: &Config, source: &'a Source, number: usize) -> Result<Self> {
-        let (engine, tokenizer) = stored_engine(config, source)?;
+        let (model, scratch, tokenizer) = stored_model(config, source)?;
         let task = &source.state.tasks[number];
         // A task of `tasks_from` may have no table of its own.
         let texts = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).text.len();
-        Ok(Self { engine, tokenizer, texts, max_len: config.encoder.max_len, number, task })
+        Ok(Self { model, scratch, tokenizer, texts, max_len: config.encoder.max_len, number, task })
     }
 
     /// A text (two texts of a pair are separated by a tab), or features as a JSON list.
@@ -102,8 +104,8 @@ impl<'a> Predictor<'a> {
             _ => Targets::Values { dim: self.task.outputs, values: vec![f32::NAN; self.task.outputs] },
         };
         let split = Split { inputs, targets, slices: Default::default() };
-        let batch = evaluation_batch(&self.engine.network.spec.encoder, self.number, &split, 0..1);
-        let logits = self.engine.predict(&batch)[..self.task.outputs].to_vec();
+        let batch = evaluation_batch(&self.model.network.spec.encoder, self.number, &split, 0..1);
+        let logits = self.model.predict(&batch, &mut self.scratch)[..self.task.outputs].to_vec();
         Ok(describe(self.task, &logits))
     }
 
@@ -118,7 +120,7 @@ impl<'a> Predictor<'a> {
 
     /// As when training: what is left of the longest sequence beside the special tokens.
     fn max_len(&self, texts: usize) -> usize {
-        match self.engine.network.spec.encoder.transformer() {
+        match self.model.network.spec.encoder.transformer() {
             Some(spec) => self.max_len.min(spec.positions.saturating_sub(1 + texts)),
             None => self.max_len,
         }
@@ -126,7 +128,7 @@ impl<'a> Predictor<'a> {
 
     fn features(&self, line: &str) -> Result<FeatureStore> {
         let values: Vec<f32> = serde_json::from_str(line).context("expected the features as a JSON list of numbers")?;
-        let expected = self.engine.network.spec.encoder.inputs();
+        let expected = self.model.network.spec.encoder.inputs();
         ensure!(values.len() == expected, "found {} features, the model takes {expected}", values.len());
         if values.iter().any(|value| !value.is_finite()) {
             bail!("a feature is not finite");

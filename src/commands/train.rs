@@ -55,7 +55,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
     let mut built = Built::new(&config, &plan)?;
-    pretrained::load(&config, &mut built.engine, &console)?;
+    pretrained::load(&config, &mut built.trainer, &console)?;
     let folder = RunFolder::create(args.run_dir.as_deref(), &config.run.out, &config.run.name)?;
     store_tokenizer(&corpus, &folder)?;
     // Last: a folder with a configuration is a run that can be resumed.
@@ -99,7 +99,7 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let notes = Console::new();
     let mut built = Built::new(&config, &plan)?;
     if newest.is_none() {
-        pretrained::load(&config, &mut built.engine, &notes)
+        pretrained::load(&config, &mut built.trainer, &notes)
             .context("the run has no checkpoint yet and starts from the beginning")?;
     }
     let observer = Observer::resume(console, &folder.metrics(), folder.path(), past)?;
@@ -135,12 +135,10 @@ fn finish(run: &mut Run, corpus: &Corpus, test: bool, console: &Console) -> Resu
     let splits = if test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
     let mut tables = String::new();
     for &split in splits {
-        match run.final_scores(split)? {
-            Some(scores) if !scores.tasks.is_empty() => {
-                scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
-                tables += &format!("{}\n{}", split.as_str(), scores.table());
-            }
-            _ => {}
+        let scores = run.final_scores(split)?;
+        if !scores.tasks.is_empty() {
+            scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
+            tables += &format!("{}\n{}", split.as_str(), scores.table());
         }
     }
     let printed = output::text(tables);

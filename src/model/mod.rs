@@ -14,9 +14,33 @@ pub mod transformer;
 use anyhow::Result;
 
 use crate::device::memory::{Buffer, Memory};
-use network::{Network, Weights};
+use network::{Batch, Network, Scratch, Weights};
 use params::{DenseParams, fixed_params};
 use rows::RowTable;
+
+/// A network and its parameters: all that evaluation, prediction and export need.
+pub struct Model {
+    pub network: Network,
+    pub parameters: Parameters,
+}
+
+impl Model {
+    pub fn new(memory: &mut Memory, network: Network, start: &Start) -> Result<Self> {
+        let parameters = Parameters::new(memory, &network, start)?;
+        Ok(Self { network, parameters })
+    }
+
+    /// Logits of a batch without training, part after part of its first group.
+    pub fn predict<'s>(&self, batch: &Batch, scratch: &'s mut Scratch) -> &'s [f32] {
+        self.network.forward(self.parameters.weights(), batch, &batch.parts, scratch, None);
+        scratch.logits()
+    }
+
+    /// (tokens x hidden) what the frozen prefix makes of a batch; none where there is no transformer.
+    pub fn prefix<'s>(&self, batch: &Batch, scratch: &'s mut Scratch) -> Option<&'s [f32]> {
+        self.network.prefix(self.parameters.weights(), batch, scratch)
+    }
+}
 
 /// Every value that training changes: shared dense parameters, heads, and the embedding table.
 pub struct Parameters {

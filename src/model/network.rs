@@ -101,7 +101,7 @@ pub struct Limits {
     pub present: usize,
     /// Embedding rows that one round of each task can touch; empty without a table that is trained.
     pub bag_rows: Vec<usize>,
-    /// N-grams of the largest round of all tasks; 0 without bags.
+    /// N-grams of the largest round of all tasks, or of the largest evaluation batch, if those are more; 0 without bags.
     pub bag_entries: usize,
     /// Embedding rows that the whole run of each task can touch; empty without a table.
     pub task_rows: Vec<usize>,
@@ -173,20 +173,22 @@ impl Scratch {
         (Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging, row_losses }, tokens)
     }
 
-    /// Tokens that fit, for an encoder that reads tokens.
-    pub fn token_room(&self, hidden: usize) -> Option<usize> {
-        self.transformer.as_ref().map(|own| own.token_room(hidden))
-    }
-
-    /// Masked tokens that fit, for an encoder that reads tokens.
-    pub fn masked_room(&self) -> usize {
-        self.transformer.as_ref().map_or(0, transformer::Scratch::masked_room)
+    /// What an evaluation batch may have, for an encoder that reads tokens.
+    pub fn token_room(&self, hidden: usize) -> Option<TokenRoom> {
+        self.transformer.as_ref().map(|own| TokenRoom { tokens: own.token_room(hidden), masked: own.masked_room() })
     }
 
     /// Logits of the last forward pass, part after part.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }
+}
+
+/// Most tokens of an evaluation batch, and of these most that are masked.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRoom {
+    pub tokens: usize,
+    pub masked: usize,
 }
 
 pub struct Network {
@@ -310,11 +312,10 @@ impl Network {
         }
     }
 
-    /// Sum of losses of row `row` of a group of one task's rows after [`Network::forward`], labels not smoothed.
-    pub fn row_loss(&self, task: usize, targets: &Targets, row: usize, scratch: &mut Scratch) -> f64 {
-        let head = &self.spec.heads[task];
-        let range = row * head.outputs..(row + 1) * head.outputs;
-        loss_of(head, targets, 0.0, 0.0).loss(&mut scratch.dlogits[range.clone()], &scratch.logits[range])
+    /// Sum of losses of one row of a task's logits (outputs), labels not smoothed; `room` is for use inside.
+    pub fn row_loss(&self, task: usize, targets: &Targets, logits: &[f32], room: &mut Vec<f32>) -> f64 {
+        room.resize(logits.len(), 0.0);
+        loss_of(&self.spec.heads[task], targets, 0.0, 0.0).loss(room, logits)
     }
 
     /// Backward pass of a group after [`Network::forward`] and [`Network::losses`]; `gradients` are the group's own.

@@ -41,7 +41,7 @@ impl Run<'_> {
     pub(super) fn checkpoint(&mut self, interrupted: bool) -> Result<()> {
         let start = self.now();
         let path = self.folder.checkpoints().join(checkpoint::folder_name(self.state.round));
-        self.engine.fetch_parameters()?;
+        self.trainer.fetch_parameters()?;
         self.keep_states();
         let state = self.state.clone();
         self.write(Written { path, round: state.round, interrupted, time: Duration::ZERO }, &state, true)?;
@@ -49,16 +49,16 @@ impl Run<'_> {
         self.trace_since(Kind::Checkpoint, start)
     }
 
-    /// Writes a checkpoint of the engine as it is now, or begins to.
+    /// Writes a checkpoint of the trainer as it is now, or begins to.
     pub(super) fn write(&mut self, written: Written, state: &State, with_optimizer: bool) -> Result<()> {
         if self.config.checkpoint.background {
             // Never two copies at a time.
             self.finish_writing()?;
-            let packed = Packed::new(&mut self.engine, state, with_optimizer)?;
+            let packed = Packed::new(&mut self.trainer, state, with_optimizer)?;
             return self.writer.start(packed, written);
         }
         let clock = Instant::now();
-        checkpoint::write(&written.path, &mut self.engine, state, with_optimizer)?;
+        checkpoint::write(&written.path, &mut self.trainer, state, with_optimizer)?;
         self.written(&Written { time: clock.elapsed(), ..written })
     }
 

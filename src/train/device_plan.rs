@@ -2,7 +2,6 @@
 
 use anyhow::{Result, ensure};
 
-use super::accelerator::Accelerator;
 use super::plan::Plan;
 use crate::config::Config;
 use crate::device::Device;
@@ -15,10 +14,9 @@ impl Plan {
         if Device::parse(&config.run.device)? == Device::Cpu {
             return Ok(None);
         }
-        let engine = self.engine(config, &mut Memory::plan(0))?;
-        engine.check_accelerable(&self.limits)?;
+        let trainer = self.trainer(config, &mut Memory::plan(0))?;
         let (driver, buffers) = Planned::driver();
-        drop(Accelerator::new(driver, &engine.network, &engine.blocks, &self.limits, &self.start)?);
+        drop(trainer.plan_accelerator(driver, &self.limits, &self.start)?);
         Ok(Some(buffers.take()))
     }
 

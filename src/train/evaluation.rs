@@ -3,7 +3,7 @@
 //! Either training waits, or a copy of the parameters is evaluated a few batches after each round. Its outcome then counts after
 //! the round in which the last batch was done: that depends on the data alone, so that a run is the same however long it took.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,20 +15,20 @@ use crate::observe::trace::Kind;
 use crate::train::checkpoint::{self, Best, State, UnderWay};
 use crate::train::evaluate::Evaluation;
 use crate::train::evaluator::{Evaluator, evaluate};
+use crate::train::round::Trainer;
 use crate::train::run::Run;
 use crate::train::writer::Written;
 
 impl Run<'_> {
-    /// Scores of a split with the run's best parameters, or its last ones if none were kept.
-    pub fn final_scores(&mut self, split: SplitName) -> Result<Option<Evaluation>> {
+    /// Scores of a split with the run's best parameters, or its last ones if none were kept: on the host, as `eval` computes them.
+    pub fn final_scores(&mut self, split: SplitName) -> Result<Evaluation> {
         let best = self.folder.best();
         if self.state.best.is_some() && best.is_dir() {
-            let state = checkpoint::read_state(&best)?;
-            checkpoint::read_tensors(&best, &mut self.engine, &state, false)?;
+            checkpoint::read_model(&best, &mut self.trainer.model)?;
         } else {
-            self.engine.fetch_parameters()?;
+            self.trainer.fetch_parameters()?;
         }
-        Ok(evaluate(&mut self.engine, self.corpus, split, self.config.eval.batch, &AtomicBool::new(false)))
+        evaluate(&mut self.trainer.on_host(), self.corpus, split, self.config.eval.batch)
     }
 
     /// The evaluation that is due: all of it, or its beginning. False if interrupted.
@@ -38,8 +38,7 @@ impl Run<'_> {
             return Ok(false);
         }
         if !self.state.stopped_early {
-            self.engine.fetch_parameters()?;
-            self.engine.take_snapshot();
+            self.trainer.take_snapshot()?;
             self.evaluator = Some(Evaluator::new(self.corpus, SplitName::Dev, self.config.eval.batch));
             self.state.evaluation = Some(UnderWay { round: self.state.round, batches: 0 });
             let waits = self.config.eval.batches_per_round == 0 || self.is_finished();
@@ -66,12 +65,13 @@ impl Run<'_> {
         let (start, corpus, stop) = (self.now(), self.corpus, self.stop);
         let is_stopped = || most == u64::MAX && stop.load(Ordering::Relaxed);
         let before = under_way.batches;
-        self.engine.with_snapshot(|engine| {
+        self.trainer.with_snapshot(|trainer| -> Result<()> {
             while !evaluator.is_done(corpus) && under_way.batches - before < most && !is_stopped() {
-                evaluator.step(engine, corpus);
+                evaluator.step(trainer, corpus)?;
                 under_way.batches += 1;
             }
-        });
+            Ok(())
+        })?;
         self.trace_since(Kind::Evaluation, start)?;
         self.unsaved = true;
         if evaluator.is_done(corpus) {
@@ -84,12 +84,14 @@ impl Run<'_> {
     }
 
     /// Does again what was done of an evaluation that a checkpoint found under way.
-    pub(super) fn catch_up(&mut self) {
-        let Some(under_way) = self.state.evaluation else { return };
+    pub(super) fn catch_up(&mut self) -> Result<()> {
+        let Some(under_way) = self.state.evaluation else { return Ok(()) };
         let mut evaluator = Evaluator::new(self.corpus, SplitName::Dev, self.config.eval.batch);
         let corpus = self.corpus;
-        self.engine.with_snapshot(|engine| (0..under_way.batches).for_each(|_| evaluator.step(engine, corpus)));
+        let mut again = |trainer: &mut Trainer| (0..under_way.batches).try_for_each(|_| evaluator.step(trainer, corpus));
+        self.trainer.with_snapshot(&mut again)?;
         self.evaluator = Some(evaluator);
+        Ok(())
     }
 
     /// Keeps the best parameters and counts towards an early stop; `round` rounds were done when they were copied.
@@ -128,12 +130,13 @@ impl Run<'_> {
 
     /// Writes `best/` with the parameters that were evaluated.
     fn keep_best(&mut self, round: u64) -> Result<()> {
+        self.trainer.fetch_parameters()?;
         self.keep_states();
         let state = State { round, ..self.state.clone() };
-        self.engine.exchange();
+        self.trainer.exchange();
         let best = Written { path: self.folder.best(), round, interrupted: false, time: Duration::ZERO };
         let written = self.write(best, &state, false);
-        self.engine.exchange();
+        self.trainer.exchange();
         written
     }
 
@@ -153,11 +156,11 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What engine and observer remember beside tensors, for a checkpoint.
+    /// What the trainer and the observer remember beside tensors, for a checkpoint.
     pub(super) fn keep_states(&mut self) {
-        self.state.method_state = self.engine.method_state();
-        self.state.balancer_state = self.engine.solver.balancer.state();
-        self.state.conflicts = self.engine.solver.ledger.state();
+        self.state.method_state = self.trainer.method_state();
+        self.state.balancer_state = self.trainer.solver.balancer.state();
+        self.state.conflicts = self.trainer.solver.ledger.state();
         self.state.events = self.observer.events();
     }
 }

@@ -1,16 +1,17 @@
 //! A pass over a split, batch by batch, so that it can be interrupted and gone on with between rounds.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use anyhow::Result;
 
 use crate::config::schema::MetricKind;
 use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
-use crate::model::network::{Batch, Targets as BatchTargets};
+use crate::model::network::Targets as BatchTargets;
 use crate::train::batch::evaluation_batch;
 use crate::train::evaluate::{Evaluation, Scores, TaskScores, mean_loss, task_scores};
 use crate::train::metrics::{Undefined, argmax};
-use crate::train::round::Engine;
+use crate::train::predictor::Predictor;
 use crate::train::tokens::evaluation_end;
 
 /// An evaluation under way: the batches done so far.
@@ -38,16 +39,13 @@ struct Tally {
     right: usize,
 }
 
-/// Evaluates every task that has the split; none of it if `stop` is raised meanwhile.
-pub fn evaluate(engine: &mut Engine, corpus: &Corpus, split: SplitName, batch: usize, stop: &AtomicBool) -> Option<Evaluation> {
+/// Evaluates every task that has the split.
+pub fn evaluate(predictor: &mut dyn Predictor, corpus: &Corpus, split: SplitName, batch: usize) -> Result<Evaluation> {
     let mut evaluator = Evaluator::new(corpus, split, batch);
     while !evaluator.is_done(corpus) {
-        if stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        evaluator.step(engine, corpus);
+        evaluator.step(predictor, corpus)?;
     }
-    Some(evaluator.finish())
+    Ok(evaluator.finish())
 }
 
 impl Evaluator {
@@ -63,13 +61,14 @@ impl Evaluator {
     }
 
     /// Evaluates one batch, if there is one left.
-    pub fn step(&mut self, engine: &mut Engine, corpus: &Corpus) {
+    pub fn step(&mut self, predictor: &mut dyn Predictor, corpus: &Corpus) -> Result<()> {
         let clock = Instant::now();
         if let Some(data) = corpus.tasks.get(self.task).and_then(|task| task.split(self.split)) {
-            self.start = self.tally.add(engine, self.task, data, self.start, self.batch);
+            self.start = self.tally.add(predictor, self.task, data, self.start, self.batch)?;
             self.settle(corpus);
         }
         self.time += clock.elapsed();
+        Ok(())
     }
 
     /// Sums up the tasks whose examples have all been seen, and goes on to the next.
@@ -94,25 +93,26 @@ impl Evaluator {
 
 impl Tally {
     /// One batch of `task` from example `start` on; returns where the next one begins.
-    fn add(&mut self, engine: &mut Engine, task: usize, split: &Split, start: usize, batch: usize) -> usize {
-        let end = evaluation_end(split, start, batch, engine.token_room(), engine.masked_room());
-        let packed = evaluation_batch(&engine.network.spec.encoder, task, split, start..end);
-        let outputs = engine.network.spec.heads[task].outputs;
-        match (&split.targets, &packed.parts[0].targets) {
-            (Targets::Words, BatchTargets::Class(words)) => self.add_words(engine, task, outputs, &packed, words),
-            (_, targets) => {
-                self.logits.extend_from_slice(&engine.predict(&packed)[..(end - start) * outputs]);
-                self.losses.extend((0..end - start).map(|row| row_loss(engine, task, targets, row, outputs)));
+    fn add(&mut self, predictor: &mut dyn Predictor, task: usize, split: &Split, start: usize, batch: usize) -> Result<usize> {
+        let end = evaluation_end(split, start, batch, predictor.token_room());
+        let packed = evaluation_batch(&predictor.network().spec.encoder, task, split, start..end);
+        let outputs = predictor.network().spec.heads[task].outputs;
+        let targets = &packed.parts[0].targets;
+        let rows = targets.rows(outputs);
+        // The host's logits lie in the memory that it computes in.
+        let logits = predictor.predict(&packed)?[..rows * outputs].to_vec();
+        let (network, mut room) = (predictor.network(), Vec::new());
+        for (row, logits) in logits.chunks_exact(outputs).enumerate() {
+            let target = row_targets(targets, row, outputs);
+            if let (Targets::Words, BatchTargets::Class(word)) = (&split.targets, &target) {
+                self.right += usize::from(argmax(logits) == word[0] as usize);
             }
+            self.losses.push((network.row_loss(task, &target, logits, &mut room), target.observed()));
         }
-        end
-    }
-
-    fn add_words(&mut self, engine: &mut Engine, task: usize, outputs: usize, packed: &Batch, words: &[u32]) {
-        let rows = engine.predict(packed).chunks_exact(outputs).zip(words);
-        self.right += rows.filter(|(row, word)| argmax(row) == **word as usize).count();
-        let loss = |(row, &word): (usize, &u32)| (engine.row_loss(task, &BatchTargets::Class(vec![word]), row), 1);
-        self.losses.extend(words.iter().enumerate().map(loss));
+        if split.targets != Targets::Words {
+            self.logits.extend(logits);
+        }
+        Ok(end)
     }
 
     fn scores(self, task: &TaskData, split: &Split) -> TaskScores {
@@ -136,11 +136,10 @@ impl Tally {
     }
 }
 
-/// Sum of losses and observed targets of one row of the batch just predicted.
-fn row_loss(engine: &mut Engine, task: usize, targets: &BatchTargets, row: usize, outputs: usize) -> (f64, usize) {
-    let one = match targets {
+/// Those of one row.
+fn row_targets(targets: &BatchTargets, row: usize, outputs: usize) -> BatchTargets {
+    match targets {
         BatchTargets::Class(classes) => BatchTargets::Class(vec![classes[row]]),
         BatchTargets::Values(values) => BatchTargets::Values(values[row * outputs..(row + 1) * outputs].to_vec()),
-    };
-    (engine.row_loss(task, &one, row), one.observed())
+    }
 }

@@ -1,7 +1,6 @@
 //! Rounds on the CPU: forward and backward of every fused group, on one lane or several, and the passes over their gradients.
 
 use std::collections::BTreeSet;
-use std::iter::repeat_n;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -191,8 +190,7 @@ impl Backend for Host {
             table.touch(&union.rows, slots);
         }
         // A row of J for each of a round's batches, which have their task's weight.
-        let of_rows = |set: &Vec<f64>| set.iter().flat_map(|&w| repeat_n(w as f32, self.gradients.batches)).collect::<Vec<f32>>();
-        let sets: Vec<f32> = step.shared().iter().flat_map(of_rows).collect();
+        let sets: Vec<f32> = step.by_row(self.gradients.batches).iter().flatten().map(|&weight| weight as f32).collect();
         let heads: Vec<f32> = step.heads.iter().map(|&factor| factor as f32).collect();
         let host = rule.map(|rule| scaled_rule(rule, &step.factors, work));
         let shared_rule = rule.zip(host.as_ref()).map(|(rule, host)| work.column_rule(rule, host, &step.factors));

@@ -16,7 +16,7 @@ use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::what_happened;
 use crate::train::lanes::Quantum;
-use crate::train::round::{Anomaly, Committed, Engine, Outcome};
+use crate::train::round::{Anomaly, Committed, Outcome, Trainer};
 
 /// A task's part of a round that came to nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +53,7 @@ pub struct Work<'a> {
 impl Work<'_> {
     /// Computes and commits the round of `shares`. A task that fails is left out, and the others' round is computed again, as if it
     /// had been absent: none of its numbers is in the result. Errors: the device is lost.
-    pub fn attempt(&self, engine: &mut Engine, mut shares: Vec<Share>) -> Result<Attempt> {
+    pub fn attempt(&self, trainer: &mut Trainer, mut shares: Vec<Share>) -> Result<Attempt> {
         let mut attempt = Attempt::default();
         self.injected.stall();
         shares.retain(|share| {
@@ -65,12 +65,12 @@ impl Work<'_> {
             !short
         });
         while !shares.is_empty() {
-            let failure = match self.pack(engine, &shares) {
+            let failure = match self.pack(trainer, &shares) {
                 Err(dead) => dead,
                 Ok((_, present)) if present.is_empty() => break,
-                Ok((batch, present)) => match self.compute(engine, &batch, &present)? {
+                Ok((batch, present)) => match self.compute(trainer, &batch, &present)? {
                     Ok(committed) => {
-                        attempt.groups = spans(engine, &batch, &present, &committed);
+                        attempt.groups = spans(trainer, &batch, &present, &committed);
                         attempt.done = Some((present, committed));
                         break;
                     }
@@ -90,21 +90,21 @@ impl Work<'_> {
         Ok(attempt)
     }
 
-    fn compute(&self, engine: &mut Engine, batch: &Batch, present: &[usize]) -> Result<Outcome> {
-        let balancer = engine.solver.balancer.state();
-        let outcome = engine.run_round(batch, present, self.purpose.round, self.rates)?;
+    fn compute(&self, trainer: &mut Trainer, batch: &Batch, present: &[usize]) -> Result<Outcome> {
+        let balancer = trainer.solver.balancer.state();
+        let outcome = trainer.run_round(batch, present, self.purpose.round, self.rates)?;
         if outcome.is_err() {
             // It had seen losses that now do not count.
-            engine.solver.balancer.restore(&balancer).expect("a balancer takes back its own state");
+            trainer.solver.balancer.restore(&balancer).expect("a balancer takes back its own state");
         }
         Ok(outcome)
     }
 
     /// Reads and packs the examples. If that panics, each task is tried alone to find whose reader died.
-    fn pack(&self, engine: &Engine, shares: &[Share]) -> std::result::Result<(Batch, Vec<usize>), Failure> {
+    fn pack(&self, trainer: &Trainer, shares: &[Share]) -> std::result::Result<(Batch, Vec<usize>), Failure> {
         let read = |shares: &[Share]| {
             shares.iter().for_each(|share| self.injected.read(share.task));
-            let encoder = &engine.network.spec.encoder;
+            let encoder = &trainer.model.network.spec.encoder;
             let (mut batch, present) = training_batch(self.corpus, encoder, self.fuse, shares, self.purpose);
             self.injected.poison(&mut batch);
             (batch, present)
@@ -119,8 +119,8 @@ impl Work<'_> {
     }
 }
 
-fn spans(engine: &Engine, batch: &Batch, present: &[usize], committed: &Committed) -> Vec<GroupSpan> {
-    if engine.host.quanta.is_empty() {
+fn spans(trainer: &Trainer, batch: &Batch, present: &[usize], committed: &Committed) -> Vec<GroupSpan> {
+    if trainer.host.quanta.is_empty() {
         // A card's groups are not timed one by one.
         let (tasks, time) = (present.to_vec(), committed.stages.forward_backward);
         return vec![GroupSpan { tasks, lane: 0, start: Duration::ZERO, time }];
@@ -129,7 +129,7 @@ fn spans(engine: &Engine, batch: &Batch, present: &[usize], committed: &Committe
         let &Quantum { lane, start, time } = quantum;
         GroupSpan { tasks: batch.parts[group.clone()].iter().map(|part| part.task).collect(), lane, start, time }
     };
-    batch.groups.iter().zip(&engine.host.quanta).map(span).collect()
+    batch.groups.iter().zip(&trainer.host.quanta).map(span).collect()
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod overall;
 mod placement;
 pub mod plan;
+pub mod predictor;
 pub mod prefix;
 pub mod pretrained;
 pub mod rates;

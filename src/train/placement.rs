@@ -1,9 +1,9 @@
-//! Where an engine computes: its parameters on the way to a device and back.
+//! Where a trainer computes: its parameters on the way to a device and back.
 
 use anyhow::{Result, ensure};
 
 use super::accelerator::Accelerator;
-use super::round::Engine;
+use super::round::Trainer;
 use crate::device::driver::Driver;
 use crate::model::Start;
 use crate::model::network::Limits;
@@ -11,24 +11,27 @@ use crate::ops::column_rule::RULE_TASKS;
 use crate::ops::gram::MOST_TASKS;
 use crate::ops::{heads, linear};
 
-impl Engine {
+impl Trainer {
     /// Moves the parameters to a device and computes every round there from now on.
     pub fn accelerate(&mut self, driver: Box<dyn Driver>, limits: &Limits, start: &Start) -> Result<()> {
-        self.check_accelerable(limits)?;
-        let mut accelerator = Accelerator::new(driver, &self.network, &self.blocks, limits, start)?;
+        let mut accelerator = self.plan_accelerator(driver, limits, start)?;
         self.send(&mut accelerator)?;
         self.accelerator = Some(accelerator);
-        Ok(())
+        self.send_snapshot()
+    }
+
+    /// Everything that a device needs for this run, on any driver; parameters are still to come.
+    pub fn plan_accelerator(&self, driver: Box<dyn Driver>, limits: &Limits, start: &Start) -> Result<Accelerator> {
+        self.check_accelerable(limits)?;
+        let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, self.batches(), limits, start)?;
+        Ok(if self.snapshot.is_some() { accelerator.with_snapshot()? } else { accelerator })
     }
 
     /// An error where this run has parts that no device computes yet.
     pub fn check_accelerable(&self, limits: &Limits) -> Result<()> {
         let (name, needs) = (self.method().name(), self.method().needs());
-        ensure!(self.network.spec.encoder.transformer().is_none(), "encoder.kind = \"transformer\" {CPU_ONLY}");
-        ensure!(
-            !needs.second_batch && !needs.row_state,
-            "surgery.method = \"{name}\" needs two batches or buffers of its own and {CPU_ONLY}"
-        );
+        ensure!(self.model.network.spec.encoder.transformer().is_none(), "encoder.kind = \"transformer\" {CPU_ONLY}");
+        ensure!(!needs.row_state, "surgery.method = \"{name}\" needs buffers of its own and {CPU_ONLY}");
         ensure!(
             !needs.elementwise || limits.present <= RULE_TASKS,
             "surgery.method = \"{name}\" takes at most {RULE_TASKS} tasks a round on a device, found {}: set run.device = \"cpu\"",
@@ -39,7 +42,7 @@ impl Engine {
 
     /// An error where a round exceeds what the kernels' grids and 32-bit numbers hold.
     fn check_sizes(&self, limits: &Limits) -> Result<()> {
-        let spec = &self.network.spec;
+        let spec = &self.model.network.spec;
         let widest = spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
         let sizes = [
             ("tasks in a round", limits.present, MOST_TASKS),
@@ -80,7 +83,7 @@ impl Engine {
     pub fn fetch_parameters(&mut self) -> Result<()> {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
         let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
-        let stored = accelerator.store(&mut self.parameters).and_then(|()| accelerator.store_targets(&mut moved));
+        let stored = accelerator.store(&mut self.model.parameters).and_then(|()| accelerator.store_targets(&mut moved));
         if stored.is_ok() && self.solver.simple(1, self.blocks.sets()).is_some() {
             let targets = self.solver.methods.iter_mut().flat_map(|method| method.targets());
             targets.zip(moved).for_each(|(target, moved)| *target = moved);
@@ -94,11 +97,20 @@ impl Engine {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
         let sent = self.send(&mut accelerator);
         self.accelerator = Some(accelerator);
-        sent
+        sent?;
+        self.send_snapshot()
+    }
+
+    /// Brings what is evaluated while training goes on to the device, if there are both.
+    pub(super) fn send_snapshot(&mut self) -> Result<()> {
+        self.with_snapshot(|trainer| match &mut trainer.accelerator {
+            Some(accelerator) => Ok(accelerator.load_snapshot(&trainer.model.parameters)?),
+            None => Ok(()),
+        })
     }
 
     fn send(&mut self, accelerator: &mut Accelerator) -> Result<()> {
-        accelerator.load(&self.parameters)?;
+        accelerator.load(&self.model.parameters)?;
         let targets: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
         Ok(accelerator.load_targets(&targets)?)
     }

@@ -6,17 +6,17 @@ use crate::config;
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed};
 use crate::data::{Corpus, Tokenizer};
 use crate::device::memory::{Memory, check_machine, human_bytes};
-use crate::model::Start;
 use crate::model::jacobian::Storage;
-use crate::model::network::{Limits, Network};
+use crate::model::network::{Limits, Network, Scratch};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::model::transformer::{Pooling, TransformerSpec};
+use crate::model::{Model, Start};
 use crate::ops::activation::Activation;
 use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
 use crate::train::pretrained::NO_MASK;
-use crate::train::round::Engine;
+use crate::train::round::Trainer;
 use crate::train::round_options::{Clip, ClipScope, RoundOptions, Scale, Solvers};
 use crate::train::schedule_setup::ScheduleSetup;
 use crate::train::shapes::limits;
@@ -139,8 +139,15 @@ impl Plan {
         Ok(())
     }
 
+    /// The model alone, and room to evaluate it.
+    pub fn model(&self, memory: &mut Memory) -> Result<(Model, Scratch)> {
+        let model = Model::new(memory, Network::new(self.spec.clone()), &self.start)?;
+        let scratch = Scratch::new(memory, &self.spec.encoder, &self.limits)?;
+        Ok((model, scratch))
+    }
+
     /// Allocates everything the run needs.
-    pub fn engine(&self, config: &Config, memory: &mut Memory) -> Result<Engine> {
+    pub fn trainer(&self, config: &Config, memory: &mut Memory) -> Result<Trainer> {
         let surgery = &config.surgery;
         let needs = registry::find(&surgery.method).map_or(Needs::NOTHING, |found| found.needs);
         let mut network = Network::new(self.spec.clone());
@@ -152,7 +159,7 @@ impl Plan {
         let method = |_| registry::build(&surgery.method, &surgery.params, self.spec.heads.len());
         let methods = (0..blocks.sets()).map(method).collect::<Result<_, _>>();
         let methods = methods.map_err(|fault| anyhow!("surgery.method: {fault}"))?;
-        Engine::new(memory, network, &self.start, Solvers { balancer, methods }, self.round_options, &self.limits)
+        Trainer::new(memory, network, &self.start, Solvers { balancer, methods }, self.round_options, &self.limits)
     }
 
     /// Buffers of the run and their bytes, without allocating them: those on its device, if it has one.
@@ -161,7 +168,7 @@ impl Plan {
             return Ok(buffers);
         }
         let mut memory = Memory::plan(0);
-        self.engine(config, &mut memory)?;
+        self.trainer(config, &mut memory)?;
         Ok(memory.buffers().to_vec())
     }
 
@@ -171,7 +178,7 @@ impl Plan {
         if let Some(buffers) = self.device_buffers(config)? {
             return self.check_device_memory(config, &buffers);
         }
-        self.engine(config, &mut Memory::plan(config.memory.device)).map(|_| ())
+        self.trainer(config, &mut Memory::plan(config.memory.device)).map(|_| ())
     }
 
     /// An error where the run takes more memory than this machine has; a device is asked by [`Plan::check_budget`].
@@ -190,10 +197,10 @@ impl Plan {
         if self.device_buffers(config)?.is_some() {
             return Ok(0);
         }
-        let engine = self.engine(config, &mut Memory::plan(0))?;
-        let row = 4 * engine.network.table.shared_len() as u64;
+        let trainer = self.trainer(config, &mut Memory::plan(0))?;
+        let row = 4 * trainer.model.network.table.shared_len() as u64;
         let rows = self.spec.heads.len() as u64;
-        Ok(if self.round_options.stores_jacobian(engine.method()) { 0 } else { (rows - 1) * row })
+        Ok(if self.round_options.stores_jacobian(trainer.method()) { 0 } else { (rows - 1) * row })
     }
 
     /// Passes over each task's data in the whole run, from [`ScheduleSetup::presence`].

@@ -17,7 +17,8 @@ use crate::device::memory::human_bytes;
 use crate::model::transformer::TransformerSpec;
 use crate::observe::console::Console;
 use crate::train::batch::evaluation_batch;
-use crate::train::round::Engine;
+use crate::train::predictor::Predictor;
+use crate::train::round::Trainer;
 use crate::train::tokens::{evaluation_end, sequence, sequence_len};
 
 /// Names the folder; without it the user's cache folder serves.
@@ -28,26 +29,26 @@ const FORMAT: &[u8] = b"taskloom prefix states 1";
 
 /// Keeps the states of the splits that a run reads in `folder`; false if `stop` was raised meanwhile.
 pub fn keep_states(
-    engine: &mut Engine,
+    trainer: &mut Trainer,
     corpus: &Corpus,
     eval: &Eval,
     folder: &Path,
     console: &Console,
     stop: &AtomicBool,
 ) -> Result<bool> {
-    let parameters = parameters_hash(engine);
+    let parameters = parameters_hash(trainer);
     for (number, task) in corpus.tasks.iter().enumerate() {
         for &name in splits_read(eval.test) {
             let Some(split) = task.split(name) else { continue };
             let Inputs::Tokens(store) = &split.inputs else { continue };
-            let bounds = byte_bounds(store, engine.network.spec.encoder.hidden);
-            let path = folder.join(format!("{}.f32", split_hash(engine, store, parameters.clone())));
+            let bounds = byte_bounds(store, trainer.model.network.spec.encoder.hidden);
+            let path = folder.join(format!("{}.f32", split_hash(trainer, store, parameters.clone())));
             let label = format!("task {}, {}: states of the frozen prefix", task.name, name.as_str());
             let mut states = TokenStates::open(&path, bounds.clone())?;
             if states.is_none() && !split.is_empty() {
                 let bytes = bounds.last().copied().unwrap_or(0) as u64;
                 console.say(&format!("{label}: computing {} into {}", human_bytes(bytes), path.display()));
-                if !compute(engine, number, split, eval.batch, &path, stop)? {
+                if !compute(trainer, number, split, eval.batch, &path, stop)? {
                     return Ok(false);
                 }
                 states = TokenStates::open(&path, bounds)?;
@@ -94,17 +95,17 @@ fn byte_bounds(store: &TokenStore, hidden: usize) -> Vec<usize> {
 }
 
 /// Over the shape and the dense parameters of the frozen prefix.
-fn parameters_hash(engine: &Engine) -> blake3::Hasher {
+fn parameters_hash(trainer: &Trainer) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
     hasher.update(FORMAT).update(processor().as_bytes());
-    if let Some(spec) = engine.network.spec.encoder.transformer() {
+    if let Some(spec) = trainer.model.network.spec.encoder.transformer() {
         let TransformerSpec { heads, intermediate, frozen, positions, norm_eps, .. } = *spec;
-        for number in [engine.network.spec.encoder.hidden, heads, intermediate, frozen, positions] {
+        for number in [trainer.model.network.spec.encoder.hidden, heads, intermediate, frozen, positions] {
             hasher.update(&(number as u64).to_le_bytes());
         }
         hasher.update(&norm_eps.to_le_bytes());
     }
-    hasher.update(bytemuck::cast_slice(&engine.parameters.frozen));
+    hasher.update(bytemuck::cast_slice(&trainer.model.parameters.frozen));
     hasher
 }
 
@@ -117,8 +118,8 @@ fn processor() -> String {
 }
 
 /// Over the split's sequences and the rows of the words in them.
-fn split_hash(engine: &Engine, store: &TokenStore, mut hasher: blake3::Hasher) -> blake3::Hash {
-    let Some(spec) = engine.network.spec.encoder.transformer() else { return hasher.finalize() };
+fn split_hash(trainer: &Trainer, store: &TokenStore, mut hasher: blake3::Hasher) -> blake3::Hash {
+    let Some(spec) = trainer.model.network.spec.encoder.transformer() else { return hasher.finalize() };
     let mut words = BTreeSet::new();
     for example in 0..store.len() {
         let sequence = sequence(store, example, spec);
@@ -126,7 +127,7 @@ fn split_hash(engine: &Engine, store: &TokenStore, mut hasher: blake3::Hasher) -
         hasher.update(bytemuck::cast_slice(&sequence.ids));
         words.extend(sequence.ids);
     }
-    if let Some(table) = &engine.parameters.rows {
+    if let Some(table) = &trainer.model.parameters.rows {
         let (view, mut row) = (table.view(), vec![0.0; table.dim()]);
         for word in words {
             view.read(word, &mut row);
@@ -137,7 +138,7 @@ fn split_hash(engine: &Engine, store: &TokenStore, mut hasher: blake3::Hasher) -
 }
 
 /// Writes beside and renames: a kill leaves the whole file or none. False if `stop` was raised.
-fn compute(engine: &mut Engine, task: usize, split: &Split, batch: usize, path: &Path, stop: &AtomicBool) -> Result<bool> {
+fn compute(trainer: &mut Trainer, task: usize, split: &Split, batch: usize, path: &Path, stop: &AtomicBool) -> Result<bool> {
     let failed = || format!("cannot write {} ({FOLDER})", path.display());
     let folder = path.parent().unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
@@ -147,9 +148,10 @@ fn compute(engine: &mut Engine, task: usize, split: &Split, batch: usize, path: 
         if stop.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let end = evaluation_end(split, start, batch, engine.token_room(), engine.masked_room());
-        let packed = evaluation_batch(&engine.network.spec.encoder, task, split, start..end);
-        let states = engine.prefix(&packed).context("only a transformer has a frozen prefix")?;
+        let end = evaluation_end(split, start, batch, trainer.token_room());
+        let packed = evaluation_batch(&trainer.model.network.spec.encoder, task, split, start..end);
+        let mut host = trainer.on_host();
+        let states = host.prefix(&packed).context("only a transformer has a frozen prefix")?;
         writer.write_all(bytemuck::cast_slice(states)).with_context(failed)?;
         start = end;
     }

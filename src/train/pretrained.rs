@@ -12,7 +12,7 @@ use crate::model::hf::{self, HfConfig};
 use crate::model::spec::Input;
 use crate::observe::console::Console;
 use crate::train::plan::{encoder_spec, transformer_spec};
-use crate::train::round::Engine;
+use crate::train::round::Trainer;
 
 const FROM: &str = "encoder.from";
 
@@ -96,10 +96,10 @@ pub fn check(config: &Config) -> Vec<Problem> {
 
 pub const NO_MASK: &str = "\"mlm\" needs a [MASK] in the tokenizer's vocabulary, which has none";
 
-/// Starts an engine from the weights in the folder, if there is one.
-pub fn load(config: &Config, engine: &mut Engine, console: &Console) -> Result<()> {
+/// Starts a trainer from the weights in the folder, if there is one.
+pub fn load(config: &Config, trainer: &mut Trainer, console: &Console) -> Result<()> {
     let Some(from) = &config.encoder.from else { return Ok(()) };
-    let notes = hf::load(Path::new(from), &engine.network, &mut engine.parameters).context(FROM)?;
+    let notes = hf::load(Path::new(from), &trainer.model.network, &mut trainer.model.parameters).context(FROM)?;
     notes.iter().for_each(|note| console.say(note));
     Ok(())
 }

@@ -1,26 +1,21 @@
 //! A trained model without its data: what `predict` and `export` work on.
 
 use anyhow::{Result, ensure};
-use serde_json::Map;
 
 use crate::config::Config;
 use crate::config::schema::EncoderKind;
 use crate::data::Tokenizer;
 use crate::device::memory::Memory;
-use crate::model::Start;
-use crate::model::network::{Limits, Network};
+use crate::model::network::{Limits, Network, Scratch};
 use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
 use crate::model::transformer::TokenLimits;
-use crate::surgery::balance;
-use crate::surgery::methods::registry;
+use crate::model::{Model, Start};
 use crate::train::checkpoint;
 use crate::train::plan::{bag_spec, encoder_spec, transformer_spec};
-use crate::train::round::Engine;
-use crate::train::round_options::{RoundOptions, Solvers};
 use crate::train::run_folder::Source;
 
-/// An engine with the checkpoint's parameters, able to run one example at a time, and the tokenizer of a text encoder.
-pub fn stored_engine(config: &Config, source: &Source) -> Result<(Engine, Option<Tokenizer>)> {
+/// The checkpoint's model, and room to run one example at a time; the tokenizer of a text encoder.
+pub fn stored_model(config: &Config, source: &Source) -> Result<(Model, Scratch, Option<Tokenizer>)> {
     let tokenizer = match (&config.encoder.tokenizer, config.encoder.kind) {
         (Some(spec), EncoderKind::Bag | EncoderKind::Transformer) => Some(Tokenizer::open(spec, config.encoder.lowercase)?),
         _ => None,
@@ -49,10 +44,9 @@ pub fn stored_engine(config: &Config, source: &Source) -> Result<(Engine, Option
         source.checkpoint.display()
     );
     let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
-    let method = registry::build("sum", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
-    let balancer = balance::registry::build("equal", &Map::new(), source.state.tasks.len()).map_err(anyhow::Error::msg)?;
-    let solvers = Solvers { balancer, methods: vec![method] };
-    let mut engine = Engine::new(&mut Memory::unlimited(), network, &start, solvers, RoundOptions::plain(0), &limits)?;
-    checkpoint::read_tensors(&source.checkpoint, &mut engine, &source.state, false)?;
-    Ok((engine, tokenizer))
+    let mut memory = Memory::unlimited();
+    let scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits)?;
+    let mut model = Model::new(&mut memory, network, &start)?;
+    checkpoint::read_model(&source.checkpoint, &mut model)?;
+    Ok((model, scratch, tokenizer))
 }

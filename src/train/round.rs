@@ -9,12 +9,13 @@ use super::accelerator::Accelerator;
 pub use super::backend::Anomaly;
 use super::backend::{Backend, Stop, Work};
 use super::host::Host;
+use super::predictor::HostPredictor;
 use super::round_options::{RoundOptions, Solvers};
 use super::solve::{Known, Solver};
 use crate::device::memory::Memory;
-use crate::model::network::{Batch, Keep, Limits, Network, Randomness, Targets};
+use crate::model::network::{Batch, Keep, Limits, Network, Randomness};
 use crate::model::snapshot::Snapshot;
-use crate::model::{Parameters, Start};
+use crate::model::{Model, Start};
 use crate::surgery::balance::Factors;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::buffers::TaskBuffers;
@@ -24,9 +25,8 @@ use crate::surgery::methods::{Method, Status, registry};
 use crate::surgery::update::Rates;
 
 /// Everything a run trains, and what it trains it with.
-pub struct Engine {
-    pub network: Network,
-    pub parameters: Parameters,
+pub struct Trainer {
+    pub model: Model,
     /// What an evaluation reads while training goes on, where it does.
     pub(super) snapshot: Option<Snapshot>,
     pub blocks: Blocks,
@@ -65,7 +65,7 @@ pub struct Committed {
 
 pub type Outcome = Result<Committed, Anomaly>;
 
-impl Engine {
+impl Trainer {
     pub fn new(
         memory: &mut Memory,
         network: Network,
@@ -80,26 +80,32 @@ impl Engine {
         let method = &*methods[0];
         let mean_scaled = registry::find(method.name()).is_ok_and(|found| found.averages);
         let before = memory.used();
-        let parameters = Parameters::new(memory, &network, start)?;
-        let snapshot = round_options.evaluates_copy.then(|| Snapshot::new(memory, &parameters)).transpose()?;
+        let model = Model::new(memory, network, start)?;
+        let network = &model.network;
+        let snapshot = round_options.evaluates_copy.then(|| Snapshot::new(memory, &model.parameters)).transpose()?;
         let batches = if method.needs().second_batch { 2 } else { 1 };
         let keep = Keep { stored: round_options.stores_jacobian(method), batches, storage: round_options.storage };
-        let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, &network, &limits.task_rows)).transpose()?;
+        let buffers = method.needs().row_state.then(|| TaskBuffers::new(memory, network, &limits.task_rows)).transpose()?;
         if round_options.copies_checkpoints {
             // All of the above, or nearly.
             memory.reserve("checkpoint: copy", memory.used() - before)?;
         }
-        let host = Host::new(memory, &network, &round_options, keep, limits)?;
+        let host = Host::new(memory, network, &round_options, keep, limits)?;
         let ledger = RunLedger::new(network.spec.heads.len(), blocks.count());
         let solver = Solver { round_options, balancer, methods, buffers, ledger, mean_scaled };
-        Ok(Self { network, parameters, snapshot, blocks, solver, host, accelerator: None })
+        Ok(Self { model, snapshot, blocks, solver, host, accelerator: None })
     }
 
-    /// Copies the parameters for [`Engine::with_snapshot`].
-    pub fn take_snapshot(&mut self) {
-        if let Some(snapshot) = &mut self.snapshot {
-            snapshot.take(&self.parameters);
+    /// Copies the parameters for [`Trainer::with_snapshot`], where they are evaluated while training goes on.
+    pub fn take_snapshot(&mut self) -> Result<()> {
+        if self.snapshot.is_none() {
+            return Ok(());
         }
+        self.fetch_parameters()?;
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.take(&self.model.parameters);
+        }
+        self.send_snapshot()
     }
 
     /// Does something that reads parameters with those of the snapshot, where there is one.
@@ -113,7 +119,7 @@ impl Engine {
     /// Puts the snapshot in the parameters' place, or back.
     pub(super) fn exchange(&mut self) {
         if let Some(snapshot) = &mut self.snapshot {
-            snapshot.exchange(&mut self.parameters);
+            snapshot.exchange(&mut self.model.parameters);
         }
     }
 
@@ -135,7 +141,7 @@ impl Engine {
         }
     }
 
-    /// Takes back what [`Engine::method_state`] gave.
+    /// Takes back what [`Trainer::method_state`] gave.
     pub fn restore_method(&mut self, state: &Value) -> Result<(), String> {
         match (&mut self.solver.methods[..], state) {
             ([one], state) => one.restore(state),
@@ -146,30 +152,9 @@ impl Engine {
         }
     }
 
-    /// Logits of a batch without training, part after part of its first group.
-    pub fn predict(&mut self, batch: &Batch) -> &[f32] {
-        self.network.forward(self.parameters.weights(), batch, &batch.parts, &mut self.host.arenas[0], None);
-        self.host.arenas[0].logits()
-    }
-
-    /// (tokens x hidden) what the frozen prefix makes of a batch; none where there is no transformer.
-    pub fn prefix(&mut self, batch: &Batch) -> Option<&[f32]> {
-        self.network.prefix(self.parameters.weights(), batch, &mut self.host.arenas[0])
-    }
-
-    /// Tokens that an evaluation batch may have, where the encoder reads tokens.
-    pub fn token_room(&self) -> Option<usize> {
-        self.host.arenas[0].token_room(self.network.spec.encoder.hidden)
-    }
-
-    /// Masked tokens that an evaluation batch may have.
-    pub fn masked_room(&self) -> usize {
-        self.host.arenas[0].masked_room()
-    }
-
-    /// Sum of losses of one row of the last predicted batch, which holds rows of `task` only.
-    pub fn row_loss(&mut self, task: usize, targets: &Targets, row: usize) -> f64 {
-        self.network.row_loss(task, targets, row, &mut self.host.arenas[0])
+    /// Computes logits on the host.
+    pub fn on_host(&mut self) -> HostPredictor<'_> {
+        HostPredictor { model: &self.model, scratch: &mut self.host.arenas[0] }
     }
 
     /// Runs round `round` on `batch` for the present `tasks` (ascending run-wide indices). The error is a device's.
@@ -186,7 +171,7 @@ impl Engine {
         let mut clock = Instant::now();
         let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
 
-        let Self { network, parameters, blocks, solver, host, accelerator, .. } = self;
+        let Self { model: Model { network, parameters }, blocks, solver, host, accelerator, .. } = self;
         let stored = host.gradients.stored;
         let shares = batch_shares(batch, tasks.len(), host.gradients.batches);
         let backend: &mut dyn Backend = match accelerator {

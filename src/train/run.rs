@@ -30,7 +30,7 @@ use crate::train::isolation::{Attempt, Work};
 use crate::train::plan::{Plan, interval};
 use crate::train::prefix::keep_states;
 use crate::train::rates::rates;
-use crate::train::round::{Committed, Engine};
+use crate::train::round::{Committed, Trainer};
 use crate::train::run_folder::RunFolder;
 use crate::train::shapes::fuse;
 pub use crate::train::state::check_data;
@@ -52,7 +52,7 @@ pub struct Run<'a> {
     pub(super) observer: Observer,
     trace: Option<RunTrace>,
     pub(super) stop: &'a AtomicBool,
-    pub engine: Engine,
+    pub trainer: Trainer,
     pub(super) state: State,
     pub(super) streams: Vec<ExampleStream>,
     /// Whose round is next, and how the tasks stand.
@@ -69,9 +69,9 @@ pub struct Run<'a> {
     pub(super) evaluator: Option<Evaluator>,
 }
 
-/// A run's engine in its memory.
+/// A run's trainer in its memory.
 pub struct Built {
-    pub engine: Engine,
+    pub trainer: Trainer,
     bytes: u64,
 }
 
@@ -81,13 +81,13 @@ impl Built {
         let driver = Device::select(&config.run.device)?.open()?;
         // With a device the budget is the device's; what the host then maps and never writes takes no memory.
         let mut memory = if driver.is_some() { Memory::mapped() } else { Memory::new(config.memory.device) };
-        let mut engine = plan.engine(config, &mut memory)?;
+        let mut trainer = plan.trainer(config, &mut memory)?;
         let mut bytes = memory.used();
         if let Some(driver) = driver {
             bytes = plan.buffers(config)?.iter().map(|(_, bytes)| bytes).sum();
-            engine.accelerate(driver, &plan.limits, &plan.start)?;
+            trainer.accelerate(driver, &plan.limits, &plan.start)?;
         }
-        Ok(Self { engine, bytes })
+        Ok(Self { trainer, bytes })
     }
 }
 
@@ -109,9 +109,9 @@ impl<'a> Run<'a> {
         observer: Observer,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let Built { engine, bytes } = built;
+        let Built { trainer, bytes } = built;
         let objective = Objective::parse(&config.best.metric).context("best.metric cannot be read")?;
-        let state = fresh_state(corpus, &engine);
+        let state = fresh_state(corpus, &trainer);
         let started = Instant::now();
         let names: Vec<String> = corpus.tasks.iter().map(|task| task.name.clone()).collect();
         let rounds = config.observe.trace_rounds;
@@ -124,7 +124,7 @@ impl<'a> Run<'a> {
             observer,
             trace,
             stop,
-            engine,
+            trainer,
             state,
             streams: Vec::new(),
             order: plan.turns.order()?,
@@ -143,9 +143,9 @@ impl<'a> Run<'a> {
     /// Goes back to where a checkpoint stands; [`check_data`] has to hold.
     pub fn restore(&mut self, path: &Path, state: State) -> Result<()> {
         check_counts(self.config, self.corpus, self.plan, &state)
-            .and_then(|()| checkpoint::read_tensors(path, &mut self.engine, &state, true))
+            .and_then(|()| checkpoint::read_tensors(path, &mut self.trainer, &state))
             .with_context(|| format!("cannot resume from {}", path.display()))?;
-        self.engine.send_parameters()?;
+        self.trainer.send_parameters()?;
         self.state = state;
         self.unsaved = false;
         self.open_streams();
@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
     /// those that the run goes on with.
     pub fn keep_prefix(&mut self, folder: Option<&Path>, console: &Console) -> Result<bool> {
         let Some(folder) = folder else { return Ok(true) };
-        keep_states(&mut self.engine, self.corpus, &self.config.eval, folder, console, self.stop)
+        keep_states(&mut self.trainer, self.corpus, &self.config.eval, folder, console, self.stop)
     }
 
     fn open_streams(&mut self) {
@@ -186,7 +186,7 @@ impl<'a> Run<'a> {
         self.clean_up()?;
         self.announce()?;
         self.report_restored()?;
-        self.catch_up();
+        self.catch_up()?;
         let end = loop {
             if self.state.evaluation_due && !self.evaluate()? {
                 break End::Interrupted;
@@ -221,14 +221,14 @@ impl<'a> Run<'a> {
         };
         let seconds = self.started.elapsed().as_secs_f64();
         let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let conflicts = self.engine.solver.ledger.whole.worst(MOST_PAIRS);
+        let conflicts = self.trainer.solver.ledger.whole.worst(MOST_PAIRS);
         let end_event = Event::End {
             round: self.state.round,
             reason,
             seconds,
             peak_bytes: peak_resident(),
             conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
-            blocks: self.engine.solver.ledger.contested(&self.engine.blocks.names, MOST_BLOCKS),
+            blocks: self.trainer.solver.ledger.contested(&self.trainer.blocks.names, MOST_BLOCKS),
             fallbacks: &self.state.fallbacks,
             tasks: self.task_ends(end),
         };
@@ -239,7 +239,7 @@ impl<'a> Run<'a> {
 
     fn announce(&mut self) -> Result<()> {
         let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let device = self.engine.device_name();
+        let device = self.trainer.device_name();
         let device = device.as_str();
         let threads = rayon::current_num_threads();
         let (round, rounds) = (self.state.round, self.plan.rounds);
@@ -261,9 +261,9 @@ impl<'a> Run<'a> {
         let named = |name: &str| present.iter().copied().find(|&task| corpus.tasks[task].name == name);
         let injected = InjectedFaults::of(&config.faults, &mut self.state.faults, round, named);
         let rates = rates(&config.optimizer, round, self.plan.rounds, self.state.commits);
-        let purpose = Purpose { seed: config.run.seed, round, batches: self.engine.batches() };
+        let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
         let work = Work { corpus, fuse: fuse(config, corpus.tasks.len()), purpose, rates: &rates, injected: &injected };
-        let attempt = work.attempt(&mut self.engine, shares)?;
+        let attempt = work.attempt(&mut self.trainer, shares)?;
         if let Some((tasks, committed)) = &attempt.done {
             self.committed(round, rates.lr, tasks, committed, clock)?;
         }
@@ -316,8 +316,8 @@ impl<'a> Run<'a> {
         self.state.bad_rounds = guard.in_a_row;
         let names: Vec<&str> = tasks.iter().map(|&task| self.corpus.tasks[task].name.as_str()).collect();
         if let Some(conflicts) = &done.conflicts {
-            let means = self.engine.solver.ledger.cosines(tasks);
-            let blocks = &self.engine.blocks.names;
+            let means = self.trainer.solver.ledger.cosines(tasks);
+            let blocks = &self.trainer.blocks.names;
             self.observer.emit(&Event::conflict(round, &names, conflicts, blocks, &means))?;
         }
         let fallback = fallback(&done.status).or(fallback(&done.balance.status));
@@ -336,7 +336,7 @@ impl<'a> Run<'a> {
             lr,
             losses: by_task(&done.losses),
             factors: (self.state.balancer != "equal").then(|| by_task(&done.balance.factors)),
-            weights: Weights::new(&names, &self.engine.blocks.names, &done.weights),
+            weights: Weights::new(&names, &self.trainer.blocks.names, &done.weights),
             norm: done.norm,
             clip: done.clip,
             fallback,

@@ -227,8 +227,19 @@ fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, samplings: &[Tas
         shapes.per_round.push(whole.min(own));
         shapes.per_task.push(own);
     }
+    shapes.entries = shapes.entries.max(evaluated_entries(config, corpus, spec));
     shapes.rows = touched.iter().filter(|task| **task > 0).count();
     shapes
+}
+
+/// At least the n-grams of the largest evaluation batch: as many as its longest example could have, for each example.
+fn evaluated_entries(config: &Config, corpus: &Corpus, spec: &BagSpec) -> usize {
+    let splits = corpus.tasks.iter().flat_map(|task| [&task.dev, &task.test]).flatten();
+    let longest = splits.filter_map(|split| match &split.inputs {
+        Inputs::Tokens(store) => (0..store.len()).map(|example| store.token_count(example)).max(),
+        Inputs::Features(_) => None,
+    });
+    longest.max().unwrap_or(0).saturating_mul(spec.ngrams).saturating_mul(config.eval.batch)
 }
 
 /// Marks the rows of a split's examples with the task's number; their bag sizes, and the rows newly marked.

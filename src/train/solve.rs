@@ -1,5 +1,7 @@
 //! Surgery and clipping of a round: from losses and products of gradients to one factor per task for encoder and heads.
 
+use std::iter::repeat_n;
+
 use super::backend::{Backend, Products, SimpleSolve, Stop, Work};
 use super::round_options::{Clip, ClipScope, RoundOptions, Scale};
 use crate::surgery::balance::{Balancer, Factors, Losses};
@@ -52,6 +54,13 @@ impl Step {
     pub fn shared(&self) -> Vec<Vec<f64>> {
         let scaled = |set: &Vec<f64>| set.iter().zip(&self.factors).map(|(w, f)| w * f).collect();
         self.weights.iter().map(scaled).collect()
+    }
+}
+
+impl Step {
+    /// (rows of J) by set, as [`Step::shared`], each task having as many rows as a round has batches.
+    pub fn by_row(&self, batches: usize) -> Vec<Vec<f64>> {
+        self.shared().iter().map(|set| set.iter().flat_map(|&weight| repeat_n(weight, batches)).collect()).collect()
     }
 }
 

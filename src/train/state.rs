@@ -7,7 +7,7 @@ use crate::data::cursor::Cursor;
 use crate::data::{Corpus, Split, TaskData};
 use crate::train::checkpoint::{Setbacks, State, TaskState};
 use crate::train::plan::{Plan, head_kind};
-use crate::train::round::Engine;
+use crate::train::round::Trainer;
 use crate::train::shapes::largest_micro_batch;
 
 /// A checkpoint continues only over the data it was made from.
@@ -60,7 +60,7 @@ fn fingerprint(task: &TaskData) -> String {
 }
 
 /// Nothing has been done yet.
-pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
+pub(super) fn fresh_state(corpus: &Corpus, trainer: &Trainer) -> State {
     let task = |task: &TaskData| TaskState {
         name: task.name.clone(),
         kind: head_kind(task.settings.head),
@@ -87,11 +87,11 @@ pub(super) fn fresh_state(corpus: &Corpus, engine: &Engine) -> State {
         tasks: corpus.tasks.iter().map(task).collect(),
         incidents: Vec::new(),
         faults: Default::default(),
-        method: engine.method().name().to_owned(),
-        method_state: engine.method_state(),
-        balancer: engine.solver.balancer.name().to_owned(),
-        balancer_state: engine.solver.balancer.state(),
-        conflicts: engine.solver.ledger.state(),
+        method: trainer.method().name().to_owned(),
+        method_state: trainer.method_state(),
+        balancer: trainer.solver.balancer.name().to_owned(),
+        balancer_state: trainer.solver.balancer.state(),
+        conflicts: trainer.solver.ledger.state(),
         fallbacks: Default::default(),
         events: 0,
         hashes: Default::default(),

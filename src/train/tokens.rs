@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::data::{Inputs, Split, Targets, TokenStore};
-use crate::model::network::Batch;
+use crate::model::network::{Batch, TokenRoom};
 use crate::model::transformer::{PrefixStates, TransformerSpec};
 use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
@@ -109,7 +109,7 @@ pub fn pack<'a>(batch: &mut Batch, spec: &TransformerSpec, split: impl Fn(usize)
 
 /// Where an evaluation batch from `start` on ends: at most `most` examples, and (where given) `room` tokens, of which at most
 /// `masked` are predicted by a language model.
-pub fn evaluation_end(split: &Split, start: usize, most: usize, room: Option<usize>, masked: usize) -> usize {
+pub fn evaluation_end(split: &Split, start: usize, most: usize, room: Option<TokenRoom>) -> usize {
     let end = (start + most).min(split.len());
     let (Inputs::Tokens(store), Some(room)) = (&split.inputs, room) else { return end };
     let words = split.targets == Targets::Words;
@@ -117,7 +117,7 @@ pub fn evaluation_end(split: &Split, start: usize, most: usize, room: Option<usi
     let fits = |example: &usize| {
         tokens += sequence_len(store, *example);
         hidden += if words { masked_of(split, *example) } else { 0 };
-        tokens <= room && hidden <= masked
+        tokens <= room.tokens && hidden <= room.masked
     };
     (start + (start..end).take_while(fits).count()).max(start + 1)
 }
@@ -127,6 +127,10 @@ mod tests {
     use super::*;
     use crate::model::transformer::Pooling;
     use crate::train::masking::EVALUATION;
+
+    fn room(tokens: usize, masked: usize) -> Option<TokenRoom> {
+        Some(TokenRoom { tokens, masked })
+    }
 
     fn spec() -> TransformerSpec {
         TransformerSpec {
@@ -181,16 +185,16 @@ mod tests {
             assert_eq!(word, [plain[place as usize]]);
             assert!(word[0] >= 10, "special tokens are never masked");
         }
-        assert_eq!(evaluation_end(&split, 0, 8, Some(99), 1), 1);
+        assert_eq!(evaluation_end(&split, 0, 8, room(99, 1)), 1);
     }
 
     #[test]
     fn evaluation_batches_fit_the_room() {
         let split = split();
-        assert_eq!(evaluation_end(&split, 0, 8, None, 0), 3);
-        assert_eq!(evaluation_end(&split, 0, 8, Some(10), 0), 2);
-        assert_eq!(evaluation_end(&split, 0, 8, Some(9), 0), 1);
-        assert_eq!(evaluation_end(&split, 1, 8, Some(8), 0), 3);
-        assert_eq!(evaluation_end(&split, 2, 1, Some(99), 0), 3);
+        assert_eq!(evaluation_end(&split, 0, 8, None), 3);
+        assert_eq!(evaluation_end(&split, 0, 8, room(10, 0)), 2);
+        assert_eq!(evaluation_end(&split, 0, 8, room(9, 0)), 1);
+        assert_eq!(evaluation_end(&split, 1, 8, room(8, 0)), 3);
+        assert_eq!(evaluation_end(&split, 2, 1, room(99, 0)), 3);
     }
 }

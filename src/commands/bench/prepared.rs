@@ -1,4 +1,4 @@
-//! Runs on synthetic data, prepared as `taskloom train` prepares any other: configuration, corpus, plan, engine.
+//! Runs on synthetic data, prepared as `taskloom train` prepares any other: configuration, corpus, plan, trainer.
 
 use std::fmt::Write;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::ops::philox::{Keyed, Stream};
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::plan::Plan;
 use crate::train::rates::rates;
-use crate::train::round::{Committed, Engine};
+use crate::train::round::{Committed, Trainer};
 use crate::train::run::Built;
 use crate::train::setup::load_corpus;
 use crate::train::shapes::fuse;
@@ -70,7 +70,7 @@ pub struct Prepared {
     config: Config,
     corpus: Corpus,
     plan: Plan,
-    engine: Engine,
+    trainer: Trainer,
 }
 
 impl Prepared {
@@ -105,8 +105,8 @@ impl Prepared {
         let plan = Plan::new(&config, &corpus)?;
         plan.check_budget(&config)?;
         plan.check_machine(&config)?;
-        let engine = Built::new(&config, &plan)?.engine;
-        Ok(Self { config, corpus, plan, engine })
+        let trainer = Built::new(&config, &plan)?.trainer;
+        Ok(Self { config, corpus, plan, trainer })
     }
 
     /// Bytes of the run by its plan.
@@ -129,7 +129,7 @@ impl Prepared {
         let examples = (number * size) as u32..((number + 1) * size) as u32;
         let shares: Vec<Share> =
             tasks.map(|task| Share { task, examples: examples.clone().collect(), micro_batch: size }).collect();
-        let purpose = Purpose { seed: SEED, round: number as u64, batches: self.engine.batches() };
+        let purpose = Purpose { seed: SEED, round: number as u64, batches: self.trainer.batches() };
         let fuse = fuse(&self.config, self.corpus.tasks.len());
         training_batch(&self.corpus, &self.plan.spec.encoder, fuse, &shares, purpose).0
     }
@@ -137,7 +137,7 @@ impl Prepared {
     /// A round of a batch of `tasks`.
     pub fn run_round(&mut self, batch: &Batch, tasks: &[usize], round: u64) -> Result<Committed> {
         let rates = rates(&self.config.optimizer, round, self.plan.rounds, round);
-        self.engine.run_round(batch, tasks, round, &rates)?.map_err(|anomaly| anyhow!("{anomaly:?}"))
+        self.trainer.run_round(batch, tasks, round, &rates)?.map_err(|anomaly| anyhow!("{anomaly:?}"))
     }
 }
 

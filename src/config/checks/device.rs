@@ -24,9 +24,9 @@ pub fn check(checker: &mut Checker) {
         checker.error(&["surgery.storage", "run.device"], message, "set surgery.storage = \"f32\"");
     }
     let Ok(method) = registry::find(&config.surgery.method) else { return };
-    if method.needs.second_batch || method.needs.row_state {
+    if method.needs.row_state {
         let message = format!(
-            "\"{}\" needs two batches or buffers of its own and runs on the CPU only in this version, but run.device is \"{device}\"",
+            "\"{}\" needs buffers of its own and runs on the CPU only in this version, but run.device is \"{device}\"",
             method.name
         );
         checker.error(&["surgery.method", "run.device"], message, help);
@@ -41,13 +41,17 @@ mod tests {
     fn what_a_device_lacks_is_said_of_the_key() {
         for device in ["cuda", "cuda:1", "emulated"] {
             let text = |rest: &str| format!("[run]\ndevice = \"{device}\"\n[train]\nrounds = 1\n[synthetic]\n{rest}");
-            for method in ["modo", "sdmgrad", "moco", "excess_mtl"] {
+            for method in ["moco", "excess_mtl"] {
                 let errors = errors(&text(&format!("[encoder]\nkind = \"linear\"\n[surgery]\nmethod = \"{method}\"\n")));
                 assert_eq!(locations(&errors), [(9, 10, "surgery.method")]);
                 assert!(errors.diagnostics()[0].message.contains("runs on the CPU only"), "{method}");
             }
-            for surgery in ["method = \"cagrad\"\ngranularity = \"tensor\"", "method = \"graddrop\"", "method = \"trimmed_mean\""]
-            {
+            for surgery in [
+                "method = \"modo\"",
+                "method = \"cagrad\"\ngranularity = \"tensor\"",
+                "method = \"graddrop\"",
+                "method = \"trimmed_mean\"",
+            ] {
                 let plain = text(&format!("[encoder]\nkind = \"linear\"\n[surgery]\n{surgery}\n"));
                 assert!(load_text(&plain, &[]).is_ok(), "{surgery}");
             }

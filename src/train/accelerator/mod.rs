@@ -67,8 +67,23 @@ pub struct Accelerator {
     packed: Option<Packed>,
     /// What the host read of it.
     read: Vec<f64>,
+    /// Those of the last evaluation batch.
+    logits: Vec<f32>,
+    /// A copy that is evaluated while training goes on, where it is.
+    snapshot: Option<Values>,
     staging: StagingId,
     staging_bytes: usize,
+}
+
+/// What a forward pass reads of the parameters.
+#[derive(Clone, Copy)]
+struct Values {
+    /// (hidden x inputs) bf16
+    weight: Tensor,
+    shared: Tensor,
+    heads: Tensor,
+    /// (slots x dim), or none.
+    table: Tensor,
 }
 
 /// In-order queues and the events between them.
@@ -89,6 +104,8 @@ struct Results {
     bytes: usize,
     /// T, most tasks present.
     tasks: usize,
+    /// Independent batches of a round.
+    batches: usize,
     sets: usize,
     blocks: usize,
     scratch: GramScratch,
@@ -134,7 +151,7 @@ impl Results {
 
     fn products(&self, count: usize) -> ProductsAt {
         ProductsAt {
-            grams: self.tensor(self.grams(), self.blocks + 1, count * count),
+            grams: self.tensor(self.grams(), self.blocks + 1, (count * self.batches).pow(2)),
             added: Tensor::NONE,
             heads: self.tensor(self.squares(), 1, count),
             scratch: self.scratch,
@@ -154,17 +171,20 @@ impl Resident {
 }
 
 impl Accelerator {
-    /// Allocates everything for `network`, whose encoder is `linear` or `bag`.
+    /// Allocates everything for `network`, whose encoder is `linear` or `bag`; each of a round's independent batches has rows of J
+    /// of its own.
     pub fn new(
         mut driver: Box<dyn Driver>,
         network: &Network,
         blocks: &Blocks,
+        batches_per_round: usize,
         limits: &Limits,
         start: &Start,
     ) -> Result<Self, DeviceError> {
         let device = &mut *driver;
         let streams = Streams::new(device)?;
         let present = limits.present.max(1);
+        let rows_of_j = present * batches_per_round;
         let mut shared = parameters(device, "encoder", network.table.shared_len(), start.second_moment)?;
         let encoder = &network.spec.encoder;
         let (rows, columns) = (encoder.hidden, encoder.inputs());
@@ -177,7 +197,7 @@ impl Accelerator {
         }
         let heads = parameters(device, "heads", network.table.heads_len(), start.second_moment)?;
         let table = match network.spec.encoder.table() {
-            Some(spec) => Some(TableOnDevice::new(device, spec, limits, start)?),
+            Some(spec) => Some(TableOnDevice::new(device, spec, batches_per_round, limits, start)?),
             None => None,
         };
         let stride = shared.values.columns.next_multiple_of(64);
@@ -187,10 +207,10 @@ impl Accelerator {
         // More rows in a round than in a group: there are several groups, which can overlap.
         let lanes = if limits.round_rows > limits.group_rows { 2 } else { 1 };
         let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_, _>>()?;
-        let partials = gram_cut(blocks).len() + table.as_ref().map_or(0, |_| TableOnDevice::partials(limits));
-        let results = Results::new(device, present, blocks, partials)?;
+        let partials = gram_cut(blocks).len() + table.as_ref().map_or(0, |_| TableOnDevice::partials(batches_per_round, limits));
+        let results = Results::new(device, present, batches_per_round, blocks, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
-        let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, limits))?;
+        let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, batches_per_round, limits))?;
         let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, present, blocks.sets()))?;
         let resident = Resident::new(device, streams.lanes[0], network, blocks)?;
         let in_table = table.as_ref().map_or(0, |table| table.state.values.rows * table.state.values.columns);
@@ -216,9 +236,35 @@ impl Accelerator {
             resident,
             packed: None,
             read: Vec::new(),
+            logits: Vec::new(),
+            snapshot: None,
             staging,
             staging_bytes,
         })
+    }
+
+    /// With room for a copy of the parameters that is evaluated while training goes on.
+    pub fn with_snapshot(mut self) -> Result<Self, DeviceError> {
+        let Values { weight, shared, heads, table } = self.values();
+        let mut copy = |name: &str, own: Tensor| {
+            let bytes = own.rows * own.ld * own.dtype.bytes();
+            if bytes == 0 {
+                return Ok(own);
+            }
+            Ok(Tensor { at: self.driver.allocate(&format!("evaluation's copy of {name}"), bytes)?, ..own })
+        };
+        self.snapshot = Some(Values {
+            weight: copy("encoder: parameters in bf16", weight)?,
+            shared: copy("encoder: parameters", shared)?,
+            heads: copy("heads: parameters", heads)?,
+            table: copy("embeddings: parameters", table)?,
+        });
+        Ok(self)
+    }
+
+    fn values(&self) -> Values {
+        let table = self.table.as_ref().map_or(Tensor::NONE, |table| table.state.values);
+        Values { weight: self.weight, shared: self.shared.values, heads: self.heads.values, table }
     }
 
     /// What the device is called.
@@ -256,17 +302,18 @@ fn parameters(device: &mut dyn Driver, name: &str, len: usize, second_moment: bo
 }
 
 impl Results {
-    fn new(device: &mut dyn Driver, tasks: usize, blocks: &Blocks, partials: usize) -> Result<Self, DeviceError> {
-        let (gram, sets, blocks) = (8 * tasks * tasks, blocks.sets(), blocks.count());
+    fn new(device: &mut dyn Driver, tasks: usize, batches: usize, blocks: &Blocks, partials: usize) -> Result<Self, DeviceError> {
+        let cells = (tasks * batches).pow(2);
+        let (gram, sets, blocks) = (8 * cells, blocks.sets(), blocks.count());
         let bytes = 8 * (3 * tasks + 4 + sets * tasks) + (blocks + 1) * gram;
         let at = device.allocate("losses and products of gradients", bytes)?;
-        let matrices = |at: Address, count: usize| Tensor::dense(at, count, tasks * tasks, DType::F64);
+        let matrices = |at: Address, count: usize| Tensor::dense(at, count, cells, DType::F64);
         let scratch = GramScratch {
             partials: matrices(device.allocate("partial products", partials * gram)?, partials),
             cosines: matrices(device.allocate("cosines", (blocks + 1) * gram)?, blocks + 1),
             conflicts: Tensor::dense(device.allocate("conflicts", 4 * (blocks + 1))?, 1, blocks + 1, DType::U32),
         };
-        Ok(Self { at, bytes, tasks, sets, blocks, scratch, staging: device.staging(bytes)? })
+        Ok(Self { at, bytes, tasks, batches, sets, blocks, scratch, staging: device.staging(bytes)? })
     }
 }
 
@@ -300,15 +347,15 @@ fn gram_cut(blocks: &Blocks) -> Chunks {
 }
 
 /// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.
-fn batch_bytes(network: &Network, blocks: &Blocks, limits: &Limits) -> usize {
+fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limits) -> usize {
     let encoder = &network.spec.encoder;
     let widest = network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
     let (input, rows) = match encoder.bag() {
         None => (2 * pitch(encoder.inputs()), 0),
-        Some(_) => (0, TableOnDevice::table_bytes(limits)),
+        Some(_) => (0, TableOnDevice::table_bytes(batches, limits)),
     };
     let products = 4 * (blocks.count() + 3) + 16 * limits.present;
-    4096 + limits.round_rows * (input + 8 + 4 * widest + 400) + rows + products
+    4096 + limits.round_rows.max(limits.group_rows) * (input + 8 + 4 * widest + 400) + rows + products
 }
 
 /// Rates, weights, orders of visits, and the chunks of the heads.

@@ -1,15 +1,16 @@
 //! A round's fused groups on the device: their inputs and tables laid out, and their tapes in the order of two lanes.
 
-use super::Accelerator;
 use super::lane::Lane;
 use super::program::Program;
 use super::upload::Upload;
+use super::{Accelerator, Values};
 use crate::device::driver::{DeviceError, StreamId};
 use crate::device::launch::Command;
 use crate::device::tape::{Tape, bytes_of};
 use crate::device::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::dense;
-use crate::model::network::{Network, Part};
+use crate::model::network::{Batch, Network, Part};
+use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
@@ -28,10 +29,18 @@ pub(super) struct Packed {
     pub upload: Upload,
 }
 
-/// A fused group.
+/// A fused group, on the host.
+struct GroupOf<'a> {
+    network: &'a Network,
+    parameters: &'a Parameters,
+    batch: &'a Batch,
+    parts: &'a [Part],
+}
+
+/// A fused group, on the device.
 struct Group {
     commands: Vec<Command>,
-    /// A task of it has had an earlier micro-batch.
+    /// A task of it has had an earlier micro-batch, or batch.
     adds: bool,
 }
 
@@ -42,7 +51,7 @@ impl Accelerator {
         let mut before = Vec::new();
         if let (Some(table), Some(host)) = (&self.table, &mut work.parameters.rows) {
             let touched = &mut self.touched;
-            touched.index(work.batch, work.tasks.len());
+            touched.index(work.batch, work.tasks.len(), self.results.batches);
             let known = host.touched().len();
             host.touch(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
@@ -56,7 +65,7 @@ impl Accelerator {
         for (range, lane) in work.batch.groups.iter().zip(self.lanes.iter().cycle()) {
             let parts = &work.batch.parts[range.clone()];
             let commands = self.group(&mut upload, work, parts, lane, backward);
-            groups.push(Group { commands, adds: parts.iter().any(|part| !part.first) });
+            groups.push(Group { commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
         let after = if backward { self.after_groups(&mut upload, work) } else { Vec::new() };
@@ -80,10 +89,36 @@ impl Accelerator {
         tape.commands(|table| self.resident.place(&table).unwrap_or_else(|| upload.table(table)))
     }
 
+    /// Logits of a batch without training, part after part; waits for them. Of the parameters that [`Accelerator::load_snapshot`] copied,
+    /// where there is room for them: the model then is the snapshot.
+    pub fn predict(&mut self, model: &Model, batch: &Batch) -> Result<&[f32], DeviceError> {
+        let mut upload = self.batches.upload();
+        let values = self.snapshot.unwrap_or_else(|| self.values());
+        let group = GroupOf { network: &model.network, parameters: &model.parameters, batch, parts: &batch.parts };
+        let own = self.tensors(&mut upload, group, &self.lanes[0], values);
+        let mut tape = Tape::default();
+        dense::forward(&mut tape, &model.network, &own, None);
+        let commands = tape.commands(|table| upload.table(table));
+        upload.close();
+        self.batches.fill(&mut *self.driver, &upload)?;
+        let (stream, logits) = (self.streams.lanes[0], self.lanes[0].at.logits);
+        let mut program = Program::default();
+        program.push(self.batches.send(stream, &upload.sections[0]));
+        program.run(stream, &commands);
+        self.graphs.execute(&mut *self.driver, stream, program)?;
+        let mut read = std::mem::take(&mut self.logits);
+        let count = batch.parts.iter().map(|part| part.rows.len() * model.network.spec.heads[part.task].outputs).sum();
+        read.resize(count, 0.0);
+        self.download(logits.at, bytemuck::cast_slice_mut(&mut read))?;
+        self.logits = read;
+        Ok(&self.logits)
+    }
+
     /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
     fn group(&self, upload: &mut Upload, work: &Work, parts: &[Part], lane: &Lane, backward: bool) -> Vec<Command> {
         let network = work.network;
-        let own = self.tensors(upload, work, parts, lane);
+        let group = GroupOf { network: work.network, parameters: work.parameters, batch: work.batch, parts };
+        let own = self.tensors(upload, group, lane, self.values());
         let mut tape = Tape::default();
         dense::forward(&mut tape, network, &own, Some(work.random));
         dense::losses(&mut tape, network, &own, self.results.losses(work.tasks.len()));
@@ -126,12 +161,12 @@ impl Accelerator {
     }
 
     /// A group as its encoder sees it.
-    fn tensors<'a>(&self, upload: &mut Upload, work: &'a Work, parts: &'a [Part], lane: &Lane) -> dense::Group<'a> {
-        let (network, batch) = (work.network, work.batch);
+    fn tensors<'a>(&self, upload: &mut Upload, group: GroupOf<'a>, lane: &Lane, values: Values) -> dense::Group<'a> {
+        let GroupOf { network, parameters, batch, parts } = group;
         let rows = parts.first().map_or(0, |part| part.rows.start)..parts.last().map_or(0, |part| part.rows.end);
         let inputs = network.spec.encoder.inputs();
-        let host = work.parameters.rows.as_ref().zip(self.table.as_ref());
-        let table = host.map(|(host, own)| dense::Table { slots: host.view().slots, values: own.state.values, init: own.init });
+        let host = parameters.rows.as_ref().zip(self.table.as_ref());
+        let table = host.map(|(host, own)| dense::Table { slots: host.view().slots, values: values.table, init: own.init });
         let features = match table {
             Some(_) => Tensor::NONE,
             None => {
@@ -140,9 +175,9 @@ impl Accelerator {
             }
         };
         let weights = dense::Weights {
-            weight: self.weight,
-            bias: self.shared.values.range(network.table.shared[1].range()),
-            heads: self.heads.values,
+            weight: values.weight,
+            bias: values.shared.range(network.table.shared[1].range()),
+            heads: values.heads,
         };
         let keys = &batch.keys[rows.clone()];
         dense::Group { parts, keys, features, bags: &batch.bags, table, weights, at: lane.at, rows }
@@ -152,7 +187,7 @@ impl Accelerator {
         let segment = |part: &Part| {
             let write = if part.first { Write::Replace } else { Write::Add };
             let rows = part.rows.start - group.rows.start..part.rows.end - group.rows.start;
-            Segment { rows, row: self.jacobian.rows(part.present..part.present + 1), write }
+            Segment { rows, row: self.row_of_j(part.present * self.results.batches + part.batch), write }
         };
         let heads = self.head_gradients;
         let segments = group.parts.iter().map(segment).collect();

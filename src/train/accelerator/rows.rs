@@ -23,7 +23,13 @@ pub struct TableOnDevice {
 }
 
 impl TableOnDevice {
-    pub fn new(device: &mut dyn Driver, spec: TableSpec, limits: &Limits, start: &Start) -> Result<Self, DeviceError> {
+    pub fn new(
+        device: &mut dyn Driver,
+        spec: TableSpec,
+        batches: usize,
+        limits: &Limits,
+        start: &Start,
+    ) -> Result<Self, DeviceError> {
         let (dim, slots) = (spec.dim, start.row_capacity);
         let second_dim = match (start.second_moment, start.row_moment) {
             (false, _) => 0,
@@ -45,7 +51,7 @@ impl TableOnDevice {
             state,
             init: RowInit { seed: start.seed, deviation: spec.init },
             dinput: Tensor::padded(dinput, limits.round_rows, dim, DType::F32),
-            gradients: buffer("jacobian: embedding rows", gradient_rows(limits) * dim)?,
+            gradients: buffer("jacobian: embedding rows", gradient_rows(batches, limits) * dim)?,
         })
     }
 
@@ -67,24 +73,24 @@ impl TableOnDevice {
     }
 
     /// Bytes of a round's lists in an upload.
-    pub fn table_bytes(limits: &Limits) -> usize {
-        12 * limits.round_rows + 12 * limits.bag_entries + 40 * gradient_rows(limits) + 512
+    pub fn table_bytes(batches: usize, limits: &Limits) -> usize {
+        12 * limits.round_rows.max(limits.group_rows) + 12 * limits.bag_entries + 40 * gradient_rows(batches, limits) + 512
     }
 
     /// Most partial Gram matrices of a round.
-    pub fn partials(limits: &Limits) -> usize {
-        row_partials(gradient_rows(limits))
+    pub fn partials(batches: usize, limits: &Limits) -> usize {
+        row_partials(gradient_rows(batches, limits))
     }
 }
 
-fn gradient_rows(limits: &Limits) -> usize {
-    limits.bag_rows.iter().sum()
+fn gradient_rows(batches: usize, limits: &Limits) -> usize {
+    batches * limits.bag_rows.iter().sum::<usize>()
 }
 
 /// The rows of the table that a round touches.
 #[derive(Default)]
 pub struct Touched {
-    /// By present task.
+    /// By row of J.
     pub indexes: Vec<RowIndex>,
     pub union: Union,
     /// (union rows) where they lie in the table.
@@ -93,10 +99,10 @@ pub struct Touched {
 
 impl Touched {
     /// Which rows these are, slots aside.
-    pub fn index(&mut self, batch: &Batch, present: usize) {
-        self.indexes.resize_with(present, RowIndex::default);
-        for (task, index) in self.indexes.iter_mut().enumerate() {
-            let parts = batch.parts.iter().filter(|part| part.present == task);
+    pub fn index(&mut self, batch: &Batch, present: usize, batches: usize) {
+        self.indexes.resize_with(present * batches, RowIndex::default);
+        for (row, index) in self.indexes.iter_mut().enumerate() {
+            let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
             index.fill(&batch.bags, parts.flat_map(|part| part.rows.clone()));
         }
         let rows: Vec<&[u32]> = self.indexes.iter().map(|index| &index.rows[..]).collect();

@@ -96,7 +96,7 @@ impl Accelerator {
         program.run(stream, &commands);
         let values = self.read(program, count)?;
         let losses = means(work.batch, &values[..count]);
-        Ok((Forward { losses, balanced: None }, self.products_of(&values, count), self.solved(&values, count)))
+        Ok((Forward { losses, balanced: None }, self.products_of(&values, work), self.solved(&values, count)))
     }
 
     /// (sets x T x T) which rows each row visits, in order.

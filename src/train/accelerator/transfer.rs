@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::Accelerator;
 use super::program::Program;
+use super::{Accelerator, Values};
 use crate::device::driver::{Address, DeviceError};
 use crate::device::launch::Launch;
 use crate::model::Parameters;
@@ -34,6 +34,20 @@ impl Accelerator {
         program.launch(stream, self.narrow_weight());
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)
+    }
+
+    /// Copies parameters to where a snapshot is evaluated while training goes on.
+    pub fn load_snapshot(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
+        let Some(Values { weight, shared, heads, table }) = self.snapshot else { return Ok(()) };
+        self.upload(shared.at, bytemuck::cast_slice(&parameters.shared.values))?;
+        self.upload(heads.at, bytemuck::cast_slice(&parameters.heads.values))?;
+        if let Some(rows) = &parameters.rows {
+            self.upload(table.at, bytemuck::cast_slice(rows.stored()[0]))?;
+        }
+        let stream = self.streams.lanes[0];
+        let mut program = Program::default();
+        program.launch(stream, convert_to_bf16(weight.at, shared.at, weight.rows, weight.columns));
+        self.graphs.execute(&mut *self.driver, stream, program)
     }
 
     /// Makes the bf16 copy of the encoder's weight anew.

@@ -33,11 +33,11 @@ impl Backend for Accelerator {
     }
 
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
-        Ok(self.products_of(&self.read, work.tasks.len()))
+        Ok(self.products_of(&self.read, work))
     }
 
     fn move_buffers(&mut self, _: &mut TaskBuffers, _: &Passes, _: &Work) -> Vec<Vec<f64>> {
-        unreachable!("Engine::check_accelerable refuses methods with buffers")
+        unreachable!("Trainer::check_accelerable refuses methods with buffers")
     }
 
     /// A second wait of the round, for the methods that have no other way to know it.
@@ -67,7 +67,8 @@ impl Backend for Accelerator {
         };
         let heads = narrow(std::slice::from_ref(&step.heads));
         let shared = match rule {
-            None => How::Weights(narrow(&step.shared())),
+            // A row of J for each of a round's batches, which have their task's weight.
+            None => How::Weights(narrow(&step.by_row(self.results.batches))),
             Some(rule) => How::Columns(work.column_rule(rule, NOT_HERE, &step.factors)),
         };
         let decision = DecisionAt { tasks: work.tasks, shared, heads, halted: Tensor::NONE };
@@ -110,11 +111,15 @@ impl Accelerator {
     /// Gradients of the round's `count` present tasks.
     pub(super) fn gradients(&self, count: usize) -> GradientsAt<'_> {
         GradientsAt {
-            jacobian: (0..count).map(|task| self.jacobian.rows(task..task + 1)).collect(),
+            jacobian: (0..count * self.results.batches).map(|row| self.row_of_j(row)).collect(),
             stored: true,
             heads: self.head_gradients,
             rows: self.table.as_ref().map(|table| self.touched.gradients(table)),
         }
+    }
+
+    pub(super) fn row_of_j(&self, row: usize) -> Tensor {
+        self.jacobian.rows(row..row + 1)
     }
 
     /// Where a table of the step lies: it may be there for good, or since the round's batch came.
@@ -157,7 +162,8 @@ impl Accelerator {
 
     /// Runs a program and reads what it left for `count` present tasks.
     pub(super) fn read(&mut self, mut program: Program, count: usize) -> Result<Vec<f64>, DeviceError> {
-        let values = self.results.grams() + (self.results.blocks + 1) * count * count;
+        let results = &self.results;
+        let values = results.grams() + (results.blocks + 1) * (count * results.batches).pow(2);
         let (stream, staging) = (self.streams.lanes[0], self.results.staging);
         program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * values });
         self.graphs.execute(&mut *self.driver, stream, program)?;
@@ -165,10 +171,9 @@ impl Accelerator {
         Ok(bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * values]))
     }
 
-    pub(super) fn products_of(&self, values: &[f64], count: usize) -> Products {
-        let results = &self.results;
-        let grams = values[results.grams()..].chunks_exact(count * count).take(results.blocks);
-        let gram = RoundGram { blocks: grams.map(<[f64]>::to_vec).collect(), cross: Vec::new(), added: None };
+    pub(super) fn products_of(&self, values: &[f64], work: &Work) -> Products {
+        let (results, count) = (&self.results, work.tasks.len());
+        let gram = RoundGram::new(&values[results.grams()..], None, work.blocks, count, work.shares);
         Products { gram, heads: values[results.squares()..][..count].to_vec() }
     }
 }

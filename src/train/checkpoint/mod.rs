@@ -18,12 +18,12 @@ use crate::data::cursor::Cursor;
 use crate::files::SCRATCH;
 use crate::model::spec::HeadKind;
 use crate::schedule::order::Incident;
-use crate::train::round::Engine;
+use crate::train::round::Trainer;
 
 use folders::remove;
 pub use folders::{clean, folder_name, list, prune, recover};
 use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
-pub use tensors::{check_shapes, embedding_rows, input_columns, read_tensors};
+pub use tensors::{check_shapes, embedding_rows, input_columns, read_model, read_tensors};
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -140,11 +140,11 @@ impl State {
     }
 }
 
-/// Writes a checkpoint of `engine` as the folder `path`; whatever stood there stays until the new one is whole.
-pub fn write(path: &Path, engine: &mut Engine, state: &State, with_optimizer: bool) -> Result<()> {
+/// Writes a checkpoint of `trainer` as the folder `path`; whatever stood there stays until the new one is whole.
+pub fn write(path: &Path, trainer: &mut Trainer, state: &State, with_optimizer: bool) -> Result<()> {
     replace(path, |folder| {
         let mut hashes = BTreeMap::new();
-        each_file(engine, state, with_optimizer, &mut |name, tensors| {
+        each_file(trainer, state, with_optimizer, &mut |name, tensors| {
             write_tensors(&folder.join(name), tensors)?;
             hashes.insert(name.to_owned(), hash(&folder.join(name))?);
             Ok(())
@@ -161,9 +161,9 @@ pub struct Packed {
 
 impl Packed {
     /// Copies what [`write`] would write.
-    pub fn new(engine: &mut Engine, state: &State, with_optimizer: bool) -> Result<Self> {
+    pub fn new(trainer: &mut Trainer, state: &State, with_optimizer: bool) -> Result<Self> {
         let mut files = Vec::new();
-        each_file(engine, state, with_optimizer, &mut |name, tensors| {
+        each_file(trainer, state, with_optimizer, &mut |name, tensors| {
             files.push((name, tensor_bytes(tensors)?));
             Ok(())
         })?;
@@ -216,16 +216,16 @@ fn mark(path: &Path) -> Result<()> {
 
 /// The tensors of each file that a checkpoint consists of.
 fn each_file(
-    engine: &mut Engine,
+    trainer: &mut Trainer,
     state: &State,
     with_optimizer: bool,
     take: &mut dyn FnMut(&'static str, &Tensors) -> Result<()>,
 ) -> Result<()> {
-    take(MODEL, &model_tensors(engine)?)?;
+    take(MODEL, &model_tensors(&trainer.model)?)?;
     if with_optimizer {
-        take(OPTIMIZER, &optimizer_tensors(engine)?)?;
+        take(OPTIMIZER, &optimizer_tensors(trainer)?)?;
         if state.evaluation.is_some() {
-            engine.with_snapshot(|engine| take(EVALUATED, &model_tensors(engine)?))?;
+            trainer.with_snapshot(|trainer| take(EVALUATED, &model_tensors(&trainer.model)?))?;
         }
     }
     Ok(())

@@ -11,18 +11,19 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
 use super::{EVALUATED, MODEL, OPTIMIZER, State};
+use crate::model::Model;
 use crate::model::network::Network;
 use crate::model::spec::Param;
-use crate::train::round::Engine;
+use crate::train::round::Trainer;
 
 pub(super) type Tensors<'a> = BTreeMap<String, TensorView<'a>>;
 
-pub(super) fn model_tensors(engine: &Engine) -> Result<Tensors<'_>> {
+pub(super) fn model_tensors(model: &Model) -> Result<Tensors<'_>> {
+    let Model { network, parameters } = model;
     let mut tensors = Tensors::new();
-    let parameters = &engine.parameters;
-    dense(&mut tensors, "", &engine.network.table.shared, &parameters.shared.values)?;
-    dense(&mut tensors, "", &engine.network.table.frozen, &parameters.frozen)?;
-    dense(&mut tensors, "", &engine.network.table.heads, &parameters.heads.values)?;
+    dense(&mut tensors, "", &network.table.shared, &parameters.shared.values)?;
+    dense(&mut tensors, "", &network.table.frozen, &parameters.frozen)?;
+    dense(&mut tensors, "", &network.table.heads, &parameters.heads.values)?;
     if let Some(table) = &parameters.rows {
         let touched = table.touched();
         let rows = TensorView::new(Dtype::U32, vec![touched.len()], bytemuck::cast_slice(touched))?;
@@ -33,10 +34,10 @@ pub(super) fn model_tensors(engine: &Engine) -> Result<Tensors<'_>> {
     Ok(tensors)
 }
 
-pub(super) fn optimizer_tensors(engine: &Engine) -> Result<Tensors<'_>> {
+pub(super) fn optimizer_tensors(trainer: &Trainer) -> Result<Tensors<'_>> {
     let mut tensors = Tensors::new();
-    let parameters = &engine.parameters;
-    let table = &engine.network.table;
+    let parameters = &trainer.model.parameters;
+    let table = &trainer.model.network.table;
     for (params, group) in [(&table.shared, &parameters.shared), (&table.heads, &parameters.heads)] {
         dense(&mut tensors, "first.", params, &group.first)?;
         if !group.second.is_empty() {
@@ -51,7 +52,7 @@ pub(super) fn optimizer_tensors(engine: &Engine) -> Result<Tensors<'_>> {
             tensors.insert(name.into(), view);
         }
     }
-    if let Some(buffers) = &engine.solver.buffers {
+    if let Some(buffers) = &trainer.solver.buffers {
         let view = TensorView::new(Dtype::F32, vec![buffers.dense.len()], bytemuck::cast_slice(&buffers.dense))?;
         tensors.insert(BUFFERS.into(), view);
         for (task, buffer) in buffers.rows.iter().enumerate() {
@@ -104,29 +105,28 @@ pub(super) fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
     sync().with_context(|| format!("cannot write {file} to disk"))
 }
 
-/// Fills the engine with a checkpoint's tensors; with moments and method state where `resume` is set.
-pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: bool) -> Result<()> {
-    read_model(path.join(MODEL), engine)?;
-    if !resume {
-        return Ok(());
-    }
+/// Fills the trainer with a checkpoint's parameters, moments and method state.
+pub fn read_tensors(path: &Path, trainer: &mut Trainer, state: &State) -> Result<()> {
+    read_model(path, &mut trainer.model)?;
     if state.evaluation.is_some() {
-        engine.with_snapshot(|engine| read_model(path.join(EVALUATED), engine))?;
+        trainer.with_snapshot(|trainer| read_parameters(path.join(EVALUATED), &mut trainer.model))?;
     }
-    let table = engine.network.table.clone();
+    let table = trainer.model.network.table.clone();
     let optimizer = TensorFile::open(path.join(OPTIMIZER))?;
-    for (params, group) in [(&table.shared, &mut engine.parameters.shared), (&table.heads, &mut engine.parameters.heads)] {
+    for (params, group) in
+        [(&table.shared, &mut trainer.model.parameters.shared), (&table.heads, &mut trainer.model.parameters.heads)]
+    {
         optimizer.read_dense("first.", params, &mut group.first)?;
         if !group.second.is_empty() {
             optimizer.read_dense("second.", params, &mut group.second)?;
         }
     }
-    if let Some(rows) = &mut engine.parameters.rows {
+    if let Some(rows) = &mut trainer.model.parameters.rows {
         let [_, first, second] = rows.stored_mut();
         optimizer.read("first.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(first))?;
         optimizer.read("second.embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(second))?;
     }
-    if let Some(buffers) = &mut engine.solver.buffers {
+    if let Some(buffers) = &mut trainer.solver.buffers {
         optimizer.read(BUFFERS, Dtype::F32, bytemuck::cast_slice_mut(&mut buffers.dense))?;
         for (task, buffer) in buffers.rows.iter_mut().enumerate() {
             let [rows_name, values_name] = row_buffer_names(task);
@@ -135,35 +135,41 @@ pub fn read_tensors(path: &Path, engine: &mut Engine, state: &State, resume: boo
         }
     }
     ensure!(
-        state.method == engine.method().name(),
+        state.method == trainer.method().name(),
         "the checkpoint's surgery is {}, not {}",
         state.method,
-        engine.method().name()
+        trainer.method().name()
     );
-    let (theirs, ours) = (&state.balancer, engine.solver.balancer.name());
+    let (theirs, ours) = (&state.balancer, trainer.solver.balancer.name());
     ensure!(theirs == ours, "the checkpoint's balancer is {theirs}, not {ours}");
-    engine.restore_method(&state.method_state).map_err(anyhow::Error::msg)?;
-    engine.solver.balancer.restore(&state.balancer_state).map_err(anyhow::Error::msg)?;
-    engine.solver.ledger.restore(&state.conflicts).map_err(anyhow::Error::msg)
+    trainer.restore_method(&state.method_state).map_err(anyhow::Error::msg)?;
+    trainer.solver.balancer.restore(&state.balancer_state).map_err(anyhow::Error::msg)?;
+    trainer.solver.ledger.restore(&state.conflicts).map_err(anyhow::Error::msg)
 }
 
-fn read_model(path: PathBuf, engine: &mut Engine) -> Result<()> {
-    let model = TensorFile::open(path)?;
-    let table = engine.network.table.clone();
-    model.read_dense("", &table.shared, &mut engine.parameters.shared.values)?;
-    model.read_dense("", &table.frozen, &mut engine.parameters.frozen)?;
-    model.read_dense("", &table.heads, &mut engine.parameters.heads.values)?;
-    if let Some(rows) = &mut engine.parameters.rows {
-        let touched = model.rows(EMBEDDING_ROWS)?;
+/// Fills a model with a checkpoint's parameters.
+pub fn read_model(path: &Path, model: &mut Model) -> Result<()> {
+    read_parameters(path.join(MODEL), model)
+}
+
+fn read_parameters(path: PathBuf, model: &mut Model) -> Result<()> {
+    let Model { network, parameters } = model;
+    let file = TensorFile::open(path)?;
+    let table = &network.table;
+    file.read_dense("", &table.shared, &mut parameters.shared.values)?;
+    file.read_dense("", &table.frozen, &mut parameters.frozen)?;
+    file.read_dense("", &table.heads, &mut parameters.heads.values)?;
+    if let Some(rows) = &mut parameters.rows {
+        let touched = file.rows(EMBEDDING_ROWS)?;
         let is_whole = touched.iter().copied().eq(0..rows.rows() as u32);
         ensure!(
-            is_whole || !engine.network.spec.reads_whole_table(),
+            is_whole || !network.spec.reads_whole_table(),
             "{}: {EMBEDDING_ROWS} are not all {} rows in their order, and the model reads the table whole",
-            model.path.display(),
+            file.path.display(),
             rows.rows()
         );
         rows.restore_touched(&touched)?;
-        model.read("embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(rows.stored_mut()[0]))?;
+        file.read("embeddings.values", Dtype::F32, bytemuck::cast_slice_mut(rows.stored_mut()[0]))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use taskloom::observe::console::Console;
 use taskloom::observe::metrics_file::Past;
 use taskloom::train::checkpoint;
 use taskloom::train::fit_memory;
-use taskloom::train::restore::stored_engine;
+use taskloom::train::restore::stored_model;
 use taskloom::train::run::{Built, Run, check_data};
 use taskloom::train::run_folder::{RunFolder, Source, newest_whole};
 use taskloom::train::setup::{load_corpus, load_model, load_run};
@@ -156,7 +156,7 @@ pub fn run(place: &Path, _: &[String]) -> Result<()> {
 fn model(path: &Path) -> Result<()> {
     let source = Source::find(path, &mut drop)?;
     let config = load_model(&source.run)?;
-    stored_engine(&config, &source).map(drop)
+    stored_model(&config, &source).map(drop)
 }
 
 fn resume(path: &Path) -> Result<()> {

@@ -97,6 +97,6 @@ pub fn run(place: &Path, _: &[String]) -> Result<()> {
     let plan = Plan::new(&config, &corpus)?;
     let bytes: u64 = plan.buffers(&config)?.iter().map(|(_, bytes)| bytes).sum();
     ensure!(bytes <= MOST_ENGINE_BYTES, "a model of {bytes} bytes");
-    let mut engine = plan.engine(&config, &mut Memory::new(0))?;
-    pretrained::load(&config, &mut engine, &Console::new())
+    let mut trainer = plan.trainer(&config, &mut Memory::new(0))?;
+    pretrained::load(&config, &mut trainer, &Console::new())
 }
