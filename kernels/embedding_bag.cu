@@ -28,32 +28,33 @@ __device__ __forceinline__ float initial(uint64_t seed, double deviation, uint32
 
 }  // namespace embedding_bag
 
-// out (examples x dim, rows pitch_of(dim) apart) bf16 and/or out_wide (examples x dim, dense) f32. Example e has rows[offsets[e] .. offsets[e + 1]]; slots (table rows) says
-// where a row lies in values (slots x dim), or is null where `rows` are slots already. grid: examples, of which `first` is the first.
+// out (examples x dim, rows pitch_of(dim) apart) bf16 and/or out_wide (examples x dim, dense) f32. Example e has the n-grams
+// offsets[e] .. offsets[e + 1]; slots says where the row of each lies in values (slots x dim), or kUntouched, where rows has its
+// number unless deviation is 0. grid: examples.
 extern "C" __global__ void __launch_bounds__(256) embedding_bag_forward(bf16* out, float* out_wide, const uint32_t* offsets,
-                                                                        const uint32_t* rows, const float* scales,
-                                                                        const uint32_t* slots, const float* values, int dim,
-                                                                        int first, uint64_t seed, double deviation) {
+                                                                        const uint32_t* rows, const uint32_t* slots,
+                                                                        const float* scales, const float* values, int dim,
+                                                                        uint64_t seed, double deviation) {
     using namespace embedding_bag;
-    uint32_t example = uint32_t(first) + blockIdx.x;
+    uint32_t example = blockIdx.x;
     uint32_t start = offsets[example], end = offsets[example + 1];
     for (int column = threadIdx.x; column < dim; column += blockDim.x) {
         float sum = 0.0f;
 #pragma unroll 4
         for (uint32_t at = start; at < end; ++at) {
-            uint32_t row = rows[at], slot = slots ? slots[row] : row;
+            uint32_t slot = slots[at];
             if (slot != kUntouched) {
                 sum += values[uint64_t(slot) * dim + column];
             } else if (deviation != 0.0) {
-                sum += initial(seed, deviation, row, column);
+                sum += initial(seed, deviation, rows[at], column);
             }
         }
         sum *= scales[example];
         if (out) {
-            out[uint64_t(blockIdx.x) * pitch_of(dim) + column] = from_float<bf16>(sum);
+            out[uint64_t(example) * pitch_of(dim) + column] = from_float<bf16>(sum);
         }
         if (out_wide) {
-            out_wide[uint64_t(blockIdx.x) * dim + column] = sum;
+            out_wide[uint64_t(example) * dim + column] = sum;
         }
     }
 }

@@ -12,8 +12,7 @@ struct HeadSegment {
     uint32_t start;
     uint32_t end;
     uint32_t outputs;
-    // Present task, for factors.
-    uint32_t task;
+    uint32_t padding;
     // Where its weights (outputs x width), its bias (outputs) and its logits (rows x outputs) begin.
     uint64_t weight;
     uint64_t bias;

@@ -160,13 +160,13 @@ extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* valu
                                                                      const float* gradients, const uint32_t* slots,
                                                                      const uint32_t* starts, const uint2* members, int dim,
                                                                      const float* weights, const Rates* rates,
-                                                                     const GroupRates* groups, int group) {
+                                                                     const GroupRates* groups, int group, const uint32_t* halted) {
     using namespace row_gradients;
     __shared__ float warps[kWarp];
-    Rates common = *rates;
-    if (common.halted) {
+    if (halted && *halted) {
         return;
     }
+    Rates common = *rates;
     State state = {values, first, second, second_dim, dim};
     uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     auto combined = [&](int column) {
@@ -192,14 +192,14 @@ extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* valu
                                                                      const uint2* members, int tasks, int dim, int rule,
                                                                      double parameter, const double* factors, uint64_t seed,
                                                                      const uint64_t* round, uint64_t base, const Rates* rates,
-                                                                     const GroupRates* groups, int group) {
+                                                                     const GroupRates* groups, int group, const uint32_t* halted) {
     using namespace row_gradients;
     SHARED_DYNAMIC(double, shared);
     __shared__ float warps[kWarp];
-    Rates common = *rates;
-    if (common.halted) {
+    if (halted && *halted) {
         return;
     }
+    Rates common = *rates;
     State state = {values, first, second, second_dim, dim};
     RowRule own = {rule, parameter, factors, seed, *round, gradients, members, tasks, dim, shared + threadIdx.x};
     uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];

@@ -87,10 +87,11 @@ __device__ __forceinline__ double clip_factor(double limit, double square) {
 // heads_weighted: heads take their task's weight (of the only block).
 // Out: weights (blocks x T) f64 without balancing and clipping; factors (T) f64 balancing and task clipping;
 // shared_factors (blocks x T) f32 for update_weights; head_factors (T) f32; summary (4) f64: norm of the update, clip, 0/1 all
-// finite, number of conflicting pairs; rates->halted. If anything is not finite only `summary` and `halted` change.
+// finite, number of conflicting pairs; halted (1) u32: whether the update must not happen. If anything is not finite only
+// `summary` and `halted` change.
 extern "C" __global__ void __launch_bounds__(256) surgery_solve(
-    double* weights, double* factors, float* shared_factors, float* head_factors, double* summary, Rates* rates, double* targets,
-    double* parts, double* products, const double* gram, const uint32_t* orders, const uint32_t* tasks, const double* balance,
+    double* weights, double* factors, float* shared_factors, float* head_factors, double* summary, uint32_t* halted,
+    double* targets, double* parts, double* products, const double* gram, const uint32_t* orders, const uint32_t* tasks, const double* balance,
     const double* losses, const double* head_squares, int method, int blocks, int count, int run_tasks, double beta, double eps,
     double rescale, double clip_norm, int clip_tasks, int heads_weighted) {
     using namespace solve;
@@ -108,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(256) surgery_solve(
     bad = block_sum(bad, warps);
     if (bad > 0.0) {
         if (threadIdx.x == 0) {
-            rates->halted = 1;
+            *halted = 1;
             summary[2] = 0.0;
         }
         return;
@@ -178,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(256) surgery_solve(
         head_factors[t] = float(factors[t] * (heads_weighted ? weights[t] : 1.0) * clip);
     }
     if (threadIdx.x == 0) {
-        rates->halted = isfinite(square) ? 0 : 1;
+        *halted = isfinite(square) ? 0 : 1;
         summary[0] = sqrt(square);
         summary[1] = clip;
         summary[2] = isfinite(square) ? 1.0 : 0.0;

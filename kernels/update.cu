@@ -77,18 +77,19 @@ __device__ __forceinline__ void combine_vector(float (&d)[kVector], const float*
 }  // namespace update
 
 // values, first, second (P) f32; second is null under SGD; copy (P) bf16 or null. jacobian (tasks x stride): column p is that
-// of parameter p; the stride is a multiple of 4. weights (blocks x tasks) f32 hold clipping and balancing. grid: chunks.
+// of parameter p; the stride is a multiple of 4. weights (blocks x tasks) f32 hold clipping and balancing. halted: null, or
+// nonzero where the round is not finite and nothing may change. grid: chunks.
 extern "C" __global__ void __launch_bounds__(256) update_weights(float* values, float* first, float* second, bf16* copy,
                                                                  const float* jacobian, uint64_t stride, int tasks,
                                                                  const float* weights, const Rates* rates,
                                                                  const GroupRates* groups, const uint64_t* firsts,
                                                                  const uint32_t* lengths, const uint32_t* chunk_blocks,
-                                                                 const uint32_t* chunk_groups) {
+                                                                 const uint32_t* chunk_groups, const uint32_t* halted) {
     using namespace update;
-    Rates common = *rates;
-    if (common.halted) {
+    if (halted && *halted) {
         return;
     }
+    Rates common = *rates;
     State state = {values, first, second, copy};
     GroupRates group = groups[chunk_groups[blockIdx.x]];
     const float* own = weights + uint64_t(chunk_blocks[blockIdx.x]) * tasks;
@@ -120,13 +121,14 @@ extern "C" __global__ void __launch_bounds__(256) update_columns(float* values, 
                                                                  double parameter, const double* factors, uint64_t seed,
                                                                  const uint64_t* round, const Rates* rates,
                                                                  const GroupRates* groups, const uint64_t* firsts,
-                                                                 const uint32_t* lengths, const uint32_t* chunk_groups) {
+                                                                 const uint32_t* lengths, const uint32_t* chunk_groups,
+                                                                 const uint32_t* halted) {
     using namespace update;
     SHARED_DYNAMIC(double, shared);
-    Rates common = *rates;
-    if (common.halted) {
+    if (halted && *halted) {
         return;
     }
+    Rates common = *rates;
     State state = {values, first, second, copy};
     GroupRates group = groups[chunk_groups[blockIdx.x]];
     uint64_t start = firsts[blockIdx.x], end = start + lengths[blockIdx.x];

@@ -13,8 +13,6 @@ struct Rates {
     float correction1;
     float correction2;
     float momentum;
-    // Nonzero: the round is not finite, and nothing may change.
-    uint32_t halted;
 };
 
 // A parameter group's own numbers.

@@ -205,7 +205,13 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
     }
     network.row_gradients(batch, &mut gradients, tasks);
     let sparse = |gradient: &taskloom::ops::row_gradients::RowGradient| {
-        gradient.rows.iter().enumerate().map(|(index, &row)| (row, gradient.row(index).to_vec())).collect()
+        gradient
+            .index
+            .rows
+            .iter()
+            .zip(gradient.used().chunks(gradient.dim()))
+            .map(|(&row, values)| (row, values.to_vec()))
+            .collect()
     };
     Round {
         losses,

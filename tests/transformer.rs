@@ -177,8 +177,8 @@ fn run_kept(shape: Shape, batch: &Batch, keep: Keep) -> Round {
         network.row_gradients(batch, &mut gradients, 3);
         for gradient in &gradients.rows {
             let mut dense = vec![0.0; VOCABULARY * HIDDEN];
-            for (index, &row) in gradient.rows.iter().enumerate() {
-                dense[row as usize * HIDDEN..][..HIDDEN].copy_from_slice(gradient.row(index));
+            for (values, &row) in gradient.used().chunks(HIDDEN).zip(&gradient.index.rows) {
+                dense[row as usize * HIDDEN..][..HIDDEN].copy_from_slice(values);
             }
             words.push(dense);
         }

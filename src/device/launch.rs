@@ -38,6 +38,14 @@ impl Launch {
         Self::new(kernel, [blocks, 1, 1], threads)
     }
 
+    /// A thread for each of some items that are all alike, or for every so many of them where they more than fill the largest
+    /// card.
+    pub fn elements(kernel: &'static str, items: usize) -> Self {
+        const THREADS: usize = 256;
+        const FULL: usize = 132 * 8;
+        Self::line(kernel, items.div_ceil(THREADS).min(FULL), THREADS as u32)
+    }
+
     /// There is nothing to do, and no device takes an empty grid.
     pub fn is_empty(&self) -> bool {
         self.grid.contains(&0)

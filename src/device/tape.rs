@@ -1,5 +1,8 @@
 //! The operations of one quantum in order: emitted once by the code of a model, run by any machine.
 
+use bytemuck::NoUninit;
+
+use super::driver::Address;
 use super::host::HostMemory;
 use super::launch::Command;
 use super::tensor::Tensor;
@@ -14,10 +17,24 @@ pub trait Op: Send + Sync {
     /// Computes on the host, with what it declared.
     fn host(&self, memory: &HostMemory);
 
-    /// What computes it on a device, in order. An operation without kernels is of an encoder that no device is given.
-    fn device(&self) -> Vec<Command> {
+    /// What its kernels read beside its operands, such as one entry a segment: laid into the device's memory before it runs.
+    fn tables(&self) -> Vec<Bytes> {
+        Vec::new()
+    }
+
+    /// What computes it on a device, in order; `tables` is where each of its [`Op::tables`] lies. An operation without kernels
+    /// is of an encoder that no device is given.
+    fn device(&self, _tables: &[Address]) -> Vec<Command> {
         unreachable!("{} has no kernel, and its encoder was not refused", self.name())
     }
+}
+
+/// A small array for kernels.
+pub type Bytes = Vec<u8>;
+
+/// The bytes of numbers, or of structs of them.
+pub fn bytes_of<T: NoUninit>(values: &[T]) -> Bytes {
+    bytemuck::cast_slice(values).to_vec()
 }
 
 /// What an operation touches.
@@ -57,9 +74,13 @@ impl<'a> Tape<'a> {
         self.ops.push(Box::new(op));
     }
 
-    /// What computes it on a device.
-    pub fn commands(&self) -> impl Iterator<Item = Command> {
-        self.ops.iter().flat_map(|op| op.device())
+    /// What computes it on a device, where `place` lays a table.
+    pub fn commands(&self, mut place: impl FnMut(Bytes) -> Address) -> Vec<Command> {
+        let commands = |op: &Box<dyn Op + 'a>| {
+            let tables: Vec<Address> = op.tables().into_iter().map(&mut place).collect();
+            op.device(&tables)
+        };
+        self.ops.iter().flat_map(commands).collect()
     }
 
     /// Computes everything on the host, in memory that holds every tensor of the tape.

@@ -10,16 +10,23 @@ pub enum DType {
     F32,
     Bf16,
     F64,
+    U32,
 }
 
 impl DType {
     pub const fn bytes(self) -> usize {
         match self {
-            Self::F32 => 4,
+            Self::F32 | Self::U32 => 4,
             Self::Bf16 => 2,
             Self::F64 => 8,
         }
     }
+}
+
+/// Elements of one row of a bf16 matrix as kernels store it: rows begin at multiples of 16 bytes, as `pitch_of` of
+/// kernels/common.cuh.
+pub const fn pitch(columns: usize) -> usize {
+    columns.next_multiple_of(8)
 }
 
 /// (rows x columns), rows `ld` elements apart.
@@ -44,6 +51,11 @@ impl Tensor {
 
     pub const fn is_none(&self) -> bool {
         self.at == 0
+    }
+
+    /// (rows x columns) as kernels store it.
+    pub const fn padded(at: Address, rows: usize, columns: usize, dtype: DType) -> Self {
+        Self { at, rows, columns, ld: pitch(columns), dtype }
     }
 
     /// Some of its rows.

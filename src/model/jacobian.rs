@@ -8,7 +8,7 @@ use crate::device::memory::{Buffer, Memory};
 use crate::device::tensor::Tensor;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
-use crate::ops::storage::{Rows, bf16, widen};
+use crate::ops::storage::{bf16, widen};
 
 /// How the rows of J are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +43,12 @@ impl Jacobian {
         self.width
     }
 
-    /// Some columns of the first `count` rows.
-    pub fn rows(&self, count: usize, columns: Range<usize>) -> Rows<'_> {
-        let at = |row: usize| row * self.width + columns.start..row * self.width + columns.end;
+    /// The first `count` rows, to be read by tapes.
+    pub fn lend<'a>(&'a self, memory: &mut HostMemory<'a>, count: usize) -> Vec<Tensor> {
+        let at = |row: usize| row * self.width..(row + 1) * self.width;
         match &self.values {
-            Values::F32(values) => Rows::F32((0..count).map(|row| &values[at(row)]).collect()),
-            Values::Bf16(rows) => Rows::Bf16((0..count).map(|row| &rows[at(row)]).collect()),
+            Values::F32(values) => (0..count).map(|row| memory.lend(&values[at(row)])).collect(),
+            Values::Bf16(rows) => (0..count).map(|row| memory.lend(&rows[at(row)])).collect(),
         }
     }
 

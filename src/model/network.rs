@@ -169,7 +169,8 @@ impl Scratch {
             [&mut self.logits, &mut self.dlogits, &mut self.staging].map(|values| memory.lend_mut(&mut values[..]));
         let tokens = self.transformer.as_mut().zip(encoder.transformer());
         let tokens = tokens.map(|(own, spec)| own.lend(memory, spec, encoder.hidden));
-        (Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging }, tokens)
+        let row_losses = Tensor::NONE;
+        (Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging, row_losses }, tokens)
     }
 
     /// Tokens that fit, for an encoder that reads tokens.
@@ -259,7 +260,9 @@ impl Network {
         let [weight, bias] = [&self.table.shared[0], &self.table.shared[1]].map(|param| shared.range(param.range()));
         let weights_at = dense::Weights { weight: weight.as_rows(self.spec.encoder.hidden, inputs), bias, heads };
         let keys = &batch.keys[rows.clone()];
-        Group { parts, rows, keys, features, bags: &batch.bags, table: weights.rows, weights: weights_at, at, device: None }
+        let table =
+            weights.rows.map(|Table { slots, values, init, .. }| dense::Table { slots, values: memory.lend(values), init });
+        Group { parts, rows, keys, features, bags: &batch.bags, table, weights: weights_at, at }
     }
 
     /// (tokens x hidden) what a transformer's frozen prefix makes of a batch of one group; none for other encoders.
@@ -283,8 +286,9 @@ impl Network {
         let mut sums = vec![0.0; group.len()];
         let mut memory = HostMemory::new();
         let (logits, dlogits) = (memory.lend(&scratch.logits), memory.lend_mut(&mut scratch.dlogits));
-        let parts = group.iter().map(|part| self.loss_part(part)).collect();
-        let losses = Losses { sums: memory.lend_mut(&mut sums), dlogits, logits, parts, device: None };
+        let part = |(sum, part)| loss::Part { sum, ..self.loss_part(part) };
+        let parts = group.iter().enumerate().map(part).collect();
+        let losses = Losses { sums: memory.lend_mut(&mut sums), dlogits, logits, row_losses: Tensor::NONE, parts };
         losses.host(&memory);
         drop(memory);
         sums
@@ -401,5 +405,5 @@ fn loss_of<'a>(head: &HeadSpec, targets: &'a Targets, smoothing: f64, scale: f32
         (Targets::Values(labels), HeadKind::Multilabel) => loss::Targets::Label(labels),
         (Targets::Values(values), _) => loss::Targets::Value(values),
     };
-    loss::Part { targets, outputs: head.outputs, scale }
+    loss::Part { targets, outputs: head.outputs, scale, sum: 0, first: true }
 }

@@ -2,10 +2,13 @@
 
 use rayon::prelude::*;
 
+use crate::device::host::HostMemory;
 use crate::device::memory::{Buffer, Memory};
+use crate::device::tensor::Tensor;
 use crate::model::Start;
 use crate::model::spec::{Init, Param};
 use crate::ops::philox::{Keyed, Stream};
+use crate::ops::update::ParameterState;
 
 /// Values drawn by one parallel job.
 const CHUNK: usize = 1 << 14;
@@ -28,6 +31,13 @@ impl DenseParams {
         let first = memory.buffer(&format!("{name}: first moment"), len)?;
         let second = memory.buffer(&format!("{name}: second moment"), if start.second_moment { len } else { 0 })?;
         Ok(Self { values, first, second })
+    }
+
+    /// As tapes see it.
+    pub fn lend<'a>(&'a mut self, memory: &mut HostMemory<'a>) -> ParameterState {
+        let [values, first, second] =
+            [&mut self.values, &mut self.first, &mut self.second].map(|own| memory.lend_mut(&mut own[..]));
+        ParameterState { values, first, second, copy: Tensor::NONE }
     }
 }
 

@@ -3,11 +3,12 @@
 //! The optimizer is LAZY per row, like PyTorch's SparseAdam: a row's moments and weight decay advance only in rounds that
 //! touch it, while bias correction follows the run's step count. A row that no example ever held costs one number.
 
+use crate::device::host::HostMemory;
 use crate::device::memory::{Buffer, Memory};
 use crate::model::Start;
 use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
-use crate::ops::row_gradients::RowState;
+use crate::ops::row_update::TableState;
 use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
@@ -168,8 +169,15 @@ impl RowTable {
         self.rows
     }
 
-    pub fn state(&mut self) -> RowState<'_> {
-        RowState { values: &mut self.values, first: &mut self.first, second: &mut self.second }
+    /// As tapes see it.
+    pub fn lend<'a>(&'a mut self, memory: &mut HostMemory<'a>) -> TableState {
+        let slots = self.values.len() / self.dim;
+        let mut rows = |values: &'a mut Buffer, dim: usize| memory.lend_mut(&mut values[..]).as_rows(slots, dim);
+        TableState {
+            values: rows(&mut self.values, self.dim),
+            first: rows(&mut self.first, self.first_dim),
+            second: rows(&mut self.second, self.second_dim),
+        }
     }
 
     /// Rows that have a slot, in slot order.

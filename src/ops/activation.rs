@@ -3,11 +3,11 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::launch::elementwise as kernel;
+use crate::device::driver::Address;
 use crate::device::host::HostMemory;
-use crate::device::launch::Command;
+use crate::device::launch::{Command, Launch};
 use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::device::tensor::{Tensor, pitch};
 
 /// Elementwise function after a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,11 +165,24 @@ impl Op for ActivationBackward {
         activation_backward(memory.write(self.dout), memory.read(self.pre), self.dout.columns, self.activation);
     }
 
-    fn device(&self) -> Vec<Command> {
-        let Tensor { at, rows, columns, .. } = self.dout;
-        vec![kernel::activation_backward(at, self.pre.at, rows, columns, self.activation).into()]
+    fn device(&self, _: &[Address]) -> Vec<Command> {
+        let vectors = self.dout.rows * pitch(self.dout.columns) / VECTOR;
+        let launch = Launch::elements("activation_backward_bf16", vectors)
+            .addresses([self.dout.at, self.pre.at])
+            .long(vectors as u64)
+            .signed(self.activation as i32);
+        vec![launch.into()]
     }
 }
+
+/// out (rows x columns) bf16 = x (rows x columns, without gaps) f32, on a device.
+pub fn convert_to_bf16(out: Address, x: Address, rows: usize, columns: usize) -> Launch {
+    let vectors = rows * pitch(columns) / VECTOR;
+    Launch::elements("convert_to_bf16", vectors).addresses([out, x]).int(rows).int(columns)
+}
+
+/// Neighbouring values of a thread.
+const VECTOR: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -229,5 +242,44 @@ mod tests {
         let mut dout = [1.0; 4];
         activation_backward(&mut dout, &pre, 2, Activation::Relu);
         assert_eq!(dout, [0.0, 0.0, 0.0, 1.0]);
+    }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::device::tensor::DType;
+    use crate::ops::testing::{Found, On, Place, coarse_noise, noise, on_devices};
+
+    fn activations_backward(on: On) {
+        let (rows, width) = (7, 29);
+        let (pre, dout) = (coarse_noise(rows * width, 2), coarse_noise(rows * width, 3));
+        for activation in [Activation::None, Activation::Relu, Activation::Gelu, Activation::Tanh] {
+            on.compare(|place: &mut Place| {
+                let (dout, pre) = (place.narrow_in_place(&dout, width), place.narrow_in_place(&pre, width));
+                place.run(&ActivationBackward { dout, pre, activation });
+                vec![place.found("dpre", dout)]
+            });
+        }
+    }
+
+    /// The copy of values in bf16, beside values that it rounds to: ties go to the even one.
+    fn conversion_rounds_to_nearest_even(on: On) {
+        let x: Vec<f32> = noise(75, 5).into_iter().chain([0.0, 1e30, 1.003_906_3, 1.011_718_8, -1e-30]).collect();
+        for [rows, columns] in [[5, 16], [16, 5]] {
+            let found: Vec<Found> = on.run(|device| {
+                let (from, to) = (device.upload(&x), device.room::<u16>(rows * pitch(columns)));
+                device.launch(&convert_to_bf16(to, from, rows, columns));
+                let place = &mut Place::on(device);
+                vec![place.found("copy", Tensor::padded(to, rows, columns, DType::Bf16))]
+            });
+            let expected: Vec<f64> = x.iter().map(|&x| half::bf16::from_f32(x).to_f64()).collect();
+            assert_eq!(found[0].values, expected);
+        }
+    }
+
+    on_devices! {
+        activations_backward,
+        conversion_rounds_to_nearest_even,
     }
 }

@@ -1,17 +1,18 @@
 //! Inverted dropout with counter-based masks: element j of an example is kept or dropped by (seed, round, task, example, j).
 
+use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
-use super::launch::elementwise as kernel;
 use super::philox::{Keyed, Stream, drop_threshold};
 use crate::device::driver::Address;
 use crate::device::host::HostMemory;
-use crate::device::launch::Command;
-use crate::device::tape::{Op, Operands};
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::{Bytes, Op, Operands, bytes_of};
 use crate::device::tensor::Tensor;
 
 /// Identity of a row for everything random that happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct RowKey {
     pub task: u32,
     pub example: u32,
@@ -49,8 +50,6 @@ pub struct Dropout<'a> {
     pub keys: &'a [RowKey],
     pub probability: f64,
     pub random: Randomness,
-    /// Keys and round (one u64) on a device.
-    pub device: [Address; 2],
 }
 
 impl Op for Dropout<'_> {
@@ -67,10 +66,23 @@ impl Op for Dropout<'_> {
         dropout(memory.write(self.x), self.x.columns, self.keys, self.probability, seed, round);
     }
 
-    fn device(&self) -> Vec<Command> {
-        let ([keys, round], Tensor { at, rows, columns, .. }) = (self.device, self.x);
-        let seed = self.random.seed;
-        vec![kernel::dropout([at, keys, round], rows, columns, self.probability, seed).into()]
+    /// Keys, and the round.
+    fn tables(&self) -> Vec<Bytes> {
+        vec![bytes_of(self.keys), bytes_of(&[u64::from(self.random.round)])]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let &[keys, round] = tables else { unreachable!("two tables") };
+        let Tensor { at, rows, columns, .. } = self.x;
+        let launch = Launch::elements("dropout_bf16", rows * columns.div_ceil(4))
+            .addresses([at, keys])
+            .int(rows)
+            .int(columns)
+            .word(drop_threshold(self.probability))
+            .float((1.0 / (1.0 - self.probability)) as f32)
+            .long(self.random.seed)
+            .addresses([round]);
+        vec![launch.into()]
     }
 }
 
@@ -98,4 +110,25 @@ mod tests {
         // Standard error sqrt(p / (1 - p) / n) = 0.0033.
         assert!((mean - 1.0).abs() < 0.014, "{mean}");
     }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::ops::testing::{On, Place, coarse_noise, on_devices};
+
+    /// bf16 keeps zeros, and half of these values are.
+    fn dropout_has_the_same_masks(on: On) {
+        let (rows, width) = (5, 21);
+        let keys: Vec<RowKey> = (0..rows as u32).map(|row| RowKey { task: row % 2, example: 100 + row }).collect();
+        let x = coarse_noise(rows * width, 4);
+        on.compare(|place: &mut Place| {
+            let x = place.narrow_in_place(&x, width);
+            let random = Randomness { seed: 0x1234_5678_9abc, round: 9 };
+            place.run(&Dropout { x, keys: &keys, probability: 0.5, random });
+            vec![place.found("dropped", x)]
+        });
+    }
+
+    on_devices! { dropout_has_the_same_masks }
 }

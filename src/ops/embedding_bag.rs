@@ -8,13 +8,13 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::launch::rows as kernel;
 use super::philox::{Keyed, Stream};
 use super::simd::add_scaled;
+use crate::device::driver::Address;
 use crate::device::host::HostMemory;
-use crate::device::launch::Command;
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::{Bytes, Op, Operands, bytes_of};
+use crate::device::tensor::{DType, Tensor};
 
 /// Marks a row that has no slot yet.
 pub const UNTOUCHED: u32 = u32::MAX;
@@ -125,12 +125,15 @@ fn sum_rows(out: &mut [f32], rows: &[u32], scale: f32, table: Table) {
 
 /// out (n x dim): each example's scaled sum of rows.
 pub struct EmbeddingBagForward<'a> {
+    /// On a device f32 or bf16.
     pub out: Tensor,
     pub bags: &'a Bags,
     pub examples: Range<usize>,
-    pub table: Table<'a>,
-    /// The bags and the table on a device.
-    pub device: Option<kernel::Bags>,
+    /// (rows of the table) slots, as [`Table`] has them.
+    pub slots: &'a [u32],
+    /// (slots x dim) f32
+    pub values: Tensor,
+    pub init: RowInit,
 }
 
 impl Op for EmbeddingBagForward<'_> {
@@ -139,16 +142,77 @@ impl Op for EmbeddingBagForward<'_> {
     }
 
     fn operands(&self) -> Operands {
-        Operands::new([], [self.out])
+        Operands::new([self.values], [self.out])
     }
 
     fn host(&self, memory: &HostMemory) {
-        embedding_bag_forward(memory.write(self.out), self.bags, self.examples.clone(), self.table);
+        let (slots, values) = (self.slots, memory.read(self.values));
+        let table = Table { dim: self.out.columns, slots, values, init: self.init };
+        embedding_bag_forward(memory.write(self.out), self.bags, self.examples.clone(), table);
     }
 
-    fn device(&self) -> Vec<Command> {
-        let launch = |bags| kernel::embedding_bag_forward(self.out.at, 0, bags, self.examples.start, self.examples.len());
-        self.device.map(launch).map(Command::from).into_iter().collect()
+    /// Bounds of each example's n-grams, their rows where untouched ones are not zero, their slots, and the examples' scales.
+    fn tables(&self) -> Vec<Bytes> {
+        let offsets = &self.bags.offsets[self.examples.start..=self.examples.end];
+        let rows = &self.bags.rows[offsets[0] as usize..offsets[self.examples.len()] as usize];
+        let slots: Vec<u32> = rows.iter().map(|&row| self.slots[row as usize]).collect();
+        let offsets: Vec<u32> = offsets.iter().map(|offset| offset - offsets[0]).collect();
+        let rows = if self.init.deviation == 0.0 { &[][..] } else { rows };
+        vec![bytes_of(&offsets), bytes_of(rows), bytes_of(&slots), bytes_of(&self.bags.scales[self.examples.clone()])]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let &[offsets, rows, slots, scales] = tables else { unreachable!("four tables") };
+        let [narrow, wide] = if self.out.dtype == DType::Bf16 { [self.out.at, 0] } else { [0, self.out.at] };
+        let launch = Launch::line("embedding_bag_forward", self.examples.len(), THREADS)
+            .addresses([narrow, wide, offsets, rows, slots, scales, self.values.at])
+            .int(self.out.columns)
+            .long(self.init.seed)
+            .double(self.init.deviation);
+        vec![launch.into()]
+    }
+}
+
+const THREADS: u32 = 256;
+
+/// Gives rows that are touched for the first time their initial values.
+pub struct EmbeddingRowsInit<'a> {
+    /// (slots x dim) f32
+    pub values: Tensor,
+    pub rows: &'a [u32],
+    /// The first of their slots, which follow each other.
+    pub first_slot: usize,
+    pub init: RowInit,
+}
+
+impl Op for EmbeddingRowsInit<'_> {
+    fn name(&self) -> &'static str {
+        "embedding_rows_init"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([], [self.values])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let dim = self.values.columns;
+        let own = &mut memory.write::<f32>(self.values)[self.first_slot * dim..];
+        own.chunks_exact_mut(dim).zip(self.rows).for_each(|(values, &row)| self.init.fill(row, values));
+    }
+
+    /// Rows, and their slots.
+    fn tables(&self) -> Vec<Bytes> {
+        let slots: Vec<u32> = (self.first_slot as u32..).take(self.rows.len()).collect();
+        vec![bytes_of(self.rows), bytes_of(&slots)]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let launch = Launch::line("embedding_rows_init", self.rows.len(), THREADS)
+            .addresses([self.values.at, tables[0], tables[1]])
+            .int(self.values.columns)
+            .long(self.init.seed)
+            .double(self.init.deviation);
+        vec![launch.into()]
     }
 }
 
@@ -180,5 +244,46 @@ mod tests {
         init.fill(2, &mut expected);
         assert_eq!(out, expected);
         assert!(expected.iter().all(|x| *x != 0.0));
+    }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::ops::testing::{On, Place, noise, on_devices};
+
+    const DIM: usize = 37;
+
+    /// All examples but the first.
+    fn bags_of_touched_and_untouched_rows(on: On) {
+        let slots = [1, UNTOUCHED, 0, UNTOUCHED];
+        let bags = Bags { offsets: vec![0, 2, 2, 5, 6], rows: vec![0, 3, 0, 1, 2, 3], scales: vec![0.5, 1.0, 2.0, 1.0] };
+        for deviation in [0.0, 0.5] {
+            on.compare(|place: &mut Place| {
+                let (values, init) = (place.f32(&noise(2 * DIM, 0), DIM), RowInit { seed: 77, deviation });
+                // The kernel leaves alone what pads the rows.
+                let outs =
+                    [("bags", place.room(3, DIM, DType::F32)), ("bags in bf16", place.narrow_in_place(&[0.0; 3 * DIM], DIM))];
+                for (_, out) in outs {
+                    place.run(&EmbeddingBagForward { out, bags: &bags, examples: 1..4, slots: &slots, values, init });
+                }
+                outs.map(|(what, out)| place.found(what, out)).into()
+            });
+        }
+    }
+
+    fn rows_begin_with_their_initial_values(on: On) {
+        for deviation in [0.0, 0.5] {
+            on.compare(|place: &mut Place| {
+                let (values, init) = (place.f32(&noise(4 * DIM, 0), DIM), RowInit { seed: 77, deviation });
+                place.run(&EmbeddingRowsInit { values, rows: &[9, 2, 5], first_slot: 1, init });
+                vec![place.found("initial rows", values)]
+            });
+        }
+    }
+
+    on_devices! {
+        rows_begin_with_their_initial_values,
+        bags_of_touched_and_untouched_rows,
     }
 }

@@ -4,6 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::add_scaled;
+use crate::device::driver::Address;
 use crate::device::host::HostMemory;
 use crate::device::launch::Command;
 use crate::device::tape::{Op, Operands};
@@ -143,7 +144,7 @@ impl Op for Copy {
         memory.write::<f32>(self.out).copy_from_slice(memory.read(self.x));
     }
 
-    fn device(&self) -> Vec<Command> {
+    fn device(&self, _: &[Address]) -> Vec<Command> {
         let bytes = self.x.bytes();
         vec![Command::Copy { to: self.out.at, from: self.x.at, bytes: (bytes.end - bytes.start) as usize }]
     }

@@ -8,7 +8,14 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::chunks::Chunks;
+use super::row_gradients::{RowGradients, row_gram};
 use super::storage::Rows;
+use crate::device::driver::Address;
+use crate::device::host::HostMemory;
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::{Bytes, Op, Operands, bytes_of};
+use crate::device::tensor::{DType, Tensor};
 
 /// Independent partial sums of a product: one vector register.
 const LANES: usize = 8;
@@ -56,6 +63,183 @@ pub fn block_grams(grams: &mut [Vec<f64>], rows: &Rows, blocks: &[Range<usize>])
         .collect();
     for ((block, _), sums) in pieces.iter().zip(partial) {
         add_symmetric(&mut grams[*block], &sums, count);
+    }
+}
+
+/// Some columns of rows of J.
+pub(super) fn jacobian_rows<'m>(memory: &'m HostMemory, rows: &[Tensor], columns: Range<usize>) -> Rows<'m> {
+    // An encoder that is frozen whole has rows of no columns.
+    let part = |row: &Tensor| if row.is_none() { *row } else { row.range(columns.clone()) };
+    match rows.first().map_or(DType::F32, |row| row.dtype) {
+        DType::Bf16 => Rows::Bf16(rows.iter().map(|row| memory.read(part(row))).collect()),
+        _ => Rows::F32(rows.iter().map(|row| memory.read(part(row))).collect()),
+    }
+}
+
+/// Elements from one row of J to the next on a device.
+pub(super) fn stride(rows: &[Tensor]) -> u64 {
+    match rows {
+        [first, second, ..] => (second.at - first.at) / first.dtype.bytes() as u64,
+        rows => rows.first().map_or(0, |row| row.columns.next_multiple_of(4) as u64),
+    }
+}
+
+/// Products of the tasks' gradients in each block, G_b = J_b J_b^T, and in all blocks together.
+pub struct GramMatrices<'a> {
+    /// (P) of each task; none where only embedding rows are multiplied.
+    pub jacobian: Vec<Tensor>,
+    /// Columns of each block.
+    pub blocks: &'a [Range<usize>],
+    /// Touched embedding rows, and the block that they are of, which is the last.
+    pub rows: Option<(RowGradients<'a>, usize)>,
+    /// ((blocks + 1) x T T) f64, the last of all blocks together.
+    pub gram: Tensor,
+    pub scratch: GramScratch,
+}
+
+/// Most tasks of a round on a device: the kernels count the cells of a T x T matrix in 32 bits.
+pub const MOST_TASKS: usize = 46_340;
+
+/// What kernels write on the way to Gram matrices; none on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct GramScratch {
+    /// (partial sums x T T) f64
+    pub partials: Tensor,
+    /// ((blocks + 1) x T T) f64
+    pub cosines: Tensor,
+    /// (blocks + 1) u32
+    pub conflicts: Tensor,
+}
+
+impl GramScratch {
+    pub const NONE: Self = Self { partials: Tensor::NONE, cosines: Tensor::NONE, conflicts: Tensor::NONE };
+}
+
+impl GramMatrices<'_> {
+    fn count(&self) -> usize {
+        if self.jacobian.is_empty() { self.rows.as_ref().map_or(0, |(rows, _)| rows.tasks.len()) } else { self.jacobian.len() }
+    }
+
+    /// How kernels cut the columns.
+    pub fn chunks(&self) -> Chunks {
+        let columns = self.blocks.iter().map(|block| block.end).max().unwrap_or(0);
+        Chunks::new(self.blocks.iter().map(|block| block.start as u64..block.end as u64), Chunks::gram_length(columns as u64))
+    }
+}
+
+impl Op for GramMatrices<'_> {
+    fn name(&self) -> &'static str {
+        "gram_matrices"
+    }
+
+    fn operands(&self) -> Operands {
+        let GramScratch { partials, cosines, conflicts } = self.scratch;
+        let mut operands = Operands::new([], [self.gram, partials, cosines, conflicts]);
+        operands.reads.extend(&self.jacobian);
+        operands.reads.extend(self.rows.iter().flat_map(|(rows, _)| &rows.tasks));
+        operands.reads.retain(|tensor| !tensor.is_none());
+        operands
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let cells = self.count().pow(2);
+        let mut grams = vec![vec![0.0; cells]; self.blocks.len()];
+        if !self.jacobian.is_empty() {
+            block_grams(&mut grams, &jacobian_rows(memory, &self.jacobian, 0..self.jacobian[0].columns), self.blocks);
+        }
+        if let Some((rows, block)) = &self.rows {
+            row_gram(&mut grams[*block], rows.union, &rows.read(memory));
+        }
+        let (own, total) = memory.write::<f64>(self.gram).split_at_mut(cells * grams.len());
+        total.fill(0.0);
+        for (own, gram) in own.chunks_exact_mut(cells).zip(&grams) {
+            own.copy_from_slice(gram);
+            total.iter_mut().zip(gram).for_each(|(total, value)| *total += value);
+        }
+    }
+
+    /// Chunks, bounds of each block's partial sums, those of all, and the members of touched rows.
+    fn tables(&self) -> Vec<Bytes> {
+        let chunks = self.chunks();
+        let mut starts = chunks.starts(self.blocks.len());
+        if let (Some((rows, block)), Some(last)) = (&self.rows, starts.last_mut()) {
+            assert_eq!(block + 1, self.blocks.len(), "embedding rows are of the last block");
+            *last += rows.partials() as u32;
+        }
+        starts.extend([0, starts[self.blocks.len()]]);
+        let mut tables = chunks.tables().to_vec();
+        tables.push(bytes_of(&starts));
+        tables.extend(self.rows.iter().flat_map(|(rows, _)| rows.tables()));
+        tables
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let &[firsts, lengths, starts, ref members @ ..] = tables else { unreachable!("three tables and more") };
+        let (blocks, count, chunks) = (self.blocks.len(), self.count(), self.chunks().len());
+        let GramScratch { partials, cosines, conflicts } = self.scratch;
+        let kernels = [(2, "gram_2"), (4, "gram_4"), (8, "gram_8"), (12, "gram_12"), (16, "gram_16")];
+        let launch = match kernels.iter().find(|(most, _)| count <= *most) {
+            Some((_, kernel)) => Launch::line(kernel, chunks, 256),
+            None => {
+                let groups = count.div_ceil(8);
+                Launch::new("gram_tile", [groups * (groups + 1) / 2, chunks, 1], 256)
+            }
+        };
+        let dense = launch
+            .addresses([partials.at, self.jacobian.first().map_or(0, |row| row.at)])
+            .long(stride(&self.jacobian))
+            .int(count)
+            .addresses([firsts, lengths]);
+        let mut commands: Vec<Command> = vec![dense.into()];
+        if let (Some((rows, _)), &[row_starts, members]) = (&self.rows, members) {
+            let behind = partials.at + 8 * (chunks * count * count) as Address;
+            commands.push(rows.gram(behind, [row_starts, members]).into());
+        }
+        let cells = (8 * blocks * count * count) as Address;
+        let finish = |first: Address, conflicts: Address, starts: Address, blocks: usize| {
+            Launch::line("gram_finish", blocks, 1024)
+                .addresses([self.gram.at + first, cosines.at + first, conflicts, partials.at, starts])
+                .int(count)
+        };
+        commands.push(finish(0, conflicts.at, starts, blocks).into());
+        let behind = 4 * blocks as Address;
+        commands.push(finish(cells, conflicts.at + behind, starts + behind + 4, 1).into());
+        commands
+    }
+}
+
+/// Squared norms of some stretches of one row.
+pub struct Squares {
+    pub values: Tensor,
+    pub segments: Vec<Range<usize>>,
+    /// (segments) f64
+    pub out: Tensor,
+}
+
+impl Op for Squares {
+    fn name(&self) -> &'static str {
+        "squares"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.values], [self.out])
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let values: &[f32] = memory.read(self.values);
+        for (segment, out) in self.segments.iter().zip(memory.write::<f64>(self.out)) {
+            *out = values[segment.clone()].iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        }
+    }
+
+    /// Bounds of each.
+    fn tables(&self) -> Vec<Bytes> {
+        vec![bytes_of(&self.segments.iter().map(|own| [own.start as u64, own.end as u64]).collect::<Vec<_>>())]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let launch = Launch::line("segment_squares", self.segments.len(), 256);
+        vec![launch.addresses([self.out.at, self.values.at, tables[0]]).into()]
     }
 }
 
@@ -219,5 +403,92 @@ mod tests {
         gram_of(&mut found, &Rows::Bf16(narrow.iter().map(Vec::as_slice).collect()));
         gram(&mut expected, &wide.iter().map(Vec::as_slice).collect::<Vec<_>>());
         assert_eq!(found, expected);
+    }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::ops::testing::{On, Place, noise, on_devices};
+
+    /// Rows nearly parallel, their scales up to 1000 apart.
+    fn rows(tasks: usize, width: usize) -> Vec<f32> {
+        let base = noise(width, 0);
+        let row = |task: usize| {
+            let (own, scale) = (noise(width, 1 + task as u32), 10f32.powi(task as i32 % 4 - 1));
+            base.iter().zip(own).map(|(b, o)| scale * (b + 1e-3 * o)).collect::<Vec<_>>()
+        };
+        (0..tasks).flat_map(row).collect()
+    }
+
+    /// Two blocks of columns that begin and end anywhere; each product against the exact one, on the host as well.
+    fn gram_matches(on: On, tasks: usize, width: usize) {
+        let values = rows(tasks, width);
+        let (blocks, cells) = ([1..width / 3, width / 3..width], tasks * tasks);
+        let exact = |block: &Range<usize>| {
+            let rows: Vec<&[f32]> = values.chunks(width).map(|row| &row[block.clone()]).collect();
+            let product =
+                |cell: usize| rows[cell / tasks].iter().zip(rows[cell % tasks]).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
+            (0..cells).map(product).collect::<Vec<f64>>()
+        };
+        let expected: Vec<f64> = blocks.iter().flat_map(exact).collect();
+        on.compare(|place: &mut Place| {
+            let all = place.f32(&values, width);
+            let jacobian: Vec<Tensor> = (0..tasks).map(|task| all.rows(task..task + 1)).collect();
+            let scratch = GramScratch {
+                partials: place.scratch(2 * cells, DType::F64),
+                cosines: place.scratch(3 * cells, DType::F64),
+                conflicts: place.scratch(3, DType::F32),
+            };
+            let gram = place.room(3, cells, DType::F64);
+            place.run(&GramMatrices { jacobian, blocks: &blocks, rows: None, gram, scratch });
+            let found = place.found("gram", gram);
+            for (cell, (x, y)) in found.values.iter().zip(&expected).enumerate() {
+                assert!((x / y - 1.0).abs() < 1e-6, "{tasks} tasks, {cell}: {x} for {y}");
+            }
+            vec![found]
+        });
+    }
+
+    fn gram_of_two(on: On) {
+        gram_matches(on, 2, 2_500);
+    }
+
+    fn gram_of_three(on: On) {
+        gram_matches(on, 3, 10_001);
+    }
+
+    fn gram_of_five(on: On) {
+        gram_matches(on, 5, 3_001);
+    }
+
+    fn gram_of_nine(on: On) {
+        gram_matches(on, 9, 2_000);
+    }
+
+    fn gram_of_sixteen(on: On) {
+        gram_matches(on, 16, 1_500);
+    }
+
+    fn gram_of_nineteen(on: On) {
+        gram_matches(on, 19, 1_100);
+    }
+
+    fn squares_of_segments(on: On) {
+        on.compare(|place: &mut Place| {
+            let (values, out) = (place.f32(&noise(1_000, 12), 1_000), place.room(1, 3, DType::F64));
+            place.run(&Squares { values, segments: vec![0..300, 300..300, 350..1_000], out });
+            vec![place.found("squares", out).within(1e-12, 0.0)]
+        });
+    }
+
+    on_devices! {
+        gram_of_two,
+        gram_of_three,
+        gram_of_five,
+        gram_of_nine,
+        gram_of_sixteen,
+        gram_of_nineteen,
+        squares_of_segments,
     }
 }

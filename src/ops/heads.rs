@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
+use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::launch::heads as kernel;
 use super::simd::{add_scaled, dot};
-use crate::device::driver::Address;
+use crate::device::driver::{Address, MOST_BLOCKS};
 use crate::device::host::HostMemory;
-use crate::device::launch::Command;
-use crate::device::tape::{Op, Operands};
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::{Bytes, Op, Operands, bytes_of};
 use crate::device::tensor::Tensor;
 
 /// One task's head and the packed rows it reads. Its logits lie at `logits`, (rows x outputs).
@@ -111,17 +111,57 @@ pub struct Head {
     pub first: bool,
 }
 
-/// The heads on a device.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadsOnDevice {
-    pub segments: kernel::Segments,
-    /// Of the space of all heads' values, and of their gradients.
-    pub values: Address,
-    pub gradients: Address,
-    /// (segments) u32: 1 where the gradient is added to.
-    pub add: Address,
-    /// Outputs of the widest head.
-    pub outputs: usize,
+/// One task's rows and head, as `HeadSegment` of kernels/heads.cu.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct HeadSegment {
+    /// Packed rows, from `start` to `end`.
+    start: u32,
+    end: u32,
+    outputs: u32,
+    padding: u32,
+    /// Where weights (outputs x width), bias (outputs) and logits (rows x outputs) begin.
+    weight: u64,
+    bias: u64,
+    logits: u64,
+}
+
+/// The heads' segments, one after another; places of parameters are counted from the first head's.
+fn segment_table(heads: &[Head]) -> Bytes {
+    let (base, mut logits) = (values_base(heads), 0);
+    let segment = |head: &Head| {
+        let place = |tensor: Tensor| (tensor.at - base) / 4;
+        let (start, end) = (head.rows.start as u32, head.rows.end as u32);
+        let (weight, bias) = (place(head.weight), place(head.bias));
+        let segment = HeadSegment { start, end, outputs: head.outputs as u32, padding: 0, weight, bias, logits };
+        logits += (head.rows.len() * head.outputs) as u64;
+        segment
+    };
+    bytes_of(&heads.iter().map(segment).collect::<Vec<_>>())
+}
+
+fn values_base(heads: &[Head]) -> Address {
+    heads.iter().map(|head| head.weight.at).min().unwrap_or(0)
+}
+
+/// Where gradients lie as the values do from [`values_base`] on.
+fn gradients_base(heads: &[Head]) -> Address {
+    let base = heads.iter().map(|head| head.gradient.at).min().unwrap_or(0);
+    let apart = |head: &Head| head.gradient.at - base == head.weight.at - values_base(heads);
+    assert!(heads.iter().all(apart), "gradients of heads lie as their values do");
+    base
+}
+
+const THREADS: u32 = 256;
+
+/// A kernel that takes a warp for a row.
+fn by_rows(kernel: &'static str, rows: usize) -> Launch {
+    Launch::line(kernel, rows.div_ceil(THREADS as usize / 32), THREADS)
+}
+
+/// Most outputs of a head on a device.
+pub fn most_outputs(width: usize) -> usize {
+    MOST_BLOCKS[0] as usize / width.div_ceil(32).max(1)
 }
 
 /// As [`heads_forward`].
@@ -131,7 +171,6 @@ pub struct HeadsForward {
     /// (n x width)
     pub hidden: Tensor,
     pub heads: Vec<Head>,
-    pub device: Option<HeadsOnDevice>,
 }
 
 impl Op for HeadsForward {
@@ -150,10 +189,18 @@ impl Op for HeadsForward {
         heads_forward(memory.write(self.logits), memory.read(self.hidden), self.hidden.columns, &segments);
     }
 
-    fn device(&self) -> Vec<Command> {
-        let launch =
-            |own: HeadsOnDevice| kernel::forward(self.logits.at, self.hidden.at, own.values, own.segments, self.hidden.columns);
-        self.device.map(launch).map(Command::from).into_iter().collect()
+    fn tables(&self) -> Vec<Bytes> {
+        vec![segment_table(&self.heads)]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let Tensor { rows, columns: width, .. } = self.hidden;
+        let launch = by_rows("heads_forward", rows)
+            .addresses([self.logits.at, self.hidden.at, values_base(&self.heads), tables[0]])
+            .int(self.heads.len())
+            .int(rows)
+            .int(width);
+        vec![launch.into()]
     }
 }
 
@@ -165,7 +212,6 @@ pub struct HeadsBackward {
     /// (n x width)
     pub hidden: Tensor,
     pub heads: Vec<Head>,
-    pub device: Option<HeadsOnDevice>,
 }
 
 impl Op for HeadsBackward {
@@ -195,11 +241,23 @@ impl Op for HeadsBackward {
         heads_backward(memory.write(self.dhidden), &mut gradients, dlogits, hidden, self.hidden.columns, &segments);
     }
 
-    fn device(&self) -> Vec<Command> {
-        let Some(own) = self.device else { return Vec::new() };
-        let (dlogits, hidden, width) = (self.dlogits.at, self.hidden.at, self.hidden.columns);
-        let weight = kernel::weight(own.gradients, dlogits, hidden, own.segments, own.add, width, own.outputs);
-        let input = kernel::input(self.dhidden.at, dlogits, own.values, own.segments, width);
+    fn tables(&self) -> Vec<Bytes> {
+        let add: Vec<u32> = self.heads.iter().map(|head| u32::from(!head.first)).collect();
+        vec![segment_table(&self.heads), bytes_of(&add)]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let &[segments, add] = tables else { unreachable!("two tables") };
+        let (heads, Tensor { rows, columns: width, .. }) = (&self.heads, self.hidden);
+        let outputs = heads.iter().map(|head| head.outputs).max().unwrap_or(0);
+        let weight = Launch::new("heads_weight", [outputs * width.div_ceil(32), heads.len(), 1], THREADS)
+            .addresses([gradients_base(heads), self.dlogits.at, self.hidden.at, segments, add])
+            .int(width);
+        let input = by_rows("heads_input", rows)
+            .addresses([self.dhidden.at, self.dlogits.at, values_base(heads), segments])
+            .int(heads.len())
+            .int(rows)
+            .int(width);
         vec![weight.into(), input.into()]
     }
 }
@@ -237,4 +295,57 @@ mod tests {
         assert_eq!((w0, b0), ([7.0, 10.0], [3.0]));
         assert_eq!((w1, b1), ([5.0, 6.0, -5.0, -6.0], [1.0, -1.0]));
     }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::device::tensor::DType;
+    use crate::ops::testing::{On, Place, coarse_noise, noise, on_devices};
+
+    const WIDTH: usize = 41;
+    /// (rows, outputs) of each task.
+    const TASKS: [(usize, usize); 3] = [(5, 3), (9, 1), (4, 40)];
+
+    /// Heads end to end, the second of which begins its gradient anew.
+    fn heads_of(values: Tensor, gradients: Tensor) -> Vec<Head> {
+        let (mut row, mut value) = (0, 0);
+        let head = |(task, (rows, outputs)): (usize, (usize, usize))| {
+            let (weight, bias) = (value..value + outputs * WIDTH, value + outputs * WIDTH..value + outputs * (WIDTH + 1));
+            let own = Head {
+                rows: row..row + rows,
+                outputs,
+                weight: values.range(weight.clone()),
+                bias: values.range(bias.clone()),
+                gradient: if gradients.is_none() { gradients } else { gradients.range(weight.start..bias.end) },
+                first: task == 1,
+            };
+            (row, value) = (row + rows, bias.end);
+            own
+        };
+        TASKS.into_iter().enumerate().map(head).collect()
+    }
+
+    fn heads_forward_and_backward(on: On) {
+        let rows: usize = TASKS.iter().map(|(rows, _)| rows).sum();
+        let count: usize = TASKS.iter().map(|(rows, outputs)| rows * outputs).sum();
+        let values: usize = TASKS.iter().map(|(_, outputs)| outputs * (WIDTH + 1)).sum();
+        on.compare(|place: &mut Place| {
+            let hidden = place.narrow(&coarse_noise(rows * WIDTH, 0), WIDTH);
+            let (parameters, gradients) = (place.f32(&noise(values, 1), values), place.f32(&noise(values, 3), values));
+            let (logits, dlogits) = (place.room(1, count, DType::F32), place.f32(&noise(count, 2), count));
+            let dhidden = place.room(rows, WIDTH, DType::Bf16);
+            place.run(&HeadsForward { logits, hidden, heads: heads_of(parameters, Tensor::NONE) });
+            place.run(&HeadsBackward { dhidden, dlogits, hidden, heads: heads_of(parameters, gradients) });
+            vec![place.found("logits", logits), place.found("dhidden", dhidden), place.found("head gradients", gradients)]
+        });
+    }
+
+    #[test]
+    fn a_head_of_very_many_outputs_has_a_grid_that_a_card_takes() {
+        assert!(most_outputs(768) * 768usize.div_ceil(32) <= MOST_BLOCKS[0] as usize);
+        assert!(most_outputs(768) > 70_000);
+    }
+
+    on_devices! { heads_forward_and_backward }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::gemm::Write;
 use super::storage::{bf16, round, widen};
+use crate::device::driver::Address;
 use crate::device::host::HostMemory;
 use crate::device::tensor::{DType, Tensor};
 
@@ -11,7 +12,7 @@ use crate::device::tensor::{DType, Tensor};
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub rows: Range<usize>,
-    /// (P), f32 or bf16; none on a device, whose kernels have a table of their own.
+    /// (P), f32 or bf16
     pub row: Tensor,
     pub write: Write,
 }
@@ -38,6 +39,19 @@ impl JacobianRows {
     pub fn of_rows(&self, rows: &[Range<usize>]) -> Self {
         let segment = |(segment, rows): (&Segment, &Range<usize>)| Segment { rows: rows.clone(), ..segment.clone() };
         Self { segments: self.segments.iter().zip(rows).map(segment).collect(), ..self.clone() }
+    }
+
+    /// Where the first of the rows lies.
+    pub fn base(&self) -> Address {
+        self.segments.iter().map(|segment| segment.row.at).min().unwrap_or(0)
+    }
+
+    /// The segments as kernels take them, all at once: those that add to one row are one, end to end as they lie.
+    pub fn merged(&self) -> Vec<Segment> {
+        match (&self.segments[..], self.added) {
+            ([first, .., last], true) => vec![Segment { rows: first.rows.start..last.rows.end, ..first.clone() }],
+            (segments, _) => segments.to_vec(),
+        }
     }
 
     /// What is written of some columns.

@@ -3,12 +3,13 @@
 //! Each returns the SUM of the losses of the observed targets (f64, in row order) and writes dlogits = scale * d(sum)/dlogits.
 //! A missing target is NaN: it adds nothing and gets a zero gradient.
 
-use super::launch::heads as kernel;
+use bytemuck::{Pod, Zeroable};
+
 use super::vocabulary_loss::vocabulary_cross_entropy;
 use crate::device::driver::Address;
 use crate::device::host::HostMemory;
-use crate::device::launch::Command;
-use crate::device::tape::{Op, Operands};
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::{Bytes, Op, Operands, bytes_of};
 use crate::device::tensor::Tensor;
 
 /// dlogits (n x classes) of softmax cross-entropy against class indices (n), of whose probability `smoothing` is spread
@@ -80,6 +81,10 @@ pub struct Part<'a> {
     pub outputs: usize,
     /// Factor on d(sum of losses).
     pub scale: f32,
+    /// Its sum's number.
+    pub sum: usize,
+    /// The sum begins with this part, and does not gain it.
+    pub first: bool,
 }
 
 impl Part<'_> {
@@ -106,29 +111,74 @@ impl Part<'_> {
     }
 }
 
-/// The losses on a device.
-#[derive(Clone, Copy, Debug)]
-pub struct LossesOnDevice {
-    pub segments: kernel::Segments,
-    pub targets: Address,
-    /// (n) f64
-    pub row_losses: Address,
-    /// (tasks) f64
-    pub sums: Address,
-    /// (segments) u32: 1 where the sum is added to.
-    pub add: Address,
-    pub smoothing: f64,
+/// Losses by their number in kernels/loss.cu.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Loss {
+    CrossEntropy = 0,
+    BinaryCrossEntropy = 1,
+    SquaredError = 2,
+}
+
+/// One task's logits and targets, as `LossSegment` of kernels/loss.cu.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct LossSegment {
+    /// Rows of logits, from `start` to `end`.
+    start: u32,
+    end: u32,
+    outputs: u32,
+    /// A [`Loss`].
+    loss: u32,
+    /// Which sum.
+    task: u32,
+    scale: f32,
+    logits: u64,
+    /// Where its targets begin: u32 classes (rows) or f32 values (rows x outputs), counted in 4 bytes.
+    targets: u64,
 }
 
 /// Sums of losses of each part (f64, over observed targets), and the scaled gradients of the logits.
 pub struct Losses<'a> {
-    /// (parts) f64; none on a device, which adds them up by task.
+    /// f64, of which each part has its own.
     pub sums: Tensor,
     /// Part after part.
     pub dlogits: Tensor,
     pub logits: Tensor,
+    /// (rows) f64 that a device's kernels pass on; none on the host.
+    pub row_losses: Tensor,
     pub parts: Vec<Part<'a>>,
-    pub device: Option<LossesOnDevice>,
+}
+
+impl Losses<'_> {
+    /// The parts' segments, and their targets end to end.
+    fn segments(&self) -> (Vec<LossSegment>, Vec<u32>) {
+        let (mut segments, mut targets) = (Vec::with_capacity(self.parts.len()), Vec::new());
+        let (mut start, mut logits) = (0, 0);
+        for part in &self.parts {
+            let end = start + (part.len() / part.outputs) as u32;
+            let (loss, own): (Loss, &[u32]) = match part.targets {
+                Targets::Class(classes, _) => (Loss::CrossEntropy, classes),
+                Targets::Word(_) => unreachable!("no device is given a vocabulary's losses"),
+                Targets::Label(labels) => (Loss::BinaryCrossEntropy, bytemuck::cast_slice(labels)),
+                Targets::Value(values) => (Loss::SquaredError, bytemuck::cast_slice(values)),
+            };
+            segments.push(LossSegment {
+                start,
+                end,
+                outputs: part.outputs as u32,
+                loss: loss as u32,
+                task: part.sum as u32,
+                scale: part.scale,
+                logits,
+                targets: targets.len() as u64,
+            });
+            targets.extend(own);
+            logits += part.len() as u64;
+            start = end;
+        }
+        (segments, targets)
+    }
 }
 
 impl Op for Losses<'_> {
@@ -137,24 +187,44 @@ impl Op for Losses<'_> {
     }
 
     fn operands(&self) -> Operands {
-        Operands::new([self.logits], [self.dlogits, self.sums])
+        Operands::new([self.logits], [self.dlogits, self.sums, self.row_losses])
     }
 
     fn host(&self, memory: &HostMemory) {
         let (mut dlogits, mut logits): (&mut [f32], &[f32]) = (memory.write(self.dlogits), memory.read(self.logits));
-        for (part, sum) in self.parts.iter().zip(memory.write::<f64>(self.sums)) {
+        let sums: &mut [f64] = memory.write(self.sums);
+        for part in &self.parts {
             let (own, rest) = std::mem::take(&mut dlogits).split_at_mut(part.len());
             let (known, tail) = logits.split_at(part.len());
-            *sum = part.loss(own, known);
+            let loss = part.loss(own, known);
+            sums[part.sum] = if part.first { loss } else { sums[part.sum] + loss };
             (dlogits, logits) = (rest, tail);
         }
     }
 
-    fn device(&self) -> Vec<Command> {
-        let Some(own) = self.device else { return Vec::new() };
-        let LossesOnDevice { segments, targets, row_losses, sums, add, smoothing } = own;
-        let rows = kernel::loss_rows(self.dlogits.at, row_losses, self.logits.at, targets, segments, smoothing, 0);
-        vec![rows.into(), kernel::loss_sums(sums, row_losses, segments, add).into()]
+    fn tables(&self) -> Vec<Bytes> {
+        let (segments, targets) = self.segments();
+        let add: Vec<u32> = self.parts.iter().map(|part| u32::from(!part.first)).collect();
+        vec![bytes_of(&segments), bytes_of(&targets), bytes_of(&add)]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let &[segments, targets, add] = tables else { unreachable!("three tables") };
+        let rows: usize = self.parts.iter().map(|part| part.len() / part.outputs).sum();
+        let count = self.parts.len();
+        // One share for all classification tasks of a run.
+        let smoothing = self.parts.iter().find_map(|part| match part.targets {
+            Targets::Class(_, smoothing) => Some(smoothing),
+            _ => None,
+        });
+        let by_rows = Launch::line("loss_rows", rows.div_ceil(8), 256)
+            .addresses([self.dlogits.at, self.row_losses.at, self.logits.at, targets, segments])
+            .int(count)
+            .int(rows)
+            .double(smoothing.unwrap_or(0.0))
+            .addresses([0]);
+        let sums = Launch::line("loss_sums", count, 256).addresses([self.sums.at, self.row_losses.at, segments, add]);
+        vec![by_rows.into(), sums.into()]
     }
 }
 
@@ -203,4 +273,33 @@ mod tests {
         assert!((cross_entropy(&mut d, &[0.0; 4], &[3], 4, 0.0, 0.5) - 4.0f64.ln()).abs() < 1e-12);
         assert_eq!(d, [0.125, 0.125, 0.125, -0.375]);
     }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::device::tensor::DType;
+    use crate::ops::testing::{On, Place, noise, on_devices};
+
+    /// Three tasks; the sums of the first and the last gain an earlier micro-batch's.
+    fn losses_of_every_kind(on: On) {
+        let classes = [2u32, 0, 1, 1, 2];
+        let mut values = noise(9, 5);
+        values[3] = f32::NAN;
+        let labels: Vec<f32> = (0..160).map(|i| if i % 7 == 0 { f32::NAN } else { (i % 2) as f32 }).collect();
+        on.compare(|place: &mut Place| {
+            let parts = vec![
+                Part { targets: Targets::Class(&classes, 0.1), outputs: 3, scale: 0.5, sum: 2, first: false },
+                Part { targets: Targets::Value(&values), outputs: 1, scale: 0.25, sum: 0, first: true },
+                Part { targets: Targets::Label(&labels), outputs: 40, scale: 2.0, sum: 1, first: false },
+            ];
+            let count = parts.iter().map(Part::len).sum();
+            let (sums, dlogits) = (place.f64(&[10.0; 3]), place.room(1, count, DType::F32));
+            let (logits, row_losses) = (place.f32(&noise(count, 4), count), place.scratch(18, DType::F64));
+            place.run(&Losses { sums, dlogits, logits, row_losses, parts });
+            vec![place.found("dlogits", dlogits), place.found("sums", sums).within(1e-12, 0.0)]
+        });
+    }
+
+    on_devices! { losses_of_every_kind }
 }

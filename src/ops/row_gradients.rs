@@ -5,55 +5,35 @@ use anyhow::Result;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::adamw::{Combine, Step};
 use super::embedding_bag::Bags;
 use super::gram::add_symmetric;
 use super::simd::{add_scaled, dot};
+use crate::device::driver::{Address, PLAIN_SHARED};
+use crate::device::host::HostMemory;
+use crate::device::launch::{Command, Launch};
 use crate::device::memory::{Buffer, Memory};
+use crate::device::tape::{Bytes, Op, Operands, bytes_of};
+use crate::device::tensor::Tensor;
 
-/// One task's gradient: `rows` ascending, and their values.
-pub struct RowGradient {
+/// Which rows of the table one task touches, and from which examples.
+#[derive(Default)]
+pub struct RowIndex {
+    /// Ascending.
     pub rows: Vec<u32>,
-    /// (rows x dim), the first rows.len() * dim values are in use; sized once, by the plan.
-    pub values: Buffer,
-    dim: usize,
     /// (table row << 32 | example), sorted: where each row's gradient comes from.
     sources: Vec<u64>,
     /// (rows + 1) bounds of each row's sources.
     starts: Vec<u32>,
 }
 
-impl RowGradient {
-    /// Room for `capacity` rows.
-    pub fn new(memory: &mut Memory, name: &str, dim: usize, capacity: usize) -> Result<Self> {
-        let values = memory.buffer(name, capacity * dim)?;
-        memory.reserve(&format!("{name}: index"), (capacity * (4 + 8 + 4)) as u64)?;
-        let capacity = if memory.is_dry() { 0 } else { capacity };
-        Ok(Self {
-            rows: Vec::with_capacity(capacity),
-            values,
-            dim,
-            sources: Vec::with_capacity(capacity),
-            starts: Vec::with_capacity(capacity + 1),
-        })
+impl RowIndex {
+    fn with_capacity(rows: usize) -> Self {
+        let sources = Vec::with_capacity(rows);
+        Self { rows: Vec::with_capacity(rows), sources, starts: Vec::with_capacity(rows + 1) }
     }
 
-    /// Columns of the table.
-    pub fn dim(&self) -> usize {
-        self.dim
-    }
-
-    pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.dim..][..self.dim]
-    }
-
-    pub fn clear(&mut self) {
-        self.rows.clear();
-    }
-
-    /// Backward pass of the embedding bag: row r gets sum over the examples e that hold r of scales[e] * dout[e], in
-    /// example order. `dout` is (n x dim) for the n examples of `bags`, of which this task's are `examples`.
-    pub fn backward(&mut self, dout: &[f32], bags: &Bags, examples: impl Iterator<Item = usize>) {
+    /// Of these examples of `bags`, in place of what it was.
+    pub fn fill(&mut self, bags: &Bags, examples: impl Iterator<Item = usize>) {
         self.sources.clear();
         for example in examples {
             self.sources.extend(bags.example(example).iter().map(|&row| u64::from(row) << 32 | example as u64));
@@ -69,21 +49,62 @@ impl RowGradient {
             }
         }
         self.starts.push(self.sources.len() as u32);
-        let dim = self.dim;
-        let used = self.rows.len() * dim;
-        assert!(used <= self.values.len(), "{} rows exceed the planned row gradient", self.rows.len());
-        let (sources, starts) = (&self.sources, &self.starts);
-        self.values[..used].par_chunks_mut(dim).with_min_len(64).enumerate().for_each(|(index, out)| {
-            add_sources(out, &sources[starts[index] as usize..starts[index + 1] as usize], dout, &bags.scales);
+    }
+
+    /// Each row gets the sum over the examples e that hold it of scales[e] * dout[e], in example order.
+    fn gradients(&self, out: &mut [f32], dim: usize, dout: &[f32], scales: &[f32]) {
+        out.par_chunks_mut(dim).with_min_len(64).enumerate().for_each(|(index, out)| {
+            let own = self.starts[index] as usize..self.starts[index + 1] as usize;
+            add_sources(out, &self.sources[own], dout, scales);
         });
+    }
+}
+
+/// One task's gradient: its rows, and their values.
+pub struct RowGradient {
+    pub index: RowIndex,
+    /// (rows x dim), the first of them in use; sized once, by the plan.
+    pub values: Buffer,
+    dim: usize,
+}
+
+impl RowGradient {
+    /// Room for `capacity` rows.
+    pub fn new(memory: &mut Memory, name: &str, dim: usize, capacity: usize) -> Result<Self> {
+        let values = memory.buffer(name, capacity * dim)?;
+        memory.reserve(&format!("{name}: index"), (capacity * (4 + 8 + 4)) as u64)?;
+        Ok(Self { index: RowIndex::with_capacity(if memory.is_dry() { 0 } else { capacity }), values, dim })
+    }
+
+    /// Columns of the table.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The values in use.
+    pub fn used(&self) -> &[f32] {
+        &self.values[..self.index.rows.len() * self.dim]
+    }
+
+    pub fn clear(&mut self) {
+        self.index.rows.clear();
+    }
+
+    /// Backward pass of the embedding bag from `dout` (n x dim), n being the examples of `bags`, of which this task's are
+    /// `examples`.
+    pub fn backward(&mut self, dout: &[f32], bags: &Bags, examples: impl Iterator<Item = usize>) {
+        self.index.fill(bags, examples);
+        let used = self.index.rows.len() * self.dim;
+        assert!(used <= self.values.len(), "{} rows exceed the planned row gradient", self.index.rows.len());
+        self.index.gradients(&mut self.values[..used], self.dim, dout, &bags.scales);
     }
 }
 
 impl RowGradient {
     /// Makes this a gradient of all `rows` of the table and gives their values (rows x dim), to be written or added to.
     pub fn whole(&mut self, rows: usize) -> &mut [f32] {
-        self.rows.clear();
-        self.rows.extend(0..rows as u32);
+        self.index.rows.clear();
+        self.index.rows.extend(0..rows as u32);
         &mut self.values[..rows * self.dim]
     }
 
@@ -125,18 +146,18 @@ pub struct Union {
 }
 
 impl Union {
-    /// Merges the tasks' sorted row lists.
-    pub fn merge(&mut self, gradients: &[RowGradient]) {
+    /// Merges the tasks' ascending rows.
+    pub fn merge(&mut self, tasks: &[&[u32]]) {
         self.rows.clear();
         self.starts.clear();
         self.members.clear();
-        let mut heads = vec![0usize; gradients.len()];
-        let next = |heads: &[usize]| gradients.iter().zip(heads).filter_map(|(g, &head)| g.rows.get(head).copied()).min();
+        let mut heads = vec![0usize; tasks.len()];
+        let next = |heads: &[usize]| tasks.iter().zip(heads).filter_map(|(rows, &head)| rows.get(head).copied()).min();
         while let Some(row) = next(&heads) {
             self.rows.push(row);
             self.starts.push(self.members.len() as u32);
-            for (task, gradient) in gradients.iter().enumerate() {
-                if gradient.rows.get(heads[task]) == Some(&row) {
+            for (task, rows) in tasks.iter().enumerate() {
+                if rows.get(heads[task]) == Some(&row) {
                     self.members.push((task as u32, heads[task] as u32));
                     heads[task] += 1;
                 }
@@ -158,30 +179,158 @@ impl Union {
         (self.rows, self.starts) = (all, starts);
     }
 
-    /// The parts of union row `index` of the tasks that touched it, by their position.
-    pub fn gathered<'a>(&self, index: usize, gradients: &'a [RowGradient]) -> Vec<(usize, &'a [f32])> {
-        let part = |&(task, row): &(u32, u32)| (task as usize, gradients[task as usize].row(row as usize));
-        self.members(index).iter().map(part).collect()
-    }
-
-    fn members(&self, index: usize) -> &[(u32, u32)] {
+    pub(super) fn members(&self, index: usize) -> &[(u32, u32)] {
         &self.members[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
 }
 
-/// Union rows in one partial sum of the Gram matrix.
+/// Embedding gradients of a round, as operations see them.
+#[derive(Clone)]
+pub struct RowGradients<'a> {
+    pub union: &'a Union,
+    /// (rows x dim) f32 of each task, or none where it touched no row; on a device one after another.
+    pub tasks: Vec<Tensor>,
+    pub dim: usize,
+}
+
+impl<'a> RowGradients<'a> {
+    /// On the host.
+    pub fn lend(memory: &mut HostMemory<'a>, union: &'a Union, gradients: &'a [RowGradient]) -> Self {
+        let dim = gradients.first().map_or(0, RowGradient::dim);
+        let own = |gradient: &'a RowGradient| memory.lend(gradient.used()).as_rows(gradient.index.rows.len(), dim);
+        Self { union, tasks: gradients.iter().map(own).collect(), dim }
+    }
+
+    pub(super) fn read<'m>(&self, memory: &'m HostMemory) -> RowValues<'m> {
+        RowValues { tasks: self.tasks.iter().map(|task| memory.read(*task)).collect(), dim: self.dim }
+    }
+
+    /// Where the first task's rows lie on a device.
+    pub(super) fn base(&self) -> Address {
+        self.tasks.iter().filter(|task| !task.is_none()).map(|task| task.at).min().unwrap_or(0)
+    }
+
+    /// Bounds of each union row's members, and (task, row of all tasks' gradients) of each.
+    pub(super) fn tables(&self) -> Vec<Bytes> {
+        let base = self.base();
+        let first = |task: u32| ((self.tasks[task as usize].at - base) / (4 * self.dim) as u64) as u32;
+        let members: Vec<[u32; 2]> = self.union.members.iter().map(|&(task, row)| [task, first(task) + row]).collect();
+        vec![bytes_of(&self.union.starts), bytes_of(&members)]
+    }
+
+    /// Partial Gram matrices of the kernels.
+    pub fn partials(&self) -> usize {
+        row_partials(self.union.rows.len())
+    }
+
+    /// partials ([`row_partials`] x tasks x tasks) f64 on a device.
+    pub(super) fn gram(&self, partials: Address, [starts, members]: [Address; 2]) -> Launch {
+        let count = self.tasks.len();
+        let sums = 8 * count * count;
+        let shared = sums <= PLAIN_SHARED;
+        Launch::line("row_gram", self.partials(), THREADS)
+            .shared(if shared { sums } else { 0 })
+            .addresses([partials, self.base(), starts, members])
+            .int(self.union.rows.len())
+            .int(PARTIAL_ROWS)
+            .int(count)
+            .int(self.dim)
+            .signed(i32::from(shared))
+    }
+}
+
+const THREADS: u32 = 256;
+
+/// Union rows in one partial sum of the kernels.
+pub(super) const PARTIAL_ROWS: usize = 64;
+
+/// Partial sums that kernels make of so many union rows.
+pub fn row_partials(union_rows: usize) -> usize {
+    union_rows.div_ceil(PARTIAL_ROWS)
+}
+
+/// The tasks' values.
+pub(super) struct RowValues<'a> {
+    pub tasks: Vec<&'a [f32]>,
+    pub dim: usize,
+}
+
+impl<'a> RowValues<'a> {
+    pub fn row(&self, (task, row): (u32, u32)) -> &'a [f32] {
+        &self.tasks[task as usize][row as usize * self.dim..][..self.dim]
+    }
+
+    /// The parts of a union row of the tasks that touched it, by their position.
+    pub fn gathered(&self, members: &[(u32, u32)]) -> Vec<(usize, &'a [f32])> {
+        members.iter().map(|&member| (member.0 as usize, self.row(member))).collect()
+    }
+}
+
+/// The tasks' gradients from that of the encoder's input.
+pub struct RowGradientsBackward<'a> {
+    /// By task.
+    pub indexes: &'a [RowIndex],
+    /// (rows x dim) f32 of each task, or none; on a device one after another.
+    pub out: Vec<Tensor>,
+    /// (examples x dim) f32
+    pub dout: Tensor,
+    /// (examples)
+    pub scales: &'a [f32],
+}
+
+impl Op for RowGradientsBackward<'_> {
+    fn name(&self) -> &'static str {
+        "row_gradients_backward"
+    }
+
+    fn operands(&self) -> Operands {
+        let mut operands = Operands::new([self.dout], []);
+        operands.writes.extend(self.out.iter().filter(|out| !out.is_none()));
+        operands
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let dout: &[f32] = memory.read(self.dout);
+        self.indexes.par_iter().zip(&self.out).with_max_len(1).for_each(|(index, &out)| {
+            index.gradients(memory.write(out), self.dout.columns, dout, self.scales);
+        });
+    }
+
+    /// Examples of each row of all tasks, their bounds, and all examples' scales.
+    fn tables(&self) -> Vec<Bytes> {
+        let (mut sources, mut starts) = (Vec::new(), Vec::new());
+        for index in self.indexes {
+            starts.extend(index.starts[..index.rows.len()].iter().map(|start| start + sources.len() as u32));
+            sources.extend(index.sources.iter().map(|&source| source as u32));
+        }
+        starts.push(sources.len() as u32);
+        vec![bytes_of(&sources), bytes_of(&starts), bytes_of(self.scales)]
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let &[sources, starts, scales] = tables else { unreachable!("three tables") };
+        let rows = self.indexes.iter().map(|index| index.rows.len()).sum();
+        let first = self.out.iter().filter(|out| !out.is_none()).map(|out| out.at).min().unwrap_or(0);
+        let launch = Launch::line("row_gradients_backward", rows, THREADS)
+            .addresses([first, self.dout.at, scales, sources, starts])
+            .int(self.dout.columns);
+        vec![launch.into()]
+    }
+}
+
+/// Union rows in one partial sum of the Gram matrix on the host.
 const GRAM_ROWS: usize = 256;
 
 /// gram (T x T, f64) gains the products of the tasks' row gradients; f32 products of one row, summed in f64.
-pub fn row_gram(gram: &mut [f64], union: &Union, gradients: &[RowGradient]) {
-    let count = gradients.len();
+pub(super) fn row_gram(gram: &mut [f64], union: &Union, values: &RowValues) {
+    let count = values.tasks.len();
     let blocks = union.rows.len().div_ceil(GRAM_ROWS);
     let partial: Vec<Vec<f64>> = (0..blocks)
         .into_par_iter()
         .map(|block| {
             let mut sums = vec![0.0; count * count];
             for index in block * GRAM_ROWS..((block + 1) * GRAM_ROWS).min(union.rows.len()) {
-                member_products(&mut sums, union.members(index), gradients);
+                member_products(&mut sums, union.members(index), values);
             }
             sums
         })
@@ -193,105 +342,40 @@ pub fn row_gram(gram: &mut [f64], union: &Union, gradients: &[RowGradient]) {
 
 /// Upper triangle of the products of all tasks that touched one row.
 #[multiversion(targets("x86_64+avx2+fma"))]
-fn member_products(sums: &mut [f64], members: &[(u32, u32)], gradients: &[RowGradient]) {
-    let count = gradients.len();
+fn member_products(sums: &mut [f64], members: &[(u32, u32)], values: &RowValues) {
+    let count = values.tasks.len();
     for (position, &(i, i_row)) in members.iter().enumerate() {
-        let row = gradients[i as usize].row(i_row as usize);
+        let row = values.row((i, i_row));
         for &(j, j_row) in &members[position..] {
-            let product = dot(row, gradients[j as usize].row(j_row as usize));
+            let product = dot(row, values.row((j, j_row)));
             sums[i as usize * count + j as usize] += f64::from(product);
         }
     }
 }
 
-/// Parameters and moments of the touched rows, (slots x dim) each; `second` is empty under SGD, and (slots) where a row has
-/// a single second moment.
-pub struct RowState<'a> {
-    pub values: &'a mut [f32],
-    pub first: &'a mut [f32],
-    pub second: &'a mut [f32],
-}
-
-/// One optimizer step on the union rows: d from the gradients of the tasks that touched a row (zero for the others). Row
-/// `union.rows[i]` lies in slot `slots[i]`; slots are distinct.
-pub fn row_update(state: RowState, slots: &[u32], union: &Union, gradients: &[RowGradient], how: Combine, step: &Step) {
-    let Some(dim) = gradients.first().map(|g| g.dim) else { return };
-    let room = state.values.len() / dim;
-    assert!(slots.iter().all(|&slot| (slot as usize) < room), "a slot lies outside the table");
-    let values = Rows { start: state.values.as_mut_ptr(), dim };
-    let first = Rows { start: state.first.as_mut_ptr(), dim };
-    let second_dim = state.second.len() / room.max(1);
-    let second = Rows { start: state.second.as_mut_ptr(), dim: second_dim };
-    assert!(state.first.len() == room * dim && [0, 1, dim].contains(&second_dim), "moments of another shape");
-    slots.par_iter().with_min_len(64).enumerate().for_each_init(
-        || vec![0.0f32; dim],
-        |d, (index, &slot)| {
-            // SAFETY: slots are distinct (one per union row) and inside the three arrays, checked above, so each job has
-            // these rows to itself; the borrows of `state` outlive the loop.
-            let (p, m, v) = unsafe { (values.row(slot), first.row(slot), second.row(slot)) };
-            match how {
-                Combine::Weights(weights) => combine_members(d, union.members(index), gradients, weights),
-                Combine::Columns { rule, first } => {
-                    rule(&union.gathered(index, gradients), first + u64::from(union.rows[index]) * dim as u64, d);
-                }
-            }
-            match v {
-                [v] => step.run_row(p, m, v, d),
-                v => step.run(p, m, v, d),
-            }
-        },
-    );
-}
-
-/// d (dim) = sum over the tasks that touched a row of their weighted gradients.
-#[multiversion(targets("x86_64+avx2+fma"))]
-fn combine_members(d: &mut [f32], members: &[(u32, u32)], gradients: &[RowGradient], weights: &[f32]) {
-    d.fill(0.0);
-    for &(task, row) in members {
-        add_scaled(d, weights[task as usize], gradients[task as usize].row(row as usize));
-    }
-}
-
-/// Rows handed out by number to jobs that use distinct ones.
-struct Rows {
-    start: *mut f32,
-    dim: usize,
-}
-
-// SAFETY: only `row` reads the pointer, and its caller promises distinct rows.
-unsafe impl Sync for Rows {}
-
-impl Rows {
-    /// # Safety
-    /// `slot` lies inside the array, and nobody else uses the row while the result lives.
-    #[allow(clippy::mut_from_ref, reason = "distinct rows of one array are handed to different jobs")]
-    unsafe fn row(&self, slot: u32) -> &mut [f32] {
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(slot as usize * self.dim), self.dim) }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::ops::adamw::Rule;
 
     /// Task 0 touches rows 1, 4; task 1 touches rows 4, 9.
-    fn two_tasks() -> Vec<RowGradient> {
+    pub fn two_tasks() -> (Vec<RowGradient>, Union) {
         let mut memory = Memory::unlimited();
         let mut gradients: Vec<RowGradient> = (0..2).map(|_| RowGradient::new(&mut memory, "rows", 2, 4).unwrap()).collect();
         let bags = Bags { offsets: vec![0, 2, 3], rows: vec![1, 4, 4], scales: vec![1.0, 2.0] };
         gradients[0].backward(&[1.0, 2.0, 3.0, 4.0], &bags, 0..2);
         let bags = Bags { offsets: vec![0, 2], rows: vec![4, 9], scales: vec![0.5] };
         gradients[1].backward(&[2.0, -2.0], &bags, 0..1);
-        gradients
+        let mut union = Union::default();
+        union.merge(&[&gradients[0].index.rows, &gradients[1].index.rows]);
+        (gradients, union)
     }
 
     #[test]
     fn backward_adds_the_examples_of_a_row() {
-        let gradients = two_tasks();
-        assert_eq!(gradients[0].rows, [1, 4]);
-        assert_eq!(gradients[0].values[..4], [1.0, 2.0, 7.0, 10.0]);
-        assert_eq!(gradients[1].values[..4], [1.0, -1.0, 1.0, -1.0]);
+        let (gradients, _) = two_tasks();
+        assert_eq!(gradients[0].index.rows, [1, 4]);
+        assert_eq!(gradients[0].used(), [1.0, 2.0, 7.0, 10.0]);
+        assert_eq!(gradients[1].used(), [1.0, -1.0, 1.0, -1.0]);
     }
 
     #[test]
@@ -300,44 +384,28 @@ mod tests {
         gradient.whole(3).copy_from_slice(&[1.0; 6]);
         let bags = Bags { offsets: vec![0, 1, 2], rows: vec![2, 2], scales: vec![1.0, 2.0] };
         gradient.backward_onto_whole(&[1.0, 2.0, 3.0, 4.0], &bags, 0..2);
-        assert_eq!(gradient.rows, [0, 1, 2]);
+        assert_eq!(gradient.index.rows, [0, 1, 2]);
         assert_eq!(gradient.values[..6], [1.0, 1.0, 1.0, 1.0, 8.0, 11.0]);
     }
 
     #[test]
     fn gram_takes_the_intersection() {
-        let gradients = two_tasks();
-        let mut union = Union::default();
-        union.merge(&gradients);
+        let (gradients, union) = two_tasks();
         assert_eq!(union.rows, [1, 4, 9]);
         let mut gram = vec![0.0; 4];
-        row_gram(&mut gram, &union, &gradients);
+        row_gram(&mut gram, &union, &RowValues { tasks: gradients.iter().map(RowGradient::used).collect(), dim: 2 });
         assert_eq!(gram, [154.0, -3.0, -3.0, 4.0]);
     }
 
     #[test]
     fn a_covered_union_has_every_row() {
-        let gradients = two_tasks();
-        let (mut union, mut all) = (Union::default(), Union::default());
-        union.merge(&gradients);
-        all.merge(&gradients);
+        let (_, union) = two_tasks();
+        let (_, mut all) = two_tasks();
         all.cover(11);
         assert_eq!(all.rows, (0..11).collect::<Vec<u32>>());
         for (index, &row) in union.rows.iter().enumerate() {
             assert_eq!(all.members(row as usize), union.members(index));
         }
         assert!([0, 2, 3, 5, 10].iter().all(|&row| all.members(row).is_empty()));
-    }
-
-    #[test]
-    fn update_takes_the_union() {
-        let gradients = two_tasks();
-        let mut union = Union::default();
-        union.merge(&gradients);
-        let (mut values, mut first) = (vec![0.0; 6], vec![0.0; 6]);
-        let step = Step { rule: Rule::Sgd { momentum: 0.0 }, lr: 1.0, weight_decay: 0.0 };
-        let state = RowState { values: &mut values, first: &mut first, second: &mut [] };
-        row_update(state, &[2, 0, 1], &union, &gradients, Combine::Weights(&[1.0, 10.0]), &step);
-        assert_eq!(values, [-17.0, 0.0, -10.0, 10.0, -1.0, -2.0]);
     }
 }

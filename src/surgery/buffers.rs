@@ -75,7 +75,7 @@ impl TaskBuffers {
             }
             let Some(set) = blocks.table.map(|table| blocks.set_of(table)) else { continue };
             let (buffer, gradient) = (&mut self.rows[task], &mut gradients.rows[row]);
-            for (index, &number) in gradient.rows.iter().enumerate() {
+            for (index, &number) in gradient.index.rows.iter().enumerate() {
                 let values = &mut gradient.values[index * buffer.dim..][..buffer.dim];
                 sums[set][row] += pass_row(&passes.passes[set], row, factor, values, buffer.row(number));
             }

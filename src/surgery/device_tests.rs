@@ -1,14 +1,14 @@
-//! kernels/solve.cu and the rules of update.cu against the methods: one Gram matrix, several rounds of state.
+//! kernels/solve.cu and the rules for columns against the methods: one Gram matrix, several rounds of state.
 
 use super::methods::{ColumnBlock, Inputs, columns, registry};
-use crate::ops::adamw::Rule;
-use crate::ops::cases::{Device, On};
-use crate::ops::launch::rows::{self, Table, Union};
-use crate::ops::launch::surgery::ChunksOnDevice;
-use crate::ops::launch::surgery::{
-    Chunks, ColumnRule, Columns, Columnwise, GroupRates, Jacobian, Method, Rates, RatesOnDevice, Solve, State, column_squares,
-    solve, update_columns,
-};
+use crate::device::tensor::{DType, Tensor};
+use crate::ops::adamw::{Rule, Step};
+use crate::ops::column_rule::{self, ColumnSquare, How, Kernel};
+use crate::ops::row_gradients::{RowGradients, Union};
+use crate::ops::row_update::{RowUpdate, TableState};
+use crate::ops::solve::{Method, Solve};
+use crate::ops::testing::{On, Place};
+use crate::ops::update::{Columns, ParameterState, Update};
 
 const TASKS: usize = 4;
 
@@ -57,42 +57,35 @@ fn matches(on: On, name: &str, method: Method, grams: &[Vec<f64>], clip_tasks: b
         square += (0..cells).map(|cell| weights[cell / TASKS] * weights[cell % TASKS] * scaled[cell]).sum::<f64>();
         expected.extend(weights);
     }
-    let count = expected.len();
-    let (weights, factors, summary) = on.run(|device: &mut Device| {
-        let flat: Vec<u32> = orders.iter().flatten().map(|&at| at as u32).collect();
+    let sets = grams.len();
+    let [weights, factors, summary] = on.run(|device| {
+        let place = &mut Place::on(device);
         let own = Solve {
-            weights: device.room::<f64>(count),
-            factors: device.room::<f64>(TASKS),
-            shared_factors: device.room::<f32>(count),
-            head_factors: device.room::<f32>(TASKS),
-            summary: device.room::<f64>(4),
-            rates: device.upload(&[Rates::from(Rule::Sgd { momentum: 0.0 })]),
-            targets: device.upload(&vec![0.0f64; grams.len() * cells]),
-            parts: device.room::<f64>(grams.len() * cells),
-            products: device.room::<f64>(grams.len() * cells),
-            gram: device.upload(&grams.concat()),
-            orders: device.upload(&flat.repeat(grams.len())),
-            tasks: device.upload(&[0u32, 1, 2, 3]),
-            balance: device.upload(&[1.0f64; TASKS]),
-            losses: device.upload(&[1.0f64; TASKS]),
-            head_squares: device.upload(&heads),
-            method,
-            blocks: grams.len(),
-            count: TASKS,
+            weights: place.room(sets, TASKS, DType::F64),
+            factors: place.room(1, TASKS, DType::F64),
+            shared_factors: place.room(sets, TASKS, DType::F32),
+            head_factors: place.room(1, TASKS, DType::F32),
+            summary: place.room(1, 4, DType::F64),
+            halted: place.words(&[0]),
+            targets: place.f64(&vec![0.0; sets * cells]),
+            parts: place.room(sets, cells, DType::F64),
+            products: place.room(sets, cells, DType::F64),
+            gram: place.f64(&grams.concat()),
+            losses: place.f64(&[1.0; TASKS]),
+            head_squares: place.f64(&heads),
+            orders: orders.iter().flatten().map(|&at| at as u32).collect::<Vec<u32>>().repeat(sets),
+            tasks: vec![0, 1, 2, 3],
             run_tasks: TASKS,
+            method,
             rescale: 1.0,
             clip_norm,
             clip_tasks,
             heads_weighted: false,
         };
         for _ in 0..3 {
-            device.run(&solve(&own));
+            place.run(&own);
         }
-        (
-            device.download::<f64>(own.weights, count),
-            device.download::<f32>(own.shared_factors, count),
-            device.download::<f64>(own.summary, 4),
-        )
+        [own.weights, own.shared_factors, own.summary].map(|result| place.found("solved", result).values)
     });
     for (found, expected) in weights.iter().zip(&expected) {
         assert!((found - expected).abs() < 1e-11 * (1.0 + expected.abs()), "{name}: {found} for {expected}");
@@ -101,7 +94,7 @@ fn matches(on: On, name: &str, method: Method, grams: &[Vec<f64>], clip_tasks: b
     let clip = if clip_tasks { 1.0 } else { clip_norm / square.sqrt() };
     assert!((summary[1] - clip).abs() < 1e-9);
     for (at, (factor, weight)) in factors.iter().zip(&expected).enumerate() {
-        assert!((f64::from(*factor) - weight * clips[at % TASKS] * clip).abs() < 1e-6, "{factors:?}");
+        assert!((factor - weight * clips[at % TASKS] * clip).abs() < 1e-6, "{factors:?}");
     }
 }
 
@@ -123,166 +116,126 @@ fn several_blocks_and_clipped_tasks(on: On) {
     }
 }
 
+/// A method's rule as operations take it, on gradients scaled by these factors.
+fn rule<'a>(host: crate::ops::adamw::ColumnRule<'a>, kernel: Kernel, factors: &'a [f64]) -> column_rule::Rule<'a> {
+    column_rule::Rule { host, kernel, factors, seed: SEED, round: ROUND }
+}
+
+const SEED: u64 = 5;
+const ROUND: u64 = 7;
+const FACTORS: [f64; TASKS] = [1.0, 0.5, 2.0, 1.5];
+const RULES: [(&str, Kernel); 2] =
+    [("graddrop", Kernel::GradDrop { leak: 0.0 }), ("trimmed_mean", Kernel::TrimmedMean { trim: 1 })];
+
+/// What the method makes of some columns.
+fn combine(name: &str, rows: &[(usize, &[f32])], first: u64, out: &mut [f32]) {
+    let params = match name {
+        "trimmed_mean" => serde_json::json!({ "trim": 1 }),
+        _ => serde_json::json!({}),
+    };
+    let method = registry::build(name, params.as_object().expect("an object"), TASKS).expect("known");
+    let rows: Vec<(f64, &[f32])> = rows.iter().map(|&(task, row)| (FACTORS[task], row)).collect();
+    let block = ColumnBlock { rows: &rows, count: TASKS, first, round: ROUND, seed: SEED };
+    columns::combine(method.columnwise().expect("elementwise"), &block, out);
+}
+
+fn values(count: usize) -> Vec<f32> {
+    (0..count).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect()
+}
+
 /// SGD with rate -1 from zero leaves the combined gradient itself.
-fn rule_matches(on: On, name: &str, rule: Columnwise) {
-    let (width, seed, round) = (300usize, 5u64, 7u64);
-    let rows: Vec<f32> = (0..TASKS * width).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect();
-    let factors = [1.0f64, 0.5, 2.0, 1.5];
-    let method = registry::build(name, &serde_json::Map::new(), TASKS).expect("known");
-    let views: Vec<(f64, &[f32])> = factors.into_iter().zip(rows.chunks(width)).collect();
-    let mut expected = vec![0.0f32; width];
-    let block = ColumnBlock { rows: &views, count: TASKS, first: 0, round, seed };
-    columns::combine(method.columnwise().expect("elementwise"), &block, &mut expected);
-    let (found, squares) = on.run(|device: &mut Device| {
-        let chunks = Chunks::new(&[Columns { columns: 0..width as u64, block: 0, group: 0 }], 128);
-        let at = ChunksOnDevice {
-            count: chunks.len(),
-            firsts: device.upload(&chunks.firsts),
-            lengths: device.upload(&chunks.lengths),
-            blocks: device.upload(&chunks.blocks),
-            groups: device.upload(&chunks.groups),
-        };
-        let state =
-            State { values: device.upload(&vec![0.0f32; width]), first: device.upload(&vec![0.0f32; width]), second: 0, copy: 0 };
-        let own = Jacobian { at: device.upload(&rows), stride: width as u64, tasks: TASKS };
-        let rates = RatesOnDevice {
-            rates: device.upload(&[Rates::from(Rule::Sgd { momentum: 0.0 })]),
-            groups: device.upload(&[GroupRates { lr: -1.0, weight_decay: 0.0 }]),
-        };
-        let rule = ColumnRule { rule, factors: device.upload(&factors), seed, round: device.upload(&[round]) };
-        device.run(&update_columns(state, own, rule, rates, at));
-        let squares = device.room::<f64>(at.count);
-        device.run(&column_squares(squares, own, rule, at));
-        (device.download::<f32>(state.values, width), device.download::<f64>(squares, at.count))
+const PLAIN: Step = Step { rule: Rule::Sgd { momentum: 0.0 }, lr: -1.0, weight_decay: 0.0 };
+
+/// Dense columns and two table rows, the second one of all but one task.
+fn rules_for_columns(on: On) {
+    let (width, dim) = (300, 37);
+    let mut union = Union::default();
+    union.merge(&[&[3, 8], &[3], &[3, 8], &[3, 8]]);
+    for (name, kernel) in RULES {
+        let host = |rows: &[(usize, &[f32])], first: u64, out: &mut [f32]| combine(name, rows, first, out);
+        on.compare(|place: &mut Place| {
+            let rule = rule(&host, kernel, &FACTORS);
+            let (all, rows) = (place.f32(&values(TASKS * width), width), place.f32(&values(7 * dim), dim));
+            let jacobian: Vec<Tensor> = (0..TASKS).map(|task| all.rows(task..task + 1)).collect();
+            let tasks = vec![rows.rows(0..2), rows.rows(2..3), rows.rows(3..5), rows.rows(5..7)];
+            let gradients = RowGradients { union: &union, tasks, dim };
+            let mut zeros = |rows: usize, columns: usize| place.f32(&vec![0.0; rows * columns], columns);
+            let (values, first, table, moment) = (zeros(1, width), zeros(1, width), zeros(2, dim), zeros(2, dim));
+            let none = Tensor::NONE;
+            place.run(&Update {
+                state: ParameterState { values, first, second: none, copy: none },
+                jacobian: jacobian.clone(),
+                columns: vec![Columns { range: 0..width, set: 0, decay: true }],
+                how: How::Columns(rule.clone()),
+                step: PLAIN,
+                halted: none,
+            });
+            place.run(&RowUpdate {
+                state: TableState { values: table, first: moment, second: none },
+                slots: &[0, 1],
+                gradients: gradients.clone(),
+                how: How::Columns(rule.clone()),
+                first_column: width as u64,
+                step: PLAIN,
+                halted: none,
+            });
+            let out = place.room(1, 1, DType::F64);
+            let scratch = [place.scratch(2, DType::F64), place.scratch(1, DType::F64), place.scratch(1, DType::F32)];
+            place.run(&ColumnSquare { jacobian, rows: Some(gradients), rule, out, scratch });
+            vec![place.found("columns", values), place.found("rows", table), place.found("square", out)]
+        });
+    }
+}
+
+/// As many tasks as fill all of the shared memory that needs no permission, beside what the kernel has of its own.
+fn a_rule_for_24_tasks(on: On) {
+    let (tasks, width, factors) = (24, 300, [1.0; 24]);
+    let mean = |rows: &[(usize, &[f32])], _: u64, out: &mut [f32]| {
+        for (column, out) in out.iter_mut().enumerate() {
+            *out = (rows.iter().map(|(_, row)| f64::from(row[column])).sum::<f64>() / tasks as f64) as f32;
+        }
+    };
+    on.compare(|place: &mut Place| {
+        let all = place.f32(&values(tasks * width), width);
+        let jacobian: Vec<Tensor> = (0..tasks).map(|task| all.rows(task..task + 1)).collect();
+        let rule = rule(&mean, Kernel::TrimmedMean { trim: 0 }, &factors);
+        let out = place.room(1, 1, DType::F64);
+        let scratch = [place.scratch(1, DType::F64), place.scratch(1, DType::F64), place.scratch(1, DType::F32)];
+        place.run(&ColumnSquare { jacobian, rows: None, rule, out, scratch });
+        vec![place.found("square", out)]
     });
-    for (square, columns) in squares.iter().zip(expected.chunks(128)) {
-        let exact: f64 = columns.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        assert!((square - exact).abs() <= 1e-6 * exact, "{name}: {square} for {exact}");
-    }
-    for (x, y) in found.iter().zip(&expected) {
-        assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{name}: {x} for {y}");
-    }
-}
-
-fn graddrop_on_the_device(on: On) {
-    rule_matches(on, "graddrop", Columnwise::GradDrop { leak: 0.0 });
-}
-
-fn trimmed_mean_on_the_device(on: On) {
-    rule_matches(on, "trimmed_mean", Columnwise::TrimmedMean { trim: 1 });
-}
-
-/// Two table rows, the second one of all but one task; SGD with rate -1 from zero leaves the update itself.
-fn row_rule_matches(on: On, name: &str, rule: Columnwise) {
-    let (dim, seed, round, base) = (37usize, 5u64, 7u64, 1000u64);
-    let table_rows = [3u32, 8];
-    let members: [&[u32]; 2] = [&[0, 1, 2, 3], &[0, 2, 3]];
-    let rows: Vec<f32> = (0..7 * dim).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect();
-    let factors = [1.0f64, 0.5, 2.0, 1.5];
-    let method = registry::build(name, &serde_json::Map::new(), TASKS).expect("known");
-    let mut expected = vec![0.0f32; 2 * dim];
-    let (mut pairs, mut next) = (Vec::new(), 0u32);
-    for (index, (tasks, out)) in members.iter().zip(expected.chunks_mut(dim)).enumerate() {
-        let own = tasks.iter().zip(next..);
-        let views: Vec<(f64, &[f32])> =
-            own.clone().map(|(&task, row)| (factors[task as usize], &rows[row as usize * dim..][..dim])).collect();
-        pairs.extend(own.map(|(&task, row)| [task, row]));
-        next += tasks.len() as u32;
-        let first = base + u64::from(table_rows[index]) * dim as u64;
-        let block = ColumnBlock { rows: &views, count: TASKS, first, round, seed };
-        columns::combine(method.columnwise().expect("elementwise"), &block, out);
-    }
-    let (found, squares) = on.run(|device: &mut Device| {
-        let table = Table {
-            values: device.upload(&vec![0.0f32; 2 * dim]),
-            first: device.upload(&vec![0.0f32; 2 * dim]),
-            second: 0,
-            second_dim: 0,
-            slots: device.upload(&[0u32, 1]),
-            dim,
-            group: 0,
-        };
-        let union = Union {
-            rows: device.upload(&table_rows),
-            starts: device.upload(&[0u32, 4, 7]),
-            members: device.upload(&pairs),
-            count: 2,
-        };
-        let rates = RatesOnDevice {
-            rates: device.upload(&[Rates::from(Rule::Sgd { momentum: 0.0 })]),
-            groups: device.upload(&[GroupRates { lr: -1.0, weight_decay: 0.0 }]),
-        };
-        let rule = ColumnRule { rule, factors: device.upload(&factors), seed, round: device.upload(&[round]) };
-        let gradients = device.upload(&rows);
-        device.run(&rows::update_columns(table, gradients, union, TASKS, rule, base, rates));
-        let squares = device.room::<f64>(1);
-        device.run(&rows::column_squares(squares, gradients, union, TASKS, dim, rule, base));
-        (device.download::<f32>(table.values, 2 * dim), device.download::<f64>(squares, 1))
-    });
-    let exact: f64 = expected.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    assert!((squares[0] - exact).abs() <= 1e-6 * exact, "{name}: {squares:?} for {exact}");
-    for (x, y) in found.iter().zip(&expected) {
-        assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()), "{name}: {x} for {y}");
-    }
 }
 
 /// One second moment a row: AdamW's first step from zero, whose length hangs on the mean square of the row's update.
 fn a_rule_with_one_moment_a_row(on: On) {
-    let (dim, seed, round) = (37usize, 5u64, 7u64);
-    let rows: Vec<f32> = (0..TASKS * dim).map(|at| ((at * 7919) % 101) as f32 / 50.0 - 1.0).collect();
-    let method = registry::build("trimmed_mean", &serde_json::Map::new(), TASKS).expect("known");
-    let views: Vec<(f64, &[f32])> = rows.chunks(dim).map(|row| (1.0, row)).collect();
-    let mut update = vec![0.0f32; dim];
-    let block = ColumnBlock { rows: &views, count: TASKS, first: 0, round, seed };
-    columns::combine(method.columnwise().expect("elementwise"), &block, &mut update);
-    let (beta1, beta2) = (0.9f32, 0.99f32);
-    let optimizer = Rule::AdamW { beta1, beta2, eps: 1e-8, correction1: 1.0 - beta1, correction2: 1.0 - beta2 };
-    let (values, moment) = on.run(|device: &mut Device| {
-        let table = Table {
-            values: device.upload(&vec![0.0f32; dim]),
-            first: device.upload(&vec![0.0f32; dim]),
-            second: device.upload(&[0.0f32]),
-            second_dim: 1,
-            slots: device.upload(&[0u32]),
-            dim,
-            group: 0,
-        };
-        let members: Vec<[u32; 2]> = (0..TASKS as u32).map(|task| [task, task]).collect();
-        let union = Union {
-            rows: device.upload(&[0u32]),
-            starts: device.upload(&[0u32, TASKS as u32]),
-            members: device.upload(&members),
-            count: 1,
-        };
-        let rates = RatesOnDevice {
-            rates: device.upload(&[Rates::from(optimizer)]),
-            groups: device.upload(&[GroupRates { lr: 0.1, weight_decay: 0.0 }]),
-        };
-        let rule = Columnwise::TrimmedMean { trim: 1 };
-        let rule = ColumnRule { rule, factors: device.upload(&[1.0f64; TASKS]), seed, round: device.upload(&[round]) };
-        let gradients = device.upload(&rows);
-        device.run(&rows::update_columns(table, gradients, union, TASKS, rule, 0, rates));
-        (device.download::<f32>(table.values, dim), device.download::<f32>(table.second, 1))
+    let dim = 37;
+    let mut union = Union::default();
+    union.merge(&[&[0], &[0], &[0], &[0]]);
+    let host = |rows: &[(usize, &[f32])], first: u64, out: &mut [f32]| combine("trimmed_mean", rows, first, out);
+    let adam = Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, correction1: 0.1, correction2: 0.01 };
+    on.compare(|place: &mut Place| {
+        let rows = place.f32(&values(TASKS * dim), dim);
+        let tasks = (0..TASKS).map(|task| rows.rows(task..task + 1)).collect();
+        let [values, first] = [(); 2].map(|()| place.f32(&vec![0.0; dim], dim));
+        let second = place.f32(&[0.0], 1);
+        place.run(&RowUpdate {
+            state: TableState { values, first, second },
+            slots: &[0],
+            gradients: RowGradients { union: &union, tasks, dim },
+            how: How::Columns(rule(&host, Kernel::TrimmedMean { trim: 1 }, &FACTORS)),
+            first_column: 0,
+            step: Step { rule: adam, lr: 0.1, weight_decay: 0.0 },
+            halted: Tensor::NONE,
+        });
+        vec![place.found("values", values), place.found("moment", second)]
     });
-    let square = update.iter().map(|d| d * d).sum::<f32>() / dim as f32;
-    assert!((moment[0] - (1.0 - beta2) * square).abs() <= 1e-5 * moment[0], "{moment:?} for {square}");
-    for (x, d) in values.iter().zip(&update) {
-        let expected = -0.1 * d / square.sqrt();
-        assert!((x - expected).abs() <= 1e-5, "{x} for {expected}");
-    }
 }
 
-fn rules_on_table_rows(on: On) {
-    row_rule_matches(on, "graddrop", Columnwise::GradDrop { leak: 0.0 });
-    row_rule_matches(on, "trimmed_mean", Columnwise::TrimmedMean { trim: 1 });
-}
-
-crate::ops::cases::on_devices! {
+crate::ops::testing::on_devices! {
     several_blocks_and_clipped_tasks,
-    rules_on_table_rows,
+    rules_for_columns,
+    a_rule_for_24_tasks,
     a_rule_with_one_moment_a_row,
     pcgrad_on_the_device,
     gradvac_on_the_device,
-    graddrop_on_the_device,
-    trimmed_mean_on_the_device,
 }

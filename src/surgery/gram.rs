@@ -1,9 +1,11 @@
 //! The Gram matrices of a round's private gradients, block by block: dense part from J, embedding part from the shared rows.
 
 use super::blocks::Blocks;
-use crate::model::network::Gradients;
-use crate::ops::gram::block_grams;
-use crate::ops::row_gradients::{Union, row_gram};
+use crate::device::tape::Tape;
+use crate::device::tensor::Tensor;
+use crate::model::network::Network;
+use crate::ops::gram::{GramMatrices, GramScratch, Squares};
+use crate::ops::row_gradients::RowGradients;
 
 /// Products of the shared gradients of the T present tasks.
 pub struct RoundGram {
@@ -15,29 +17,66 @@ pub struct RoundGram {
     pub added: Option<f64>,
 }
 
-/// One pass over J and one over the touched embedding rows. `shares` (rows of J): the part of its task's observed targets
-/// that each row comes from.
-pub fn round_gram(gradients: &Gradients, union: &Union, blocks: &Blocks, present: usize, shares: &[f64]) -> RoundGram {
-    let batches = gradients.batches;
-    let count = present * batches;
-    let rows = |count| gradients.jacobian.rows(count, 0..gradients.jacobian.width());
-    let mut grams = vec![vec![0.0; count * count]; blocks.count()];
-    let added = if gradients.stored {
-        block_grams(&mut grams, &rows(count), &blocks.ranges);
-        None
+/// What the products of a round's gradients are taken of.
+pub struct GradientsAt<'a> {
+    /// Rows of J: each (P), of every task and batch, or one that all were added to.
+    pub jacobian: Vec<Tensor>,
+    /// Whether each task has its own row of J.
+    pub stored: bool,
+    /// (H) gradients of all heads.
+    pub heads: Tensor,
+    /// Embedding rows that were touched.
+    pub rows: Option<RowGradients<'a>>,
+}
+
+/// Where the products go, f64.
+#[derive(Clone, Copy)]
+pub struct ProductsAt {
+    /// ((blocks + 1) x N N) for N rows, the last of all blocks together.
+    pub grams: Tensor,
+    /// ((blocks + 1) x 1) squares of the one row of J that all gradients were added to, if they were.
+    pub added: Tensor,
+    /// (T) squares of the heads' gradients.
+    pub heads: Tensor,
+    pub scratch: GramScratch,
+}
+
+/// One pass over J and the touched embedding rows, one over the heads of the present `tasks`.
+pub fn products<'a>(
+    tape: &mut Tape<'a>,
+    network: &Network,
+    blocks: &'a Blocks,
+    tasks: &[usize],
+    gradients: &GradientsAt<'a>,
+    out: ProductsAt,
+) {
+    let rows = gradients.rows.clone().zip(blocks.table);
+    let (ranges, scratch) = (&blocks.ranges[..], out.scratch);
+    let jacobian = gradients.jacobian.clone();
+    if gradients.stored {
+        tape.push(GramMatrices { jacobian, blocks: ranges, rows, gram: out.grams, scratch });
     } else {
-        let mut squares = vec![vec![0.0]; blocks.count()];
-        block_grams(&mut squares, &rows(1), &blocks.ranges);
-        Some(squares.iter().map(|square| square[0]).sum())
-    };
-    if let Some(table) = blocks.table {
-        row_gram(&mut grams[table], union, &gradients.rows[..count]);
+        tape.push(GramMatrices { jacobian, blocks: ranges, rows: None, gram: out.added, scratch });
+        if rows.is_some() {
+            tape.push(GramMatrices { jacobian: Vec::new(), blocks: ranges, rows, gram: out.grams, scratch });
+        }
     }
-    if batches == 1 {
-        return RoundGram { blocks: grams, cross: Vec::new(), added };
+    let segments = tasks.iter().map(|&task| network.table.head_range(task)).collect();
+    tape.push(Squares { values: gradients.heads, segments, out: out.heads });
+}
+
+impl RoundGram {
+    /// From the `grams` of all blocks, and the square of what was added up; `shares` (rows of J): the part of its task's observed
+    /// targets that each row comes from.
+    pub fn new(grams: &[f64], added: Option<f64>, blocks: &Blocks, present: usize, shares: &[f64]) -> Self {
+        let count = shares.len();
+        let grams = || grams.chunks_exact(count * count).take(blocks.count());
+        if count == present {
+            return Self { blocks: grams().map(<[f64]>::to_vec).collect(), cross: Vec::new(), added };
+        }
+        let cross = grams().map(|gram| cross_gram(gram, present, shares)).collect();
+        Self { blocks: grams().map(|gram| summed_gram(gram, present)).collect(), cross, added }
     }
-    let cross = grams.iter().map(|gram| cross_gram(gram, present, shares)).collect();
-    RoundGram { blocks: grams.iter().map(|gram| summed_gram(gram, present)).collect(), cross, added }
 }
 
 /// (T x T) products of the sums of two rows each, from the (2T x 2T) products of the rows.

@@ -1,18 +1,20 @@
 //! The commit of a round: every parameter moves once, in one pass over J that combines, clips and steps.
 
-use rayon::prelude::*;
-
 use super::blocks::Blocks;
-use crate::model::Parameters;
-use crate::model::network::{Gradients, Network};
-use crate::ops::adamw::{ColumnRule, Combine, Group, Rule, Step, combine_and_step};
-use crate::ops::row_gradients::{RowGradient, Union, row_update};
-use crate::ops::storage::Rows;
+use super::gram::GradientsAt;
+use crate::device::tape::Tape;
+use crate::device::tensor::Tensor;
+use crate::model::network::Network;
+use crate::model::spec::Param;
+use crate::ops::adamw;
+use crate::ops::column_rule::How;
+use crate::ops::row_update::{RowUpdate, TableState};
+use crate::ops::update::{Columns, ParameterState, Update};
 
 /// Step sizes of one round.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
-    pub rule: Rule,
+    pub rule: adamw::Rule,
     pub lr: f64,
     pub head_lr: f64,
     pub embedding_lr: f64,
@@ -20,129 +22,77 @@ pub struct Rates {
 }
 
 impl Rates {
-    fn step(&self, lr: f64, decay: bool) -> Step {
-        Step { rule: self.rule, lr: lr as f32, weight_decay: if decay { self.weight_decay as f32 } else { 0.0 } }
+    fn step(&self, lr: f64) -> adamw::Step {
+        adamw::Step { rule: self.rule, lr: lr as f32, weight_decay: self.weight_decay as f32 }
     }
 }
 
-/// What a round decided for its present tasks; clipping is already in the factors.
-pub struct Decision<'a> {
+/// Parameters and moments.
+pub struct ParametersAt<'a> {
+    pub shared: ParameterState,
+    pub heads: ParameterState,
+    /// The embedding table, and where the rows of the gradients' union lie in it.
+    pub table: Option<(TableState, &'a [u32])>,
+}
+
+/// What a round decided for its present tasks; clipping is already in the weights.
+pub struct DecisionAt<'a> {
     /// Run-wide indices of the present tasks.
     pub tasks: &'a [usize],
-    pub shared: Shared<'a>,
-    /// (T) factor of each task's head gradient.
-    pub heads: &'a [f64],
+    /// Weights are (sets x rows of J) f32; those of the embedding table are its set's.
+    pub shared: How<'a>,
+    /// (T) f32 factor of each task's head gradient.
+    pub heads: Tensor,
+    /// (1) u32: nothing moves unless it is 0; none where it always does.
+    pub halted: Tensor,
 }
 
-/// How the tasks' shared gradients become one.
-#[derive(Clone, Copy)]
-pub enum Shared<'a> {
-    /// (T) factor of each, by set of weights.
-    Weights { sets: &'a [Vec<f64>], blocks: &'a Blocks },
-    /// Column by column.
-    Columns(ColumnRule<'a>),
+fn columns(param: &Param, set: usize) -> Columns {
+    Columns { range: param.range(), set, decay: param.decay }
 }
 
-impl Shared<'_> {
-    /// (rows of J) weights in f32 of each set; none where columns go by a rule.
-    fn weights(&self, gradients: &Gradients) -> Vec<Vec<f32>> {
-        let Self::Weights { sets, .. } = self else { return Vec::new() };
-        // The sum of all gradients is one row, and all weights are equal.
-        let copies = if gradients.stored { gradients.batches } else { 1 };
-        sets.iter().map(|set| set.iter().flat_map(|&w| std::iter::repeat_n(w as f32, copies)).collect()).collect()
-    }
-
-    fn combine<'a>(
-        &'a self,
-        weights: &'a [Vec<f32>],
-        block: impl Fn(&Blocks) -> usize,
-        rows: usize,
-        first: usize,
-    ) -> Combine<'a> {
-        match *self {
-            Self::Weights { blocks, .. } => Combine::Weights(&weights[blocks.set_of(block(blocks))][..rows]),
-            Self::Columns(rule) => Combine::Columns { rule, first: first as u64 },
-        }
-    }
-}
-
-/// The rows of the embedding table that a round moves.
-#[derive(Default)]
-pub struct Touched {
-    pub union: Union,
-    slots: Vec<u32>,
+/// The step of the shared dense parameters.
+pub fn shared_update<'a>(
+    network: &Network,
+    blocks: &Blocks,
+    state: ParameterState,
+    jacobian: Vec<Tensor>,
+    how: How<'a>,
+    halted: Tensor,
+    rates: &Rates,
+) -> Update<'a> {
+    let own = |param: &Param| columns(param, blocks.set_of(blocks.of_column(param.offset)));
+    let columns = network.table.shared.iter().map(own).collect();
+    Update { state, jacobian, columns, how, step: rates.step(rates.lr), halted }
 }
 
 /// Moves all parameters by one step.
-pub fn commit(
+pub fn update<'a>(
+    tape: &mut Tape<'a>,
     network: &Network,
-    parameters: &mut Parameters,
-    gradients: &Gradients,
-    touched: &mut Touched,
-    decision: &Decision,
+    blocks: &Blocks,
+    parameters: ParametersAt<'a>,
+    gradients: &GradientsAt<'a>,
+    decision: &DecisionAt<'a>,
     rates: &Rates,
 ) {
-    let width = network.table.shared_len();
-    let weights = decision.shared.weights(gradients);
-    let count = gradients.rows_in_use(decision.tasks.len());
-    for param in &network.table.shared {
-        let rows = gradients.jacobian.rows(count, param.range());
-        let group = group_of(&mut parameters.shared, param.range());
-        let how = decision.shared.combine(&weights, |blocks| blocks.of_column(param.offset), count, param.offset);
-        combine_and_step(group, &rows, how, &rates.step(rates.lr, param.decay));
-    }
-    for (&task, &factor) in decision.tasks.iter().zip(decision.heads) {
-        for param in network.table.head_params(task) {
-            let group = group_of(&mut parameters.heads, param.range());
-            let gradient = &gradients.heads[param.range()];
-            combine_and_step(
-                group,
-                &Rows::F32(vec![gradient]),
-                Combine::Weights(&[factor as f32]),
-                &rates.step(rates.head_lr, param.decay),
-            );
-        }
-    }
-    if let Some(table) = parameters.rows.as_mut().filter(|_| !gradients.rows.is_empty()) {
-        let Touched { union, slots } = touched;
-        table.touch(&union.rows, slots);
-        let rows = &gradients.rows[..decision.tasks.len() * gradients.batches];
-        let block = |blocks: &Blocks| blocks.table.expect("the table has a block");
-        let how = decision.shared.combine(&weights, block, rows.len(), width);
-        row_update(table.state(), slots, union, rows, how, &rates.step(rates.embedding_lr, true));
-    }
-}
-
-/// Squared norm of the shared update that a rule makes, which no Gram matrix knows.
-pub fn column_square(gradients: &Gradients, union: &Union, count: usize, rule: ColumnRule) -> f64 {
-    const COLUMNS: usize = 4096;
-    let width = gradients.jacobian.width();
-    let all = gradients.jacobian.rows(count, 0..width);
-    let square = |d: &[f32]| d.iter().map(|&d| f64::from(d) * f64::from(d)).sum::<f64>();
-    let dense = |block: usize| {
-        let range = block * COLUMNS..((block + 1) * COLUMNS).min(width);
-        let mut d = vec![0.0; range.len()];
-        all.each_f32(range.clone(), &mut Vec::new(), |rows, at, stretch| {
-            let d = &mut d[stretch.start - range.start..stretch.end - range.start];
-            let rows: Vec<(usize, &[f32])> = rows.iter().map(|row| &row[at..at + d.len()]).enumerate().collect();
-            rule(&rows, stretch.start as u64, d);
-        });
-        square(&d)
+    let halted = decision.halted;
+    let (state, jacobian, how) = (parameters.shared, gradients.jacobian.clone(), decision.shared.clone());
+    tape.push(shared_update(network, blocks, state, jacobian, how, halted, rates));
+    let own = |(index, &task)| network.table.head_params(task).iter().map(move |param| columns(param, index));
+    tape.push(Update {
+        state: parameters.heads,
+        jacobian: vec![gradients.heads],
+        columns: decision.tasks.iter().enumerate().flat_map(own).collect(),
+        how: How::Weights(decision.heads),
+        step: rates.step(rates.head_lr),
+        halted,
+    });
+    let (Some((state, slots)), Some(rows), Some(table)) = (parameters.table, &gradients.rows, blocks.table) else { return };
+    let how = match &decision.shared {
+        How::Weights(sets) => How::Weights(sets.rows(blocks.set_of(table)..blocks.set_of(table) + 1)),
+        How::Columns(rule) => How::Columns(rule.clone()),
     };
-    let dim = gradients.rows.first().map_or(0, RowGradient::dim);
-    let embedded = |index: usize| {
-        let mut d = vec![0.0; dim];
-        let rows = union.gathered(index, &gradients.rows[..count]);
-        rule(&rows, width as u64 + u64::from(union.rows[index]) * dim as u64, &mut d);
-        square(&d)
-    };
-    // Collected before they are added: the order of additions must not depend on threads.
-    let mut squares: Vec<f64> = (0..width.div_ceil(COLUMNS)).into_par_iter().map(dense).collect();
-    squares.extend((0..union.rows.len()).into_par_iter().with_min_len(64).map(embedded).collect::<Vec<f64>>());
-    squares.iter().sum()
-}
-
-fn group_of(params: &mut crate::model::params::DenseParams, range: std::ops::Range<usize>) -> Group<'_> {
-    let second = if params.second.is_empty() { &mut [][..] } else { &mut params.second[range.clone()] };
-    Group { values: &mut params.values[range.clone()], first: &mut params.first[range], second }
+    let (gradients, first_column) = (rows.clone(), network.table.shared_len() as u64);
+    tape.push(RowUpdate { state, slots, gradients, how, first_column, step: rates.step(rates.embedding_lr), halted });
 }

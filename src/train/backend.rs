@@ -4,11 +4,13 @@ use super::solve::Step;
 use crate::device::driver::DeviceError;
 use crate::model::Parameters;
 use crate::model::network::{Batch, Network, Randomness};
+use crate::ops::adamw::ColumnRule;
+use crate::ops::column_rule::{Kernel, Rule};
 use crate::surgery::balance::Factors;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::gram::RoundGram;
-use crate::surgery::methods::{Columnwise, Order, Simple};
+use crate::surgery::methods::{self, Columnwise, Order, Simple};
 use crate::surgery::update::Rates;
 
 /// What a round works on.
@@ -23,6 +25,17 @@ pub struct Work<'a> {
     pub random: Randomness,
     /// (rows of J) the part of its task's observed targets that each row comes from.
     pub shares: &'a [f64],
+}
+
+impl Work<'_> {
+    /// A rule for columns as operations take it: the host computes it as `host` does.
+    pub fn column_rule<'r>(&self, rule: &dyn Columnwise, host: ColumnRule<'r>, factors: &'r [f64]) -> Rule<'r> {
+        let kernel = match rule.rule() {
+            methods::ColumnRule::GradDrop { leak } => Kernel::GradDrop { leak },
+            methods::ColumnRule::TrimmedMean { trim } => Kernel::TrimmedMean { trim },
+        };
+        Rule { host, kernel, factors, seed: self.random.seed, round: self.round }
+    }
 }
 
 /// Why a round was not committed.

@@ -1,6 +1,7 @@
 //! Rounds on the CPU: forward and backward of every fused group, on one lane or several, and the passes over their gradients.
 
 use std::collections::BTreeSet;
+use std::iter::repeat_n;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -9,23 +10,37 @@ use super::backend::{Backend, Balance, Forward, Products, Stop, Work};
 use super::lanes::{Lanes, Quantum};
 use super::round_options::RoundOptions;
 use super::solve::Step;
+use crate::device::host::HostMemory;
 use crate::device::memory::Memory;
+use crate::device::tape::Tape;
+use crate::device::tensor::Tensor;
+use crate::model::Parameters;
 use crate::model::jacobian::Storage;
 use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Scratch};
+use crate::ops::column_rule::{ColumnSquare, How};
+use crate::ops::gram::GramScratch;
+use crate::ops::row_gradients::{RowGradients, Union};
 use crate::surgery::buffers::{Passes, TaskBuffers};
-use crate::surgery::gram::round_gram;
+use crate::surgery::gram::{GradientsAt, ProductsAt, RoundGram, products};
 use crate::surgery::methods::{ColumnBlock, Columnwise, columns};
-use crate::surgery::update::{Decision, Rates, Shared, Touched, column_square, commit};
+use crate::surgery::update::{DecisionAt, ParametersAt, Rates, update};
 
 /// The memory that rounds on the CPU work in.
 pub struct Host {
     pub gradients: Gradients,
-    pub touched: Touched,
+    touched: Touched,
     /// Where and when each fused group of the last round was computed.
     pub quanta: Vec<Quantum>,
     pub lanes: Lanes,
     /// Activations, by lane; evaluation uses the first.
     pub arenas: Vec<Scratch>,
+}
+
+/// The rows of the embedding table that a round touches, and where they lie in it.
+#[derive(Default)]
+struct Touched {
+    union: Union,
+    slots: Vec<u32>,
 }
 
 impl Host {
@@ -127,17 +142,28 @@ impl Backend for Host {
 
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
         let Work { network, parameters, blocks, tasks, shares, .. } = work;
-        let rows = (tasks.len() * self.gradients.batches).min(self.gradients.rows.len());
-        self.touched.union.merge(&self.gradients.rows[..rows]);
+        let count = tasks.len() * self.gradients.batches;
+        let own: Vec<&[u32]> = self.gradients.rows.iter().take(count).map(|own| &own.index.rows[..]).collect();
+        self.touched.union.merge(&own);
         if let Some(table) = parameters.rows.as_ref().filter(|_| network.spec.steps_whole_table()) {
             self.touched.union.cover(table.rows());
         }
-        let gram = round_gram(&self.gradients, &self.touched.union, blocks, tasks.len(), shares);
-        let square = |&task: &usize| {
-            let gradient = &self.gradients.heads[network.table.head_range(task)];
-            gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum()
+        let mut grams = vec![0.0; (blocks.count() + 1) * count * count];
+        let (mut added, mut heads) = (vec![0.0; blocks.count() + 1], vec![0.0; tasks.len()]);
+        let mut memory = HostMemory::new();
+        let out = ProductsAt {
+            grams: memory.lend_mut(&mut grams),
+            added: memory.lend_mut(&mut added),
+            heads: memory.lend_mut(&mut heads),
+            scratch: GramScratch::NONE,
         };
-        Ok(Products { gram, heads: tasks.iter().map(square).collect() })
+        let gradients = lend_gradients(&mut memory, &self.gradients, &self.touched.union, tasks.len());
+        let mut tape = Tape::default();
+        products(&mut tape, network, blocks, tasks, &gradients, out);
+        tape.run(&memory);
+        drop((tape, memory));
+        let added = (!self.gradients.stored).then(|| added[blocks.count()]);
+        Ok(Products { gram: RoundGram::new(&grams, added, blocks, tasks.len(), shares), heads })
     }
 
     fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Vec<Vec<f64>> {
@@ -145,17 +171,47 @@ impl Backend for Host {
     }
 
     fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop> {
-        let rule = scaled_rule(rule, factors, work);
-        Ok(column_square(&self.gradients, &self.touched.union, work.tasks.len(), &rule))
+        let mut square = [0.0];
+        let host = scaled_rule(rule, factors, work);
+        let mut memory = HostMemory::new();
+        let out = memory.lend_mut(&mut square);
+        let GradientsAt { jacobian, rows, .. } =
+            lend_gradients(&mut memory, &self.gradients, &self.touched.union, work.tasks.len());
+        let rule = work.column_rule(rule, &host, factors);
+        let mut tape = Tape::default();
+        tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [Tensor::NONE; 3] });
+        tape.run(&memory);
+        drop((tape, memory));
+        Ok(square[0])
     }
 
     fn step(&mut self, work: &mut Work, step: &Step, rule: Option<&dyn Columnwise>, rates: &Rates) -> Result<(), Stop> {
-        let sets = step.shared();
-        let rule = rule.map(|rule| scaled_rule(rule, &step.factors, work));
-        let weights = Shared::Weights { sets: &sets, blocks: work.blocks };
-        let shared = rule.as_ref().map_or(weights, |rule| Shared::Columns(rule));
-        let decision = Decision { tasks: work.tasks, shared, heads: &step.heads };
-        commit(work.network, work.parameters, &self.gradients, &mut self.touched, &decision, rates);
+        let Touched { union, slots } = &mut self.touched;
+        if let Some(table) = work.parameters.rows.as_mut().filter(|_| !self.gradients.rows.is_empty()) {
+            table.touch(&union.rows, slots);
+        }
+        // A row of J for each of a round's batches, which have their task's weight.
+        let of_rows = |set: &Vec<f64>| set.iter().flat_map(|&w| repeat_n(w as f32, self.gradients.batches)).collect::<Vec<f32>>();
+        let sets: Vec<f32> = step.shared().iter().flat_map(of_rows).collect();
+        let heads: Vec<f32> = step.heads.iter().map(|&factor| factor as f32).collect();
+        let host = rule.map(|rule| scaled_rule(rule, &step.factors, work));
+        let shared_rule = rule.zip(host.as_ref()).map(|(rule, host)| work.column_rule(rule, host, &step.factors));
+        let mut memory = HostMemory::new();
+        let gradients = lend_gradients(&mut memory, &self.gradients, union, work.tasks.len());
+        let shared = match shared_rule {
+            Some(rule) => How::Columns(rule),
+            None => How::Weights(memory.lend(&sets).as_rows(step.weights.len(), sets.len() / step.weights.len())),
+        };
+        let decision = DecisionAt { tasks: work.tasks, shared, heads: memory.lend(&heads), halted: Tensor::NONE };
+        let Parameters { shared, heads, rows, .. } = work.parameters;
+        let parameters = ParametersAt {
+            shared: shared.lend(&mut memory),
+            heads: heads.lend(&mut memory),
+            table: rows.as_mut().filter(|_| gradients.rows.is_some()).map(|table| (table.lend(&mut memory), &slots[..])),
+        };
+        let mut tape = Tape::default();
+        update(&mut tape, work.network, work.blocks, parameters, &gradients, &decision, rates);
+        tape.run(&memory);
         Ok(())
     }
 
@@ -165,6 +221,22 @@ impl Backend for Host {
             self.forward(work, &work.batch.parts[group.clone()], &mut means)?;
         }
         Ok(means.means())
+    }
+}
+
+/// The gradients of a round as tapes see them.
+fn lend_gradients<'a>(
+    memory: &mut HostMemory<'a>,
+    gradients: &'a Gradients,
+    union: &'a Union,
+    present: usize,
+) -> GradientsAt<'a> {
+    let rows = (!gradients.rows.is_empty()).then(|| &gradients.rows[..present * gradients.batches]);
+    GradientsAt {
+        jacobian: gradients.jacobian.lend(memory, gradients.rows_in_use(present)),
+        stored: gradients.stored,
+        heads: memory.lend(&gradients.heads),
+        rows: rows.map(|rows| RowGradients::lend(memory, union, rows)),
     }
 }
 

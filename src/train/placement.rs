@@ -7,8 +7,9 @@ use super::round::Engine;
 use crate::device::driver::Driver;
 use crate::model::Start;
 use crate::model::network::Limits;
-use crate::ops::launch::surgery::{MOST_TASKS, RULE_TASKS};
-use crate::ops::launch::{gemm as matmul, heads};
+use crate::ops::column_rule::RULE_TASKS;
+use crate::ops::gram::MOST_TASKS;
+use crate::ops::{heads, linear};
 
 impl Engine {
     /// Moves the parameters to a device and computes every round there from now on.
@@ -42,8 +43,8 @@ impl Engine {
         let widest = spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
         let sizes = [
             ("tasks in a round", limits.present, MOST_TASKS),
-            ("examples in a fused group", limits.group_rows, matmul::MOST_ROWS),
-            ("hidden units", spec.encoder.hidden, matmul::MOST_ROWS),
+            ("examples in a fused group", limits.group_rows, linear::MOST_ROWS),
+            ("hidden units", spec.encoder.hidden, linear::MOST_ROWS),
             ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden)),
             ("embedding rows in a round", limits.bag_rows.iter().sum(), i32::MAX as usize),
         ];

@@ -3,20 +3,24 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{count, median, millis, number, print, repeat, report};
 use crate::device::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open};
-use crate::ops::activation::Activation;
-use crate::ops::adamw::Rule;
-use crate::ops::launch::Launch;
-use crate::ops::launch::elementwise;
-use crate::ops::launch::gemm::{Forward, Input, Segments, forward, input, weight as weight_gradient};
-use crate::ops::launch::surgery::{
-    Chunks, ChunksOnDevice, Columns, GroupRates, Jacobian, Rates, RatesOnDevice, State, gram, update_weights,
-};
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::Op;
+use crate::device::tensor::{DType, Tensor};
+use crate::ops::activation::{Activation, ActivationBackward, convert_to_bf16};
+use crate::ops::adamw::{Rule, Step};
+use crate::ops::chunks::Chunks;
+use crate::ops::column_rule::How;
+use crate::ops::gemm::Write;
+use crate::ops::gram::{GramMatrices, GramScratch};
+use crate::ops::jacobian_rows::{JacobianRows, Segment};
+use crate::ops::linear::{LinearForward, LinearInputBackward, LinearWeightBackward};
 use crate::ops::philox::{Keyed, Stream};
+use crate::ops::update::{Columns, ParameterState, Update};
 
 /// Launches between two looks at the clock: one wait is then small beside them.
 const REPEATS: usize = 10;
@@ -71,7 +75,7 @@ impl Bench {
         let noise: Vec<f32> = (0..NOISE as u32).map(|at| random.normal(at) as f32).collect();
         bench.noise_f32 = bench.upload(&noise)?;
         bench.noise_bf16 = bench.room(2 * NOISE)?;
-        let launch = elementwise::to_bf16(bench.noise_bf16, bench.noise_f32, 1, NOISE);
+        let launch = convert_to_bf16(bench.noise_bf16, bench.noise_f32, 1, NOISE);
         bench.launch(&launch)?;
         Ok(bench)
     }
@@ -122,7 +126,14 @@ impl Bench {
         self.driver.launch(self.stream, &call(launch))
     }
 
-    fn time_launch(&mut self, launch: &Launch) -> Result<Vec<f64>> {
+    /// The first launch of an operation.
+    fn time_op(&mut self, op: &dyn Op) -> Result<Vec<f64>> {
+        let mut tables = Vec::new();
+        for table in op.tables() {
+            tables.push(self.upload(&table)?);
+        }
+        let commands = op.device(&tables);
+        let Some(Command::Launch(launch)) = commands.first() else { bail!("{} has no kernel", op.name()) };
         let call = call(launch);
         self.time(|driver, stream| driver.launch(stream, &call))
     }
@@ -149,80 +160,87 @@ fn call(launch: &Launch) -> Call<'_> {
 /// Passes over J and the parameters, against a plain copy on the device.
 fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let stride = params.next_multiple_of(64);
-    let jacobian = Jacobian { at: bench.noise_f32(TASKS * stride)?, stride: stride as u64, tasks: TASKS };
+    let all = bench.noise_f32(TASKS * stride)?;
+    let row = |task: usize| Tensor::dense(all + 4 * (task * stride) as Address, 1, params, DType::F32);
+    let jacobian: Vec<Tensor> = (0..TASKS).map(row).collect();
     let half = 2 * TASKS * stride;
-    let copied = bench.time(|driver, stream| driver.copy(stream, jacobian.at, jacobian.at + half as Address, half))?;
+    let copied = bench.time(|driver, stream| driver.copy(stream, all, all + half as Address, half))?;
     let gbps = |bytes: usize, times: &[f64]| (bytes as f64 / median(times.iter().copied()) / 1e6, "gbps");
     let (ceiling, _) = gbps(2 * half, &copied);
     bench.say("copy", json!({ "bytes": half }), &copied, gbps(2 * half, &copied), Some(ceiling))?;
 
-    let cut = |length| Chunks::new(&[Columns { columns: 0..params as u64, block: 0, group: 0 }], length);
-    let [gram_cut, update_cut] = [cut(Chunks::gram_length(params as u64)), cut(Chunks::UPDATE_LENGTH)];
-    let on_gram = chunks(bench, &gram_cut)?;
-    let partials = bench.room(8 * TASKS * TASKS * gram_cut.len())?;
-    let times = bench.time_launch(&gram(partials, jacobian, on_gram))?;
+    let blocks = [0..params; 1];
+    let partials =
+        bench.room(8 * TASKS * TASKS * Chunks::of_range(0..params as u64, Chunks::gram_length(params as u64)).len())?;
+    let scratch = GramScratch { partials: Tensor::dense(partials, 1, 1, DType::F64), ..GramScratch::NONE };
+    let gram = GramMatrices { jacobian: jacobian.clone(), blocks: &blocks, rows: None, gram: Tensor::NONE, scratch };
+    let times = bench.time_op(&gram)?;
     let shape = json!({ "tasks": TASKS, "params": params });
     bench.say("gram", shape.clone(), &times, gbps(4 * TASKS * params, &times), Some(ceiling))?;
 
     let [values, first, second] = [bench.noise_f32(params)?, bench.noise_f32(params)?, bench.room(4 * params)?];
     // Second moments are not negative.
     bench.driver.fill(bench.stream, second, 0, 4 * params)?;
-    let state = State { values, first, second, copy: bench.room(2 * params)? };
+    let copy = bench.room(2 * params)?;
+    let own = |at: Address| Tensor::dense(at, 1, params, DType::F32);
     let rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.1, correction2: 0.001 };
-    let rates = RatesOnDevice {
-        rates: bench.upload(&[Rates::from(rule)])?,
-        groups: bench.upload(&[GroupRates { lr: 1e-4, weight_decay: 0.01 }])?,
+    let update = Update {
+        state: ParameterState { values: own(values), first: own(first), second: own(second), copy: own(copy) },
+        jacobian,
+        columns: vec![Columns { range: 0..params, set: 0, decay: true }],
+        how: How::Weights(Tensor::dense(bench.upload(&[1.0f32; TASKS])?, 1, TASKS, DType::F32)),
+        step: Step { rule, lr: 1e-4, weight_decay: 0.01 },
+        halted: Tensor::NONE,
     };
-    let (weights, on_update) = (bench.upload(&[1.0f32; TASKS])?, chunks(bench, &update_cut)?);
-    let times = bench.time_launch(&update_weights(state, jacobian, weights, rates, on_update))?;
+    let times = bench.time_op(&update)?;
     bench.say("update", shape, &times, gbps((4 * TASKS + 26) * params, &times), Some(ceiling))?;
-    for at in [jacobian.at, partials, state.values, state.first, state.second, state.copy] {
-        bench.driver.free(at);
-    }
+    [all, partials, values, first, second, copy].into_iter().for_each(|at| bench.driver.free(at));
 
     let rows = params.div_ceil(GELU_WIDTH);
     let count = rows * GELU_WIDTH;
     let [dout, pre] = [bench.noise_bf16(count)?, bench.noise_bf16(count)?];
-    let times = bench.time_launch(&elementwise::activation_backward(dout, pre, rows, GELU_WIDTH, Activation::Gelu))?;
+    let own = |at: Address| Tensor::padded(at, rows, GELU_WIDTH, DType::Bf16);
+    let times = bench.time_op(&ActivationBackward { dout: own(dout), pre: own(pre), activation: Activation::Gelu })?;
     bench.say("gelu_backward", json!({ "values": count }), &times, gbps(6 * count, &times), Some(ceiling))?;
     [dout, pre].into_iter().for_each(|at| bench.driver.free(at));
     Ok(())
-}
-
-fn chunks(bench: &mut Bench, chunks: &Chunks) -> Result<ChunksOnDevice, DeviceError> {
-    Ok(ChunksOnDevice {
-        count: chunks.len(),
-        firsts: bench.upload(&chunks.firsts)?,
-        lengths: bench.upload(&chunks.lengths)?,
-        blocks: bench.upload(&chunks.blocks)?,
-        groups: bench.upload(&chunks.groups)?,
-    })
 }
 
 /// The three products of a linear layer.
 fn products(bench: &mut Bench) -> Result<()> {
     for [m, n, k] in GEMMS {
         let (x, weight, dout) = (bench.noise_bf16(m * k)?, bench.noise_bf16(n * k)?, bench.noise_bf16(m * n)?);
-        let (out, dx, gradient) = (bench.room(2 * m * n)?, bench.room(2 * m * k)?, bench.room(4 * n * k)?);
-        let segments = Segments {
-            starts: bench.upload(&[0u32])?,
-            ends: bench.upload(&[m as u32])?,
-            offsets: bench.upload(&[0u64])?,
-            add: bench.upload(&[0u32])?,
-            count: 1,
-        };
-        let activation = Activation::None;
-        let (residual, residual_columns) = (0, 0);
-        let own_forward = Forward { out, pre: 0, x, weight, bias: 0, residual, residual_columns, m, n, k, activation };
-        let own_input =
-            Input { out: dx, out_wide: 0, dout, weight, pre: 0, residual, residual_columns, m, n: k, k: n, activation };
-        let launches = [
-            ("gemm_forward", forward(own_forward)),
-            ("gemm_input", input(own_input)),
-            ("gemm_weight", weight_gradient(gradient, dout, x, segments, n, k)),
+        let (out, dx, gradient) = (bench.room(2 * m * n)?, bench.room(2 * m * k)?, bench.room(4 * (n * k + n))?);
+        let narrow = |at: Address, rows: usize, columns: usize| Tensor::padded(at, rows, columns, DType::Bf16);
+        let none = Tensor::NONE;
+        let (x_at, weight_at, dout_at) = (narrow(x, m, k), narrow(weight, n, k), narrow(dout, m, n));
+        let segment = Segment { rows: 0..m, row: Tensor::dense(gradient, 1, n * k + n, DType::F32), write: Write::Replace };
+        let ops: [(&str, Box<dyn Op>); 3] = [
+            (
+                "gemm_forward",
+                Box::new(LinearForward {
+                    out: narrow(out, m, n),
+                    pre: none,
+                    x: x_at,
+                    weight: weight_at,
+                    bias: none,
+                    activation: Activation::None,
+                    residual: none,
+                }),
+            ),
+            ("gemm_input", Box::new(LinearInputBackward::new(narrow(dx, m, k), dout_at, weight_at))),
+            (
+                "gemm_weight",
+                Box::new(LinearWeightBackward {
+                    dout: dout_at,
+                    x: x_at,
+                    jacobian: JacobianRows { segments: vec![segment], added: false, staging: none },
+                    columns: 0..n * k + n,
+                }),
+            ),
         ];
-        for (name, launch) in launches {
-            let times = bench.time_launch(&launch)?;
+        for (name, op) in ops {
+            let times = bench.time_op(&*op)?;
             let rate = 2.0 * (m * n * k) as f64 / median(times.iter().copied()) / 1e9;
             bench.say(&format!("{name} {m}x{n}x{k}"), json!({ "m": m, "n": n, "k": k }), &times, (rate, "tflops"), None)?;
         }

@@ -2,19 +2,17 @@
 
 use std::ops::Range;
 
-use crate::device::driver::Address;
 use crate::device::tape::Tape;
 use crate::device::tensor::Tensor;
 use crate::model::network::{Network, Part};
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::dropout::{Dropout, Randomness, RowKey};
-use crate::ops::embedding_bag::{Bags, EmbeddingBagForward, Table};
+use crate::ops::embedding_bag::{Bags, EmbeddingBagForward, RowInit};
 use crate::ops::gather::Copy;
-use crate::ops::heads::{Head, HeadsBackward, HeadsForward, HeadsOnDevice};
+use crate::ops::heads::{Head, HeadsBackward, HeadsForward};
 use crate::ops::jacobian_rows::JacobianRows;
-use crate::ops::launch;
 use crate::ops::linear::{LinearForward, LinearInputBackward, LinearWeightBackward};
-use crate::ops::loss::{Losses, LossesOnDevice};
+use crate::ops::loss::{Losses, Part as LossPart};
 
 /// Activations of one group, for the most rows it may have; those that this encoder does not use are none.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +31,8 @@ pub struct Activations {
     pub dlogits: Tensor,
     /// Room for a piece of a row of J that is kept in bf16.
     pub staging: Tensor,
+    /// (rows) f64 losses, for a device's kernels.
+    pub row_losses: Tensor,
 }
 
 /// Where the parameters lie.
@@ -44,6 +44,16 @@ pub struct Weights {
     pub bias: Tensor,
     /// All heads' values, f32.
     pub heads: Tensor,
+}
+
+/// The embedding table of the `bag` encoder, of which only touched rows lie in memory.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    /// (rows) where each lies, or that it does not.
+    pub slots: &'a [u32],
+    /// (slots x dim) f32
+    pub values: Tensor,
+    pub init: RowInit,
 }
 
 /// A fused group: its rows, and where it is computed.
@@ -60,20 +70,6 @@ pub struct Group<'a> {
     pub table: Option<Table<'a>>,
     pub weights: Weights,
     pub at: Activations,
-    /// What a device's kernels are told of it beside this.
-    pub device: Option<GroupOnDevice>,
-}
-
-/// Tables of a group in a device's memory.
-#[derive(Clone, Copy, Debug)]
-pub struct GroupOnDevice {
-    /// (rows) task and example, u32 each, and the round, one u64.
-    pub keys: [Address; 2],
-    pub bags: Option<launch::rows::Bags>,
-    pub heads: HeadsOnDevice,
-    pub losses: LossesOnDevice,
-    /// J, and the segments of weights and of biases.
-    pub jacobian: (Address, launch::gemm::Segments, launch::gemm::Segments),
 }
 
 /// Where a group's gradients go.
@@ -115,8 +111,7 @@ impl<'a> Group<'a> {
     fn dropout(&self, tape: &mut Tape<'a>, network: &Network, x: Tensor, random: Option<Randomness>) {
         let probability = network.spec.encoder.dropout;
         if let Some(random) = random.filter(|_| probability > 0.0) {
-            let device = self.device.map_or([0; 2], |device| device.keys);
-            tape.push(Dropout { x, keys: self.keys, probability, random, device });
+            tape.push(Dropout { x, keys: self.keys, probability, random });
         }
     }
 }
@@ -125,9 +120,8 @@ impl<'a> Group<'a> {
 pub fn forward<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
     let encoder = &network.spec.encoder;
     let (at, x) = (&group.at, group.input());
-    if let (Some(_), Some(table)) = (encoder.bag(), group.table) {
-        let (bags, examples, device) = (group.bags, group.rows.clone(), group.device.and_then(|device| device.bags));
-        tape.push(EmbeddingBagForward { out: x, bags, examples, table, device });
+    if let (Some(_), Some(Table { slots, values, init })) = (encoder.bag(), group.table) {
+        tape.push(EmbeddingBagForward { out: x, bags: group.bags, examples: group.rows.clone(), slots, values, init });
     }
     let hidden = group.of(at.hidden);
     tape.push(LinearForward {
@@ -140,15 +134,17 @@ pub fn forward<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, ra
         residual: if encoder.residual { x } else { Tensor::NONE },
     });
     group.dropout(tape, network, hidden, random);
-    let (heads, device) = (group.heads(network, None), group.device.map(|device| device.heads));
-    tape.push(HeadsForward { logits: at.logits, hidden, heads, device });
+    tape.push(HeadsForward { logits: at.logits, hidden, heads: group.heads(network, None) });
 }
 
-/// Losses after [`forward`], and the gradients of the logits; `sums` (parts) f64 on the host.
+/// Losses after [`forward`], and the gradients of the logits; `sums` (present tasks) f64.
 pub fn losses<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, sums: Tensor) {
-    let parts = group.parts.iter().map(|part| network.loss_part(part)).collect();
-    let Activations { dlogits, logits, .. } = group.at;
-    tape.push(Losses { sums, dlogits, logits, parts, device: group.device.map(|device| device.losses) });
+    let part = |part: &'a Part| {
+        let first = part.first && part.batch == 0;
+        LossPart { sum: part.present, first, ..network.loss_part(part) }
+    };
+    let Activations { dlogits, logits, row_losses, .. } = group.at;
+    tape.push(Losses { sums, dlogits, logits, row_losses, parts: group.parts.iter().map(part).collect() });
 }
 
 /// Gradients after [`forward`] and [`losses`].
@@ -156,8 +152,8 @@ pub fn backward<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, g
     let encoder = &network.spec.encoder;
     let (at, x) = (&group.at, group.input());
     let (hidden, dhidden) = (group.of(at.hidden), group.of(at.dhidden));
-    let (heads, device) = (group.heads(network, Some(&gradients)), group.device.map(|device| device.heads));
-    tape.push(HeadsBackward { dhidden, dlogits: at.dlogits, hidden, heads, device });
+    let heads = group.heads(network, Some(&gradients));
+    tape.push(HeadsBackward { dhidden, dlogits: at.dlogits, hidden, heads });
     group.dropout(tape, network, dhidden, Some(random));
     let shortcut = group.of(at.shortcut);
     if !shortcut.is_none() {
@@ -168,9 +164,8 @@ pub fn backward<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, g
         tape.push(ActivationBackward { dout: dhidden, pre: group.of(at.pre), activation: encoder.activation });
     }
     let Gradients { jacobian, dinput, .. } = gradients;
-    let (columns, device) = (0..network.table.shared_len(), group.device.map(|device| device.jacobian));
-    tape.push(LinearWeightBackward { dout: dhidden, x, jacobian, columns, device });
+    tape.push(LinearWeightBackward { dout: dhidden, x, jacobian, columns: 0..network.table.shared_len() });
     if !dinput.is_none() {
-        tape.push(LinearInputBackward { out: dinput, dout: dhidden, weight: group.weights.weight, residual: shortcut });
+        tape.push(LinearInputBackward { residual: shortcut, ..LinearInputBackward::new(dinput, dhidden, group.weights.weight) });
     }
 }

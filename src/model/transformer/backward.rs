@@ -29,7 +29,7 @@ impl Block<'_> {
     /// Gradients of a linear layer, and (unless `dx` is none) of its input; `rows` (by part) are those of dout and x.
     fn linear(&self, tape: &mut Tape, piece: &Piece, rows: &[Range<usize>], [dx, dout, x]: [Tensor; 3]) {
         let (jacobian, columns) = (self.jacobian.of_rows(rows), self.place.piece(piece));
-        tape.push(LinearWeightBackward { dout, x, jacobian, columns, device: None });
+        tape.push(LinearWeightBackward { dout, x, jacobian, columns });
         if !dx.is_none() {
             self.linear_input(tape, piece, dx, dout);
         }
@@ -37,7 +37,7 @@ impl Block<'_> {
 
     fn linear_input(&self, tape: &mut Tape, piece: &Piece, dx: Tensor, dout: Tensor) {
         let weight = piece.of(self.values).0.as_rows(dout.columns, dx.columns);
-        tape.push(LinearInputBackward { out: dx, dout, weight, residual: Tensor::NONE });
+        tape.push(LinearInputBackward::new(dx, dout, weight));
     }
 
     /// Gradients of a normalization of x, and of its input.

@@ -97,7 +97,7 @@ impl Transformer {
             }
             self.head_dropout(tape, hidden, own.part, pass);
             let heads = vec![head(network, own.part, heads, Tensor::NONE)];
-            tape.push(HeadsForward { logits, hidden, heads, device: None });
+            tape.push(HeadsForward { logits, hidden, heads });
         }
     }
 
@@ -140,7 +140,7 @@ impl Transformer {
                 continue;
             }
             let heads = vec![head(network, part, heads, gradient)];
-            tape.push(HeadsBackward { dhidden, dlogits, hidden, heads, device: None });
+            tape.push(HeadsBackward { dhidden, dlogits, hidden, heads });
             self.head_dropout(tape, dhidden, part, pass);
         }
         let jacobian = jacobian.lend(memory, parts, &pass.group.part_tokens, at.staging);
@@ -152,7 +152,7 @@ impl Transformer {
     fn head_dropout<'a>(&self, tape: &mut Tape<'a>, x: Tensor, part: &Part, pass: &Pass<'a>) {
         let Some(random) = pass.random.filter(|_| self.dropout > 0.0) else { return };
         let keys: &[RowKey] = &pass.batch.keys[part.rows.clone()];
-        tape.push(Dropout { x, keys, probability: self.dropout, random, device: [0; 2] });
+        tape.push(Dropout { x, keys, probability: self.dropout, random });
     }
 }
 

@@ -107,19 +107,18 @@ impl Transformer {
         let [d, da, out, act, stats] = [s.d, s.da, s.out, s.act, s.stats].map(of);
         let dlogits = dlogits.as_rows(rows.len(), v);
         let ([dlayer, dnorm, ddecoder], [layer, norm, _]) = (head.cut(gradient, h), head.cut(head.values, h));
-        let residual = Tensor::NONE;
         let into = |row: Tensor| JacobianRows {
             segments: vec![Segment { rows: 0..rows.len(), row, write }],
             added: false,
             staging: Tensor::NONE,
         };
         tape.push(DecoderBackward { weight: dwords, bias: ddecoder, dout: dlogits, x: out, write });
-        tape.push(LinearInputBackward { out: d, dout: dlogits, weight: head.words.as_rows(v, h), residual });
+        tape.push(LinearInputBackward::new(d, dlogits, head.words.as_rows(v, h)));
         tape.push(LayerNormWeightBackward { dout: d, x: act, stats, jacobian: into(dnorm), columns: 0..2 * h });
         tape.push(LayerNormBackward { dx: da, dout: d, x: act, stats, gain: norm.range(0..h) });
         tape.push(ActivationBackward { dout: da, pre: of(s.pre), activation: Activation::Gelu });
         let columns = 0..h * h + h;
-        tape.push(LinearWeightBackward { dout: da, x: hidden, jacobian: into(dlayer), columns, device: None });
-        tape.push(LinearInputBackward { out: dhidden, dout: da, weight: layer.range(0..h * h).as_rows(h, h), residual });
+        tape.push(LinearWeightBackward { dout: da, x: hidden, jacobian: into(dlayer), columns });
+        tape.push(LinearInputBackward::new(dhidden, da, layer.range(0..h * h).as_rows(h, h)));
     }
 }

@@ -1,17 +1,14 @@
 //! Room for the activations of one fused group.
 
-use crate::device::driver::{Address, DeviceError, Driver};
-use crate::device::tensor::{DType, Tensor};
+use crate::device::driver::{DeviceError, Driver};
+use crate::device::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::dense::Activations;
 use crate::model::network::{Limits, Network};
 use crate::ops::activation::Activation;
-use crate::ops::launch::pitch;
 
 pub struct Lane {
-    /// bf16, rows [`pitch`] apart.
+    /// bf16, rows [`pitch`] apart; logits f32.
     pub at: Activations,
-    /// (rows) f64
-    pub row_losses: Address,
 }
 
 impl Lane {
@@ -21,9 +18,8 @@ impl Lane {
         let bag = encoder.bag().is_some();
         let mut allocate = |name: &str, bytes: usize| device.allocate(&format!("lane {number}: {name}"), bytes);
         let mut matrix = |name: &str, columns: usize, wanted: bool| {
-            let ld = pitch(columns);
-            let at = if wanted { allocate(name, 2 * rows * ld)? } else { return Ok(Tensor::NONE) };
-            Ok(Tensor { at, rows, columns, ld, dtype: DType::Bf16 })
+            let at = if wanted { allocate(name, 2 * rows * pitch(columns))? } else { return Ok(Tensor::NONE) };
+            Ok(Tensor::padded(at, rows, columns, DType::Bf16))
         };
         let input = matrix("encoder input", encoder.inputs(), bag)?;
         let pre = matrix("pre-activations", encoder.hidden, encoder.activation != Activation::None)?;
@@ -33,7 +29,7 @@ impl Lane {
         let count = limits.group_logits.max(1);
         let logits = Tensor::dense(allocate("logits", 4 * count)?, 1, count, DType::F32);
         let dlogits = Tensor { at: allocate("gradient of logits", 4 * count)?, ..logits };
-        let at = Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging: Tensor::NONE };
-        Ok(Self { at, row_losses: allocate("losses by row", 8 * rows)? })
+        let row_losses = Tensor::dense(allocate("losses by row", 8 * rows)?, 1, rows, DType::F64);
+        Ok(Self { at: Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging: Tensor::NONE, row_losses } })
     }
 }

@@ -14,25 +14,29 @@ mod transfer;
 mod update_step;
 mod upload;
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 
 use crate::device::driver::{Address, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
+use crate::device::tape::{Bytes, Op};
+use crate::device::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
-use crate::model::spec::{EncoderSpec, Param};
-use crate::ops::launch::surgery::{Chunks, ChunksOnDevice, Columns, State};
-use crate::ops::launch::{Launch, elementwise, pitch};
+use crate::ops::adamw::Rule;
+use crate::ops::chunks::Chunks;
+use crate::ops::column_rule::How;
+use crate::ops::gram::{GramMatrices, GramScratch};
+use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
+use crate::surgery::gram::ProductsAt;
+use crate::surgery::update::{Rates, shared_update};
 use lane::Lane;
 use pass::Packed;
 use program::Graphs;
-use rows::TableOnDevice;
+use rows::{TableOnDevice, Touched};
 use solve::Solver;
-use upload::{StagingBuffer, Upload};
-
-/// Parameter groups: shared with and without decay, heads with and without, the embedding table.
-const GROUPS: usize = 5;
-const TABLE_GROUP: usize = 4;
+use upload::StagingBuffer;
 
 /// Pinned memory that parameters and moments go through, piece by piece.
 const STAGING_BYTES: usize = 16 << 20;
@@ -41,21 +45,24 @@ pub struct Accelerator {
     driver: Box<dyn Driver>,
     streams: Streams,
     graphs: Graphs,
-    shared: Dense,
-    weight: Weight,
-    heads: Dense,
+    shared: ParameterState,
+    /// bf16 copy of the encoder's weight, which products read; the weight is the first of the shared parameters.
+    weight: Tensor,
+    heads: ParameterState,
     table: Option<TableOnDevice>,
-    /// (present tasks x stride) f32
-    jacobian: Address,
-    stride: usize,
-    head_gradients: Address,
+    touched: Touched,
+    /// (present tasks x P) f32
+    jacobian: Tensor,
+    /// f32, as the heads' values.
+    head_gradients: Tensor,
     lanes: Vec<Lane>,
     results: Results,
     solver: Solver,
     /// What a round begins with, and what its step needs.
     batches: StagingBuffer,
     steps: StagingBuffer,
-    cut: Cut,
+    /// Tables that are the same in every round.
+    resident: Resident,
     /// The round whose gradients lie here.
     packed: Option<Packed>,
     /// What the host read of it.
@@ -75,50 +82,6 @@ struct Streams {
     done: [EventId; 2],
 }
 
-/// Parameters of one space with their moments, f32.
-struct Dense {
-    state: State,
-    len: usize,
-}
-
-/// The bf16 copy of the encoder's weight (rows x columns), which products read; the weight is the first of the shared parameters.
-struct Weight {
-    at: Address,
-    rows: usize,
-    columns: usize,
-}
-
-impl Weight {
-    /// `shared`: number of shared parameters.
-    fn new(device: &mut dyn Driver, encoder: &EncoderSpec, shared: usize) -> Result<Self, DeviceError> {
-        let (rows, columns) = (encoder.hidden, encoder.inputs());
-        let values = shared.max(rows * pitch(columns));
-        Ok(Self { at: device.allocate("encoder: parameters in bf16", 2 * values)?, rows, columns })
-    }
-
-    /// Where the update itself writes the copy: null where its rows are padded, so that they do not lie as the parameters do.
-    fn of_update(&self) -> Address {
-        if pitch(self.columns) == self.columns { self.at } else { 0 }
-    }
-
-    fn narrow(&self, values: Address) -> Launch {
-        elementwise::to_bf16(self.at, values, self.rows, self.columns)
-    }
-}
-
-/// How the columns of J are cut for the kernels.
-struct Cut {
-    gram: ChunksOnDevice,
-    update: ChunksOnDevice,
-    /// (blocks + 1) bounds of each block's partial products; without a table, whose partials differ from round to round.
-    starts: Vec<u32>,
-    blocks: usize,
-    /// Sets of weights.
-    sets: usize,
-    /// The set that the embedding table takes.
-    table_set: usize,
-}
-
 /// What the host reads after a round, all f64: T loss sums, T squares of head gradients, T balancing and task clipping,
 /// 4 of summary, sets x T weights, then the Gram matrices of all blocks and of their sum.
 struct Results {
@@ -127,9 +90,8 @@ struct Results {
     /// T, most tasks present.
     tasks: usize,
     sets: usize,
-    partials: Address,
-    cosines: Address,
-    conflicts: Address,
+    blocks: usize,
+    scratch: GramScratch,
     staging: StagingId,
 }
 
@@ -154,8 +116,40 @@ impl Results {
         self.weights() + self.sets * self.tasks
     }
 
-    fn address(&self, value: usize) -> Address {
-        self.at + 8 * value as Address
+    /// (rows x columns) from the result of this number on.
+    fn tensor(&self, first: usize, rows: usize, columns: usize) -> Tensor {
+        Tensor::dense(self.at + 8 * first as Address, rows, columns, DType::F64)
+    }
+
+    /// (sets x T T) the Gram matrices that are solved.
+    fn solved_grams(&self, count: usize) -> Tensor {
+        let first = if self.sets > 1 { 0 } else { self.blocks };
+        self.tensor(self.grams() + first * count * count, self.sets, count * count)
+    }
+
+    /// (T)
+    fn losses(&self, count: usize) -> Tensor {
+        self.tensor(0, 1, count)
+    }
+
+    fn products(&self, count: usize) -> ProductsAt {
+        ProductsAt {
+            grams: self.tensor(self.grams(), self.blocks + 1, count * count),
+            added: Tensor::NONE,
+            heads: self.tensor(self.squares(), 1, count),
+            scratch: self.scratch,
+        }
+    }
+}
+
+/// Tables that lie on the device for good.
+#[derive(Default)]
+struct Resident(HashMap<Bytes, Address>);
+
+impl Resident {
+    /// Where a table lies, if it is one of these.
+    fn place(&self, table: &Bytes) -> Option<Address> {
+        self.0.get(table).copied()
     }
 }
 
@@ -171,27 +165,36 @@ impl Accelerator {
         let device = &mut *driver;
         let streams = Streams::new(device)?;
         let present = limits.present.max(1);
-        let mut shared = Dense::new(device, "encoder", network.table.shared_len(), start.second_moment)?;
-        let weight = Weight::new(device, &network.spec.encoder, shared.len)?;
-        shared.state.copy = weight.of_update();
-        let heads = Dense::new(device, "heads", network.table.heads_len(), start.second_moment)?;
+        let mut shared = parameters(device, "encoder", network.table.shared_len(), start.second_moment)?;
+        let encoder = &network.spec.encoder;
+        let (rows, columns) = (encoder.hidden, encoder.inputs());
+        let values = shared.values.columns.max(rows * pitch(columns));
+        let copy = device.allocate("encoder: parameters in bf16", 2 * values)?;
+        let weight = Tensor::padded(copy, rows, columns, DType::Bf16);
+        // The update writes the copy itself, where its rows are not padded and it lies as the parameters do.
+        if weight.ld == columns {
+            shared.copy = Tensor { at: copy, dtype: DType::Bf16, ..shared.values };
+        }
+        let heads = parameters(device, "heads", network.table.heads_len(), start.second_moment)?;
         let table = match network.spec.encoder.table() {
             Some(spec) => Some(TableOnDevice::new(device, spec, limits, start)?),
             None => None,
         };
-        let stride = shared.len.next_multiple_of(64);
-        let jacobian = device.allocate("jacobian: dense", 4 * present * stride)?;
-        let head_gradients = device.allocate("heads: gradients", 4 * heads.len)?;
+        let stride = shared.values.columns.next_multiple_of(64);
+        let jacobian =
+            Tensor { at: device.allocate("jacobian: dense", 4 * present * stride)?, rows: present, ld: stride, ..shared.values };
+        let head_gradients = Tensor { at: device.allocate("heads: gradients", 4 * heads.values.columns)?, ..heads.values };
         // More rows in a round than in a group: there are several groups, which can overlap.
         let lanes = if limits.round_rows > limits.group_rows { 2 } else { 1 };
         let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_, _>>()?;
-        let cut = Cut::new(device, streams.lanes[0], network, blocks)?;
-        let partials = cut.gram.count + table.as_ref().map_or(0, |_| TableOnDevice::partials(limits));
-        let results = Results::new(device, present, &cut, partials)?;
-        let solver = Solver::new(device, network.spec.heads.len(), present, cut.sets)?;
-        let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, limits))?;
-        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, present, &cut))?;
-        let largest = [shared.len, heads.len, table.as_ref().map_or(0, |table| table.capacity * table.dim)];
+        let partials = gram_cut(blocks).len() + table.as_ref().map_or(0, |_| TableOnDevice::partials(limits));
+        let results = Results::new(device, present, blocks, partials)?;
+        let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
+        let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, limits))?;
+        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, present, blocks.sets()))?;
+        let resident = Resident::new(device, streams.lanes[0], network, blocks)?;
+        let in_table = table.as_ref().map_or(0, |table| table.state.values.rows * table.state.values.columns);
+        let largest = [shared.values.columns, heads.values.columns, in_table];
         let staging_bytes = (4 * largest.into_iter().max().unwrap_or(0)).clamp(64, STAGING_BYTES);
         let staging = device.staging(staging_bytes)?;
         Ok(Self {
@@ -202,15 +205,15 @@ impl Accelerator {
             weight,
             heads,
             table,
+            touched: Touched::default(),
             jacobian,
-            stride,
             head_gradients,
             lanes,
             results,
             solver,
             batches,
             steps,
-            cut,
+            resident,
             packed: None,
             read: Vec::new(),
             staging,
@@ -238,99 +241,78 @@ impl Streams {
     }
 }
 
-impl Dense {
-    fn new(device: &mut dyn Driver, name: &str, len: usize, second_moment: bool) -> Result<Self, DeviceError> {
-        let mut buffer = |what: &str, bytes: usize| device.allocate(&format!("{name}: {what}"), bytes);
-        let state = State {
-            values: buffer("parameters", 4 * len)?,
-            first: buffer("first moment", 4 * len)?,
-            second: if second_moment { buffer("second moment", 4 * len)? } else { 0 },
-            copy: 0,
-        };
-        Ok(Self { state, len })
-    }
+/// Parameters of one space and their moments.
+fn parameters(device: &mut dyn Driver, name: &str, len: usize, second_moment: bool) -> Result<ParameterState, DeviceError> {
+    let mut buffer = |what: &str| {
+        let at = device.allocate(&format!("{name}: {what}"), 4 * len)?;
+        Ok(Tensor::dense(at, 1, len, DType::F32))
+    };
+    Ok(ParameterState {
+        values: buffer("parameters")?,
+        first: buffer("first moment")?,
+        second: if second_moment { buffer("second moment")? } else { Tensor::NONE },
+        copy: Tensor::NONE,
+    })
 }
 
 impl Results {
-    fn new(device: &mut dyn Driver, tasks: usize, cut: &Cut, partials: usize) -> Result<Self, DeviceError> {
-        let gram = 8 * tasks * tasks;
-        let sets = cut.sets;
-        let bytes = 8 * (3 * tasks + 4 + sets * tasks) + (cut.blocks + 1) * gram;
-        Ok(Self {
-            at: device.allocate("losses and products of gradients", bytes)?,
-            bytes,
-            tasks,
-            sets,
-            partials: device.allocate("partial products", partials * gram)?,
-            cosines: device.allocate("cosines", (cut.blocks + 1) * gram)?,
-            conflicts: device.allocate("conflicts", 4 * (cut.blocks + 1))?,
-            staging: device.staging(bytes)?,
-        })
+    fn new(device: &mut dyn Driver, tasks: usize, blocks: &Blocks, partials: usize) -> Result<Self, DeviceError> {
+        let (gram, sets, blocks) = (8 * tasks * tasks, blocks.sets(), blocks.count());
+        let bytes = 8 * (3 * tasks + 4 + sets * tasks) + (blocks + 1) * gram;
+        let at = device.allocate("losses and products of gradients", bytes)?;
+        let matrices = |at: Address, count: usize| Tensor::dense(at, count, tasks * tasks, DType::F64);
+        let scratch = GramScratch {
+            partials: matrices(device.allocate("partial products", partials * gram)?, partials),
+            cosines: matrices(device.allocate("cosines", (blocks + 1) * gram)?, blocks + 1),
+            conflicts: Tensor::dense(device.allocate("conflicts", 4 * (blocks + 1))?, 1, blocks + 1, DType::U32),
+        };
+        Ok(Self { at, bytes, tasks, sets, blocks, scratch, staging: device.staging(bytes)? })
     }
 }
 
-impl Cut {
+impl Resident {
+    /// How the columns of J are cut for the kernels.
     fn new(device: &mut dyn Driver, stream: StreamId, network: &Network, blocks: &Blocks) -> Result<Self, DeviceError> {
-        let (gram, update) = (gram_chunks(network, blocks), update_chunks(network, blocks));
-        let words = |chunks: &Chunks| 20 * chunks.len() + 64;
-        let constants = StagingBuffer::new(device, "chunks", words(&gram) + words(&update))?;
+        let width = network.table.shared_len() as u64;
+        let none = Tensor::NONE;
+        let state = ParameterState { values: none, first: none, second: none, copy: none };
+        let rates = Rates { rule: Rule::Sgd { momentum: 0.0 }, lr: 0.0, head_lr: 0.0, embedding_lr: 0.0, weight_decay: 0.0 };
+        let update = shared_update(network, blocks, state, Vec::new(), How::Weights(none), none, &rates);
+        let mut tables = update.tables()[..4].to_vec();
+        tables.extend(gram_cut(blocks).tables());
+        tables.extend(Chunks::of_range(0..width, Chunks::gram_length(width)).tables());
+        let constants = StagingBuffer::new(device, "chunks", tables.iter().map(|table| table.len() + 16).sum())?;
         let mut upload = constants.upload();
-        let [on_gram, on_update] = [&gram, &update].map(|chunks| push_chunks(&mut upload, chunks));
+        let places = tables.into_iter().map(|table| (table.clone(), upload.table(table))).collect();
         upload.close();
         constants.fill(device, &upload)?;
         let mut program = program::Program::default();
-        upload.sections.iter().for_each(|section| program.push(constants.send(stream, section)));
+        program.push(constants.send(stream, &upload.sections[0]));
         Graphs::default().execute(device, stream, program)?;
         device.synchronize(stream)?;
-        Ok(Self {
-            gram: on_gram,
-            update: on_update,
-            starts: gram.starts(blocks.count() as u32),
-            blocks: blocks.count(),
-            sets: blocks.sets(),
-            table_set: blocks.table.map_or(0, |block| blocks.set_of(block)),
-        })
+        Ok(Self(places))
     }
 }
 
-fn columns(range: std::ops::Range<usize>, block: usize, group: usize) -> Columns {
-    Columns { columns: range.start as u64..range.end as u64, block: block as u32, group: group as u32 }
-}
-
-fn gram_chunks(network: &Network, blocks: &Blocks) -> Chunks {
-    let ranges = blocks.ranges.iter().enumerate().map(|(block, range)| columns(range.clone(), block, 0));
-    Chunks::new(&ranges.collect::<Vec<_>>(), Chunks::gram_length(network.table.shared_len() as u64))
-}
-
-/// A chunk's block is its set of weights.
-fn update_chunks(network: &Network, blocks: &Blocks) -> Chunks {
-    let own = |param: &Param| columns(param.range(), blocks.set_of(blocks.of_column(param.offset)), usize::from(!param.decay));
-    Chunks::new(&network.table.shared.iter().map(own).collect::<Vec<_>>(), Chunks::UPDATE_LENGTH)
-}
-
-fn push_chunks(upload: &mut Upload, chunks: &Chunks) -> ChunksOnDevice {
-    ChunksOnDevice {
-        count: chunks.len(),
-        firsts: upload.push(&chunks.firsts),
-        lengths: upload.push(&chunks.lengths),
-        blocks: upload.push(&chunks.blocks),
-        groups: upload.push(&chunks.groups),
-    }
+fn gram_cut(blocks: &Blocks) -> Chunks {
+    GramMatrices { jacobian: Vec::new(), blocks: &blocks.ranges, rows: None, gram: Tensor::NONE, scratch: GramScratch::NONE }
+        .chunks()
 }
 
 /// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.
-fn batch_bytes(network: &Network, limits: &Limits) -> usize {
+fn batch_bytes(network: &Network, blocks: &Blocks, limits: &Limits) -> usize {
     let encoder = &network.spec.encoder;
     let widest = network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
     let (input, rows) = match encoder.bag() {
         None => (2 * pitch(encoder.inputs()), 0),
-        Some(_) => (0, TableOnDevice::packet_bytes(limits)),
+        Some(_) => (0, TableOnDevice::table_bytes(limits)),
     };
-    4096 + limits.round_rows * (input + 8 + 4 * widest + 320) + rows
+    let products = 4 * (blocks.count() + 3) + 16 * limits.present;
+    4096 + limits.round_rows * (input + 8 + 4 * widest + 400) + rows + products
 }
 
 /// Rates, weights, orders of visits, and the chunks of the heads.
-fn step_bytes(network: &Network, present: usize, cut: &Cut) -> usize {
+fn step_bytes(network: &Network, present: usize, sets: usize) -> usize {
     let chunks = network.table.heads_len() / Chunks::UPDATE_LENGTH as usize + network.table.heads.len();
-    4096 + 4 * cut.sets * present * (present + 1) + 72 * present + 20 * chunks + 4 * (cut.blocks + 2)
+    4096 + 4 * sets * present * (present + 1) + 72 * present + 20 * chunks
 }

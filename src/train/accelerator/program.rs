@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::device::driver::{Address, Call, Driver, EventId, GraphId, Result, StagingId, StreamId};
-use crate::ops::launch::Launch;
+use crate::device::launch::{Command, Launch};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -50,6 +50,16 @@ impl Program {
     pub fn launch(&mut self, stream: StreamId, launch: Launch) {
         if !launch.is_empty() {
             self.steps.push(Step::Launch(stream, launch));
+        }
+    }
+
+    /// Adds an operation's commands.
+    pub fn run(&mut self, stream: StreamId, commands: &[Command]) {
+        for command in commands {
+            match command {
+                Command::Launch(launch) => self.launch(stream, launch.clone()),
+                &Command::Copy { to, from, bytes } => self.push(Step::Copy { stream, to, from, bytes }),
+            }
         }
     }
 

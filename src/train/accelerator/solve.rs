@@ -2,41 +2,47 @@
 
 use anyhow::Result;
 
+use super::Accelerator;
 use super::program::Program;
-use super::update_step::{Factors, SharedFactors, head_chunks, means, push_rates};
-use super::{Accelerator, push_chunks};
-use crate::device::driver::{Address, DeviceError, Driver};
-use crate::ops::launch::surgery::{self, Method, Solve};
+use super::update_step::means;
+use crate::device::driver::{DeviceError, Driver};
+use crate::device::tape::Tape;
+use crate::device::tensor::{DType, Tensor};
+use crate::ops::column_rule::How;
+use crate::ops::solve::{Method, Solve};
 use crate::surgery::methods::{Order, Simple, Status};
-use crate::surgery::update::Rates;
+use crate::surgery::update::{DecisionAt, Rates};
 use crate::train::backend::{Forward, Products, SimpleSolve, Work};
 use crate::train::solve::Step;
 
-/// Room of kernels/solve.cu.
+/// Room of kernels/solve.cu, for the most tasks.
 pub struct Solver {
     /// (sets x T) and (T) f32
-    shared_factors: Address,
-    head_factors: Address,
+    shared_factors: Tensor,
+    head_factors: Tensor,
+    /// (1) u32
+    halted: Tensor,
     /// (sets x run tasks x run tasks) f64
-    targets: Address,
-    target_count: usize,
-    /// (sets x T x T) f64 each
-    parts: Address,
-    products: Address,
+    targets: Tensor,
+    /// (sets x T T) f64 each
+    parts: Tensor,
+    products: Tensor,
     run_tasks: usize,
 }
 
 impl Solver {
     pub fn new(device: &mut dyn Driver, run_tasks: usize, present: usize, sets: usize) -> Result<Self, DeviceError> {
-        let target_count = sets * run_tasks * run_tasks;
-        let mut buffer = |name: &str, bytes: usize| device.allocate(&format!("surgery: {name}"), bytes);
+        let mut buffer = |name: &str, rows: usize, columns: usize, dtype: DType| {
+            let at = device.allocate(&format!("surgery: {name}"), rows * columns * dtype.bytes())?;
+            Ok(Tensor::dense(at, rows, columns, dtype))
+        };
         Ok(Self {
-            shared_factors: buffer("factors", 4 * sets * present)?,
-            head_factors: buffer("factors of heads", 4 * present)?,
-            targets: buffer("moving cosines", 8 * target_count)?,
-            target_count,
-            parts: buffer("projected rows", 8 * sets * present * present)?,
-            products: buffer("products of projected rows", 8 * sets * present * present)?,
+            shared_factors: buffer("factors", sets, present, DType::F32)?,
+            head_factors: buffer("factors of heads", 1, present, DType::F32)?,
+            halted: buffer("whether the update is left out", 1, 1, DType::U32)?,
+            targets: buffer("moving cosines", sets, run_tasks * run_tasks, DType::F64)?,
+            parts: buffer("projected rows", sets, present * present, DType::F64)?,
+            products: buffer("products of projected rows", sets, present * present, DType::F64)?,
             run_tasks,
         })
     }
@@ -51,56 +57,43 @@ impl Accelerator {
         rates: &Rates,
     ) -> Result<(Forward, Products, Step), DeviceError> {
         let count = work.tasks.len();
-        let packed = self.pack(work)?;
+        let packed = self.pack(work, true)?;
+        let (solver, results, sets) = (&self.solver, &self.results, self.results.sets);
+        let shared_factors = solver.shared_factors.as_rows(sets, count);
+        let mut tape = Tape::default();
+        tape.push(Solve {
+            weights: results.tensor(results.weights(), sets, count),
+            factors: results.tensor(results.factors(), 1, count),
+            shared_factors,
+            head_factors: solver.head_factors,
+            summary: results.tensor(results.summary(), 1, 4),
+            halted: solver.halted,
+            targets: solver.targets,
+            parts: solver.parts,
+            products: solver.products,
+            gram: results.solved_grams(count),
+            losses: results.losses(count),
+            head_squares: results.products(count).heads,
+            orders: self.visits(work, simple.order),
+            tasks: work.tasks.iter().map(|&task| task as u32).collect(),
+            run_tasks: solver.run_tasks,
+            method: kernel_method(simple.method),
+            rescale: simple.rescale,
+            clip_norm: simple.clip_norm,
+            clip_tasks: simple.clip_tasks,
+            heads_weighted: simple.weighted_heads,
+        });
+        let shared = How::Weights(shared_factors);
+        let decision = DecisionAt { tasks: work.tasks, shared, heads: solver.head_factors, halted: solver.halted };
         let mut upload = self.steps.upload();
-        let chunks = head_chunks(work.network, work.tasks);
-        let rates = push_rates(&mut upload, rates);
-        let head_chunks = push_chunks(&mut upload, &chunks);
-        let visits: Vec<u32> = self.visits(work, simple.order);
-        let [orders, tasks] =
-            [upload.push(&visits), upload.push(&work.tasks.iter().map(|&task| task as u32).collect::<Vec<_>>())];
-        let balance = upload.push(&vec![1.0f64; count]);
+        let commands = self.step_commands(tape, &mut upload, &packed, work, &decision, rates);
         upload.close();
         self.steps.fill(&mut *self.driver, &upload)?;
-
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
         program.push(self.steps.send(stream, &upload.sections[0]));
-        self.add_pass(&mut program, work, &packed, true);
-        self.add_products(&mut program, &packed, count);
-        let (results, solver, cut) = (&self.results, &self.solver, &self.cut);
-        let first = if cut.sets > 1 { 0 } else { cut.blocks };
-        program.launch(
-            stream,
-            surgery::solve(&Solve {
-                weights: results.address(results.weights()),
-                factors: results.address(results.factors()),
-                shared_factors: solver.shared_factors,
-                head_factors: solver.head_factors,
-                summary: results.address(results.summary()),
-                rates: rates.rates,
-                targets: solver.targets,
-                parts: solver.parts,
-                products: solver.products,
-                gram: results.address(results.grams() + first * count * count),
-                orders,
-                tasks,
-                balance,
-                losses: results.at,
-                head_squares: results.address(results.squares()),
-                method: kernel_method(simple.method),
-                blocks: cut.sets,
-                count,
-                run_tasks: solver.run_tasks,
-                rescale: simple.rescale,
-                clip_norm: simple.clip_norm,
-                clip_tasks: simple.clip_tasks,
-                heads_weighted: simple.weighted_heads,
-            }),
-        );
-        let shared = SharedFactors::Sets(solver.shared_factors);
-        let factors = Factors { shared, heads: solver.head_factors, rates, head_chunks };
-        self.add_update(&mut program, &packed, &factors, count);
+        self.add_pass(&mut program, &packed);
+        program.run(stream, &commands);
         let values = self.read(program, count)?;
         let losses = means(work.batch, &values[..count]);
         Ok((Forward { losses, balanced: None }, self.products_of(&values, count), self.solved(&values, count)))
@@ -111,13 +104,13 @@ impl Accelerator {
         let count = work.tasks.len();
         let (seed, number) = (work.random.seed, work.round);
         let own: Vec<u32> = (0..count).flat_map(|row| order.visits(count, seed, number, row)).map(|at| at as u32).collect();
-        own.repeat(self.cut.sets)
+        own.repeat(self.results.sets)
     }
 
     /// What the kernel left; a norm that is not finite where it moved nothing.
     fn solved(&self, values: &[f64], count: usize) -> Step {
         let results = &self.results;
-        let weights = values[results.weights()..].chunks_exact(count).take(self.cut.sets);
+        let weights = values[results.weights()..].chunks_exact(count).take(self.results.sets);
         let summary = &values[results.summary()..];
         let norm = if summary[2] != 0.0 { summary[0] } else { f64::NAN };
         let (factors, heads) = (Vec::new(), Vec::new());
@@ -126,13 +119,14 @@ impl Accelerator {
 
     /// Gives the device the moving cosines of a method's instances, one after the other.
     pub fn load_targets(&mut self, targets: &[f64]) -> Result<(), DeviceError> {
-        assert!(targets.len() <= self.solver.target_count, "cosines of every pair and set");
-        self.upload(self.solver.targets, bytemuck::cast_slice(targets))
+        let room = self.solver.targets.rows * self.solver.targets.columns;
+        assert!(targets.len() <= room, "cosines of every pair and set");
+        self.upload(self.solver.targets.at, bytemuck::cast_slice(targets))
     }
 
     /// Takes them back.
     pub fn store_targets(&mut self, targets: &mut [f64]) -> Result<(), DeviceError> {
-        self.download(self.solver.targets, bytemuck::cast_slice_mut(targets))
+        self.download(self.solver.targets.at, bytemuck::cast_slice_mut(targets))
     }
 }
 

@@ -5,49 +5,53 @@ use anyhow::Result;
 use super::Accelerator;
 use super::program::Program;
 use crate::device::driver::{Address, DeviceError};
+use crate::device::launch::Launch;
 use crate::model::Parameters;
+use crate::ops::activation::convert_to_bf16;
 
 impl Accelerator {
     /// Copies all parameters and moments to the device.
     pub fn load(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
-        for (state, host) in [(self.shared.state, &parameters.shared), (self.heads.state, &parameters.heads)] {
-            for (at, values) in [(state.values, &host.values), (state.first, &host.first), (state.second, &host.second)] {
-                if at != 0 {
-                    self.upload(at, bytemuck::cast_slice(values))?;
+        for (state, host) in [(self.shared, &parameters.shared), (self.heads, &parameters.heads)] {
+            for (own, values) in [(state.values, &host.values), (state.first, &host.first), (state.second, &host.second)] {
+                if !own.is_none() {
+                    self.upload(own.at, bytemuck::cast_slice(values))?;
                 }
             }
         }
         let stream = self.streams.lanes[0];
         if let (Some(table), Some(host)) = (&self.table, &parameters.rows) {
-            let (capacity, dim, second_dim) = (table.capacity, table.dim, table.second_dim);
-            let arrays = [(table.values, dim), (table.first, dim), (table.second, second_dim)];
             // A row's moments are zero before its first step.
-            for ((at, width), values) in arrays.into_iter().zip(host.stored()).filter(|((at, _), _)| *at != 0) {
-                self.driver.fill(stream, at, 0, 4 * (capacity * width).max(1))?;
-                self.upload(at, bytemuck::cast_slice(values))?;
+            for (own, values) in table.arrays().into_iter().zip(host.stored()).filter(|(own, _)| !own.is_none()) {
+                self.driver.fill(stream, own.at, 0, 4 * (own.rows * own.columns).max(1))?;
+                self.upload(own.at, bytemuck::cast_slice(values))?;
             }
         }
         // Heads of absent tasks have no gradient, and count as zero.
-        self.driver.fill(stream, self.head_gradients, 0, 4 * self.heads.len)?;
+        self.driver.fill(stream, self.head_gradients.at, 0, 4 * self.head_gradients.columns)?;
         self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;
         let mut program = Program::default();
-        program.launch(stream, self.weight.narrow(self.shared.state.values));
+        program.launch(stream, self.narrow_weight());
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)
     }
 
+    /// Makes the bf16 copy of the encoder's weight anew.
+    pub(super) fn narrow_weight(&self) -> Launch {
+        convert_to_bf16(self.weight.at, self.shared.values.at, self.weight.rows, self.weight.columns)
+    }
+
     /// Copies all parameters and moments to the host.
     pub fn store(&mut self, parameters: &mut Parameters) -> Result<(), DeviceError> {
-        for (state, host) in [(self.shared.state, &mut parameters.shared), (self.heads.state, &mut parameters.heads)] {
+        for (state, host) in [(self.shared, &mut parameters.shared), (self.heads, &mut parameters.heads)] {
             let arrays = [(state.values, &mut host.values), (state.first, &mut host.first), (state.second, &mut host.second)];
-            for (at, values) in arrays.into_iter().filter(|(at, _)| *at != 0) {
-                self.download(at, bytemuck::cast_slice_mut(values))?;
+            for (own, values) in arrays.into_iter().filter(|(own, _)| !own.is_none()) {
+                self.download(own.at, bytemuck::cast_slice_mut(values))?;
             }
         }
         if let (Some(table), Some(host)) = (&self.table, &mut parameters.rows) {
-            let arrays = [table.values, table.first, table.second];
-            for (at, values) in arrays.into_iter().zip(host.stored_mut()).filter(|(at, _)| *at != 0) {
-                self.download(at, bytemuck::cast_slice_mut(values))?;
+            for (own, values) in table.arrays().into_iter().zip(host.stored_mut()).filter(|(own, _)| !own.is_none()) {
+                self.download(own.at, bytemuck::cast_slice_mut(values))?;
             }
         }
         Ok(())
@@ -55,9 +59,9 @@ impl Accelerator {
 
     /// Rows of J of the first `tasks` present tasks as the last pass left them, dense part: for comparisons with the CPU.
     pub fn private_gradients(&mut self, tasks: usize) -> Result<Vec<Vec<f32>>, DeviceError> {
-        let mut rows = vec![vec![0.0f32; self.shared.len]; tasks];
+        let mut rows = vec![vec![0.0f32; self.jacobian.columns]; tasks];
         for (task, row) in rows.iter_mut().enumerate() {
-            self.download(self.jacobian + 4 * (task * self.stride) as Address, bytemuck::cast_slice_mut(row))?;
+            self.download(self.jacobian.rows(task..task + 1).at, bytemuck::cast_slice_mut(row))?;
         }
         Ok(rows)
     }

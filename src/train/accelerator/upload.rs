@@ -1,14 +1,19 @@
 //! Arrays that go to the device together, through pinned memory, into a region that is there from the start.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
-use bytemuck::Pod;
+use bytemuck::NoUninit;
 
 use super::program::Step;
 use crate::device::driver::{Address, Driver, Result, StagingId, StreamId};
+use crate::device::tape::Bytes;
 
-/// Where each array of a upload begins: wide vector loads want multiples of 16 bytes.
+/// Where each array of an upload begins: wide vector loads want multiples of 16 bytes.
 const ALIGN: usize = 16;
+
+/// Bytes of a small table.
+const SMALL: usize = 64;
 
 /// Room on the device for one upload at a time, and as much pinned memory.
 pub struct StagingBuffer {
@@ -23,15 +28,15 @@ impl StagingBuffer {
         Ok(Self { at: driver.allocate(name, bytes)?, staging: driver.staging(bytes)?, bytes })
     }
 
-    /// A upload for this mailbox.
+    /// An upload for this mailbox.
     pub fn upload(&self) -> Upload {
-        Upload { at: self.at, bytes: Vec::new(), sections: Vec::new() }
+        Upload { at: self.at, bytes: Vec::new(), sections: Vec::new(), tables: HashMap::new() }
     }
 
-    /// Lays a upload into pinned memory. The one before has arrived: its stream was waited for since.
+    /// Lays an upload into pinned memory. The one before has arrived: its stream was waited for since.
     pub fn fill(&self, driver: &mut dyn Driver, upload: &Upload) -> Result<()> {
         let bytes = &upload.bytes;
-        assert!(bytes.len() <= self.bytes, "a upload of {} bytes, the plan foresaw {}", bytes.len(), self.bytes);
+        assert!(bytes.len() <= self.bytes, "an upload of {} bytes, the plan foresaw {}", bytes.len(), self.bytes);
         driver.staging_bytes(self.staging)?[..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
@@ -47,15 +52,36 @@ pub struct Upload {
     at: Address,
     bytes: Vec<u8>,
     pub sections: Vec<Range<usize>>,
+    /// Where each table is.
+    tables: HashMap<Bytes, Address>,
 }
 
 impl Upload {
     /// Where the array will be on the device.
-    pub fn push<T: Pod>(&mut self, values: &[T]) -> Address {
+    pub fn push<T: NoUninit>(&mut self, values: &[T]) -> Address {
         self.align();
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytemuck::cast_slice(values));
         self.at + start as Address
+    }
+
+    /// As [`Upload::push`] of a table, unless an equal one is on its way already. Small ones are laid out in any case: where
+    /// arrays lie should depend on their sizes alone, and small ones are equal by chance.
+    pub fn table(&mut self, bytes: Bytes) -> Address {
+        if bytes.len() < SMALL {
+            return self.push(&bytes);
+        }
+        if let Some(&at) = self.tables.get(&bytes) {
+            return at;
+        }
+        let at = self.push(&bytes);
+        self.tables.insert(bytes, at);
+        at
+    }
+
+    /// Where an equal table is.
+    pub fn find(&self, bytes: &Bytes) -> Option<Address> {
+        self.tables.get(bytes).copied()
     }
 
     /// Ends the section of all arrays pushed since the one before.
@@ -76,7 +102,7 @@ mod tests {
 
     #[test]
     fn arrays_begin_at_multiples_of_16_and_sections_follow_each_other() {
-        let mut upload = Upload { at: 4096, bytes: Vec::new(), sections: Vec::new() };
+        let mut upload = Upload { at: 4096, bytes: Vec::new(), sections: Vec::new(), tables: HashMap::new() };
         assert_eq!([upload.push(&[1u8; 3]), upload.push(&[1u32; 5])], [4096, 4112]);
         upload.close();
         assert_eq!(upload.push(&[1u64]), 4144);

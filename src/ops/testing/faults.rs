@@ -1,11 +1,12 @@
 //! Faults planted in the real kernels: the emulated device must catch each, whatever order the seed chose.
 
-use super::super::activation::Activation;
-use super::super::launch::gemm::{self, Forward, Input};
-use super::super::launch::surgery::{self, Chunks, Columns, Jacobian};
-use super::super::launch::{Launch, elementwise, pitch};
-use super::surgery::on_device;
 use super::{Device, On, coarse_noise, noise, operand};
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::Op;
+use crate::device::tensor::{DType, Tensor, pitch};
+use crate::ops::activation::{Activation, convert_to_bf16};
+use crate::ops::gram::{GramMatrices, GramScratch};
+use crate::ops::linear::{LinearForward, LinearInputBackward};
 
 /// What the emulated device says of `launch` under three orders; empty where there is no such device.
 fn faults(launch: impl Fn(&mut Device) -> Launch) -> Vec<String> {
@@ -16,27 +17,30 @@ fn faults(launch: impl Fn(&mut Device) -> Launch) -> Vec<String> {
         let mut device = On::Emulated.device(seed);
         let at = device.upload(&[0u32]);
         let launch = launch(&mut device);
-        device.run(&launch);
+        device.launch(&launch);
         device.try_download::<u32>(at, 1).expect_err("a planted fault is caught").to_string()
     };
     (0..3).map(fault).collect()
 }
 
+/// The first launch of an operation.
+fn first(device: &mut Device, op: &dyn Op) -> Launch {
+    match device.commands(op).swap_remove(0) {
+        Command::Launch(launch) => launch,
+        Command::Copy { .. } => panic!("{} begins with a copy", op.name()),
+    }
+}
+
+fn narrow(device: &mut Device, rows: usize, columns: usize, id: u32) -> Tensor {
+    let at = device.upload(&operand(&coarse_noise(rows * columns, id), columns));
+    Tensor::padded(at, rows, columns, DType::Bf16)
+}
+
 fn product(device: &mut Device) -> Launch {
     let (m, n, k) = (65, 70, 160);
-    gemm::forward(Forward {
-        out: device.room::<u16>(m * pitch(n)),
-        pre: 0,
-        x: device.upload(&operand(&coarse_noise(m * k, 0), k)),
-        weight: device.upload(&operand(&coarse_noise(n * k, 1), k)),
-        bias: 0,
-        residual: 0,
-        residual_columns: 0,
-        m,
-        n,
-        k,
-        activation: Activation::None,
-    })
+    let out = Tensor::padded(device.room::<u16>(m * pitch(n)), m, n, DType::Bf16);
+    let (x, weight, none) = (narrow(device, m, k, 0), narrow(device, n, k, 1), Tensor::NONE);
+    first(device, &LinearForward { out, pre: none, x, weight, bias: none, activation: Activation::None, residual: none })
 }
 
 #[test]
@@ -46,10 +50,13 @@ fn a_removed_barrier() {
     }
     let gram = |device: &mut Device| {
         let (tasks, width) = (3, 1000);
-        let chunks = Chunks::new(&[Columns { columns: 0..width as u64, block: 0, group: 0 }], 8192);
-        let jacobian = Jacobian { at: device.upload(&noise(tasks * width, 0)), stride: width as u64, tasks };
-        let (partials, chunks) = (device.room::<f64>(tasks * tasks), on_device(device, &chunks));
-        Launch { kernel: "gram_4_without_barriers", ..surgery::gram(partials, jacobian, chunks) }
+        let all = device.upload(&noise(tasks * width, 0));
+        let jacobian = Tensor::dense(all, tasks, width, DType::F32);
+        let partials = Tensor::dense(device.room::<f64>(tasks * tasks), 1, tasks * tasks, DType::F64);
+        let (blocks, scratch) = ([0..width; 1], GramScratch { partials, ..GramScratch::NONE });
+        let jacobian = (0..tasks).map(|task| jacobian.rows(task..task + 1)).collect();
+        let gram = GramMatrices { jacobian, blocks: &blocks, rows: None, gram: Tensor::NONE, scratch };
+        Launch { kernel: "gram_4_without_barriers", ..first(device, &gram) }
     };
     for fault in faults(gram) {
         assert!(
@@ -74,7 +81,7 @@ fn an_off_by_one_in_a_kernel() {
     }
     let convert = |device: &mut Device| {
         let (x, out) = (device.upload(&noise(80, 5)), device.room::<u16>(80));
-        Launch { kernel: "convert_to_bf16_off_by_one", ..elementwise::to_bf16(out, x, 2, 40) }
+        Launch { kernel: "convert_to_bf16_off_by_one", ..convert_to_bf16(out, x, 2, 40) }
     };
     for fault in faults(convert) {
         assert!(fault.contains("past the end of \"buffer\""), "{fault}");
@@ -86,7 +93,7 @@ fn an_off_by_one_in_a_kernel() {
 fn one_too_many() {
     let launch = |device: &mut Device| {
         let (x, out) = (device.upload(&noise(80, 5)), device.room::<u16>(88));
-        elementwise::to_bf16(out, x, 1, 81)
+        convert_to_bf16(out, x, 1, 81)
     };
     for fault in faults(launch) {
         assert!(fault.contains("past the end of \"buffer\""), "{fault}");
@@ -98,19 +105,9 @@ fn one_too_many() {
 fn a_misaligned_pair() {
     let launch = |device: &mut Device| {
         let (m, n, k) = (3, 13, 16);
-        gemm::input(Input {
-            out: 0,
-            out_wide: device.room::<f32>(m * pitch(n) + 1) + 4,
-            dout: device.upload(&operand(&coarse_noise(m * k, 0), k)),
-            weight: device.upload(&operand(&coarse_noise(k * n, 1), n)),
-            pre: 0,
-            residual: 0,
-            residual_columns: 0,
-            m,
-            n,
-            k,
-            activation: Activation::None,
-        })
+        let out = Tensor::padded(device.room::<f32>(m * pitch(n) + 1) + 4, m, n, DType::F32);
+        let (dout, weight) = (narrow(device, m, k, 0), narrow(device, k, n, 1));
+        first(device, &LinearInputBackward::new(out, dout, weight))
     };
     for fault in faults(launch) {
         assert!(fault.contains("misaligned access of 8 bytes"), "{fault}");

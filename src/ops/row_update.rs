@@ -1,0 +1,286 @@
+//! The optimizer's step on the rows of an embedding table that a round touched.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::adamw::{Combine, Step};
+use super::column_rule::How;
+use super::row_gradients::{RowGradients, RowValues, Union};
+use super::simd::add_scaled;
+use super::update::rates_tables;
+use crate::device::driver::Address;
+use crate::device::host::HostMemory;
+use crate::device::launch::{Command, Launch};
+use crate::device::tape::{Bytes, Op, Operands, bytes_of};
+use crate::device::tensor::Tensor;
+
+/// Parameters and moments of an embedding table.
+#[derive(Clone, Copy)]
+pub struct TableState {
+    /// (slots x dim) f32
+    pub values: Tensor,
+    pub first: Tensor,
+    /// As `values`; (slots x 1) where a row has a single second moment; none under SGD.
+    pub second: Tensor,
+}
+
+/// One step on the union's rows.
+pub struct RowUpdate<'a> {
+    pub state: TableState,
+    /// (union rows) where each lies; distinct.
+    pub slots: &'a [u32],
+    pub gradients: RowGradients<'a>,
+    /// Weights are (tasks); columns of J begin at `first_column` for the table.
+    pub how: How<'a>,
+    pub first_column: u64,
+    pub step: Step,
+    /// (1) u32: nothing moves unless it is 0; none where it always does.
+    pub halted: Tensor,
+}
+
+impl Op for RowUpdate<'_> {
+    fn name(&self) -> &'static str {
+        "row_update"
+    }
+
+    fn operands(&self) -> Operands {
+        let TableState { values, first, second } = self.state;
+        let mut operands = Operands::new([self.how.weights(), self.halted], [values, first, second]);
+        operands.reads.extend(self.gradients.tasks.iter().filter(|task| !task.is_none()));
+        operands
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let TableState { values, first, second } = self.state;
+        let state = RowState { values: memory.write(values), first: memory.write(first), second: memory.write(second) };
+        let how = self.how.combine(memory, 0..self.gradients.tasks.len(), self.first_column);
+        row_update(state, self.slots, self.gradients.union, &self.gradients.read(memory), how, &self.step);
+    }
+
+    /// Slots, the union's members and rows, rates, and those of a rule.
+    fn tables(&self) -> Vec<Bytes> {
+        let mut tables = vec![bytes_of(self.slots)];
+        tables.extend(self.gradients.tables());
+        tables.extend(rates_tables(&[self.step]));
+        if let How::Columns(rule) = &self.how {
+            tables.push(bytes_of(&self.gradients.union.rows));
+            tables.extend(rule.tables());
+        }
+        tables
+    }
+
+    fn device(&self, tables: &[Address]) -> Vec<Command> {
+        let &[slots, starts, members, rates, groups, ref rest @ ..] = tables else { unreachable!("five tables and more") };
+        let (dim, count, gradients) = (self.gradients.dim, self.gradients.tasks.len(), self.gradients.base());
+        let TableState { values, first, second } = self.state;
+        let rows = self.gradients.union.rows.len();
+        let table = [values.at, first.at, second.at];
+        let launch = match &self.how {
+            How::Weights(weights) => Launch::line("row_update_weights", rows, 256)
+                .addresses(table)
+                .int(second.columns)
+                .addresses([gradients, slots, starts, members])
+                .int(dim)
+                .addresses([weights.at]),
+            How::Columns(rule) => {
+                let launch = rule
+                    .launch("row_update_columns", rows, count)
+                    .addresses(table)
+                    .int(second.columns)
+                    .addresses([gradients, slots, rest[0], starts, members])
+                    .int(count)
+                    .int(dim);
+                rule.arguments(launch, &rest[1..]).long(self.first_column)
+            }
+        };
+        vec![launch.addresses([rates, groups]).int(0).addresses([self.halted.at]).into()]
+    }
+}
+
+/// [`TableState`] on the host.
+struct RowState<'a> {
+    values: &'a mut [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+/// One optimizer step on the union rows: d from the gradients of the tasks that touched a row (zero for the others). Row
+/// `union.rows[i]` lies in slot `slots[i]`; slots are distinct.
+fn row_update(state: RowState, slots: &[u32], union: &Union, gradients: &RowValues, how: Combine, step: &Step) {
+    let dim = gradients.dim;
+    let room = state.values.len() / dim;
+    assert!(slots.iter().all(|&slot| (slot as usize) < room), "a slot lies outside the table");
+    let values = Rows { start: state.values.as_mut_ptr(), dim };
+    let first = Rows { start: state.first.as_mut_ptr(), dim };
+    let second_dim = state.second.len() / room.max(1);
+    let second = Rows { start: state.second.as_mut_ptr(), dim: second_dim };
+    assert!(state.first.len() == room * dim && [0, 1, dim].contains(&second_dim), "moments of another shape");
+    slots.par_iter().with_min_len(64).enumerate().for_each_init(
+        || vec![0.0f32; dim],
+        |d, (index, &slot)| {
+            // SAFETY: slots are distinct (one per union row) and inside the three arrays, checked above, so each job has
+            // these rows to itself; the borrows of `state` outlive the loop.
+            let (p, m, v) = unsafe { (values.row(slot), first.row(slot), second.row(slot)) };
+            match how {
+                Combine::Weights(weights) => combine_members(d, union.members(index), gradients, weights),
+                Combine::Columns { rule, first } => {
+                    rule(&gradients.gathered(union.members(index)), first + u64::from(union.rows[index]) * dim as u64, d);
+                }
+            }
+            match v {
+                [v] => step.run_row(p, m, v, d),
+                v => step.run(p, m, v, d),
+            }
+        },
+    );
+}
+
+/// d (dim) = sum over the tasks that touched a row of their weighted gradients.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn combine_members(d: &mut [f32], members: &[(u32, u32)], gradients: &RowValues, weights: &[f32]) {
+    d.fill(0.0);
+    for &member in members {
+        add_scaled(d, weights[member.0 as usize], gradients.row(member));
+    }
+}
+
+/// Rows handed out by number to jobs that use distinct ones.
+struct Rows {
+    start: *mut f32,
+    dim: usize,
+}
+
+// SAFETY: only `row` reads the pointer, and its caller promises distinct rows.
+unsafe impl Sync for Rows {}
+
+impl Rows {
+    /// # Safety
+    /// `slot` lies inside the array, and nobody else uses the row while the result lives.
+    #[allow(clippy::mut_from_ref, reason = "distinct rows of one array are handed to different jobs")]
+    unsafe fn row(&self, slot: u32) -> &mut [f32] {
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(slot as usize * self.dim), self.dim) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::adamw::Rule;
+    use crate::ops::row_gradients::RowGradient;
+    use crate::ops::row_gradients::tests::two_tasks;
+
+    #[test]
+    fn update_takes_the_union() {
+        let (gradients, union) = two_tasks();
+        let (mut values, mut first) = (vec![0.0; 6], vec![0.0; 6]);
+        let step = Step { rule: Rule::Sgd { momentum: 0.0 }, lr: 1.0, weight_decay: 0.0 };
+        let state = RowState { values: &mut values, first: &mut first, second: &mut [] };
+        let gradients = RowValues { tasks: gradients.iter().map(RowGradient::used).collect(), dim: 2 };
+        row_update(state, &[2, 0, 1], &union, &gradients, Combine::Weights(&[1.0, 10.0]), &step);
+        assert_eq!(values, [-17.0, 0.0, -10.0, 10.0, -1.0, -2.0]);
+    }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::device::tensor::DType;
+    use crate::ops::adamw::Rule;
+    use crate::ops::embedding_bag::Bags;
+    use crate::ops::gram::{GramMatrices, GramScratch};
+    use crate::ops::row_gradients::{RowGradientsBackward, RowIndex};
+    use crate::ops::testing::{Found, On, Place, noise, on_devices};
+
+    const DIM: usize = 37;
+
+    /// Examples 2 t and 2 t + 1 of these bags are task t's.
+    fn three_tasks() -> (Bags, Vec<RowIndex>, Union) {
+        let bags = Bags {
+            offsets: vec![0, 2, 4, 5, 7, 8, 10],
+            rows: vec![1, 4, 4, 6, 4, 1, 9, 6, 4, 9],
+            scales: vec![1.0, 0.5, 2.0, 1.5, 0.25, 1.0],
+        };
+        let index = |task: usize| {
+            let mut index = RowIndex::default();
+            index.fill(&bags, 2 * task..2 * task + 2);
+            index
+        };
+        let indexes: Vec<RowIndex> = (0..3).map(index).collect();
+        let mut union = Union::default();
+        union.merge(&indexes.iter().map(|index| &index.rows[..]).collect::<Vec<_>>());
+        (bags, indexes, union)
+    }
+
+    /// Gradients, Gram matrix and update.
+    fn rows_of_three_tasks(on: On) {
+        let (bags, indexes, union) = three_tasks();
+        let total = union.rows.len();
+        let slots: Vec<u32> = (0..total as u32).rev().collect();
+        for second_dim in [DIM, 1] {
+            on.compare(|place: &mut Place| -> Vec<Found> {
+                let rows: usize = indexes.iter().map(|index| index.rows.len()).sum();
+                let all = place.room(rows, DIM, DType::F32);
+                let mut first = 0;
+                let task = |index: &RowIndex| {
+                    first += index.rows.len();
+                    all.rows(first - index.rows.len()..first)
+                };
+                let tasks: Vec<Tensor> = indexes.iter().map(task).collect();
+                let dout = place.padded(&noise(6 * DIM, 1), DIM);
+                place.run(&RowGradientsBackward { indexes: &indexes, out: tasks.clone(), dout, scales: &bags.scales });
+                let gradients = RowGradients { union: &union, tasks, dim: DIM };
+
+                let (gram, blocks) = (place.room(2, 9, DType::F64), [0..0; 1]);
+                let scratch = GramScratch {
+                    partials: place.scratch(9, DType::F64),
+                    cosines: place.scratch(18, DType::F64),
+                    conflicts: place.scratch(2, DType::F32),
+                };
+                let rows = Some((gradients.clone(), 0));
+                place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, rows, gram, scratch });
+
+                let square = |values: Vec<f32>| values.iter().map(|x| x * x).collect::<Vec<f32>>();
+                let state = TableState {
+                    values: place.f32(&noise(total * DIM, 2), DIM),
+                    first: place.f32(&noise(total * DIM, 3), DIM),
+                    second: place.f32(&square(noise(total * second_dim, 4)), second_dim),
+                };
+                let rule = Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, correction1: 0.1, correction2: 0.01 };
+                let step = Step { rule, lr: 0.01, weight_decay: 0.1 };
+                let how = How::Weights(place.f32(&[0.5, -1.0, 2.0], 3));
+                place.run(&RowUpdate { state, slots: &slots, gradients, how, first_column: 0, step, halted: Tensor::NONE });
+                let moved = [("values", state.values), ("first moments", state.first), ("second moments", state.second)];
+                let mut found = vec![place.found("row gradients", all), place.found("gram", gram).within(0.0, 1e-6)];
+                found.extend(moved.map(|(what, tensor)| place.found(what, tensor)));
+                found
+            });
+        }
+    }
+
+    /// More tasks than shared memory has sums for: two rows, of every task and of every second one.
+    fn row_gram_of_ninety_tasks(on: On) {
+        const TASKS: usize = 90;
+        let own: Vec<Vec<u32>> = (0..TASKS).map(|task| if task % 2 == 0 { vec![3, 8] } else { vec![3] }).collect();
+        let mut union = Union::default();
+        union.merge(&own.iter().map(|rows| &rows[..]).collect::<Vec<_>>());
+        on.compare(|place: &mut Place| {
+            let all = place.f32(&noise(TASKS / 2 * 3 * DIM, 0), DIM);
+            let first = |task: usize| task + task.div_ceil(2);
+            let tasks = (0..TASKS).map(|task| all.rows(first(task)..first(task + 1))).collect();
+            let (gram, blocks) = (place.room(2, TASKS * TASKS, DType::F64), [0..0; 1]);
+            let scratch = GramScratch {
+                partials: place.scratch(TASKS * TASKS, DType::F64),
+                cosines: place.scratch(2 * TASKS * TASKS, DType::F64),
+                conflicts: place.scratch(2, DType::F32),
+            };
+            let rows = Some((RowGradients { union: &union, tasks, dim: DIM }, 0));
+            place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, rows, gram, scratch });
+            vec![place.found("gram", gram).within(0.0, 1e-6)]
+        });
+    }
+
+    on_devices! {
+        rows_of_three_tasks,
+        row_gram_of_ninety_tasks,
+    }
+}
