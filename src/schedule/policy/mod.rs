@@ -1,27 +1,17 @@
-//! In which order ready tasks run: a file for each policy, and one line in the list below.
+//! In which order ready tasks run: a file for each policy, and its place in [`POLICIES`].
+
+pub mod edf;
+pub mod priority;
+pub mod rms;
+pub mod round_robin;
+pub mod weighted;
 
 use super::deadlines::Late;
 use super::queue::Candidate;
 use super::task::Spec;
 
-/// Declares the module of each policy, and lists them by the names that are written in a configuration.
-macro_rules! policies {
-    ($($name:ident,)*) => {
-        $(pub mod $name;)*
-
-        pub static POLICIES: &[&Policy] = &[$(&$name::POLICY),*];
-
-        pub const NAMES: &[&str] = &[$(stringify!($name)),*];
-    };
-}
-
-policies! {
-    round_robin,
-    weighted,
-    priority,
-    rms,
-    edf,
-}
+/// Every policy, by the name that is written in a configuration.
+pub static POLICIES: &[&Policy] = &[&round_robin::POLICY, &weighted::POLICY, &priority::POLICY, &rms::POLICY, &edf::POLICY];
 
 /// What tells a policy from the others; [`super::queue::Ready`] keeps the order.
 #[derive(Debug)]
@@ -60,9 +50,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_policy_is_found_by_the_name_of_its_file() {
-        for (policy, name) in POLICIES.iter().zip(NAMES) {
-            assert_eq!((policy.name, Policy::find(name)), (*name, Some(*policy)));
+    fn every_policy_is_found_by_its_name() {
+        for policy in POLICIES {
+            assert_eq!(Policy::find(policy.name), Some(*policy));
         }
         assert_eq!(Policy::find("lottery"), None);
     }

@@ -2,10 +2,5 @@
 
 use super::{Policy, never_late};
 
-pub static POLICY: Policy = Policy {
-    name: "weighted",
-    key: |task| Some(task.pass),
-    by_weight: true,
-    serves_oldest: false,
-    late: never_late,
-};
+pub static POLICY: Policy =
+    Policy { name: "weighted", key: |task| Some(task.pass), by_weight: true, serves_oldest: false, late: never_late };
