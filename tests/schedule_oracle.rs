@@ -5,7 +5,7 @@ use taskloom::schedule::deadlines::{late_under_edf, late_under_rms};
 use taskloom::schedule::dispatcher::{Dispatcher, Job, Settings};
 use taskloom::schedule::retry::Status;
 use taskloom::schedule::task::Spec;
-use taskloom::schedule::{Nanos, Policy};
+use taskloom::schedule::{Nanos, Policy, policy};
 use taskloom::simulate::{Arrival, Cost, Faults, Mode, SimTask, Workload, simulate};
 
 const UNIT: Nanos = 1_000_000;
@@ -34,10 +34,10 @@ fn multisets(choices: &[Small], count: usize, visit: &mut impl FnMut(&[Small])) 
 }
 
 /// The order in which the dispatcher runs the jobs on one lane, and when each of them ends.
-fn dispatched(policy: Policy, jobs: &[Small]) -> Vec<(usize, Nanos)> {
-    let spec = |job: &Small| match policy {
-        Policy::Edf => Spec { deadline: job.key * UNIT, ..Spec::new("t", 0) },
-        Policy::Rms => Spec { period: job.key * UNIT, ..Spec::new("t", 0) },
+fn dispatched(policy: &'static Policy, jobs: &[Small]) -> Vec<(usize, Nanos)> {
+    let spec = |job: &Small| match policy.name {
+        "edf" => Spec { deadline: job.key * UNIT, ..Spec::new("t", 0) },
+        "rms" => Spec { period: job.key * UNIT, ..Spec::new("t", 0) },
         _ => Spec { priority: job.key as i64, ..Spec::new("t", 0) },
     };
     let settings = Settings { policy, server_share: 0.0, ..Settings::default() };
@@ -68,17 +68,17 @@ fn dispatched(policy: Policy, jobs: &[Small]) -> Vec<(usize, Nanos)> {
 }
 
 /// The same by the policy's definition, looking at all jobs each time.
-fn by_definition(policy: Policy, jobs: &[Small]) -> Vec<(usize, Nanos)> {
+fn by_definition(policy: &'static Policy, jobs: &[Small]) -> Vec<(usize, Nanos)> {
     let mut left: Vec<usize> = (0..jobs.len()).collect();
     let mut now = 0;
     let mut order = Vec::new();
     while !left.is_empty() {
         let rank = |&job: &usize| {
             let Small { release, key, .. } = jobs[job];
-            let first = match policy {
-                Policy::Edf => (release + key) as i64,
-                Policy::Rms => key as i64,
-                Policy::Priority => -(key as i64),
+            let first = match policy.name {
+                "edf" => (release + key) as i64,
+                "rms" => key as i64,
+                "priority" => -(key as i64),
                 _ => 0,
             };
             (first, release, job)
@@ -110,7 +110,7 @@ fn every_policy_runs_as_it_is_defined() {
     let mut seen = 0;
     for count in 1..=6 {
         multisets(&choices(3, 2, 2), count, &mut |jobs| {
-            for policy in [Policy::RoundRobin, Policy::Priority, Policy::Rms, Policy::Edf] {
+            for policy in [&policy::round_robin::POLICY, &policy::priority::POLICY, &policy::rms::POLICY, &policy::edf::POLICY] {
                 assert_eq!(dispatched(policy, jobs), by_definition(policy, jobs), "{policy:?} {jobs:?}");
                 seen += 1;
             }
@@ -130,7 +130,7 @@ struct Backlog {
 /// The order in which the dispatcher runs the tasks under stride scheduling.
 fn dispatched_by_weight(tasks: &[Backlog]) -> Vec<usize> {
     let spec = |task: &Backlog| Spec { weight: task.weight as f64, ..Spec::new("t", 0) };
-    let settings = Settings { policy: Policy::Weighted, server_share: 0.0, ..Settings::default() };
+    let settings = Settings { policy: &policy::weighted::POLICY, server_share: 0.0, ..Settings::default() };
     let mut dispatcher = Dispatcher::new(settings, tasks.iter().map(spec).collect(), 1).unwrap();
     let job = |task: &Backlog, now: Nanos| Job {
         operation: Operation::Commit,
@@ -211,13 +211,14 @@ fn best_lateness(jobs: &[Small], now: i64, left: &mut Vec<usize>) -> i64 {
 fn no_order_is_less_late_than_edf() {
     for count in 1..=6 {
         multisets(&choices(1, 2, 4), count, &mut |jobs| {
-            let ours = dispatched(Policy::Edf, jobs).into_iter().map(|(job, end)| end as i64 - jobs[job].key as i64).max();
+            let ours =
+                dispatched(&policy::edf::POLICY, jobs).into_iter().map(|(job, end)| end as i64 - jobs[job].key as i64).max();
             assert_eq!(ours, Some(best_lateness(jobs, 0, &mut (0..count).collect())), "{jobs:?}");
         });
     }
 }
 
-fn misses(policy: Policy, specs: &[Spec], offsets: &[Nanos]) -> u64 {
+fn misses(policy: &'static Policy, specs: &[Spec], offsets: &[Nanos]) -> u64 {
     let task = |(spec, &offset): (&Spec, &Nanos)| SimTask {
         spec: spec.clone(),
         class: 0,
@@ -248,7 +249,9 @@ fn an_admitted_periodic_set_meets_every_deadline_from_every_start() {
                     .map(|&(cost, period)| Spec { period: period * UNIT, ..Spec::new("t", cost * UNIT) })
                     .collect();
                 let load: f64 = [one, two, three].iter().map(|&(cost, period)| cost as f64 / period as f64).sum();
-                for (policy, late) in [(Policy::Edf, late_under_edf(&specs, 0.0)), (Policy::Rms, late_under_rms(&specs, 0.0))] {
+                for (policy, late) in
+                    [(&policy::edf::POLICY, late_under_edf(&specs, 0.0)), (&policy::rms::POLICY, late_under_rms(&specs, 0.0))]
+                {
                     assert!(load <= 1.0 + 1e-9 || late.is_some(), "{policy:?} admits a load of {load}");
                     if late.is_some() {
                         continue;

@@ -2,18 +2,19 @@
 
 use proptest::prelude::*;
 
+use taskloom::schedule::Nanos;
 use taskloom::schedule::access::{Blocks, OnStale, Operation};
 use taskloom::schedule::dispatcher::{After, Dispatcher, Job, Settings};
 use taskloom::schedule::log::{Entry, What};
+use taskloom::schedule::policy::{self, POLICIES, Policy};
 use taskloom::schedule::retry::{Retry, Status};
 use taskloom::schedule::task::{Spec, State};
-use taskloom::schedule::{Nanos, Policy};
 use taskloom::simulate::{Arrival, Cost, Faults, Mode, Report, SimTask, Simulation, Span, Workload, simulate};
 
 const MS: Nanos = 1_000_000;
 
-fn policy() -> impl Strategy<Value = Policy> {
-    prop::sample::select(Policy::NAMES.map(|(_, policy)| policy).to_vec())
+fn policy() -> impl Strategy<Value = &'static Policy> {
+    prop::sample::select(POLICIES)
 }
 
 fn faults() -> impl Strategy<Value = Faults> {
@@ -264,7 +265,7 @@ proptest! {
         tasks in prop::collection::vec((1u32..20, 1u64..20, 0.0..0.9f64), 2..8), seed in any::<u64>()
     ) {
         let specs = tasks.iter().map(|&(weight, cost, _)| Spec { weight: f64::from(weight), ..Spec::new("t", cost * MS) }).collect();
-        let settings = Settings { policy: Policy::Weighted, ..Settings::default() };
+        let settings = Settings { policy: &policy::weighted::POLICY, ..Settings::default() };
         let mut dispatcher = Dispatcher::new(settings, specs, 1).unwrap();
         let mut random = taskloom::schedule::random::Random::new(seed, 0);
         let mut service = vec![0.0; tasks.len()];
@@ -301,7 +302,7 @@ proptest! {
         let greedy = Spec { priority: 9, deadline: u64::MAX / 4, ..Spec::new("greedy", cost * MS) };
         let mut specs = vec![greedy];
         specs.extend((0..count).map(|_| Spec::new("other", cost * MS)));
-        let policy = if by_priority { Policy::Priority } else { Policy::Edf };
+        let policy = if by_priority { &policy::priority::POLICY } else { &policy::edf::POLICY };
         let settings = Settings { policy, server_share: share, ..Settings::default() };
         let mut dispatcher = Dispatcher::new(settings, specs, 1).unwrap();
         let job = |now| Job { operation: Operation::Evaluation, blocks: 1, release: now, cost: cost * MS, bytes: 0 };
@@ -341,7 +342,7 @@ proptest! {
             sim(spec, 60, Arrival::Periodic { period, offset: offset * MS / 3 })
         }).collect();
         all.extend(background.iter().map(|&cost| sim(Spec::new("b", cost * MS / 4), 500, Arrival::Closed { think: 0 })));
-        let settings = Settings { policy: if edf { Policy::Edf } else { Policy::Rms }, seed, ..Settings::default() };
+        let settings = Settings { policy: if edf { &policy::edf::POLICY } else { &policy::rms::POLICY }, seed, ..Settings::default() };
         let workload = workload(all, settings, Mode::TimeSliced);
         // What is refused promises nothing.
         if let Ok(report) = simulate(&workload) {
@@ -360,7 +361,7 @@ proptest! {
         };
         let mut tasks = vec![sim(9, 2, 40, Arrival::Poisson { gap: 15 * MS }, 0.5)];
         tasks.extend(others.iter().map(|&(cost, writes)| sim(0, cost, 60, Arrival::Closed { think: 0 }, writes)));
-        let settings = Settings { policy: Policy::Priority, lanes, server_share: 0.0, seed, ..Settings::default() };
+        let settings = Settings { policy: &policy::priority::POLICY, lanes, server_share: 0.0, seed, ..Settings::default() };
         let (_, spans, _) = observed(&workload(tasks, settings, Mode::TimeSliced));
         let mine: Vec<&Span> = spans.iter().filter(|span| span.task == 0).collect();
         for (position, span) in mine.iter().enumerate() {
@@ -403,7 +404,7 @@ proptest! {
 
     #[test]
     fn p13_scaling_all_weights_changes_nothing(mut workload in workloads(true), factor in prop::sample::select(vec![0.1, 0.5, 3.0, 10.0, 1000.0])) {
-        workload.settings.policy = Policy::Weighted;
+        workload.settings.policy = &policy::weighted::POLICY;
         let plain = simulate(&workload).unwrap();
         workload.tasks.iter_mut().for_each(|task| task.spec.weight *= factor);
         let scaled = simulate(&workload).unwrap();

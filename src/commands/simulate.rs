@@ -13,7 +13,7 @@ use crate::schedule::access::OnStale;
 use crate::schedule::dispatcher::Settings;
 use crate::schedule::retry::{Retry, Status};
 use crate::schedule::task::Spec;
-use crate::schedule::{Nanos, Policy};
+use crate::schedule::{Nanos, Policy, policy};
 use crate::simulate::{self, Arrival, Cost, Faults, Mode, Quantiles, Report, SimTask, Simulation, Workload};
 
 #[derive(clap::Args)]
@@ -105,7 +105,7 @@ fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
 fn settings(written: &workload::Workload) -> Settings {
     let (schedule, memory) = (&written.schedule, &written.memory);
     Settings {
-        policy: Policy::find(&schedule.policy).unwrap_or_default(),
+        policy: Policy::find(&schedule.policy).unwrap_or(&policy::round_robin::POLICY),
         lanes: schedule.lanes,
         server_share: schedule.server_share,
         device: memory.device,
@@ -197,7 +197,7 @@ fn document(workload: &Workload, report: &Report) -> Value {
     let sum = |of: fn(&simulate::Samples) -> u64| report.samples.iter().map(of).sum::<u64>();
     let names: Vec<&str> = report.failed.iter().map(|&task| workload.tasks[task].spec.name.as_str()).collect();
     json!({
-        "policy": workload.settings.policy.name(),
+        "policy": workload.settings.policy.name,
         "mode": if workload.mode == Mode::Synchronous { "synchronous" } else { "time_sliced" },
         "lanes": workload.settings.lanes,
         "seed": workload.settings.seed,

@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod graph;
 pub mod log;
 pub mod order;
+pub mod policy;
 pub mod queue;
 pub mod random;
 pub mod retry;
@@ -22,39 +23,7 @@ pub mod synchronous;
 pub mod task;
 pub mod time_sliced;
 
+pub use policy::Policy;
+
 /// Time since the start, in nanoseconds of whatever clock the caller keeps.
 pub type Nanos = u64;
-
-/// In which order ready tasks run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// In the order of becoming ready.
-    #[default]
-    RoundRobin,
-    /// Time in proportion to weights: stride scheduling (Waldspurger & Weihl, MIT-LCS-TM-528, 1995).
-    Weighted,
-    /// The highest priority first; the oldest job has a server's share.
-    Priority,
-    /// The shortest period first (Liu & Layland, JACM 1973); tasks without one share the server's time by weight.
-    Rms,
-    /// The nearest deadline first; tasks without one share the server's time by weight.
-    Edf,
-}
-
-impl Policy {
-    pub const NAMES: [(&'static str, Policy); 5] = [
-        ("round_robin", Policy::RoundRobin),
-        ("weighted", Policy::Weighted),
-        ("priority", Policy::Priority),
-        ("rms", Policy::Rms),
-        ("edf", Policy::Edf),
-    ];
-
-    pub fn find(name: &str) -> Option<Policy> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, policy)| *policy)
-    }
-
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, policy)| *policy == self).map_or("", |(name, _)| name)
-    }
-}

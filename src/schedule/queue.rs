@@ -29,11 +29,11 @@ pub struct Candidate {
 /// saves at most one of its quanta, and goes first whenever it can pay for one.
 #[derive(Clone, Debug)]
 pub struct Ready {
-    policy: Policy,
+    policy: &'static Policy,
     first: BinaryHeap<Entry>,
     /// Best-effort tasks beside a deadline class, by pass.
     rest: BinaryHeap<Entry>,
-    /// Under `priority`: everyone, by ticket.
+    /// Where the policy serves the oldest: everyone, by ticket.
     oldest: VecDeque<(u64, u32)>,
     /// Tasks that are ready.
     live: usize,
@@ -66,30 +66,24 @@ enum Source {
 }
 
 impl Ready {
-    pub fn new(policy: Policy, server_share: f64) -> Self {
+    pub fn new(policy: &'static Policy, server_share: f64) -> Self {
         let server = Server { share: server_share, credit: 0.0, most: 0, updated: 0 };
         Self { policy, first: BinaryHeap::new(), rest: BinaryHeap::new(), oldest: VecDeque::new(), live: 0, server }
     }
 
     pub fn push(&mut self, new: &Candidate) {
         let Candidate { task, ticket, .. } = *new;
-        let entry = |key| Reverse((key, ticket, task));
         self.live += 1;
-        match (self.policy, new.deadline) {
-            (Policy::RoundRobin, _) => self.first.push(entry(ticket)),
-            (Policy::Weighted, _) => self.first.push(Reverse((new.pass, u64::from(task), task))),
-            (Policy::Priority, _) => {
-                // Flips the order and the sign bit: the largest i64 becomes 0.
-                self.first.push(entry(!(new.priority as u64 ^ (1 << 63))));
-                self.oldest.push_back((ticket, task));
-                self.server.most = self.server.most.max(new.cost);
-            }
-            (Policy::Edf, Some(deadline)) => self.first.push(entry(deadline)),
-            (Policy::Rms, Some(_)) => self.first.push(entry(new.period)),
-            (Policy::Edf | Policy::Rms, None) => {
-                self.rest.push(Reverse((new.pass, u64::from(task), task)));
-                self.server.most = self.server.most.max(new.cost);
-            }
+        let Some(key) = (self.policy.key)(new) else {
+            self.rest.push(Reverse((new.pass, u64::from(task), task)));
+            self.server.most = self.server.most.max(new.cost);
+            return;
+        };
+        let second = if self.policy.by_weight { u64::from(task) } else { ticket };
+        self.first.push(Reverse((key, second, task)));
+        if self.policy.serves_oldest {
+            self.oldest.push_back((ticket, task));
+            self.server.most = self.server.most.max(new.cost);
         }
     }
 
@@ -98,10 +92,9 @@ impl Ready {
     pub fn choose(&mut self, now: Nanos, current: impl Fn(u32) -> Option<(u64, Nanos)>) -> Option<Choice> {
         self.server.earn(now);
         let is_current = |task, ticket| current(task).is_some_and(|(known, _)| known == ticket);
-        let stride = self.policy == Policy::Weighted;
-        let waits = |task, ticket| if stride { current(task).is_some() } else { is_current(task, ticket) };
-        // Under `priority` every task stands in two lines; what was taken from one is left behind in the other.
-        if self.policy == Policy::Priority && self.first.len().max(self.oldest.len()) > 2 * self.live + 64 {
+        let waits = |task, ticket| if self.policy.by_weight { current(task).is_some() } else { is_current(task, ticket) };
+        // Where the oldest is served, every task stands in two lines; what was taken from one is left behind in the other.
+        if self.policy.serves_oldest && self.first.len().max(self.oldest.len()) > 2 * self.live + 64 {
             self.first.retain(|&Reverse((_, ticket, task))| waits(task, ticket));
             self.oldest.retain(|&(ticket, task)| waits(task, ticket));
         }
@@ -111,9 +104,10 @@ impl Ready {
             self.oldest.pop_front();
         }
         let cost = |task| current(task).map_or(0, |(_, cost)| cost);
-        let served = match self.policy {
-            Policy::Priority => self.oldest.front().map(|&(_, task)| (task, Source::Oldest)),
-            _ => self.rest.peek().map(|&Reverse((_, _, task))| (task, Source::Served)),
+        let served = if self.policy.serves_oldest {
+            self.oldest.front().map(|&(_, task)| (task, Source::Oldest))
+        } else {
+            self.rest.peek().map(|&Reverse((_, _, task))| (task, Source::Served))
         };
         if let Some((task, source)) = served.filter(|&(task, _)| self.server.can_pay(cost(task))) {
             return Some(Choice { task, source });
@@ -174,6 +168,7 @@ fn prune(heap: &mut BinaryHeap<Entry>, keep: impl Fn(u32, u64) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::policy;
 
     fn candidate(task: u32) -> Candidate {
         Candidate { task, ticket: u64::from(task), deadline: None, period: 0, priority: 0, pass: 0, cost: 10 }
@@ -201,17 +196,17 @@ mod tests {
             Candidate { priority: 7, pass: 1, deadline: None, ..candidate(2) },
         ];
         let order = |policy| drain(Ready::new(policy, 0.0), tasks.clone(), 0);
-        assert_eq!(order(Policy::RoundRobin), [0, 1, 2]);
-        assert_eq!(order(Policy::Weighted), [2, 0, 1]);
-        assert_eq!(order(Policy::Priority), [1, 2, 0]);
-        assert_eq!(order(Policy::Rms), [0, 1, 2]);
-        assert_eq!(order(Policy::Edf), [1, 0, 2]);
+        assert_eq!(order(&policy::round_robin::POLICY), [0, 1, 2]);
+        assert_eq!(order(&policy::weighted::POLICY), [2, 0, 1]);
+        assert_eq!(order(&policy::priority::POLICY), [1, 2, 0]);
+        assert_eq!(order(&policy::rms::POLICY), [0, 1, 2]);
+        assert_eq!(order(&policy::edf::POLICY), [1, 0, 2]);
     }
 
     #[test]
     fn a_server_that_can_pay_goes_first() {
         let tasks = vec![Candidate { deadline: Some(5), ..candidate(0) }, candidate(1)];
-        let order = |now| drain(Ready::new(Policy::Edf, 0.1), tasks.clone(), now);
+        let order = |now| drain(Ready::new(&policy::edf::POLICY, 0.1), tasks.clone(), now);
         assert_eq!(order(99), [0, 1]);
         assert_eq!(order(100), [1, 0]);
     }
@@ -219,7 +214,7 @@ mod tests {
     #[test]
     fn under_priority_the_server_takes_the_oldest() {
         let tasks = vec![candidate(0), Candidate { priority: 9, ..candidate(1) }];
-        let order = |now| drain(Ready::new(Policy::Priority, 0.1), tasks.clone(), now);
+        let order = |now| drain(Ready::new(&policy::priority::POLICY, 0.1), tasks.clone(), now);
         assert_eq!(order(99), [1, 0]);
         assert_eq!(order(100), [0, 1]);
     }

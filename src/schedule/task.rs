@@ -6,9 +6,9 @@ use super::Nanos;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     pub name: String,
-    /// Share of the time under [`super::Policy::Weighted`], relative to the others'.
+    /// Share of the time under [`super::policy::weighted`], relative to the others'.
     pub weight: f64,
-    /// The larger goes first under [`super::Policy::Priority`].
+    /// The larger goes first under [`super::policy::priority`].
     pub priority: i64,
     /// Least time between two releases; 0: no such promise, the task is best-effort.
     pub period: Nanos,

@@ -154,13 +154,13 @@ impl TimeSliced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::Policy;
+    use crate::schedule::policy::{self, Policy};
 
     fn slice(name: &str, cost: Nanos) -> Slice {
         Slice { spec: Spec::new(name, cost), every: 1, rounds: None, micro_batch: 8 }
     }
 
-    fn order(policy: Policy, tasks: &[Slice], count: usize) -> Vec<usize> {
+    fn order(policy: &'static Policy, tasks: &[Slice], count: usize) -> Vec<usize> {
         let settings = Settings { policy, ..Settings::default() };
         let mut slices = TimeSliced::new(settings, tasks.to_vec()).unwrap();
         let next = || {
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_period_skips_cycles() {
         let tasks = [slice("a", 10), Slice { every: 3, ..slice("b", 10) }, slice("c", 10)];
-        let order = order(Policy::RoundRobin, &tasks, 70);
+        let order = order(&policy::round_robin::POLICY, &tasks, 70);
         let turns = |task| order.iter().filter(|&&other| other == task).count();
         // One turn in three cycles of 30; the others share the rest.
         assert!((10..=13).contains(&turns(1)), "{order:?}");
@@ -186,7 +186,7 @@ mod tests {
         let mut tasks = [slice("a", 10), slice("b", 10), Slice { rounds: Some(3), ..slice("c", 10) }];
         tasks[0].spec.weight = 3.0;
         tasks[1].spec.parents = vec![2];
-        let order = order(Policy::Weighted, &tasks, 47);
+        let order = order(&policy::weighted::POLICY, &tasks, 47);
         let first = order.iter().position(|&task| task == 1).unwrap();
         assert_eq!(order[..first].iter().filter(|&&task| task == 2).count(), 3);
         let later = &order[first..first + 32];
@@ -209,12 +209,12 @@ mod tests {
     #[test]
     fn the_longest_times_do_not_overflow() {
         let tasks = [Slice { every: u64::MAX, ..slice("a", Nanos::MAX) }, slice("b", Nanos::MAX)];
-        assert_eq!(order(Policy::RoundRobin, &tasks, 6).len(), 6);
+        assert_eq!(order(&policy::round_robin::POLICY, &tasks, 6).len(), 6);
     }
 
     #[test]
     fn all_done_is_the_end() {
         let tasks = [Slice { rounds: Some(2), ..slice("a", 1) }, Slice { rounds: Some(1), ..slice("b", 1) }];
-        assert_eq!(order(Policy::RoundRobin, &tasks, 9), [0, 1, 0]);
+        assert_eq!(order(&policy::round_robin::POLICY, &tasks, 9), [0, 1, 0]);
     }
 }

@@ -17,7 +17,7 @@ use crate::schedule::dispatcher::{Dispatcher, Job, Settings, Started};
 use crate::schedule::executor::Executor;
 use crate::schedule::retry::Status;
 use crate::schedule::task::Spec;
-use crate::schedule::{Nanos, Policy};
+use crate::schedule::{Nanos, Policy, policy};
 use crate::train::lanes::{AtWork, Lanes};
 
 /// Weights of the tasks that share the time; the first is the urgent one where priorities count.
@@ -137,7 +137,7 @@ impl Bench<'_, '_, '_> {
     }
 }
 
-fn dispatcher(policy: Policy, specs: Vec<Spec>) -> Result<Dispatcher> {
+fn dispatcher(policy: &'static Policy, specs: Vec<Spec>) -> Result<Dispatcher> {
     Dispatcher::new(Settings { policy, ..Settings::default() }, specs, 1).map_err(anyhow::Error::msg)
 }
 
@@ -156,7 +156,7 @@ struct Shares {
 fn shares(bench: &mut Bench, quanta: usize) -> Result<Shares> {
     let spec = |(task, &weight): (usize, &f64)| Spec { weight, ..Spec::new(format!("task{task}"), PLANNED) };
     let specs: Vec<Spec> = WEIGHTS.iter().enumerate().map(spec).collect();
-    let mut real = dispatcher(Policy::Weighted, specs.clone())?;
+    let mut real = dispatcher(&policy::weighted::POLICY, specs.clone())?;
     let mut served = [0u64; WEIGHTS.len()];
     bench.overhead = Duration::ZERO;
     (0..WEIGHTS.len()).for_each(|task| real.submit(task, job(0), 0));
@@ -173,7 +173,7 @@ fn shares(bench: &mut Bench, quanta: usize) -> Result<Shares> {
     let (total, weights) = (served.iter().sum::<u64>() as f64, WEIGHTS.iter().sum::<f64>());
     let gap = |(time, weight): (&u64, &f64)| 100.0 * (*time as f64 / total - weight / weights).abs();
     let error = served.iter().zip(&WEIGHTS).map(gap).fold(0.0, f64::max);
-    Ok(Shares { overhead: [between, empty_quanta(dispatcher(Policy::Weighted, specs)?)], error })
+    Ok(Shares { overhead: [between, empty_quanta(dispatcher(&policy::weighted::POLICY, specs)?)], error })
 }
 
 /// Microseconds of the dispatcher for quanta that take no time.
@@ -194,7 +194,7 @@ fn empty_quanta(mut dispatcher: Dispatcher) -> f64 {
 /// and is so many quanta one after the other; `beside` tasks that always have work, or alone.
 fn requests(bench: &mut Bench, args: &Args, beside: bool) -> Result<Vec<f64>> {
     let spec = |task: usize| Spec { priority: i64::from(task == 0), ..Spec::new(format!("task{task}"), PLANNED) };
-    let mut dispatcher = dispatcher(Policy::Priority, (0..WEIGHTS.len()).map(spec).collect())?;
+    let mut dispatcher = dispatcher(&policy::priority::POLICY, (0..WEIGHTS.len()).map(spec).collect())?;
     if beside {
         let now = bench.lane.now();
         (1..WEIGHTS.len()).for_each(|task| dispatcher.submit(task, job(now), now));

@@ -2,16 +2,15 @@
 
 use crate::schedule::access::{Blocks, OnStale, Operation};
 use crate::schedule::budget::refusal;
-use crate::schedule::deadlines::{late_under_edf, late_under_rms};
 use crate::schedule::graph;
 use crate::schedule::retry::Retry;
 use crate::schedule::task::Spec;
-use crate::schedule::{Nanos, Policy};
+use crate::schedule::{Nanos, Policy, policy};
 
 /// What holds for all tasks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    pub policy: Policy,
+    pub policy: &'static Policy,
     pub lanes: usize,
     /// Share of the time of tasks the policy would pass over.
     pub server_share: f64,
@@ -31,7 +30,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            policy: Policy::RoundRobin,
+            policy: &policy::round_robin::POLICY,
             lanes: 1,
             server_share: 0.05,
             device: 0,
@@ -110,10 +109,5 @@ pub(super) fn check(settings: &Settings, specs: &[Spec]) -> Result<(), String> {
     if specs.iter().map(|spec| u128::from(spec.persistent) + u128::from(spec.scratch)).sum::<u128>() > u128::from(u64::MAX / 2) {
         return Err("all tasks together need more bytes than can be counted: lower `persistent` or `scratch`".to_owned());
     }
-    let late = match settings.policy {
-        Policy::Edf => late_under_edf(specs, settings.server_share),
-        Policy::Rms => late_under_rms(specs, settings.server_share),
-        _ => None,
-    };
-    late.map_or(Ok(()), |late| Err(late.message))
+    (settings.policy.late)(specs, settings.server_share).map_or(Ok(()), |late| Err(late.message))
 }

@@ -1,7 +1,6 @@
 //! What becomes of a quantum that is over: its sample, its task, and those that wait for it.
 
 use super::{InFlight, MOST_PIECES, MOST_SPANS, Progress, Simulation, Span, mix};
-use crate::schedule::Policy;
 use crate::schedule::access::{OnStale, Operation};
 use crate::schedule::dispatcher::After;
 use crate::schedule::executor::{Ended, Executor};
@@ -158,7 +157,7 @@ impl Simulation<'_> {
 
     /// Shares count while everybody has work: up to the first end.
     fn note_shares(&mut self) {
-        if self.shares.is_some() || self.workload.settings.policy != Policy::Weighted {
+        if self.shares.is_some() || !self.workload.settings.policy.by_weight {
             return;
         }
         let service: f64 = self.tasks.iter().map(|task| task.service as f64).sum();
