@@ -13,9 +13,11 @@
 //!
 //! A key is `NAME: TYPE = DEFAULT in KIND, RULES;`. The default is a TOML literal, or `required`, or `none` where the key
 //! stays absent. `in KIND` (anything a [`Kind`] is made from: a range, bounds) is left out where the type alone tells it
-//! ([`FieldType`]). Rules are the methods of [`Key`](super::keys::Key): `only(KEY, VALUES)`, `resumable`. Behind the braces may follow
-//! `with fields { .. }` that no key sets, `with keys EXPRESSION` of more keys, and `later [..]`, the names of keys of a
-//! later version. A table that is a key's value lends the key its documentation.
+//! ([`FieldType`]). Rules are the methods of [`Key`](super::keys::Key): `only(KEY, VALUES)`, `resumable`. A key without
+//! documentation whose value is a table has that of the table.
+//!
+//! Behind the braces may follow `with fields { .. }` that no key sets, `with keys EXPRESSION;` of more keys, and
+//! `later [..]`, names of keys of a later version.
 
 use std::collections::BTreeMap;
 

@@ -8,8 +8,10 @@ use std::path::Path;
 use super::diagnostic::{Diagnostic, Errors};
 use super::keys::{Bounds, Kind, YEAR_MS};
 use super::suggest::nearest;
-use super::table::table;
+use super::table::{FieldType, choices, table};
 use super::{defaults, shape, source};
+use crate::schedule::Policy;
+use crate::schedule::access::OnStale;
 
 /// Most tasks of a workload, and quanta of all of them together, of its sweep as many again: two times are kept of each.
 pub const MOST_TASKS: usize = 1_000_000;
@@ -42,7 +44,7 @@ table! {
         /// Whether tasks commit one by one.
         mode: String = "time_sliced" in Kind::one_of(["time_sliced", "synchronous"]);
         /// Order of ready tasks.
-        policy: String = "round_robin" in Kind::one_of(["round_robin", "weighted", "priority", "rms", "edf"]);
+        policy: Policy = "round_robin";
         /// Quanta in flight at most.
         lanes: usize = 1 in 1..=1024;
         /// Time of tasks that the policy would pass over.
@@ -54,7 +56,7 @@ table! {
         /// Commits of a block that a gradient may miss.
         max_staleness: u32 = 4294967295 in 0..=u32::MAX as i64;
         /// What becomes of a staler one.
-        on_stale: String = "recompute" in Kind::one_of(["recompute", "allow", "refuse"]);
+        on_stale: OnStale = "recompute";
         /// Failures in a row before a task has failed.
         max_retries: u32 = 3 in 0..=1000;
         /// Wait after the first failure; doubles.
@@ -100,7 +102,7 @@ table! {
         /// See `tail_share`.
         tail_factor: f64 = 10.0 in FACTOR;
         /// When quanta become due.
-        arrival: String = "closed" in Kind::one_of(["closed", "poisson", "bursty", "periodic", "trace"]);
+        arrival: Arrival = "closed";
         /// `closed`: from the end of a quantum to the next.
         think_ms: f64 = 0.0 in MILLIS;
         /// `poisson` and `bursty`: mean time between arrivals.
@@ -152,6 +154,22 @@ table! {
         stall: f64 = 0.0 in Bounds::UNIT;
         /// See `stall`.
         stall_factor: f64 = 10.0 in FACTOR;
+    }
+}
+
+choices! {
+    pub enum Arrival {
+        Closed = "closed",
+        Poisson = "poisson",
+        Bursty = "bursty",
+        Periodic = "periodic",
+        Trace = "trace",
+    }
+}
+
+impl FieldType for OnStale {
+    fn kind() -> Kind {
+        Kind::one_of(["recompute", "allow", "refuse"])
     }
 }
 
@@ -211,13 +229,13 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Workload, Errors> {
         for block in task.blocks.iter().filter(|&&block| block >= workload.schedule.blocks) {
             errors.push(error("blocks", format!("there is no block {block}: schedule.blocks is {}", workload.schedule.blocks)));
         }
-        if task.arrival == "trace" && task.at_ms.is_empty() {
+        if task.arrival == Arrival::Trace && task.at_ms.is_empty() {
             errors.push(error("arrival", "is \"trace\", but `at_ms` is empty".to_owned()));
         }
         if task.at_ms.windows(2).any(|pair| pair[0] > pair[1]) {
             errors.push(error("at_ms", "is not in order".to_owned()));
         }
-        if task.arrival == "periodic" && task.period_ms.is_none() {
+        if task.arrival == Arrival::Periodic && task.period_ms.is_none() {
             errors.push(error("arrival", "is \"periodic\", but there is no `period_ms`".to_owned()));
         }
     }

@@ -22,11 +22,14 @@ pub mod synchronous;
 pub mod task;
 pub mod time_sliced;
 
+use serde::Deserialize;
+
 /// Time since the start, in nanoseconds of whatever clock the caller keeps.
 pub type Nanos = u64;
 
 /// In which order ready tasks run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// In the order of becoming ready.
     #[default]
@@ -49,10 +52,6 @@ impl Policy {
         ("rms", Policy::Rms),
         ("edf", Policy::Edf),
     ];
-
-    pub fn find(name: &str) -> Option<Policy> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, policy)| *policy)
-    }
 
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|(_, policy)| *policy == self).map_or("", |(name, _)| name)

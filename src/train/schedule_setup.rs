@@ -76,7 +76,7 @@ fn refused(refusal: String) -> anyhow::Error {
 fn settings(config: &Config, is_sliced: bool) -> Settings {
     let schedule = &config.schedule;
     let nanos = |seconds: f64| (seconds * 1e9) as u64;
-    let policy = if is_sliced { Policy::find(&schedule.policy).unwrap_or_default() } else { Policy::RoundRobin };
+    let policy = if is_sliced { schedule.policy } else { Policy::RoundRobin };
     Settings {
         policy,
         server_share: schedule.server_share,

@@ -1,7 +1,8 @@
 //! Surgery and clipping of a round: from losses and products of gradients to one factor per task for encoder and heads.
 
 use super::backend::{Backend, Products, SimpleSolve, Stop, Work};
-use super::round_options::{Clip, ClipScope, RoundOptions, Scale};
+use super::round_options::{Clip, RoundOptions};
+use crate::config::schema::{ClipScope, Scale};
 use crate::surgery::balance::{Balancer, Factors, Losses};
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::conflict::RoundConflicts;

@@ -44,7 +44,13 @@ choices! {
 }
 
 choices! {
-    pub enum Scale { Native = "native", Sum = "sum", Mean = "mean" }
+    /// On which scale a method's update is applied.
+    pub enum Scale {
+        /// The reference's own.
+        Native = "native",
+        Sum = "sum",
+        Mean = "mean",
+    }
 }
 
 choices! {
@@ -102,17 +108,20 @@ fn parameters(key: &'static str) -> Vec<Key> {
 
 /// What the methods say of their parameters of one name, each thing once.
 fn doc(params: &[(&str, &Param)]) -> String {
-    let mut docs: Vec<&str> = params.iter().map(|(_, param)| param.doc).collect();
-    docs.dedup();
-    if let [doc] = docs[..] {
+    let mut docs: Vec<(&str, Vec<String>)> = Vec::new();
+    for (method, param) in params {
+        let method = format!("`{method}`");
+        match docs.iter_mut().find(|(doc, _)| *doc == param.doc) {
+            Some((_, methods)) => methods.push(method),
+            None => docs.push((param.doc, vec![method])),
+        }
+    }
+    if let [(doc, _)] = docs[..] {
         let mut letters = doc.chars();
         return letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).chain(['.']).collect();
     }
-    let of = |doc: &&str| {
-        let methods = params.iter().filter(|(_, param)| param.doc == *doc).map(|(method, _)| format!("`{method}`"));
-        format!("{}: {doc}", methods.collect::<Vec<_>>().join(", "))
-    };
-    docs.iter().map(of).collect::<Vec<_>>().join("; ") + "."
+    let sayings: Vec<_> = docs.iter().map(|(doc, methods)| format!("{}: {doc}", methods.join(", "))).collect();
+    sayings.join("; ") + "."
 }
 
 impl From<params::Kind> for Kind {

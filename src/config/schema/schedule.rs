@@ -2,7 +2,8 @@
 
 use super::COUNT;
 use crate::config::keys::{Bounds, Kind, YEAR_MS};
-use crate::config::table::{choices, table};
+use crate::config::table::{FieldType, choices, table};
+use crate::schedule::Policy;
 
 const SECONDS: Bounds = Bounds::NON_NEGATIVE.up_to(YEAR_MS / 1e3);
 
@@ -12,7 +13,7 @@ table! {
         /// All tasks present in a round commit together, or each round belongs to one task (the least memory).
         mode: ScheduleMode = "synchronous";
         /// Whose round is next: in turn; by the sampler's shares; by `priority`; by period or deadline (`deadline_ms`).
-        policy: String = "round_robin" in Kind::one_of(["round_robin", "weighted", "priority", "rms", "edf"]), only("schedule.mode", ["time_sliced"]);
+        policy: Policy = "round_robin", only("schedule.mode", ["time_sliced"]);
         /// Share of the time of tasks that `priority`, `rms` or `edf` would pass over.
         server_share: f64 = 0.05 in Bounds::UNIT_OPEN, only("schedule.policy", ["priority", "rms", "edf"]);
         /// Planned time of one example: the clock that policies and retries go by, so that equal configurations have equal
@@ -30,6 +31,12 @@ table! {
         lanes: usize = 1 in 1..=64, only("schedule.mode", ["synchronous"]);
     }
     later ["max_staleness"]
+}
+
+impl FieldType for Policy {
+    fn kind() -> Kind {
+        Kind::one_of(Policy::NAMES.map(|(name, _)| name))
+    }
 }
 
 choices! {

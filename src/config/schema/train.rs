@@ -98,5 +98,11 @@ table! {
 }
 
 choices! {
-    pub enum ClipScope { Update = "update", Task = "task" }
+    /// Whose norm is limited.
+    pub enum ClipScope {
+        /// The whole update: shared gradient after surgery and all heads together.
+        Update = "update",
+        /// Each task's private gradient, encoder and head together, before surgery.
+        Task = "task",
+    }
 }
