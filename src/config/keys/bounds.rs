@@ -2,10 +2,10 @@
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
-    low: f64,
-    low_included: bool,
-    high: f64,
-    high_included: bool,
+    pub low: f64,
+    pub low_included: bool,
+    pub high: f64,
+    pub high_included: bool,
 }
 
 impl Bounds {
