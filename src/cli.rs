@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, check, eval, export, methods, plan, predict, simulate, surgery, train};
+use crate::commands::{bench, check, eval, export, methods, plan, predict, schema, simulate, surgery, train};
 use crate::failure::BAD_INPUT;
 use crate::observe;
 use crate::output;
@@ -41,6 +41,8 @@ enum Command {
     Surgery(surgery::Args),
     /// Describe every surgery method and loss balancer
     Methods(methods::Args),
+    /// Print the JSON schema of configuration files, for editors with Taplo: `#:schema PATH` as a file's first line
+    Schema(schema::Args),
     /// Run the scheduler on synthetic tasks over a virtual clock
     Simulate(simulate::Args),
     /// Measure a part of the program on synthetic data
@@ -64,6 +66,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Export(args) => export::run(&args)?,
         Command::Surgery(args) => surgery::run(&args)?,
         Command::Methods(args) => methods::run(&args)?,
+        Command::Schema(args) => schema::run(&args)?,
         Command::Simulate(args) => simulate::run(&args)?,
         Command::Bench(part) => bench::run(&part)?,
     }

@@ -15,3 +15,9 @@ fn up_to_date(page: &str, content: &str) {
 fn configuration_reference() {
     up_to_date("configuration.md", &taskloom::config::reference());
 }
+
+#[test]
+fn schemas() {
+    up_to_date("schema/run.json", &taskloom::config::run_schema());
+    up_to_date("schema/workload.json", &taskloom::config::workload_schema());
+}

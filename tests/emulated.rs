@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use common::device::{Operation, Tampered};
 use serde_json::Map;
+use taskloom::config::schema::ClipScope;
 use taskloom::device::driver::{self, DeviceError, open_emulated};
 use taskloom::device::memory::Memory;
 use taskloom::device::planned::Planned;
@@ -24,7 +25,7 @@ use taskloom::surgery::blocks::Granularity;
 use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
 use taskloom::surgery::update::Rates;
 use taskloom::train::round::{Committed, Trainer};
-use taskloom::train::round_options::{Clip, ClipScope, RoundOptions, Solvers};
+use taskloom::train::round_options::{Clip, RoundOptions, Solvers};
 
 /// Columns of the input.
 const INPUTS: usize = 11;

@@ -51,6 +51,8 @@ fn results_that_cannot_be_written_are_an_error() {
         &["--version"],
         &["methods"],
         &["methods", "--json"],
+        &["schema"],
+        &["schema", "--workload"],
         &["plan", config],
         &["plan", config, "--json"],
         &["check", config, "--print"],

@@ -112,7 +112,7 @@ fn a_number_at_the_end_of_its_range_is_planned_or_refused() {
     let folder = folder();
     let mut answers = 0;
     for (table, section) in sections() {
-        for key in section.keys {
+        for key in section.keys.iter() {
             let adaptive = table.ends_with(".adaptive").then(|| set(&table, "target_ms", "1"));
             let sets: Vec<String> = conditions(&table, key.only.as_ref()).into_iter().chain(adaptive).collect();
             for value in extremes(&key.kind) {

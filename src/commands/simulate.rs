@@ -9,11 +9,10 @@ use crate::config::workload::{self, Task};
 use crate::observe::timeline;
 use crate::observe::trace::{Kind, Span, Trace};
 use crate::output;
-use crate::schedule::access::OnStale;
+use crate::schedule::Nanos;
 use crate::schedule::dispatcher::Settings;
 use crate::schedule::retry::{Retry, Status};
 use crate::schedule::task::Spec;
-use crate::schedule::{Nanos, Policy, policy};
 use crate::simulate::{self, Arrival, Cost, Faults, Mode, Quantiles, Report, SimTask, Simulation, Workload};
 
 #[derive(clap::Args)]
@@ -105,17 +104,13 @@ fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
 fn settings(written: &workload::Workload) -> Settings {
     let (schedule, memory) = (&written.schedule, &written.memory);
     Settings {
-        policy: Policy::find(&schedule.policy).unwrap_or(&policy::round_robin::POLICY),
+        policy: schedule.policy,
         lanes: schedule.lanes,
         server_share: schedule.server_share,
         device: memory.device,
         shared: memory.shared,
         max_staleness: schedule.max_staleness,
-        on_stale: match schedule.on_stale.as_str() {
-            "allow" => OnStale::Allow,
-            "refuse" => OnStale::Refuse,
-            _ => OnStale::Recompute,
-        },
+        on_stale: schedule.on_stale,
         retry: Retry { max: schedule.max_retries, base: nanos(schedule.retry_base_ms), cap: nanos(schedule.retry_cap_ms) },
         seed: schedule.seed,
         split: memory.split,
@@ -148,12 +143,12 @@ fn sim_task(name: String, class: usize, task: &Task, parents: &[usize], blocks: 
         class,
         quanta: task.quanta,
         cost,
-        arrival: match task.arrival.as_str() {
-            "poisson" => Arrival::Poisson { gap },
-            "bursty" => Arrival::Bursty { gap, size: task.burst },
-            "periodic" => Arrival::Periodic { period, offset: nanos(task.offset_ms) },
-            "trace" => Arrival::Trace(task.at_ms.iter().map(|&at| nanos(at)).collect()),
-            _ => Arrival::Closed { think: nanos(task.think_ms) },
+        arrival: match task.arrival {
+            workload::Arrival::Poisson => Arrival::Poisson { gap },
+            workload::Arrival::Bursty => Arrival::Bursty { gap, size: task.burst },
+            workload::Arrival::Periodic => Arrival::Periodic { period, offset: nanos(task.offset_ms) },
+            workload::Arrival::Trace => Arrival::Trace(task.at_ms.iter().map(|&at| nanos(at)).collect()),
+            workload::Arrival::Closed => Arrival::Closed { think: nanos(task.think_ms) },
         },
         write_share: task.write_share,
         blocks: if task.blocks.is_empty() { all } else { task.blocks.iter().fold(0, |set, block| set | 1 << block) },

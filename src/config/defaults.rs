@@ -6,18 +6,17 @@ use std::collections::BTreeSet;
 use toml::de::DeValue;
 
 use super::diagnostic::Diagnostic;
-use super::keys::{Default, Key, Kind, Only, ROOT, Section};
-use super::schema::METHOD_KEYS;
+use super::keys::{Default, Key, Kind, Only, Section};
+use super::schema::{METHOD_KEYS, ROOT, params_of};
 use super::tree::{Node, Origin, Spans, Table, Value, join_key};
-use crate::surgery::balance;
-use crate::surgery::methods::{self, params};
+use crate::surgery::methods::params;
 
 /// The resolved form of a key's default.
 pub fn literal(key: &Key) -> Value {
     let Default::Is(literal) = key.default else { return key.kind.placeholder() };
     let parsed = DeValue::parse(literal).unwrap_or_else(|error| panic!("default of `{}` in the key table: {error}", key.name));
     let value = Spans::Default.node(0..0, &parsed).value;
-    match (key.kind, value) {
+    match (&key.kind, value) {
         (Kind::List(_) | Kind::Section(_) | Kind::Sections(_), value) => value,
         (kind, value) => kind.read(&value).unwrap_or_else(|bad| panic!("default of `{}` in the key table: {bad:?}", key.name)),
     }
@@ -45,11 +44,7 @@ fn method_defaults(root: &mut Node) {
         let Some(method) = root.get(key).and_then(Node::text).map(str::to_owned) else { continue };
         let section = key.trim_end_matches(".method");
         let Some(table) = root.get_mut(section).and_then(Node::table_mut) else { continue };
-        let params = match section {
-            "surgery" => methods::registry::find(&method).map_or(&[][..], |found| found.params),
-            _ => balance::registry::find(&method).map_or(&[][..], |found| found.params),
-        };
-        for param in params {
+        for param in params_of(key, &method) {
             let value = match param.kind {
                 params::Kind::Number { default, .. } => Value::Float(default),
                 params::Kind::Count { default, .. } => Value::Int(default as i64),
@@ -127,7 +122,7 @@ pub fn fill(path: &str, node: &mut Node, section: &Section, place: &Origin, erro
     let flawed = node.flawed;
     let place = if node.place().is_default() { place.clone() } else { node.place().clone() };
     let Some(table) = node.table_mut() else { return };
-    for key in section.keys {
+    for key in section.keys.iter() {
         let path = join_key(path, key.name);
         if !table.contains_key(key.name) {
             match key.default {
@@ -170,7 +165,7 @@ pub fn unused(root: &Node) -> Vec<Unused> {
 }
 
 fn find_unused(path: &str, node: &Node, root: &Node, section: &'static Section, found: &mut Vec<Unused>) {
-    for key in section.keys {
+    for key in section.keys.iter() {
         let Some(child) = node.table().and_then(|table| table.get(key.name)) else { continue };
         if let Some(only) = &key.only {
             let unused = Unused { table: path.to_owned(), key, only };
@@ -245,7 +240,7 @@ mod tests {
         for (path, section) in sections() {
             for key in section.keys.iter().filter(|key| matches!(key.default, Default::Is(_))) {
                 let value = literal(key);
-                let sound = match (key.kind, &value) {
+                let sound = match (&key.kind, &value) {
                     (Kind::List(inner), Value::List(items)) => items.iter().all(|item| inner.read(&item.value).is_ok()),
                     (Kind::Section(_) | Kind::Sections(_), Value::Table(table)) => table.is_empty(),
                     (kind, value) => kind.read(value).as_ref() == Ok(value),
@@ -258,14 +253,14 @@ mod tests {
     #[test]
     fn every_only_names_a_key_and_its_values() {
         for (path, section) in sections() {
-            for key in section.keys {
+            for key in section.keys.iter() {
                 let Some(only) = &key.only else { continue };
                 let (table, name) = match only.key.strip_prefix('.') {
                     Some(sibling) => (path.as_str(), sibling),
                     None => only.key.rsplit_once('.').unwrap(),
                 };
                 let governor = sections().into_iter().find(|(path, _)| path == table).unwrap().1.find(name).unwrap();
-                let Kind::OneOf { values, .. } = governor.kind else { panic!("{}", only.key) };
+                let Kind::OneOf(values) = &governor.kind else { panic!("{}", only.key) };
                 assert!(only.values.iter().all(|value| values.contains(value)), "{}", only.key);
             }
         }

@@ -1,7 +1,7 @@
 //! The configuration of a run: read, checked as a whole, resolved.
 //!
 //! [`load`] reads a file, its bases and `--set` into one tree ([`source`], [`tree`]), holds it against the table of keys
-//! ([`keys`], [`shape`]), completes it ([`defaults`], [`paths`]), and checks what several keys say together ([`checks`]).
+//! ([`schema`], [`shape`]), completes it ([`defaults`], [`paths`]), and checks what several keys say together ([`checks`]).
 //! Every error of all these steps is reported at once, at its line and column. The result is a [`Config`] of plain values
 //! that still knows where each of them was written.
 
@@ -10,6 +10,7 @@ mod checks;
 mod defaults;
 mod diagnostic;
 mod freeze;
+mod json_schema;
 pub mod keys;
 mod metrics;
 mod objective;
@@ -22,6 +23,7 @@ mod shape;
 mod source;
 mod suggest;
 mod synthetic;
+mod table;
 #[cfg(test)]
 mod testing;
 mod tree;
@@ -34,7 +36,8 @@ use anyhow::Context;
 pub use change::change;
 pub use diagnostic::{Diagnostic, Errors};
 pub use freeze::frozen_blocks;
-pub use metrics::{is_error, metrics_of, name as metric_name, usual_metrics};
+pub use json_schema::{run_schema, workload_schema};
+pub use metrics::{is_error, metrics_of, usual_metrics};
 pub use objective::{Fold, Objective, Quantity};
 pub use paths::WORDS;
 pub use reference::reference;
@@ -46,7 +49,7 @@ pub use tree::{Origin, Source};
 use tree::Node;
 
 /// Rounds of the longest run.
-pub const MOST_ROUNDS: u64 = keys::ROUNDS as u64;
+pub const MOST_ROUNDS: u64 = schema::ROUNDS as u64;
 
 /// A configuration without errors, and where its values come from.
 #[derive(Clone, Debug)]
@@ -62,7 +65,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Resolved, Errors> {
         Origin::File { source, line, .. } => !broken_lines.contains(&(source.depth, *line)),
         _ => true,
     };
-    errors.extend(shape::check(&mut tree, &keys::ROOT).into_iter().filter(readable));
+    errors.extend(shape::check(&mut tree, &schema::ROOT).into_iter().filter(readable));
     if incomplete {
         return Err(Errors::new(errors));
     }
@@ -76,7 +79,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Resolved, Errors> {
             if errors.is_empty() { Ok(resolved) } else { Err(Errors::new(errors)) }
         }
         Err(error) => {
-            // The key table and the structs disagree; a test holds them together.
+            // A key takes what its field does not.
             errors.push(Diagnostic::new(Origin::Default, "", format!("a bug in taskloom: {}", error.message())));
             Err(Errors::new(errors))
         }
@@ -87,7 +90,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Resolved, Errors> {
 /// nothing is held against the files it names, so they may be gone.
 pub fn load_stored(path: &Path) -> anyhow::Result<Config> {
     let source::Gathered { mut tree, mut errors, .. } = source::gather(path, &[]);
-    errors.extend(shape::check(&mut tree, &keys::ROOT));
+    errors.extend(shape::check(&mut tree, &schema::ROOT));
     errors.extend(defaults::complete(&mut tree));
     if !errors.is_empty() {
         return Err(Errors::new(errors).into());

@@ -1,6 +1,6 @@
 //! The value of `best.metric`: what makes one evaluation better than another.
 
-use super::metrics::{METRICS, is_error};
+use super::metrics::is_error;
 use super::schema::MetricKind;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +76,7 @@ fn quantity(name: &str) -> Option<Quantity> {
     match name {
         "primary" => Some(Quantity::Primary),
         "loss" => Some(Quantity::Loss),
-        _ => METRICS.iter().find(|metric| metric.name == name).map(|metric| Quantity::Metric(metric.kind)),
+        _ => MetricKind::ALL.iter().find(|metric| metric.name() == name).map(|metric| Quantity::Metric(*metric)),
     }
 }
 

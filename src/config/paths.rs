@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::keys::kind::PathFrom;
-use super::keys::{Kind, ROOT, Section};
+use super::keys::{Kind, Section};
+use super::schema::ROOT;
 use super::tree::{Node, Origin, Value};
 
 /// The tokenizer that is no file.
@@ -24,9 +25,9 @@ pub fn resolve(root: &mut Node, loaded: &Path) {
 }
 
 fn walk(node: &mut Node, section: &'static Section, data_root: &Path) {
-    for key in section.keys {
+    for key in section.keys.iter() {
         let Some(child) = node.table_mut().and_then(|table| table.get_mut(key.name)) else { continue };
-        match key.kind {
+        match &key.kind {
             Kind::Path(PathFrom::CurrentDir) => make_absolute(child, Path::new("")),
             Kind::Path(PathFrom::DataRoot) => make_absolute(child, data_root),
             Kind::Tokenizer if child.text() != Some(WORDS) => make_absolute(child, data_root),

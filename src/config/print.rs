@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::defaults::unused;
 use super::keys::kind::show_bytes;
-use super::keys::{Kind, ROOT, Section};
+use super::keys::{Kind, Section};
+use super::schema::ROOT;
 use super::tree::{Node, Value, join_key, quote_key};
 
 pub fn with_origins(tree: &Node) -> String {
@@ -41,10 +42,10 @@ impl Printer {
         let Some(table) = node.table() else { return };
         let mut lines = Vec::new();
         let mut inner = Vec::new();
-        for key in section.keys {
+        for key in section.keys.iter() {
             let Some(child) = table.get(key.name) else { continue };
             let child_path = join_key(path, key.name);
-            match key.kind {
+            match &key.kind {
                 Kind::Section(section) => inner.push((child_path, child, section, key.name == "task_defaults")),
                 Kind::Sections(section) => {
                     let entries = child.table().into_iter().flatten();
@@ -82,7 +83,7 @@ impl Printer {
     }
 }
 
-fn show(node: &Node, kind: Kind) -> String {
+fn show(node: &Node, kind: &Kind) -> String {
     match (kind, &node.value) {
         (Kind::Bytes, Value::Int(bytes)) => show_bytes(*bytes).map_or_else(|| bytes.to_string(), |size| format!("\"{size}\"")),
         // TOML's own writer would spell 1e-8 out.

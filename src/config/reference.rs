@@ -17,6 +17,8 @@ One TOML file describes a run. Written by `taskloom` from its table of keys; do 
 - A *resumable* key may change in a run that has begun: `taskloom resume RUN_DIR --set KEY=VALUE`. The run folder's
   `config.toml` keeps the new value. The others decide what a checkpoint means: a run with another value is another run.
 - `taskloom check CONFIG` reports every error at once; `--print` shows each value and where it comes from.
+- `taskloom schema` prints these keys as a JSON schema ([schema/run.json](schema/run.json)). A first line `#:schema PATH` has
+  Taplo, the language server of TOML, complete and check a file by it.
 ";
 
 pub fn reference() -> String {
@@ -55,7 +57,13 @@ fn row(key: &Key) -> String {
         Default::Absent => "none".to_owned(),
         Default::Is(literal) => format!("`{literal}`"),
     };
-    let mut doc = key.doc.to_owned();
+    let cells = [format!("`{}`", key.name), key.kind.describe(), default, explain(key)].map(|cell| cell.replace('|', "\\|"));
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// What a key does, and when.
+pub fn explain(key: &Key) -> String {
+    let mut doc = key.doc.clone();
     if key.resumable {
         doc += " *Resumable.*";
     }
@@ -63,8 +71,7 @@ fn row(key: &Key) -> String {
         let values: Vec<_> = only.values.iter().map(|value| format!("\"{value}\"")).collect();
         doc += &format!(" Only with `{}` = {}.", only.key.trim_start_matches('.'), values.join(" or "));
     }
-    let cells = [format!("`{}`", key.name), key.kind.describe(), default, doc].map(|cell| cell.replace('|', "\\|"));
-    format!("| {} |\n", cells.join(" | "))
+    doc
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Values that a file settles which a key names: the sizes of a pretrained encoder.
 
+use super::keys::Kind;
 use super::keys::kind::describe;
-use super::keys::{Kind, ROOT};
+use super::schema::ROOT;
 use super::tree::{Node, Value};
 use super::{Resolved, synthetic};
 
@@ -26,7 +27,7 @@ impl Resolved {
     /// Gives `section.name` the value from the file that the key `from` names. Written values stay, and have to be the same.
     pub fn settle(&mut self, section: &str, name: &str, value: Settled, from: &str) -> Result<(), Unsettled> {
         let kind = ROOT.find(section).and_then(|key| match key.kind {
-            Kind::Section(keys) => keys.find(name).map(|key| key.kind),
+            Kind::Section(keys) => keys.find(name).map(|key| key.kind.clone()),
             _ => None,
         });
         let kind = kind.unwrap_or(Kind::Text);
@@ -44,7 +45,7 @@ impl Resolved {
         let place = self.locate(from);
         let table = self.tree.get_mut(section).and_then(Node::table_mut);
         table.map(|table| table.insert(name.to_owned(), Node::new(value, place.clone(), place)));
-        // Fails only where the table of keys and the structs disagree, which a test holds together.
+        // Fails only where a key takes what its field does not.
         if let Ok(mut config) = self.tree.to_toml().try_into() {
             synthetic::mark(&mut config, &self.tree);
             self.config = config;

@@ -152,7 +152,7 @@ mod tests {
     fn a_typo_in_any_key_of_any_table_is_found_and_explained() {
         for (path, section) in sections() {
             let table = path.replace("NAME", "x");
-            for key in section.keys {
+            for key in section.keys.iter() {
                 let typo = format!("{}_", key.name);
                 let found = about(&table, &format!("{typo} = 1"), &join(&table, &typo));
                 let expected = (2, 1, "unknown key".to_owned(), vec![format!("did you mean `{}`?", key.name)]);
@@ -165,7 +165,7 @@ mod tests {
     fn a_wrong_type_in_any_key_of_any_table_is_found() {
         for (path, section) in sections() {
             let table = path.replace("NAME", "x");
-            for key in section.keys {
+            for key in section.keys.iter() {
                 let found = about(&table, &format!("{} = 2020-01-01", key.name), &join(&table, key.name));
                 assert_eq!(found.len(), 1, "{path}.{}: {found:?}", key.name);
                 let (line, column, message, _) = &found[0];

@@ -55,7 +55,7 @@ fn homes(name: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::ROOT;
+    use super::super::schema::ROOT;
     use super::super::tree::Origin;
     use super::*;
 

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use super::diagnostic::{Diagnostic, Errors};
-use super::keys::kind::Bounds;
-use super::keys::{Kind, Section, YEAR_MS, key, optional, required};
+use super::keys::{Bounds, Kind, YEAR_MS};
 use super::suggest::nearest;
+use super::table::{FieldType, choices, table};
 use super::{defaults, shape, source};
+use crate::schedule::Policy;
+use crate::schedule::access::OnStale;
 
 /// Most tasks of a workload, and quanta of all of them together, of its sweep as many again: two times are kept of each.
 pub const MOST_TASKS: usize = 1_000_000;
@@ -21,177 +21,156 @@ const MOST_EDGES: usize = 10_000_000;
 
 const TASKS: i64 = MOST_TASKS as i64;
 const QUANTA: i64 = MOST_QUANTA as i64;
-const MILLIS: Kind = Kind::Float(Bounds::NON_NEGATIVE.up_to(YEAR_MS));
-const SOME_MILLIS: Kind = Kind::Float(Bounds::POSITIVE.up_to(YEAR_MS));
-const FACTOR: Kind = Kind::Float(Bounds::POSITIVE.up_to(1e6));
+const MILLIS: Bounds = Bounds::NON_NEGATIVE.up_to(YEAR_MS);
+const SOME_MILLIS: Bounds = Bounds::POSITIVE.up_to(YEAR_MS);
+const FACTOR: Bounds = Bounds::POSITIVE.up_to(1e6);
 const BLOCKS: i64 = 64;
 
-static WORKLOAD: Section = Section {
-    keys: &[
-        key("schedule", Kind::Section(&SCHEDULE), "{}", "Who runs when."),
-        key("memory", Kind::Section(&MEMORY), "{}", "Bytes of the device."),
-        optional("sweep", Kind::Section(&SWEEP), "Runs the workload again with other numbers of tasks."),
-        key("tasks", Kind::Sections(&TASK), "{}", "One table per class of equal tasks."),
-    ],
-    later: &[],
-};
-
-static SCHEDULE: Section = Section {
-    keys: &[
-        key("seed", Kind::Int(0, i64::MAX), "42", "Of costs, arrivals and faults."),
-        key("mode", Kind::one_of(&["time_sliced", "synchronous"]), "\"time_sliced\"", "Whether tasks commit one by one."),
-        key(
-            "policy",
-            Kind::one_of(&["round_robin", "weighted", "priority", "rms", "edf"]),
-            "\"round_robin\"",
-            "Order of ready tasks.",
-        ),
-        key("lanes", Kind::Int(1, 1024), "1", "Quanta in flight at most."),
-        key("server_share", Kind::Float(Bounds::UNIT_OPEN), "0.05", "Time of tasks that the policy would pass over."),
-        key("blocks", Kind::Int(1, BLOCKS), "1", "Blocks of shared parameters."),
-        key("commit_ms", MILLIS, "1.0", "Time of a synchronous commit."),
-        key("max_staleness", Kind::Int(0, u32::MAX as i64), "4294967295", "Commits of a block that a gradient may miss."),
-        key("on_stale", Kind::one_of(&["recompute", "allow", "refuse"]), "\"recompute\"", "What becomes of a staler one."),
-        key("max_retries", Kind::Int(0, 1000), "3", "Failures in a row before a task has failed."),
-        key("retry_base_ms", MILLIS, "5000.0", "Wait after the first failure; doubles."),
-        key("retry_cap_ms", MILLIS, "60000.0", "Longest wait."),
-    ],
-    later: &[],
-};
-
-static MEMORY: Section = Section {
-    keys: &[
-        key("device", Kind::Bytes, "0", "What may be reserved; 0 means no limit."),
-        key("shared", Kind::Bytes, "0", "Reserved from the start."),
-        key("split", Kind::Bool, "true", "Micro-batches may be halved."),
-    ],
-    later: &[],
-};
-
-static SWEEP: Section = Section {
-    keys: &[key("concurrency", Kind::List(&Kind::Int(1, TASKS)), "[10, 50, 200]", "Tasks in all, in their proportions.")],
-    later: &[],
-};
-
-static TASK: Section = Section {
-    keys: &[
-        key("count", Kind::Int(1, TASKS), "1", "Equal tasks of this class."),
-        key("quanta", Kind::Int(1, QUANTA), "100", "Work of each."),
-        required("cost_ms", SOME_MILLIS, "Planned time of a quantum."),
-        key("spread", Kind::Float(Bounds::UNIT_OPEN), "0.0", "Uniform noise of the time, as a share of it."),
-        key("tail_share", Kind::Float(Bounds::UNIT), "0.0", "Share of quanta that take `tail_factor` times as long."),
-        key("tail_factor", FACTOR, "10.0", "See `tail_share`."),
-        key(
-            "arrival",
-            Kind::one_of(&["closed", "poisson", "bursty", "periodic", "trace"]),
-            "\"closed\"",
-            "When quanta become due.",
-        ),
-        key("think_ms", MILLIS, "0.0", "`closed`: from the end of a quantum to the next."),
-        key("gap_ms", SOME_MILLIS, "100.0", "`poisson` and `bursty`: mean time between arrivals."),
-        key("burst", Kind::Int(1, QUANTA), "10", "`bursty`: quanta due at once."),
-        key("offset_ms", MILLIS, "0.0", "`periodic`: when the first is due."),
-        key("at_ms", Kind::List(&MILLIS), "[]", "`trace`: when each is due."),
-        key("weight", Kind::Float(Bounds::POSITIVE), "1.0", "Share of the time under `weighted`."),
-        key("priority", Kind::Int(-1_000_000, 1_000_000), "0", "The larger goes first under `priority`."),
-        optional("period_ms", SOME_MILLIS, "Least time between quanta due; makes the task a deadline task."),
-        optional("deadline_ms", SOME_MILLIS, "From being due to the end; the period when absent."),
-        key("period", Kind::Int(1, QUANTA), "1", "Synchronous: present every so many rounds."),
-        key("write_share", Kind::Float(Bounds::UNIT), "0.5", "Share of quanta that commit; the others read."),
-        key("blocks", Kind::List(&Kind::Int(0, BLOCKS - 1)), "[]", "Blocks read and written; empty means all."),
-        key("persistent", Kind::Bytes, "0", "Bytes kept from admission to the end."),
-        key("scratch", Kind::Bytes, "0", "Bytes of a quantum beside them."),
-        key("memory", Kind::Bytes, "0", "Bytes of both at most; 0 means no limit."),
-        key("depends_on", Kind::List(&Kind::Text), "[]", "Classes that must be done before."),
-        key("timeout_ms", MILLIS, "0.0", "Latency from which a quantum counts as timed out; 0 means never."),
-        key("faults", Kind::Section(&FAULTS), "{}", "What goes wrong, as probabilities of a quantum."),
-    ],
-    later: &[],
-};
-
-static FAULTS: Section = Section {
-    keys: &[
-        key("out_of_memory", Kind::Float(Bounds::UNIT), "0.0", "An allocation fails."),
-        key("not_finite", Kind::Float(Bounds::UNIT), "0.0", "A loss is NaN."),
-        key("crash", Kind::Float(Bounds::UNIT), "0.0", "Whoever computes dies."),
-        key("stall", Kind::Float(Bounds::UNIT), "0.0", "The quantum takes `stall_factor` times as long."),
-        key("stall_factor", FACTOR, "10.0", "See `stall`."),
-    ],
-    later: &[],
-};
-
-#[derive(Clone, Debug, Deserialize)]
-pub struct Workload {
-    pub schedule: Schedule,
-    pub memory: Memory,
-    pub sweep: Option<Sweep>,
-    pub tasks: BTreeMap<String, Task>,
+table! {
+    /// Synthetic tasks, and how they are scheduled.
+    pub struct Workload = WORKLOAD {
+        schedule: Schedule = {};
+        memory: Memory = {};
+        sweep: Option<Sweep> = none;
+        tasks: BTreeMap<String, Task> = {};
+    }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-pub struct Schedule {
-    pub seed: u64,
-    pub mode: String,
-    pub policy: String,
-    pub lanes: usize,
-    pub server_share: f64,
-    pub blocks: usize,
-    pub commit_ms: f64,
-    pub max_staleness: u32,
-    pub on_stale: String,
-    pub max_retries: u32,
-    pub retry_base_ms: f64,
-    pub retry_cap_ms: f64,
+table! {
+    /// Who runs when.
+    pub struct Schedule = SCHEDULE {
+        /// Of costs, arrivals and faults.
+        seed: u64 = 42 in 0..=i64::MAX;
+        /// Whether tasks commit one by one.
+        mode: String = "time_sliced" in Kind::one_of(["time_sliced", "synchronous"]);
+        /// Order of ready tasks.
+        policy: &'static Policy = "round_robin";
+        /// Quanta in flight at most.
+        lanes: usize = 1 in 1..=1024;
+        /// Time of tasks that the policy would pass over.
+        server_share: f64 = 0.05 in Bounds::UNIT_OPEN;
+        /// Blocks of shared parameters.
+        blocks: usize = 1 in 1..=BLOCKS;
+        /// Time of a synchronous commit.
+        commit_ms: f64 = 1.0 in MILLIS;
+        /// Commits of a block that a gradient may miss.
+        max_staleness: u32 = 4294967295 in 0..=u32::MAX as i64;
+        /// What becomes of a staler one.
+        on_stale: OnStale = "recompute";
+        /// Failures in a row before a task has failed.
+        max_retries: u32 = 3 in 0..=1000;
+        /// Wait after the first failure; doubles.
+        retry_base_ms: f64 = 5000.0 in MILLIS;
+        /// Longest wait.
+        retry_cap_ms: f64 = 60000.0 in MILLIS;
+    }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-pub struct Memory {
-    pub device: u64,
-    pub shared: u64,
-    pub split: bool,
+table! {
+    /// Bytes of the device.
+    pub struct Memory = MEMORY {
+        /// What may be reserved; 0 means no limit.
+        device: u64 = 0 in Kind::Bytes;
+        /// Reserved from the start.
+        shared: u64 = 0 in Kind::Bytes;
+        /// Micro-batches may be halved.
+        split: bool = true;
+    }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-pub struct Sweep {
-    pub concurrency: Vec<usize>,
+table! {
+    /// Runs the workload again with other numbers of tasks.
+    pub struct Sweep = SWEEP {
+        /// Tasks in all, in their proportions.
+        concurrency: Vec<usize> = [10, 50, 200] in Kind::list(1..=TASKS);
+    }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-pub struct Task {
-    pub count: usize,
-    pub quanta: u64,
-    pub cost_ms: f64,
-    pub spread: f64,
-    pub tail_share: f64,
-    pub tail_factor: f64,
-    pub arrival: String,
-    pub think_ms: f64,
-    pub gap_ms: f64,
-    pub burst: u64,
-    pub offset_ms: f64,
-    pub at_ms: Vec<f64>,
-    pub weight: f64,
-    pub priority: i64,
-    pub period_ms: Option<f64>,
-    pub deadline_ms: Option<f64>,
-    pub period: u64,
-    pub write_share: f64,
-    pub blocks: Vec<usize>,
-    pub persistent: u64,
-    pub scratch: u64,
-    pub memory: u64,
-    pub depends_on: Vec<String>,
-    pub timeout_ms: f64,
-    pub faults: Faults,
+table! {
+    /// One table per class of equal tasks.
+    pub struct Task = TASK {
+        /// Equal tasks of this class.
+        count: usize = 1 in 1..=TASKS;
+        /// Work of each.
+        quanta: u64 = 100 in 1..=QUANTA;
+        /// Planned time of a quantum.
+        cost_ms: f64 = required in SOME_MILLIS;
+        /// Uniform noise of the time, as a share of it.
+        spread: f64 = 0.0 in Bounds::UNIT_OPEN;
+        /// Share of quanta that take `tail_factor` times as long.
+        tail_share: f64 = 0.0 in Bounds::UNIT;
+        /// See `tail_share`.
+        tail_factor: f64 = 10.0 in FACTOR;
+        /// When quanta become due.
+        arrival: Arrival = "closed";
+        /// `closed`: from the end of a quantum to the next.
+        think_ms: f64 = 0.0 in MILLIS;
+        /// `poisson` and `bursty`: mean time between arrivals.
+        gap_ms: f64 = 100.0 in SOME_MILLIS;
+        /// `bursty`: quanta due at once.
+        burst: u64 = 10 in 1..=QUANTA;
+        /// `periodic`: when the first is due.
+        offset_ms: f64 = 0.0 in MILLIS;
+        /// `trace`: when each is due.
+        at_ms: Vec<f64> = [] in Kind::list(MILLIS);
+        /// Share of the time under `weighted`.
+        weight: f64 = 1.0 in Bounds::POSITIVE;
+        /// The larger goes first under `priority`.
+        priority: i64 = 0 in -1_000_000..=1_000_000;
+        /// Least time between quanta due; makes the task a deadline task.
+        period_ms: Option<f64> = none in SOME_MILLIS;
+        /// From being due to the end; the period when absent.
+        deadline_ms: Option<f64> = none in SOME_MILLIS;
+        /// Synchronous: present every so many rounds.
+        period: u64 = 1 in 1..=QUANTA;
+        /// Share of quanta that commit; the others read.
+        write_share: f64 = 0.5 in Bounds::UNIT;
+        /// Blocks read and written; empty means all.
+        blocks: Vec<usize> = [] in Kind::list(0..=BLOCKS - 1);
+        /// Bytes kept from admission to the end.
+        persistent: u64 = 0 in Kind::Bytes;
+        /// Bytes of a quantum beside them.
+        scratch: u64 = 0 in Kind::Bytes;
+        /// Bytes of both at most; 0 means no limit.
+        memory: u64 = 0 in Kind::Bytes;
+        /// Classes that must be done before.
+        depends_on: Vec<String> = [];
+        /// Latency from which a quantum counts as timed out; 0 means never.
+        timeout_ms: f64 = 0.0 in MILLIS;
+        faults: Faults = {};
+    }
 }
 
-#[derive(Clone, Debug, Deserialize)]
-pub struct Faults {
-    pub out_of_memory: f64,
-    pub not_finite: f64,
-    pub crash: f64,
-    pub stall: f64,
-    pub stall_factor: f64,
+table! {
+    /// What goes wrong, as probabilities of a quantum.
+    pub struct Faults = FAULTS {
+        /// An allocation fails.
+        out_of_memory: f64 = 0.0 in Bounds::UNIT;
+        /// A loss is NaN.
+        not_finite: f64 = 0.0 in Bounds::UNIT;
+        /// Whoever computes dies.
+        crash: f64 = 0.0 in Bounds::UNIT;
+        /// The quantum takes `stall_factor` times as long.
+        stall: f64 = 0.0 in Bounds::UNIT;
+        /// See `stall`.
+        stall_factor: f64 = 10.0 in FACTOR;
+    }
+}
+
+choices! {
+    pub enum Arrival {
+        Closed = "closed",
+        Poisson = "poisson",
+        Bursty = "bursty",
+        Periodic = "periodic",
+        Trace = "trace",
+    }
+}
+
+impl FieldType for OnStale {
+    fn kind() -> Kind {
+        Kind::one_of(["recompute", "allow", "refuse"])
+    }
 }
 
 impl Workload {
@@ -231,7 +210,7 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Workload, Errors> {
     }
     let at = |key: &str| tree.get(key).map_or_else(|| place.clone(), |node| node.place().clone());
     let workload: Workload = tree.to_toml().try_into().map_err(|error: toml::de::Error| {
-        // The key table and the structs disagree; a test holds them together.
+        // A key takes what its field does not.
         Errors::new(vec![Diagnostic::new(place.clone(), "", format!("a bug in taskloom: {}", error.message()))])
     })?;
     if workload.tasks.is_empty() {
@@ -250,13 +229,13 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Workload, Errors> {
         for block in task.blocks.iter().filter(|&&block| block >= workload.schedule.blocks) {
             errors.push(error("blocks", format!("there is no block {block}: schedule.blocks is {}", workload.schedule.blocks)));
         }
-        if task.arrival == "trace" && task.at_ms.is_empty() {
+        if task.arrival == Arrival::Trace && task.at_ms.is_empty() {
             errors.push(error("arrival", "is \"trace\", but `at_ms` is empty".to_owned()));
         }
         if task.at_ms.windows(2).any(|pair| pair[0] > pair[1]) {
             errors.push(error("at_ms", "is not in order".to_owned()));
         }
-        if task.arrival == "periodic" && task.period_ms.is_none() {
+        if task.arrival == Arrival::Periodic && task.period_ms.is_none() {
             errors.push(error("arrival", "is \"periodic\", but there is no `period_ms`".to_owned()));
         }
     }
@@ -285,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_has_a_field() {
+    fn what_is_not_written_has_its_default() {
         let workload = load_text("[sweep]\n[tasks.a]\ncost_ms = 2\nperiod_ms = 5\ndeadline_ms = 4\n").unwrap();
         assert_eq!((workload.tasks["a"].cost_ms, workload.schedule.lanes), (2.0, 1));
         assert_eq!(workload.sweep.unwrap().concurrency, [10, 50, 200]);

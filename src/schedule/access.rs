@@ -3,6 +3,8 @@
 //! A conflict is (O, E, R): the blocks two operations share, the operations in flight, and the rule that at least one of
 //! them writes while neither happens before the other.
 
+use serde::Deserialize;
+
 /// Most blocks that are told apart; a set of them is one word.
 pub const MOST_BLOCKS: usize = 64;
 
@@ -42,7 +44,8 @@ pub enum Conflict {
 }
 
 /// What to do with a gradient that was computed too many commits ago.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnStale {
     /// Commit it all the same.
     Allow,

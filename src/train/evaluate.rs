@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::config::schema::MetricKind;
-use crate::config::{Quantity, is_error, metric_name, metrics_of};
+use crate::config::{Quantity, is_error, metrics_of};
 use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
 use crate::train::guard::name_examples;
 use crate::train::metrics::{Measured, Predictions, Undefined};
@@ -78,7 +78,7 @@ impl Scores {
     fn json(&self) -> Map<String, Value> {
         let mut map = Map::new();
         for (kind, value) in &self.metrics {
-            map.insert(metric_name(*kind).to_owned(), json!(value.ok()));
+            map.insert(kind.name().to_owned(), json!(value.ok()));
         }
         map.insert("loss".into(), json!(self.loss));
         map.insert("examples".into(), json!(self.examples));
@@ -151,7 +151,7 @@ fn warnings(task: &TaskData, scores: &TaskScores, split: SplitName) -> Vec<Strin
         let examples = name_examples(split, &scores.not_finite);
         return vec![format!("task {name}: predictions that are not finite on {examples}; its metrics are undefined")];
     }
-    let metrics = scores.all.metrics.iter().filter_map(|(kind, value)| Some((metric_name(*kind), value.err()?)));
+    let metrics = scores.all.metrics.iter().filter_map(|(kind, value)| Some((kind.name(), value.err()?)));
     metrics.map(|(metric, why)| format!("task {name}: {metric} on {split} is undefined: {}", reason(task, why))).collect()
 }
 
@@ -180,7 +180,7 @@ fn mean_line(mean: Overall) -> String {
 }
 
 fn line(scores: &Scores) -> String {
-    let metric = |(kind, value): &(MetricKind, Measured)| format!("{} {}", metric_name(*kind), shown(value.ok()));
+    let metric = |(kind, value): &(MetricKind, Measured)| format!("{} {}", kind.name(), shown(value.ok()));
     let metrics: Vec<String> = scores.metrics.iter().map(metric).collect();
     format!("{}  loss {}  ({} examples)", metrics.join("  "), shown(scores.loss), scores.examples)
 }

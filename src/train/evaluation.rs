@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::config::metric_name;
 use crate::data::SplitName;
 use crate::observe::event::Event;
 use crate::observe::trace::Kind;
@@ -149,7 +148,7 @@ impl Run<'_> {
             // One that backs off is asked again at the next evaluation.
             if self.order.finish(number) {
                 self.state.tasks[number].reached = Some(round);
-                let metric = metric_name(metric);
+                let metric = metric.name();
                 self.observer.emit(&Event::Target { round, task: &task.name, metric, value, target })?;
             }
         }

@@ -17,7 +17,7 @@ use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
 use crate::train::pretrained::NO_MASK;
 use crate::train::round::Trainer;
-use crate::train::round_options::{Clip, ClipScope, RoundOptions, Scale, Solvers};
+use crate::train::round_options::{Clip, RoundOptions, Solvers};
 use crate::train::schedule_setup::ScheduleSetup;
 use crate::train::shapes::limits;
 
@@ -222,15 +222,6 @@ pub fn interval(every: &schema::Every, rounds_per_epoch: u64) -> Option<u64> {
 }
 
 fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
-    let scope = match config.clip.scope {
-        schema::ClipScope::Update => ClipScope::Update,
-        schema::ClipScope::Task => ClipScope::Task,
-    };
-    let scale = match config.surgery.scale {
-        schema::Scale::Native => Scale::Native,
-        schema::Scale::Sum => Scale::Sum,
-        schema::Scale::Mean => Scale::Mean,
-    };
     let granularity = match config.surgery.granularity {
         schema::Granularity::Model => Granularity::Model,
         schema::Granularity::Layer => Granularity::Layer,
@@ -238,8 +229,8 @@ fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
     };
     RoundOptions {
         seed: config.run.seed,
-        clip: Clip { norm: config.clip.norm, scope },
-        scale,
+        clip: Clip { norm: config.clip.norm, scope: config.clip.scope },
+        scale: config.surgery.scale,
         granularity,
         storage: match config.surgery.storage {
             schema::Storage::F32 => Storage::F32,

@@ -1,33 +1,16 @@
 //! The fixed choices of a run that its rounds go by.
 
+use crate::config::schema::{ClipScope, Scale};
 use crate::model::jacobian::Storage;
 use crate::surgery::balance::Balancer;
 use crate::surgery::blocks::Granularity;
 use crate::surgery::methods::{Method, Needs};
-
-/// Whose norm is limited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClipScope {
-    /// The whole update: shared gradient after surgery and all heads together.
-    Update,
-    /// Each task's private gradient, encoder and head together, before surgery.
-    Task,
-}
 
 /// Gradient clipping; a norm of 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clip {
     pub norm: f64,
     pub scope: ClipScope,
-}
-
-/// On which scale a method's update is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// The reference's own.
-    Native,
-    Sum,
-    Mean,
 }
 
 /// The fixed choices of a run that a round needs.

@@ -7,7 +7,7 @@ use crate::data::Corpus;
 use crate::ops::philox::{Keyed, Stream};
 use crate::schedule::dispatcher::Settings;
 use crate::schedule::order::Order;
-use crate::schedule::policy::{Policy, round_robin};
+use crate::schedule::policy::round_robin;
 use crate::schedule::retry::Retry;
 use crate::schedule::sampler::{TaskSampling, proportional_rates, share};
 use crate::schedule::synchronous::Synchronous;
@@ -76,7 +76,7 @@ fn refused(refusal: String) -> anyhow::Error {
 fn settings(config: &Config, is_sliced: bool) -> Settings {
     let schedule = &config.schedule;
     let nanos = |seconds: f64| (seconds * 1e9) as u64;
-    let policy = if is_sliced { Policy::find(&schedule.policy).unwrap_or(&round_robin::POLICY) } else { &round_robin::POLICY };
+    let policy = if is_sliced { schedule.policy } else { &round_robin::POLICY };
     Settings {
         policy,
         server_share: schedule.server_share,

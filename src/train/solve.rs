@@ -3,7 +3,8 @@
 use std::iter::repeat_n;
 
 use super::backend::{Backend, Products, SimpleSolve, Stop, Work};
-use super::round_options::{Clip, ClipScope, RoundOptions, Scale};
+use super::round_options::{Clip, RoundOptions};
+use crate::config::schema::{ClipScope, Scale};
 use crate::surgery::balance::{Balancer, Factors, Losses};
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::conflict::RoundConflicts;

@@ -1,6 +1,6 @@
 //! What is measured must be there: the metric of `best`, and the splits that evaluations read.
 
-use super::super::metrics::{metrics_of, name as metric_name};
+use super::super::metrics::metrics_of;
 use super::super::objective::{FORMS, Objective, Quantity, meant};
 use super::super::schema::{Every, EveryNamed, Task};
 use super::super::suggest::nearest;
@@ -26,7 +26,7 @@ fn over(checker: &mut Checker, quantity: Quantity) {
     let reported = checker.known_tasks().values().any(|task| metrics_of(task).contains(&metric));
     let reported_later = checker.is_open() && metrics_of(&checker.config.task_defaults).contains(&metric);
     if !reported && !reported_later {
-        checker.error(&[KEY, "tasks", "task_defaults"], format!("no task reports {}", metric_name(metric)), "");
+        checker.error(&[KEY, "tasks", "task_defaults"], format!("no task reports {}", metric.name()), "");
     }
 }
 
@@ -43,8 +43,8 @@ fn one(checker: &mut Checker, name: &str, quantity: Quantity) {
     if let Quantity::Metric(metric) = quantity
         && !metrics.contains(&metric)
     {
-        let reported: Vec<_> = metrics.iter().map(|metric| metric_name(*metric)).collect();
-        let message = format!("`{name}` does not report {}", metric_name(metric));
+        let reported: Vec<_> = metrics.iter().map(|metric| metric.name()).collect();
+        let message = format!("`{name}` does not report {}", metric.name());
         let help = format!("it reports {}", reported.join(", "));
         let task_metrics = format!("{}.metrics", super::task_key(name));
         checker.error(&[KEY, &task_metrics], message, &help);

@@ -1,8 +1,8 @@
 //! One task at a time: its rows, inputs, label, head and metrics.
 
 use super::super::defaults::ROWS;
-use super::super::metrics::{METRICS, fits, name as metric_name};
-use super::super::schema::{Adaptive, EncoderKind, HeadKind, Task};
+use super::super::metrics::fits;
+use super::super::schema::{Adaptive, EncoderKind, HeadKind, MetricKind, Task};
 use super::super::suggest::nearest;
 use super::super::synthetic;
 use super::super::tree::{Node, Value};
@@ -194,16 +194,11 @@ fn label(checker: &mut Checker, key: &str, task: &Task) {
 
 fn head(checker: &mut Checker, key: &str, task: &Task) {
     let [metrics, head, classes] = ["metrics", "head", "classes"].map(|name| format!("{key}.{name}"));
-    let head_name = match task.head {
-        HeadKind::Classification => "classification",
-        HeadKind::Regression => "regression",
-        HeadKind::Multilabel => "multilabel",
-        HeadKind::Mlm => "mlm",
-    };
+    let head_name = task.head.name();
     for metric in task.metrics.iter().filter(|metric| !fits(**metric, task.head)) {
-        let fitting = METRICS.iter().filter(|other| other.heads.contains(&task.head));
-        let fitting: Vec<_> = fitting.map(|other| other.name).collect();
-        let message = format!("\"{}\" does not measure a {head_name} head", metric_name(*metric));
+        let fitting = MetricKind::ALL.iter().filter(|other| fits(**other, task.head));
+        let fitting: Vec<_> = fitting.map(|other| other.name()).collect();
+        let message = format!("\"{}\" does not measure a {head_name} head", metric.name());
         checker.error(&[&metrics, &head], message, &format!("{head_name} has {}", fitting.join(", ")));
     }
     if task.head == HeadKind::Classification && task.classes.len() == 1 {

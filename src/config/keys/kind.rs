@@ -1,9 +1,11 @@
 //! What a key may hold, and how what was written becomes the one form the structs take.
 
-use super::super::tree::Value;
-use super::Section;
+use std::ops::RangeInclusive;
 
-#[derive(Clone, Copy, Debug)]
+use super::super::tree::Value;
+use super::{Bounds, Section};
+
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     Bool,
     /// Both bounds included.
@@ -15,11 +17,7 @@ pub enum Kind {
     Column,
     /// Becomes the name of a folder or a metric.
     Name,
-    OneOf {
-        values: &'static [&'static str],
-        /// Values the design names and this version does not have.
-        later: &'static [&'static str],
-    },
+    OneOf(Vec<&'static str>),
     Device,
     Path(PathFrom),
     /// `words`, or a path from `data.root`.
@@ -29,62 +27,20 @@ pub enum Kind {
     /// `epoch`, `end` or a number of rounds.
     Every,
     /// A list, or one item written without brackets.
-    List(&'static Kind),
+    List(Box<Kind>),
     Section(&'static Section),
     /// Tables under names of the user's choice.
     Sections(&'static Section),
 }
 
 /// What a relative path is relative to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PathFrom {
     CurrentDir,
     /// The folder of the file that sets the key.
     SettingFile,
     /// `data.root`.
     DataRoot,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bounds {
-    low: f64,
-    low_included: bool,
-    high: f64,
-    high_included: bool,
-}
-
-impl Bounds {
-    pub const POSITIVE: Bounds = Bounds { low: 0.0, low_included: false, high: f64::INFINITY, high_included: false };
-    pub const NON_NEGATIVE: Bounds = Bounds { low_included: true, ..Bounds::POSITIVE };
-    pub const ABOVE_ONE: Bounds = Bounds { low: 1.0, ..Bounds::POSITIVE };
-    pub const UNIT: Bounds = Bounds { low: 0.0, low_included: true, high: 1.0, high_included: true };
-    pub const UNIT_OPEN: Bounds = Bounds { high_included: false, ..Bounds::UNIT };
-
-    /// The same, with this as the largest value.
-    pub const fn up_to(self, high: f64) -> Bounds {
-        Bounds { high, high_included: true, ..self }
-    }
-
-    /// The least and the largest value that do.
-    pub fn extremes(&self) -> [f64; 2] {
-        let low = if self.low_included { self.low } else { self.low.next_up() };
-        let high = self.high.min(f64::MAX);
-        [low, if self.contain(high) { high } else { high.next_down() }]
-    }
-
-    fn contain(&self, value: f64) -> bool {
-        let above = value > self.low || (self.low_included && value == self.low);
-        let below = value < self.high || (self.high_included && value == self.high);
-        value.is_finite() && above && below
-    }
-
-    fn describe(&self) -> String {
-        let low = format!("{} {}", if self.low_included { "at least" } else { "above" }, self.low);
-        if self.high.is_infinite() {
-            return low;
-        }
-        format!("{low} and {} {}", if self.high_included { "at most" } else { "below" }, self.high)
-    }
 }
 
 /// Why a value does not do.
@@ -104,9 +60,33 @@ impl Complaint {
     }
 }
 
+impl From<Bounds> for Kind {
+    fn from(bounds: Bounds) -> Kind {
+        Kind::Float(bounds)
+    }
+}
+
+impl From<RangeInclusive<i64>> for Kind {
+    fn from(range: RangeInclusive<i64>) -> Kind {
+        Kind::Int(*range.start(), *range.end())
+    }
+}
+
 impl Kind {
-    pub const fn one_of(values: &'static [&'static str]) -> Kind {
-        Kind::OneOf { values, later: &[] }
+    pub fn one_of(values: impl Into<Vec<&'static str>>) -> Kind {
+        Kind::OneOf(values.into())
+    }
+
+    pub fn list(items: impl Into<Kind>) -> Kind {
+        Kind::List(Box::new(items.into()))
+    }
+
+    /// The table that a value of this kind is, or that each of its entries is.
+    pub fn section(&self) -> Option<&'static Section> {
+        match self {
+            Kind::Section(section) | Kind::Sections(section) => Some(section),
+            _ => None,
+        }
     }
 
     /// The resolved form of a scalar: sizes as bytes, integers as floats where a float is meant.
@@ -123,7 +103,7 @@ impl Kind {
                 None => Ok(value.clone()),
                 Some(problem) => Err(Complaint::new(format!("\"{text}\" is no name: {problem}"))),
             },
-            (Kind::OneOf { values, later }, Value::Text(text)) => one_of(text, values, later),
+            (Kind::OneOf(values), Value::Text(text)) => one_of(text, values),
             (Kind::Device, Value::Text(text)) => self.check(value, is_device(text)),
             (Kind::Bytes, Value::Int(int)) => self.check(value, *int >= 0),
             (Kind::Bytes, Value::Text(text)) => bytes(text).map(Value::Int).ok_or_else(|| self.refuse(value)),
@@ -170,7 +150,7 @@ impl Kind {
             Kind::Text => "a string".to_owned(),
             Kind::Column => "the name of a column".to_owned(),
             Kind::Name => "a name of letters, digits, `_`, `.` and `-`".to_owned(),
-            Kind::OneOf { values, .. } => format!("one of {}", quoted(values)),
+            Kind::OneOf(values) => format!("one of {}", quoted(values)),
             Kind::Device => "\"auto\", \"cpu\", \"cuda\", \"cuda:N\" or \"emulated\"".to_owned(),
             Kind::Path(_) => "a path".to_owned(),
             Kind::Tokenizer => "\"words\" or a path".to_owned(),
@@ -188,7 +168,7 @@ impl Kind {
             Kind::Bool => Value::Bool(false),
             Kind::Int(min, _) => Value::Int(*min),
             Kind::Float(_) => Value::Float(0.5),
-            Kind::OneOf { values, .. } => Value::Text(values[0].to_owned()),
+            Kind::OneOf(values) => Value::Text(values[0].to_owned()),
             Kind::Bytes | Kind::Every => Value::Int(1),
             Kind::List(_) => Value::List(Vec::new()),
             Kind::Section(_) | Kind::Sections(_) => Value::Table(Default::default()),
@@ -197,12 +177,9 @@ impl Kind {
     }
 }
 
-fn one_of(text: &str, values: &[&str], later: &[&str]) -> Result<Value, Complaint> {
+fn one_of(text: &str, values: &[&str]) -> Result<Value, Complaint> {
     if values.contains(&text) {
         return Ok(Value::Text(text.to_owned()));
-    }
-    if later.contains(&text) {
-        return Err(Complaint::new(format!("\"{text}\" is not in this version; it has {}", values.join(", "))));
     }
     let complaint = Complaint::new(format!("\"{text}\" is not one of {}", quoted(values)));
     Err(match super::super::suggest::nearest(text, values.iter().copied()) {
@@ -288,20 +265,6 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_excluded_where_they_say_so() {
-        let read = |bounds, value| Kind::Float(bounds).read(&Value::Float(value)).is_ok();
-        assert!(read(Bounds::UNIT, 1.0) && read(Bounds::UNIT_OPEN, 0.0) && read(Bounds::NON_NEGATIVE, 0.0));
-        assert!(!read(Bounds::UNIT_OPEN, 1.0) && !read(Bounds::POSITIVE, 0.0) && !read(Bounds::UNIT, -0.1));
-    }
-
-    #[test]
-    fn floats_must_be_finite() {
-        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert!(Kind::Float(Bounds::NON_NEGATIVE).read(&Value::Float(value)).is_err());
-        }
-    }
-
-    #[test]
     fn sizes_have_binary_units() {
         let read = |size: &str| Kind::Bytes.read(&text(size)).ok();
         assert_eq!(read("8GiB"), Some(Value::Int(8 << 30)));
@@ -320,14 +283,8 @@ mod tests {
     }
 
     #[test]
-    fn a_later_value_is_named_as_such() {
-        let kind = Kind::OneOf { values: &["mean", "sum"], later: &["cagrad"] };
-        assert_eq!(message(kind, text("cagrad")), "\"cagrad\" is not in this version; it has mean, sum");
-    }
-
-    #[test]
     fn a_near_value_is_suggested() {
-        let complaint = Kind::one_of(&["mean", "pcgrad"]).read(&text("pcgard")).unwrap_err();
+        let complaint = Kind::one_of(["mean", "pcgrad"]).read(&text("pcgard")).unwrap_err();
         assert_eq!(complaint.message, "\"pcgard\" is not one of \"mean\", \"pcgrad\"");
         assert_eq!(complaint.help.as_deref(), Some("did you mean \"pcgrad\"?"));
     }

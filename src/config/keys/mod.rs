@@ -1,13 +1,17 @@
-//! Every key of the configuration: its kind, its default, one line on what it does. The single source of rules and
-//! defaults; validation, `check --print` and the reference are all read from it.
+//! What is known of a key: its kind, its default, when it acts, one line on what it does.
+//!
+//! Keys are declared in [`super::schema`]; validation, `check --print`, the reference and the JSON schema are read from
+//! them.
 
+mod bounds;
 pub mod kind;
-mod methods;
-mod tables;
-mod task;
 
-pub use kind::Kind;
-pub use tables::{ROOT, ROUNDS};
+use std::sync::LazyLock;
+
+pub use bounds::Bounds;
+pub use kind::{Kind, PathFrom};
+
+use super::schema::ROOT;
 
 /// The longest time that can be set, in milliseconds.
 pub const YEAR_MS: f64 = 365.0 * 86_400_000.0;
@@ -15,18 +19,31 @@ pub const YEAR_MS: f64 = 365.0 * 86_400_000.0;
 /// A table of the configuration.
 #[derive(Debug)]
 pub struct Section {
-    pub keys: &'static [Key],
+    pub doc: &'static str,
+    pub keys: LazyLock<Vec<Key>>,
     /// Keys the design names and this version does not have.
     pub later: &'static [&'static str],
 }
 
 impl Section {
-    pub fn find(&self, name: &str) -> Option<&'static Key> {
+    pub const fn new(doc: &'static str, keys: fn() -> Vec<Key>, later: &'static [&'static str]) -> Section {
+        Section { doc, keys: LazyLock::new(keys), later }
+    }
+
+    pub fn find(&self, name: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.name == name)
     }
 }
 
-#[derive(Debug)]
+/// There is one of each.
+impl PartialEq for Section {
+    fn eq(&self, other: &Section) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+/// What is known of a key: what it takes, what it is by itself, when it acts.
+#[derive(Clone, Debug)]
 pub struct Key {
     pub name: &'static str,
     pub kind: Kind,
@@ -35,10 +52,10 @@ pub struct Key {
     pub only: Option<Only>,
     /// `resume --set` may change it.
     pub resumable: bool,
-    pub doc: &'static str,
+    pub doc: String,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Default {
     Required,
     /// The key stays out of the resolved configuration.
@@ -48,35 +65,30 @@ pub enum Default {
 }
 
 /// The key acts only while `key` has one of `values`; a leading dot means a key of the same table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Only {
     pub key: &'static str,
-    pub values: &'static [&'static str],
+    pub values: Vec<&'static str>,
 }
 
 impl Key {
-    const fn only(mut self, key: &'static str, values: &'static [&'static str]) -> Key {
-        self.only = Some(Only { key, values });
+    /// A table without a `doc` of its own as a key is described as the table is.
+    pub fn new(name: &'static str, kind: Kind, default: Default, doc: impl Into<String>) -> Key {
+        let (doc, table) = (doc.into(), kind.section().map_or("", |section| section.doc));
+        let doc = if doc.is_empty() { table } else { &doc }.trim_start().to_owned();
+        Key { name, kind, default, only: None, resumable: false, doc }
+    }
+
+    pub fn only(mut self, key: &'static str, values: impl Into<Vec<&'static str>>) -> Key {
+        self.only = Some(Only { key, values: values.into() });
         self
     }
 
     /// A run goes on from its checkpoints whatever the value.
-    const fn resumable(mut self) -> Key {
+    pub fn resumable(mut self) -> Key {
         self.resumable = true;
         self
     }
-}
-
-pub const fn key(name: &'static str, kind: Kind, literal: &'static str, doc: &'static str) -> Key {
-    Key { name, kind, default: Default::Is(literal), only: None, resumable: false, doc }
-}
-
-pub const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { name, kind, default: Default::Required, only: None, resumable: false, doc }
-}
-
-pub const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { name, kind, default: Default::Absent, only: None, resumable: false, doc }
 }
 
 /// Dotted names of the keys that `resume --set` may change.
@@ -94,7 +106,7 @@ pub fn sections() -> Vec<(String, &'static Section)> {
     let mut next = 0;
     while next < found.len() {
         let (parent, section) = found[next].clone();
-        for key in section.keys {
+        for key in section.keys.iter() {
             let path = if parent.is_empty() { key.name.to_owned() } else { format!("{parent}.{}", key.name) };
             match key.kind {
                 Kind::Section(inner) => found.push((path, inner)),
@@ -111,59 +123,7 @@ pub fn sections() -> Vec<(String, &'static Section)> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::schema::{Adaptive, Config, Format, Task, TasksFrom};
-    use super::super::testing::load_text;
     use super::*;
-
-    /// A configuration in which no optional value is missing.
-    fn full() -> Config {
-        let text = "[encoder]\nkind = \"linear\"\n[train]\nrounds = 1\n[synthetic]\n[tasks.alone_1]\n\
-                    [eval.slices.a]\ncolumn = \"c\"\nequals = \"1\"\n[faults.a]\ntask = \"alone_1\"\nkind = \"crash\"\n";
-        let mut config = load_text(text, &[]).unwrap().config;
-        config.encoder.tokenizer = Some("words".to_owned());
-        config.train.epochs = Some(1.0);
-        config.encoder.from = Some("f".to_owned());
-        config.tasks_from = Some(TasksFrom { file: "f".into(), task: "t".to_owned(), include: vec![] });
-        for (params, section) in [(&mut config.surgery.params, "surgery"), (&mut config.balance.params, "balance")] {
-            let section = sections().into_iter().find(|(path, _)| path == section).unwrap().1;
-            let parameters = section.keys.iter().filter(|key| key.only.is_some());
-            *params = parameters.map(|key| (key.name.to_owned(), 1.into())).collect();
-        }
-        fill(&mut config.task_defaults);
-        config.tasks.values_mut().for_each(fill);
-        config
-    }
-
-    fn fill(task: &mut Task) {
-        for path in [&mut task.train, &mut task.dev, &mut task.test, &mut task.file] {
-            *path = Some("f".into());
-        }
-        task.split = Some("s".to_owned());
-        task.format = Some(Format::Csv);
-        task.quoted = Some(true);
-        task.rounds = Some(1);
-        task.target = Some(1.0);
-        task.deadline_ms = Some(1.0);
-        task.adaptive = Some(Adaptive { target_ms: 1.0, grow: 1.1, shrink: 0.9, min: 1, max: 1 });
-        task.synthetic = None;
-    }
-
-    #[test]
-    fn every_field_has_a_key_and_every_key_a_field() {
-        let config = toml::Value::try_from(full()).unwrap();
-        for (path, section) in sections() {
-            let mut value = &config;
-            for name in path.split('.').filter(|name| !name.is_empty()) {
-                let table = value.as_table().unwrap();
-                value = if name == "NAME" { table.values().next().unwrap() } else { &table[name] };
-            }
-            let fields: BTreeSet<_> = value.as_table().unwrap().keys().map(String::as_str).collect();
-            // `tasks_from.split` becomes `task_defaults.split`.
-            let sugar = |name: &str| path == "tasks_from" && name == "split";
-            let keys: BTreeSet<_> = section.keys.iter().map(|key| key.name).filter(|name| !sugar(name)).collect();
-            assert_eq!(fields, keys, "[{path}]");
-        }
-    }
 
     #[test]
     fn no_key_is_there_twice_or_both_here_and_later() {

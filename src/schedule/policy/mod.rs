@@ -6,6 +6,9 @@ pub mod rms;
 pub mod round_robin;
 pub mod weighted;
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
 use super::deadlines::Late;
 use super::queue::Candidate;
 use super::task::Spec;
@@ -36,6 +39,14 @@ pub fn never_late(_: &[Spec], _: f64) -> Option<Late> {
 impl Policy {
     pub fn find(name: &str) -> Option<&'static Policy> {
         POLICIES.iter().copied().find(|policy| policy.name == name)
+    }
+}
+
+/// By its name.
+impl<'de> Deserialize<'de> for &'static Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Policy::find(&name).ok_or_else(|| D::Error::custom(format_args!("\"{name}\" is no policy")))
     }
 }
 

@@ -51,7 +51,7 @@ pub struct Accelerator {
     heads: ParameterState,
     table: Option<TableOnDevice>,
     touched: Touched,
-    /// (present tasks x P) f32
+    /// (present tasks x batches x P) f32
     jacobian: Tensor,
     /// f32, as the heads' values.
     head_gradients: Tensor,
@@ -201,8 +201,12 @@ impl Accelerator {
             None => None,
         };
         let stride = shared.values.columns.next_multiple_of(64);
-        let jacobian =
-            Tensor { at: device.allocate("jacobian: dense", 4 * present * stride)?, rows: present, ld: stride, ..shared.values };
+        let jacobian = Tensor {
+            at: device.allocate("jacobian: dense", 4 * rows_of_j * stride)?,
+            rows: rows_of_j,
+            ld: stride,
+            ..shared.values
+        };
         let head_gradients = Tensor { at: device.allocate("heads: gradients", 4 * heads.values.columns)?, ..heads.values };
         // More rows in a round than in a group: there are several groups, which can overlap.
         let lanes = if limits.round_rows > limits.group_rows { 2 } else { 1 };
@@ -211,7 +215,7 @@ impl Accelerator {
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
         let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, batches_per_round, limits))?;
-        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, present, blocks.sets()))?;
+        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, rows_of_j, blocks.sets()))?;
         let resident = Resident::new(device, streams.lanes[0], network, blocks)?;
         let in_table = table.as_ref().map_or(0, |table| table.state.values.rows * table.state.values.columns);
         let largest = [shared.values.columns, heads.values.columns, in_table];
@@ -359,7 +363,7 @@ fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limi
 }
 
 /// Rates, weights, orders of visits, and the chunks of the heads.
-fn step_bytes(network: &Network, present: usize, sets: usize) -> usize {
+fn step_bytes(network: &Network, rows_of_j: usize, sets: usize) -> usize {
     let chunks = network.table.heads_len() / Chunks::UPDATE_LENGTH as usize + network.table.heads.len();
-    4096 + 4 * sets * present * (present + 1) + 72 * present + 20 * chunks
+    4096 + 4 * sets * rows_of_j * (rows_of_j + 1) + 72 * rows_of_j + 20 * chunks
 }

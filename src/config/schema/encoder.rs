@@ -1,0 +1,81 @@
+//! The encoder.
+
+use super::{BAG, ONE_LAYER, TEXT, TRANSFORMER, WIDTH};
+use crate::config::keys::{Bounds, Kind, PathFrom};
+use crate::config::table::{choices, table};
+
+table! {
+    /// The trunk all tasks share.
+    pub struct Encoder = ENCODER {
+        /// `linear`: one layer over dense features. `bag`: the mean of hashed n-gram embeddings of a text. `transformer`:
+        /// BERT's encoder over a text's tokens.
+        kind: EncoderKind = required;
+        /// Width of what the heads see.
+        hidden: usize = 768 in 1..=WIDTH;
+        /// Applied to the encoder's layer.
+        activation: Activation = "gelu", only("encoder.kind", ONE_LAYER);
+        /// Adds the layer's input to the first columns of its output; the input may not be wider than `hidden`.
+        residual: bool = false, only("encoder.kind", ONE_LAYER);
+        /// Probability of zeroing an element of the encoder's output while training; in a transformer also of the embeddings
+        /// and of each layer's two parts (BERT: 0.1).
+        dropout: f64 = 0.0 in Bounds::UNIT_OPEN;
+        /// `words`, or a `vocab.txt` (WordPiece) or `tokenizer.json` (Hugging Face), relative to `data.root`. Text needs one; a
+        /// transformer a vocabulary, by default that of `from`.
+        tokenizer: Option<String> = none in Kind::Tokenizer, only("encoder.kind", TEXT);
+        /// Fold case and strip accents, as BERT's uncased vocabularies want; a `tokenizer.json` says so itself.
+        lowercase: bool = true, only("encoder.kind", TEXT);
+        /// Tokens kept of one example, special tokens not counted.
+        max_len: usize = 512 in 1..=1 << 20, only("encoder.kind", TEXT);
+        /// Longest n-gram.
+        ngrams: usize = 2 in 1..=3, only("encoder.kind", BAG);
+        /// Rows of the hashed part of the table.
+        buckets: usize = 524288 in 1..=1 << 30, only("encoder.kind", BAG);
+        /// Width of an embedding row; 0 means `hidden`.
+        embedding_dim: usize = 0 in 0..=WIDTH, only("encoder.kind", BAG);
+        /// Standard deviation of the initial rows; 0 starts at zero and leaves untouched rows out of memory.
+        embedding_init: f64 = 0.0 in Bounds::NON_NEGATIVE, only("encoder.kind", BAG);
+        /// Probability of dropping an n-gram while training.
+        word_dropout: f64 = 0.0 in Bounds::UNIT_OPEN, only("encoder.kind", BAG);
+        /// Hugging Face folder of a BERT to start from (config.json, model.safetensors). Sizes are then its own.
+        from: Option<String> = none in Kind::Path(PathFrom::DataRoot), only("encoder.kind", TRANSFORMER);
+        /// Rows of the word table; 0 means the tokenizer's size.
+        vocabulary: usize = 0 in 0..=1 << 24, only("encoder.kind", TRANSFORMER);
+        /// Transformer layers.
+        layers: usize = 12 in 1..=1 << 10, only("encoder.kind", TRANSFORMER);
+        /// Attention heads; 0 means `hidden / 64`.
+        heads: usize = 0 in 0..=WIDTH, only("encoder.kind", TRANSFORMER);
+        /// Width of the feed-forward part; 0 means `4 * hidden`.
+        intermediate: usize = 0 in 0..=1 << 18, only("encoder.kind", TRANSFORMER);
+        /// Longest sequence, special tokens counted; longer texts are cut.
+        positions: usize = 512 in 4..=1 << 20, only("encoder.kind", TRANSFORMER);
+        /// What heads see: the first token, the mean of all, or BERT's pooler (tanh of a layer over the first token).
+        pooling: Pooling = "cls", only("encoder.kind", TRANSFORMER);
+        /// Dropout of attention weights (BERT: 0.1).
+        attention_dropout: f64 = 0.0 in Bounds::UNIT_OPEN, only("encoder.kind", TRANSFORMER);
+        /// Added to the variance in layer normalization.
+        norm_eps: f64 = 1e-12 in Bounds::POSITIVE, only("encoder.kind", TRANSFORMER);
+        /// Standard deviation of initial weights.
+        init: f64 = 0.02 in Bounds::POSITIVE, only("encoder.kind", TRANSFORMER);
+        /// `embeddings`, `layer.N`, `layer.N-M`: the encoder's first blocks, which then are not trained and run without
+        /// dropout.
+        freeze: Vec<String> = [], only("encoder.kind", TRANSFORMER);
+        /// Keep only each layer's input and compute the rest again in the backward pass: less memory, about a third more time.
+        recompute: bool = false, only("encoder.kind", TRANSFORMER);
+        /// Compute what the blocks of `freeze` make of each text once, and keep it on disk: the same bytes as without, less
+        /// time. The files lie in the folder that TASKLOOM_CACHE names, or in the user's cache folder; they may be removed
+        /// between runs.
+        cache_frozen: bool = false, only("encoder.kind", TRANSFORMER);
+    }
+}
+
+choices! {
+    pub enum EncoderKind { Linear = "linear", Bag = "bag", Transformer = "transformer" }
+}
+
+choices! {
+    pub enum Activation { None = "none", Relu = "relu", Gelu = "gelu", Tanh = "tanh" }
+}
+
+choices! {
+    pub enum Pooling { Cls = "cls", Mean = "mean", Pooler = "pooler" }
+}

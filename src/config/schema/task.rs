@@ -1,0 +1,107 @@
+//! The table of a task, and of `task_defaults`.
+
+use std::path::PathBuf;
+
+use super::ROUNDS;
+use crate::config::keys::{Bounds, Kind, PathFrom, YEAR_MS};
+use crate::config::table::{choices, table};
+
+const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
+
+table! {
+    /// What is trained on: rows, a head, and when it takes part.
+    pub struct Task = TASK {
+        /// Training rows. A task has `train`, or `file`.
+        train: Option<PathBuf> = none in DATA_FILE;
+        /// Rows evaluated while training.
+        dev: Option<PathBuf> = none in DATA_FILE;
+        /// Rows evaluated at the end.
+        test: Option<PathBuf> = none in DATA_FILE;
+        /// One file with the rows of all splits.
+        file: Option<PathBuf> = none in DATA_FILE;
+        /// Column of `file` that names the split of a row.
+        split: Option<String> = none in Kind::Column;
+        /// Values of the split column that mean training.
+        train_splits: Vec<String> = ["train"];
+        /// Values of the split column that mean dev.
+        dev_splits: Vec<String> = ["dev"];
+        /// Values of the split column that mean test.
+        test_splits: Vec<String> = ["test"];
+        /// From the file name when absent.
+        format: Option<Format> = none;
+        /// TSV and CSV: column names when the file has no header line; empty means it has one.
+        columns: Vec<String> = [] in Kind::list(Kind::Column);
+        /// TSV and CSV: fields may be quoted; when absent, only in CSV.
+        quoted: Option<bool> = none;
+        /// One column, or two for text pairs.
+        text: Vec<String> = [] in Kind::list(Kind::Column);
+        /// Dense features: one column holding a list, or one column per feature.
+        features: Vec<String> = [] in Kind::list(Kind::Column);
+        /// One column; several for multilabel or regression with several outputs. A row whose key is absent or null, or whose
+        /// cell is empty, has no label. Multilabel in one column: a list of names, or a text with commas or semicolons between
+        /// them; `[]`, as a list or as the text, says that none of the labels applies.
+        label: Vec<String> = [] in Kind::list(Kind::Column);
+        /// What the task predicts. `mlm`: the words at masked places of its text (15 % of them), for a transformer; it has no
+        /// label.
+        head: HeadKind = "classification";
+        /// Class names in index order; empty means discovered from the training rows, sorted.
+        classes: Vec<String> = [], only(".head", ["classification", "multilabel"]);
+        /// Factor on the task's loss.
+        weight: f64 = 1.0 in Bounds::POSITIVE;
+        /// The larger goes first.
+        priority: i64 = 0 in -1_000_000..=1_000_000, only("schedule.policy", ["priority"]);
+        /// The task commits once in every such span of planned time; a set of deadlines that cannot be met is refused.
+        deadline_ms: Option<f64> = none in Bounds::POSITIVE.up_to(YEAR_MS), only("schedule.policy", ["rms", "edf"]);
+        adaptive: Option<Adaptive> = none;
+        /// The task is present every `period`-th round.
+        period: u64 = 1 in 1..=ROUNDS;
+        /// Rounds after which the task is done; absent means it trains to the end.
+        rounds: Option<u64> = none in 1..=ROUNDS;
+        /// The task is done once its primary metric on dev is at least this (mse, mae: at most).
+        target: Option<f64> = none in Bounds::NON_NEGATIVE;
+        /// Tasks that must be done before this one starts; each needs `rounds` or `target`.
+        depends_on: Vec<String> = [];
+        /// The first is the task's primary metric; empty means the usual ones of its head. [evaluation.md](evaluation.md)
+        /// defines them.
+        metrics: Vec<MetricKind> = [];
+        /// Share of the slots of a round, relative to the other tasks'.
+        share: f64 = 1.0 in Bounds::POSITIVE, only("sampler.kind", ["explicit"]);
+        /// What the task may take for itself (its row of J, head, moments, data); 0 means no limit.
+        memory: u64 = 0 in Kind::Bytes;
+    }
+    with fields {
+        /// The task of `[synthetic]` whose rows it has; set by the program, never in a file.
+        pub synthetic: Option<String>,
+    }
+}
+
+choices! {
+    pub enum Format { Jsonl = "jsonl", Tsv = "tsv", Csv = "csv", Parquet = "parquet" }
+}
+
+choices! {
+    pub enum HeadKind { Classification = "classification", Regression = "regression", Multilabel = "multilabel", Mlm = "mlm" }
+}
+
+choices! {
+    pub enum MetricKind { Accuracy = "accuracy", F1 = "f1", Matthews = "matthews", Pearson = "pearson", Spearman = "spearman", Mse = "mse", Mae = "mae", Auroc = "auroc" }
+}
+
+table! {
+    /// Micro-batches that follow the measured time of a fused group, e.g. `{ target_ms = 50 }`. Sizes then depend on the
+    /// machine: a rerun has other bytes, while the plan holds for any.
+    pub struct Adaptive = ADAPTIVE {
+        /// Time of a fused group with this task that its micro-batch aims at.
+        target_ms: f64 = required in Bounds::POSITIVE;
+        /// Factor after a group that took less than 0.8 of it.
+        grow: f64 = 1.1 in Bounds::ABOVE_ONE;
+        /// Factor after one that took more.
+        shrink: f64 = 0.9 in Bounds::UNIT_OPEN;
+        /// Fewest examples.
+        min: usize = 1 in 1..=1 << 20;
+        /// Most examples: what the plan reserves memory for.
+        max: usize = 256 in 1..=1 << 20;
+    }
+}
+
+impl Copy for Adaptive {}
