@@ -76,11 +76,12 @@ impl<'a> Tape<'a> {
 
     /// What computes it on a device, where `place` lays a table.
     pub fn commands(&self, mut place: impl FnMut(Bytes) -> Address) -> Vec<Command> {
-        let commands = |op: &Box<dyn Op + 'a>| {
+        let mut commands = Vec::new();
+        for op in &self.ops {
             let tables: Vec<Address> = op.tables().into_iter().map(&mut place).collect();
-            op.device(&tables)
-        };
-        self.ops.iter().flat_map(commands).collect()
+            commands.extend(op.device(&tables));
+        }
+        commands
     }
 
     /// Computes everything on the host, in memory that holds every tensor of the tape.

@@ -2,6 +2,7 @@
 
 use multiversion::multiversion;
 use rayon::prelude::*;
+use serde::Deserialize;
 
 use crate::device::driver::Address;
 use crate::device::host::HostMemory;
@@ -10,7 +11,8 @@ use crate::device::tape::{Op, Operands};
 use crate::device::tensor::{Tensor, pitch};
 
 /// Elementwise function after a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     None,
     Relu,

@@ -11,7 +11,6 @@ use crate::model::network::{Limits, Network, Scratch};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
 use crate::model::transformer::{Pooling, TransformerSpec};
 use crate::model::{Model, Start};
-use crate::ops::activation::Activation;
 use crate::surgery::balance;
 use crate::surgery::blocks::{Blocks, Granularity};
 use crate::surgery::methods::{Needs, registry};
@@ -335,12 +334,7 @@ pub fn encoder_spec(config: &Config, input: Input) -> Result<EncoderSpec> {
     let spec = EncoderSpec {
         input,
         hidden: encoder.hidden,
-        activation: match encoder.activation {
-            schema::Activation::None => Activation::None,
-            schema::Activation::Relu => Activation::Relu,
-            schema::Activation::Gelu => Activation::Gelu,
-            schema::Activation::Tanh => Activation::Tanh,
-        },
+        activation: encoder.activation,
         residual: encoder.residual,
         dropout: encoder.dropout,
     };

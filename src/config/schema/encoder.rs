@@ -2,7 +2,8 @@
 
 use super::{BAG, ONE_LAYER, TEXT, TRANSFORMER, WIDTH};
 use crate::config::keys::{Bounds, Kind, PathFrom};
-use crate::config::table::{choices, table};
+use crate::config::table::{FieldType, choices, table};
+use crate::ops::activation::Activation;
 
 table! {
     /// The trunk all tasks share.
@@ -72,8 +73,10 @@ choices! {
     pub enum EncoderKind { Linear = "linear", Bag = "bag", Transformer = "transformer" }
 }
 
-choices! {
-    pub enum Activation { None = "none", Relu = "relu", Gelu = "gelu", Tanh = "tanh" }
+impl FieldType for Activation {
+    fn kind() -> Kind {
+        Kind::one_of(["none", "relu", "gelu", "tanh"])
+    }
 }
 
 choices! {

@@ -13,7 +13,7 @@ mod train;
 
 use std::collections::BTreeMap;
 
-pub use encoder::{Activation, Encoder, EncoderKind, Pooling};
+pub use encoder::{Encoder, EncoderKind, Pooling};
 pub use eval::{Best, Eval, Every, EveryNamed, Slice};
 pub use methods::{Balance, Granularity, HeadGradients, METHOD_KEYS, Scale, Storage, Surgery, params_of};
 pub use run::{Checkpoint, Data, Observe, OnBadRow, Run};
@@ -61,5 +61,30 @@ table! {
         task_defaults: Task = {};
         /// One table per task. What a task does not set comes from `[task_defaults]`, then from the defaults.
         tasks: BTreeMap<String, Task> = {};
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::super::keys::Kind;
+    use super::super::table::FieldType;
+    use crate::ops::activation::Activation;
+    use crate::schedule::Policy;
+    use crate::schedule::access::OnStale;
+
+    fn takes_its_names<T: FieldType + DeserializeOwned>() {
+        let Kind::OneOf(names) = T::kind() else { panic!("{:?}", T::kind()) };
+        for name in names {
+            toml::Value::String(name.to_owned()).try_into::<T>().unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn enums_of_other_rooms_take_the_names_of_their_keys() {
+        takes_its_names::<Activation>();
+        takes_its_names::<&'static Policy>();
+        takes_its_names::<OnStale>();
     }
 }
