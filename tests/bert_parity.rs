@@ -2,7 +2,7 @@
 //! every parameter's gradient, and ten AdamW steps.
 
 use serde_json::Value;
-use taskloom::device::memory::Memory;
+use taskloom::machine::memory::Memory;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, Param};

@@ -12,8 +12,8 @@ use common::{
     Place, assert_same_files, checkpoints, example, final_checkpoint, metrics, outcome, resume, run, training, weights,
 };
 use serde_json::Value;
-use taskloom::device::driver::{self, DeviceError, open_emulated};
 use taskloom::failure::{STOPPED, exit_code};
+use taskloom::machine::driver::{self, DeviceError, open_emulated};
 use taskloom::observe::Observer;
 use taskloom::observe::console::Console;
 use taskloom::train::fit_memory;
@@ -212,7 +212,7 @@ fn what_the_device_lacks_is_refused_by_check() {
 #[test]
 fn kernels_are_timed_on_a_card_only() {
     run(&["bench", "kernels", "--device", "emulated"]).failed(2, &["its times mean nothing"]);
-    if taskloom::device::driver::open("cuda").is_err() {
+    if taskloom::machine::driver::open("cuda").is_err() {
         let refused = run(&["bench", "kernels", "--json"]);
         assert_eq!((refused.code, refused.out.as_str()), (Some(2), ""), "{}", refused.err);
     }

@@ -2,7 +2,7 @@
 //! of tasks into groups against any other, to the bit.
 
 use proptest::prelude::*;
-use taskloom::device::memory::Memory;
+use taskloom::machine::memory::Memory;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};

@@ -55,7 +55,7 @@ fn the_toolkits_stub() {
 fn an_old_driver() {
     let source = "int cuInit(unsigned f) { return 0; }\nint cuDriverGetVersion(int *v) { *v = 11080; return 0; }";
     // A driver as old as the compiler of the kernels serves.
-    let (major, minor) = taskloom::device::OLDEST_DRIVER;
+    let (major, minor) = taskloom::machine::OLDEST_DRIVER;
     assert!(major >= 12);
     let needed = format!("at least {major}.{minor} is needed: update it");
     refused("old", source, &["the NVIDIA driver is for CUDA 11.8, ", &needed]);

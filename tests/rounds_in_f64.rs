@@ -5,7 +5,7 @@
 //! What is taken from the program are the solvers, which work on G in f64: here they are given the G of gradients in f64.
 
 use serde_json::Map;
-use taskloom::device::memory::Memory;
+use taskloom::machine::memory::Memory;
 use taskloom::model::Start;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
 use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};

@@ -1,7 +1,7 @@
 //! Whole training steps held against PyTorch (fixture and its script: tests/fixtures/torch_parity.*).
 
 use serde_json::Value;
-use taskloom::device::memory::Memory;
+use taskloom::machine::memory::Memory;
 use taskloom::model::Start;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
 use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, Param};

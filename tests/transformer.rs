@@ -1,6 +1,6 @@
 //! The transformer as a whole: what it is packed with, what is computed twice and what is frozen change no gradient.
 
-use taskloom::device::memory::Memory;
+use taskloom::machine::memory::Memory;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};

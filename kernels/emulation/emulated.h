@@ -1,4 +1,4 @@
-// What nvcc knows without an include, for kernels compiled as C++: one fiber per thread, run by src/device/emulated.
+// What nvcc knows without an include, for kernels compiled as C++: one fiber per thread, run by src/machine/emulated.
 //
 // Loads and stores reach the checker because the compiler instruments them (-fsanitize=thread without its library): a kernel
 // needs no accessors. __shared__ variables are statics, since one block runs at a time.
@@ -38,7 +38,7 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline double2 make_double2(double x, double y) { return {x, y}; }
 
-// The runtime, in src/device/emulated/callbacks.rs.
+// The runtime, in src/machine/emulated/callbacks.rs.
 extern "C" {
 uint3 taskloom_thread_index() __attribute__((const));
 uint3 taskloom_block_index() __attribute__((const));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::data::SplitName;
-use crate::device::memory::Memory;
+use crate::machine::memory::Memory;
 use crate::observe::console::Console;
 use crate::output;
 use crate::train::checkpoint;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::ConfigArgs;
 use crate::config::Config;
 use crate::data::Corpus;
-use crate::device::memory::human_bytes;
+use crate::machine::memory::human_bytes;
 use crate::observe::console::Console;
 use crate::output;
 use crate::schedule::fuse::{Slot, groups};

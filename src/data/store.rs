@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use memmap2::Mmap;
 
 use super::states::TokenStates;
-use crate::device::memory::human_bytes;
+use crate::machine::memory::human_bytes;
 
 /// Bytes gathered before they are written.
 const SPILL_BUFFER_BYTES: usize = 1 << 20;

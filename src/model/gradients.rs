@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::jacobian::{Jacobian, Storage, TaskRows};
 use super::network::{Batch, Limits, Network, Part};
 use super::spec::Input;
-use crate::device::memory::{Buffer, Memory};
+use crate::machine::memory::{Buffer, Memory};
 use crate::ops::row_gradients::RowGradient;
 
 /// Which gradients of a round are kept, and how.

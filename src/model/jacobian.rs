@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::network::Part;
-use crate::device::host::HostMemory;
-use crate::device::memory::{Buffer, Memory};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::memory::{Buffer, Memory};
+use crate::machine::tensor::Tensor;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::storage::{bf16, widen};

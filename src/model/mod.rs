@@ -13,7 +13,7 @@ pub mod transformer;
 
 use anyhow::Result;
 
-use crate::device::memory::{Buffer, Memory};
+use crate::machine::memory::{Buffer, Memory};
 use network::{Batch, Network, Scratch, Weights};
 use params::{DenseParams, fixed_params};
 use rows::RowTable;

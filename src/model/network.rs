@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use crate::device::host::HostMemory;
-use crate::device::memory::{Buffer, Memory};
-use crate::device::tape::{Op, Tape};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::memory::{Buffer, Memory};
+use crate::machine::tape::{Op, Tape};
+use crate::machine::tensor::Tensor;
 use crate::model::encoders::dense::{self, Activations, Group};
 use crate::model::gradients::GroupGradients;
 pub use crate::model::gradients::{Gradients, Keep};

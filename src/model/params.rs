@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::device::host::HostMemory;
-use crate::device::memory::{Buffer, Memory};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::memory::{Buffer, Memory};
+use crate::machine::tensor::Tensor;
 use crate::model::Start;
 use crate::model::spec::{Init, Param};
 use crate::ops::philox::{Keyed, Stream};

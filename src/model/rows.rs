@@ -3,8 +3,8 @@
 //! The optimizer is LAZY per row, like PyTorch's SparseAdam: a row's moments and weight decay advance only in rounds that
 //! touch it, while bias correction follows the run's step count. A row that no example ever held costs one number.
 
-use crate::device::host::HostMemory;
-use crate::device::memory::{Buffer, Memory};
+use crate::machine::host::HostMemory;
+use crate::machine::memory::{Buffer, Memory};
 use crate::model::Start;
 use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};

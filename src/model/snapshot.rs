@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Parameters;
 use super::rows::TableCopy;
-use crate::device::memory::{Buffer, Memory};
+use crate::machine::memory::{Buffer, Memory};
 
 /// Values of one moment, without optimizer state. They are read by taking the parameters' place for a while.
 pub struct Snapshot {

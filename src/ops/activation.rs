@@ -4,11 +4,11 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::{Tensor, pitch};
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Op, Operands};
+use crate::machine::tensor::{Tensor, pitch};
 
 /// Elementwise function after a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -250,7 +250,7 @@ mod tests {
 #[cfg(test)]
 mod cases {
     use super::*;
-    use crate::device::tensor::DType;
+    use crate::machine::tensor::DType;
     use crate::ops::testing::{Found, On, Place, coarse_noise, noise, on_devices};
 
     fn activations_backward(on: On) {

@@ -12,9 +12,9 @@ use super::gemm::{View, Write, matmul_single};
 use super::philox::{Keyed, Stream, drop_threshold};
 use super::simd::{LANES, add_scaled, dot, reduce};
 use super::token_dropout::TokenKey;
-use crate::device::host::HostMemory;
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::tape::{Op, Operands};
+use crate::machine::tensor::Tensor;
 
 /// Query and key rows of one block.
 const QUERIES: usize = 64;

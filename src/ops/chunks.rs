@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::tape::{Bytes, bytes_of};
+use crate::machine::tape::{Bytes, bytes_of};
 
 /// Each chunk lies in one range of columns.
 #[derive(Clone, Debug, Default, PartialEq)]

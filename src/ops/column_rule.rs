@@ -8,11 +8,11 @@ use super::adamw::{ColumnRule, Combine};
 use super::chunks::Chunks;
 use super::gram::{jacobian_rows, stride};
 use super::row_gradients::{PARTIAL_ROWS, RowGradients};
-use crate::device::driver::{Address, PLAIN_SHARED};
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::{Address, PLAIN_SHARED};
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// How the rows of J become one gradient.
 #[derive(Clone)]

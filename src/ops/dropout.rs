@@ -4,11 +4,11 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::philox::{Keyed, Stream, drop_threshold};
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// Identity of a row for everything random that happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

@@ -10,11 +10,11 @@ use rayon::prelude::*;
 
 use super::philox::{Keyed, Stream};
 use super::simd::add_scaled;
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::{DType, Tensor};
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::{DType, Tensor};
 
 /// Marks a row that has no slot yet.
 pub const UNTOUCHED: u32 = u32::MAX;

@@ -4,11 +4,11 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::add_scaled;
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::Command;
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::Command;
+use crate::machine::tape::{Op, Operands};
+use crate::machine::tensor::Tensor;
 
 /// Values added by one parallel job.
 const CHUNK: usize = 1 << 14;

@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use super::chunks::Chunks;
 use super::row_gradients::{RowGradients, row_gram};
 use super::storage::Rows;
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::{DType, Tensor};
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::{DType, Tensor};
 
 /// Independent partial sums of a product: one vector register.
 const LANES: usize = 8;

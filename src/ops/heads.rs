@@ -7,11 +7,11 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::{add_scaled, dot};
-use crate::device::driver::{Address, MOST_BLOCKS};
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::{Address, MOST_BLOCKS};
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// One task's head and the packed rows it reads. Its logits lie at `logits`, (rows x outputs).
 #[derive(Clone, Debug)]
@@ -300,7 +300,7 @@ mod tests {
 #[cfg(test)]
 mod cases {
     use super::*;
-    use crate::device::tensor::DType;
+    use crate::machine::tensor::DType;
     use crate::ops::testing::{On, Place, coarse_noise, noise, on_devices};
 
     const WIDTH: usize = 41;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::gemm::Write;
 use super::storage::{bf16, round, widen};
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::tensor::{DType, Tensor};
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::tensor::{DType, Tensor};
 
 /// One segment's packed rows, and the row of J that their gradient goes to.
 #[derive(Clone, Debug)]

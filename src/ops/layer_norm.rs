@@ -10,9 +10,9 @@ use super::gemm::Write;
 use super::jacobian_rows::{JacobianRows, Slot};
 use super::simd::{LANES, reduce};
 use super::token_dropout::TokenDropout;
-use crate::device::host::HostMemory;
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::tape::{Op, Operands};
+use crate::machine::tensor::Tensor;
 
 /// Rows of one parallel job.
 const ROWS: usize = 8;

@@ -9,11 +9,11 @@ use rayon::prelude::*;
 use super::activation::{Activation, activation_backward, bias_activation_forward};
 use super::gemm::{View, Write, matmul, matmul_rows, matmul_single};
 use super::jacobian_rows::{JacobianRows, Segment, Slot};
-use crate::device::driver::{Address, MOST_BLOCKS};
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::{DType, Tensor};
+use crate::machine::driver::{Address, MOST_BLOCKS};
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::{DType, Tensor};
 
 /// out (n x outputs) = x (n x inputs) W^T, W (outputs x inputs); the bias is added by the activation that follows.
 pub fn linear_forward(out: &mut [f32], x: &[f32], weight: &[f32], inputs: usize, outputs: usize) {

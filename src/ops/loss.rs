@@ -6,11 +6,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::vocabulary_loss::vocabulary_cross_entropy;
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// dlogits (n x classes) of softmax cross-entropy against class indices (n), of whose probability `smoothing` is spread
 /// evenly over all classes (Szegedy et al., CVPR 2016).
@@ -278,7 +278,7 @@ mod tests {
 #[cfg(test)]
 mod cases {
     use super::*;
-    use crate::device::tensor::DType;
+    use crate::machine::tensor::DType;
     use crate::ops::testing::{On, Place, noise, on_devices};
 
     /// Three tasks; the sums of the first and the last gain an earlier micro-batch's.

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::device::host::HostMemory;
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::tape::{Op, Operands};
+use crate::machine::tensor::Tensor;
 
 /// out (m x width): row i is the mean of the rows bounds[i]..bounds[i + 1] of x; `bounds` is (m + 1), no stretch is empty.
 pub fn mean_pool_forward(out: &mut [f32], x: &[f32], bounds: &[u32], width: usize) {

@@ -8,12 +8,12 @@ use rayon::prelude::*;
 use super::embedding_bag::Bags;
 use super::gram::add_symmetric;
 use super::simd::{add_scaled, dot};
-use crate::device::driver::{Address, PLAIN_SHARED};
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::memory::{Buffer, Memory};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::{Address, PLAIN_SHARED};
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::memory::{Buffer, Memory};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// Which rows of the table one task touches, and from which examples.
 #[derive(Default)]

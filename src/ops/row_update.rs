@@ -8,11 +8,11 @@ use super::column_rule::How;
 use super::row_gradients::{RowGradients, RowValues, Union};
 use super::simd::add_scaled;
 use super::update::rates_tables;
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// Parameters and moments of an embedding table.
 #[derive(Clone, Copy)]
@@ -184,7 +184,7 @@ mod tests {
 #[cfg(test)]
 mod cases {
     use super::*;
-    use crate::device::tensor::DType;
+    use crate::machine::tensor::DType;
     use crate::ops::adamw::Rule;
     use crate::ops::embedding_bag::Bags;
     use crate::ops::gram::{GramMatrices, GramScratch};

@@ -1,10 +1,10 @@
 //! Surgery solved by a device itself, for methods with a closed form over T x T; the host solves with the methods themselves.
 
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// Methods by their number in kernels/solve.cu.
 #[derive(Clone, Copy, Debug, PartialEq)]

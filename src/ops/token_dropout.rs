@@ -4,9 +4,9 @@
 use rayon::prelude::*;
 
 use super::philox::{Keyed, Stream, drop_threshold};
-use crate::device::host::HostMemory;
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::tape::{Op, Operands};
+use crate::machine::tensor::Tensor;
 
 /// Identity of a token for everything random that happens to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use super::embedding_bag::Table;
 use super::gemm::Write;
 use super::jacobian_rows::{JacobianRows, Slot};
 use super::simd::add_scaled;
-use crate::device::host::HostMemory;
-use crate::device::tape::{Op, Operands};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::tape::{Op, Operands};
+use crate::machine::tensor::Tensor;
 
 /// Packed tokens (n each).
 #[derive(Clone, Copy)]

@@ -8,11 +8,11 @@ use super::adamw::{Group, Rule, Step, combine_and_step};
 use super::chunks::Chunks;
 use super::column_rule::How;
 use super::gram::{jacobian_rows, stride};
-use crate::device::driver::Address;
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::{Bytes, Op, Operands, bytes_of};
-use crate::device::tensor::Tensor;
+use crate::machine::driver::Address;
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tensor::Tensor;
 
 /// Parameters of one space and their moments, (P) f32 each.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +160,7 @@ impl Op for Update<'_> {
 #[cfg(test)]
 mod cases {
     use super::*;
-    use crate::device::tensor::DType;
+    use crate::machine::tensor::DType;
     use crate::ops::testing::{On, Place, noise, on_devices};
 
     const ADAM: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.19, correction2: 0.002 };

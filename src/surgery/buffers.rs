@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::blocks::Blocks;
 use super::methods::RowPass;
-use crate::device::memory::{Buffer, Memory};
+use crate::machine::memory::{Buffer, Memory};
 use crate::model::network::{Gradients, Network};
 use crate::model::rows::Slots;
 

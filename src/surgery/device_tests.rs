@@ -1,7 +1,7 @@
 //! kernels/solve.cu and the rules for columns against the methods: one Gram matrix, several rounds of state.
 
 use super::methods::{ColumnBlock, Inputs, columns, registry};
-use crate::device::tensor::{DType, Tensor};
+use crate::machine::tensor::{DType, Tensor};
 use crate::ops::adamw::{Rule, Step};
 use crate::ops::column_rule::{self, ColumnSquare, How, Kernel};
 use crate::ops::row_gradients::{RowGradients, Union};

@@ -1,8 +1,8 @@
 //! The Gram matrices of a round's private gradients, block by block: dense part from J, embedding part from the shared rows.
 
 use super::blocks::Blocks;
-use crate::device::tape::Tape;
-use crate::device::tensor::Tensor;
+use crate::machine::tape::Tape;
+use crate::machine::tensor::Tensor;
 use crate::model::network::Network;
 use crate::ops::gram::{GramMatrices, GramScratch, Squares};
 use crate::ops::row_gradients::RowGradients;

@@ -2,8 +2,8 @@
 
 use super::blocks::Blocks;
 use super::gram::GradientsAt;
-use crate::device::tape::Tape;
-use crate::device::tensor::Tensor;
+use crate::machine::tape::Tape;
+use crate::machine::tensor::Tensor;
 use crate::model::network::Network;
 use crate::model::spec::Param;
 use crate::ops::adamw;

@@ -1,7 +1,7 @@
 //! Where a round is computed: the part of it that differs between the CPU and a device.
 
 use super::solve::Step;
-use crate::device::driver::DeviceError;
+use crate::machine::driver::DeviceError;
 use crate::model::Parameters;
 use crate::model::network::{Batch, Network, Randomness};
 use crate::ops::adamw::ColumnRule;

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 
 use super::plan::Plan;
 use crate::config::Config;
-use crate::device::Device;
-use crate::device::memory::{Memory, human_bytes};
-use crate::device::planned::Planned;
+use crate::machine::Device;
+use crate::machine::memory::{Memory, human_bytes};
+use crate::machine::planned::Planned;
 
 impl Plan {
     /// Buffers on the run's device and their bytes; none where it computes on the CPU.

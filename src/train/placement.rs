@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::accelerator::Accelerator;
 use super::round::Trainer;
-use crate::device::driver::Driver;
+use crate::machine::driver::Driver;
 use crate::model::Start;
 use crate::model::network::Limits;
 use crate::ops::column_rule::RULE_TASKS;

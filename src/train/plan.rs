@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow, ensure};
 use crate::config;
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed};
 use crate::data::{Corpus, Tokenizer};
-use crate::device::memory::{Memory, check_machine, human_bytes};
+use crate::machine::memory::{Memory, check_machine, human_bytes};
 use crate::model::jacobian::Storage;
 use crate::model::network::{Limits, Network, Scratch};
 use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};

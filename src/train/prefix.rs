@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::config::schema::Eval;
 use crate::data::{Corpus, Inputs, Split, SplitName, TokenStates, TokenStore};
-use crate::device::memory::human_bytes;
+use crate::machine::memory::human_bytes;
 use crate::model::transformer::TransformerSpec;
 use crate::observe::console::Console;
 use crate::train::batch::evaluation_batch;

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::config::Config;
 use crate::config::schema::EncoderKind;
 use crate::data::Tokenizer;
-use crate::device::memory::Memory;
+use crate::machine::memory::Memory;
 use crate::model::network::{Limits, Network, Scratch};
 use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
 use crate::model::transformer::TokenLimits;

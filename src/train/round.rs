@@ -12,7 +12,7 @@ use super::host::Host;
 use super::predictor::HostPredictor;
 use super::round_options::{RoundOptions, Solvers};
 use super::solve::{Known, Solver};
-use crate::device::memory::Memory;
+use crate::machine::memory::Memory;
 use crate::model::network::{Batch, Keep, Limits, Network, Randomness};
 use crate::model::snapshot::Snapshot;
 use crate::model::{Model, Start};

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{self, Config, Resolved};
 use crate::data::{self, Corpus, Progress, synthetic};
-use crate::device::memory::check_machine;
+use crate::machine::memory::check_machine;
 use crate::observe::console::Console;
 use crate::train::run_folder::TOKENIZER;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use taskloom::device::driver::{Address, Call, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use taskloom::machine::driver::{Address, Call, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
 
 /// What a test may answer in the device's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

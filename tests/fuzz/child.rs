@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use taskloom::device::memory::peak_resident;
+use taskloom::machine::memory::peak_resident;
 
 use crate::random::Random;
 use crate::targets::{self, Target};

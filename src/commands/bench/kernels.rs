@@ -7,10 +7,10 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{count, median, millis, number, print, repeat, report};
-use crate::device::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open};
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::Op;
-use crate::device::tensor::{DType, Tensor};
+use crate::machine::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open};
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::Op;
+use crate::machine::tensor::{DType, Tensor};
 use crate::ops::activation::{Activation, ActivationBackward, convert_to_bf16};
 use crate::ops::adamw::{Rule, Step};
 use crate::ops::chunks::Chunks;

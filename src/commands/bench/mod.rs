@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::device::memory::peak_resident;
+use crate::machine::memory::peak_resident;
 use crate::output;
 
 #[derive(clap::Subcommand)]

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{count, median, number, print, repeat, report};
-use crate::device::memory::{Buffer, Memory, human_bytes, machine_memory};
+use crate::machine::memory::{Buffer, Memory, human_bytes, machine_memory};
 use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_rows};
 use crate::ops::bandwidth;
 use crate::ops::gram::gram_of;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::device::tape::Tape;
-use crate::device::tensor::Tensor;
+use crate::machine::tape::Tape;
+use crate::machine::tensor::Tensor;
 use crate::model::network::{Network, Part};
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::dropout::{Dropout, Randomness, RowKey};

@@ -3,8 +3,8 @@
 use super::Transformer;
 use super::group::Group;
 use super::scratch::{Saved, Scratch, slot};
-use crate::device::tape::Tape;
-use crate::device::tensor::Tensor;
+use crate::machine::tape::Tape;
+use crate::machine::tensor::Tensor;
 use crate::model::network::{Batch, Randomness};
 use crate::ops::activation::Activation;
 use crate::ops::attention::{AttentionDropout, AttentionForward, Sequences};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::spec::{Pooling, TransformerSpec};
-use crate::device::tensor::Tensor;
+use crate::machine::tensor::Tensor;
 use crate::model::spec::{Init, Param};
 
 /// A linear layer (weight, bias) or a normalization (gain, shift) within its block, one after the other.

@@ -6,9 +6,9 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::Transformer;
-use crate::device::memory::{Buffer, Memory};
-use crate::device::tape::Tape;
-use crate::device::tensor::Tensor;
+use crate::machine::memory::{Buffer, Memory};
+use crate::machine::tape::Tape;
+use crate::machine::tensor::Tensor;
 use crate::model::spec::{Init, Param};
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::gemm::Write;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Transformer;
 use super::forward::Pass;
-use crate::device::tape::Tape;
+use crate::machine::tape::Tape;
 use crate::ops::gather::Load;
 
 /// The first trained layer's input for one text, (tokens x hidden) f32 somewhere in a file.

@@ -4,9 +4,9 @@ use anyhow::Result;
 
 use super::mlm::MlmScratch;
 use super::spec::{Pooling, TransformerSpec};
-use crate::device::host::HostMemory;
-use crate::device::memory::{Buffer, Memory};
-use crate::device::tensor::Tensor;
+use crate::machine::host::HostMemory;
+use crate::machine::memory::{Buffer, Memory};
+use crate::machine::tensor::Tensor;
 
 /// Largest shapes of a transformer's run, known from the plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

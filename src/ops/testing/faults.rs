@@ -1,9 +1,9 @@
 //! Faults planted in the real kernels: the emulated device must catch each, whatever order the seed chose.
 
 use super::{Device, On, coarse_noise, noise, operand};
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::Op;
-use crate::device::tensor::{DType, Tensor, pitch};
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::Op;
+use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::ops::activation::{Activation, convert_to_bf16};
 use crate::ops::gram::{GramMatrices, GramScratch};
 use crate::ops::linear::{LinearForward, LinearInputBackward};

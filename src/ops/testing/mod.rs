@@ -11,11 +11,11 @@ use bytemuck::Pod;
 
 use super::philox::{Keyed, Stream};
 use super::storage::bf16;
-use crate::device::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open, open_emulated};
-use crate::device::host::HostMemory;
-use crate::device::launch::{Command, Launch};
-use crate::device::tape::Op;
-use crate::device::tensor::{DType, Tensor, pitch};
+use crate::machine::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open, open_emulated};
+use crate::machine::host::HostMemory;
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::Op;
+use crate::machine::tensor::{DType, Tensor, pitch};
 
 /// A device as a case sees it: every operation follows the one before.
 pub struct Device {

@@ -1,7 +1,7 @@
 //! Room for the activations of one fused group.
 
-use crate::device::driver::{DeviceError, Driver};
-use crate::device::tensor::{DType, Tensor, pitch};
+use crate::machine::driver::{DeviceError, Driver};
+use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::dense::Activations;
 use crate::model::network::{Limits, Network};
 use crate::ops::activation::Activation;

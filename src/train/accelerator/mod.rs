@@ -18,9 +18,9 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 
-use crate::device::driver::{Address, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
-use crate::device::tape::{Bytes, Op};
-use crate::device::tensor::{DType, Tensor, pitch};
+use crate::machine::driver::{Address, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
+use crate::machine::tape::{Bytes, Op};
+use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::network::{Limits, Network};
 use crate::ops::adamw::Rule;

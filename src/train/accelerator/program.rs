@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use crate::device::driver::{Address, Call, Driver, EventId, GraphId, Result, StagingId, StreamId};
-use crate::device::launch::{Command, Launch};
+use crate::machine::driver::{Address, Call, Driver, EventId, GraphId, Result, StagingId, StreamId};
+use crate::machine::launch::{Command, Launch};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::device::driver::{Address, DeviceError, Driver};
-use crate::device::tensor::{DType, Tensor, pitch};
+use crate::machine::driver::{Address, DeviceError, Driver};
+use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits};
 use crate::model::spec::TableSpec;

@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use super::program::Program;
 use super::{Accelerator, Values};
-use crate::device::driver::{Address, DeviceError};
-use crate::device::launch::Launch;
+use crate::machine::driver::{Address, DeviceError};
+use crate::machine::launch::Launch;
 use crate::model::Parameters;
 use crate::ops::activation::convert_to_bf16;
 

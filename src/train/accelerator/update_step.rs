@@ -4,10 +4,10 @@ use super::Accelerator;
 use super::pass::Packed;
 use super::program::{Program, Step};
 use super::upload::Upload;
-use crate::device::driver::DeviceError;
-use crate::device::launch::Command;
-use crate::device::tape::Tape;
-use crate::device::tensor::{DType, Tensor};
+use crate::machine::driver::DeviceError;
+use crate::machine::launch::Command;
+use crate::machine::tape::Tape;
+use crate::machine::tensor::{DType, Tensor};
 use crate::model::network::Batch;
 use crate::ops::adamw::ColumnRule;
 use crate::ops::column_rule::{ColumnSquare, How};
@@ -123,7 +123,7 @@ impl Accelerator {
     }
 
     /// Where a table of the step lies: it may be there for good, or since the round's batch came.
-    fn place(&self, packed: &Packed, upload: &mut Upload, table: Vec<u8>) -> crate::device::driver::Address {
+    fn place(&self, packed: &Packed, upload: &mut Upload, table: Vec<u8>) -> crate::machine::driver::Address {
         let there = self.resident.place(&table).or_else(|| packed.upload.find(&table));
         there.unwrap_or_else(|| upload.table(table))
     }

@@ -6,8 +6,8 @@ use std::ops::Range;
 use bytemuck::NoUninit;
 
 use super::program::Step;
-use crate::device::driver::{Address, Driver, Result, StagingId, StreamId};
-use crate::device::tape::Bytes;
+use crate::machine::driver::{Address, Driver, Result, StagingId, StreamId};
+use crate::machine::tape::Bytes;
 
 /// Where each array of an upload begins: wide vector loads want multiples of 16 bytes.
 const ALIGN: usize = 16;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use anyhow::{Result, ensure};
 use taskloom::commands;
-use taskloom::device::memory::Memory;
+use taskloom::machine::memory::Memory;
 use taskloom::observe::console::Console;
 use taskloom::train::plan::Plan;
 use taskloom::train::pretrained;

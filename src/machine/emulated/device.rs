@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::kernels::{self, Kernel};
 use super::machine::{Launch, Moment, ThreadOrder, with_machine};
-use crate::device::driver::{
+use crate::machine::driver::{
     Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId,
 };
 use crate::random::Random;
