@@ -84,6 +84,12 @@ fn a_method_is_a_file_and_its_lines() {
 }
 
 #[test]
+fn a_key_is_a_line_and_its_use() {
+    // Readers are tested on the settings of a whole task.
+    holds("A configuration key", "max_bad_rounds", &["src", "kernels", "build"], &["src/data/tests"]);
+}
+
+#[test]
 fn a_policy_is_a_file_and_its_lines() {
     holds("A scheduling policy", "edf", &["src", "kernels", "build"], &[CHOICES]);
     for policy in POLICIES {
