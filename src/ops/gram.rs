@@ -435,11 +435,7 @@ mod cases {
         on.compare(|place: &mut Place| {
             let all = place.f32(&values, width);
             let jacobian: Vec<Tensor> = (0..tasks).map(|task| all.rows(task..task + 1)).collect();
-            let scratch = GramScratch {
-                partials: place.scratch(2 * cells, DType::F64),
-                cosines: place.scratch(3 * cells, DType::F64),
-                conflicts: place.scratch(3, DType::F32),
-            };
+            let scratch = place.gram_scratch(2, 2, cells);
             let gram = place.room(3, cells, DType::F64);
             place.run(&GramMatrices { jacobian, blocks: &blocks, rows: None, gram, scratch });
             let found = place.found("gram", gram);

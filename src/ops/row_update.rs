@@ -187,7 +187,7 @@ mod cases {
     use crate::machine::tensor::DType;
     use crate::ops::adamw::Rule;
     use crate::ops::embedding_bag::Bags;
-    use crate::ops::gram::{GramMatrices, GramScratch};
+    use crate::ops::gram::GramMatrices;
     use crate::ops::row_gradients::{RowGradientsBackward, RowIndex};
     use crate::ops::testing::{Found, On, Place, noise, on_devices};
 
@@ -231,11 +231,7 @@ mod cases {
                 let gradients = RowGradients { union: &union, tasks, dim: DIM };
 
                 let (gram, blocks) = (place.room(2, 9, DType::F64), [0..0; 1]);
-                let scratch = GramScratch {
-                    partials: place.scratch(9, DType::F64),
-                    cosines: place.scratch(18, DType::F64),
-                    conflicts: place.scratch(2, DType::F32),
-                };
+                let scratch = place.gram_scratch(1, 1, 9);
                 let rows = Some((gradients.clone(), 0));
                 place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, rows, gram, scratch });
 
@@ -268,11 +264,7 @@ mod cases {
             let first = |task: usize| task + task.div_ceil(2);
             let tasks = (0..TASKS).map(|task| all.rows(first(task)..first(task + 1))).collect();
             let (gram, blocks) = (place.room(2, TASKS * TASKS, DType::F64), [0..0; 1]);
-            let scratch = GramScratch {
-                partials: place.scratch(TASKS * TASKS, DType::F64),
-                cosines: place.scratch(2 * TASKS * TASKS, DType::F64),
-                conflicts: place.scratch(2, DType::F32),
-            };
+            let scratch = place.gram_scratch(1, 1, TASKS * TASKS);
             let rows = Some((RowGradients { union: &union, tasks, dim: DIM }, 0));
             place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, rows, gram, scratch });
             vec![place.found("gram", gram).within(0.0, 1e-6)]

@@ -9,6 +9,7 @@ mod faults;
 
 use bytemuck::Pod;
 
+use super::gram::GramScratch;
 use super::philox::{Keyed, Stream};
 use super::storage::bf16;
 use crate::machine::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open, open_emulated};
@@ -264,6 +265,15 @@ impl<'d> Place<'d> {
     /// Room that only kernels use.
     pub fn scratch(&mut self, count: usize, dtype: DType) -> Tensor {
         if self.device.is_some() { self.room(1, count, dtype) } else { Tensor::NONE }
+    }
+
+    /// What kernels write on the way to Gram matrices of so many cells.
+    pub fn gram_scratch(&mut self, partials: usize, blocks: usize, cells: usize) -> GramScratch {
+        GramScratch {
+            partials: self.scratch(partials * cells, DType::F64),
+            cosines: self.scratch((blocks + 1) * cells, DType::F64),
+            conflicts: self.scratch(blocks + 1, DType::U32),
+        }
     }
 
     pub fn run(&mut self, op: &dyn Op) {

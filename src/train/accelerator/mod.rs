@@ -160,7 +160,6 @@ impl Results {
 }
 
 /// Tables that lie on the device for good.
-#[derive(Default)]
 struct Resident(HashMap<Bytes, Address>);
 
 impl Resident {

@@ -4,9 +4,9 @@ use super::Accelerator;
 use super::pass::Packed;
 use super::program::{Program, Step};
 use super::upload::Upload;
-use crate::machine::driver::DeviceError;
+use crate::machine::driver::{Address, DeviceError};
 use crate::machine::launch::Command;
-use crate::machine::tape::Tape;
+use crate::machine::tape::{Bytes, Tape};
 use crate::machine::tensor::{DType, Tensor};
 use crate::model::network::Batch;
 use crate::ops::adamw::ColumnRule;
@@ -123,7 +123,7 @@ impl Accelerator {
     }
 
     /// Where a table of the step lies: it may be there for good, or since the round's batch came.
-    fn place(&self, packed: &Packed, upload: &mut Upload, table: Vec<u8>) -> crate::machine::driver::Address {
+    fn place(&self, packed: &Packed, upload: &mut Upload, table: Bytes) -> Address {
         let there = self.resident.place(&table).or_else(|| packed.upload.find(&table));
         there.unwrap_or_else(|| upload.table(table))
     }
