@@ -30,6 +30,11 @@ impl Chunks {
         chunks
     }
 
+    /// How many chunks [`Chunks::new`] makes.
+    pub fn count(ranges: impl IntoIterator<Item = Range<u64>>, length: u32) -> usize {
+        ranges.into_iter().map(|range| (range.end - range.start).div_ceil(u64::from(length)) as usize).sum()
+    }
+
     pub fn of_range(range: Range<u64>, length: u32) -> Self {
         Self::new([range], length)
     }
@@ -74,5 +79,6 @@ mod tests {
         assert_eq!(chunks.lengths, [4, 4, 2, 4]);
         assert_eq!(chunks.ranges, [0, 0, 0, 2]);
         assert_eq!(chunks.starts(3), [0, 3, 3, 4]);
+        assert_eq!(Chunks::count([0..10, 10..10, 10..14], 4), chunks.len());
     }
 }

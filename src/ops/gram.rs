@@ -122,8 +122,15 @@ impl GramMatrices<'_> {
 
     /// How kernels cut the columns.
     pub fn chunks(&self) -> Chunks {
-        let columns = self.blocks.iter().map(|block| block.end).max().unwrap_or(0);
-        Chunks::new(self.blocks.iter().map(|block| block.start as u64..block.end as u64), Chunks::gram_length(columns as u64))
+        Chunks::new(self.ranges(), self.chunk_length())
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.blocks.iter().map(|block| block.start as u64..block.end as u64)
+    }
+
+    fn chunk_length(&self) -> u32 {
+        Chunks::gram_length(self.ranges().map(|range| range.end).max().unwrap_or(0))
     }
 }
 
@@ -175,7 +182,8 @@ impl Op for GramMatrices<'_> {
 
     fn device(&self, tables: &[Address]) -> Vec<Command> {
         let &[firsts, lengths, starts, ref members @ ..] = tables else { unreachable!("three tables and more") };
-        let (blocks, count, chunks) = (self.blocks.len(), self.count(), self.chunks().len());
+        let (blocks, count) = (self.blocks.len(), self.count());
+        let chunks = Chunks::count(self.ranges(), self.chunk_length());
         let GramScratch { partials, cosines, conflicts } = self.scratch;
         let kernels = [(2, "gram_2"), (4, "gram_4"), (8, "gram_8"), (12, "gram_12"), (16, "gram_16")];
         let launch = match kernels.iter().find(|(most, _)| count <= *most) {

@@ -84,8 +84,8 @@ impl Update<'_> {
         [self.step, Step { weight_decay: 0.0, ..self.step }]
     }
 
-    fn chunks(&self) -> Chunks {
-        Chunks::new(self.columns.iter().map(|own| own.range.start as u64..own.range.end as u64), Chunks::UPDATE_LENGTH)
+    fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.columns.iter().map(|own| own.range.start as u64..own.range.end as u64)
     }
 }
 
@@ -116,7 +116,7 @@ impl Op for Update<'_> {
 
     /// Chunks, with the set and the rates of each; rates, and those of a rule.
     fn tables(&self) -> Vec<Bytes> {
-        let chunks = self.chunks();
+        let chunks = Chunks::new(self.ranges(), Chunks::UPDATE_LENGTH);
         let of = |number: fn(&Columns) -> u32| {
             bytes_of(&chunks.ranges.iter().map(|&range| number(&self.columns[range as usize])).collect::<Vec<u32>>())
         };
@@ -134,7 +134,8 @@ impl Op for Update<'_> {
             unreachable!("six tables and more")
         };
         let ParameterState { values, first, second, copy } = self.state;
-        let (chunks, count, stride) = (self.chunks().len(), self.jacobian.len(), stride(&self.jacobian));
+        let (chunks, count, stride) =
+            (Chunks::count(self.ranges(), Chunks::UPDATE_LENGTH), self.jacobian.len(), stride(&self.jacobian));
         assert!(stride.is_multiple_of(4), "rows of J begin at multiples of 16 bytes");
         let base = self.jacobian.first().map_or(0, |row| row.at);
         let state = |launch: Launch| launch.addresses([values.at, first.at, second.at, copy.at, base]).long(stride).int(count);
