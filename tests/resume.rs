@@ -86,7 +86,12 @@ fn signals_end_with_a_checkpoint() {
     let reference = place.train(&config, &["checkpoint.every=end"]);
     for name in ["TERM", "INT", "USR1", "HUP"] {
         let run = place.path(name);
-        let mut child = training(&config, &["checkpoint.every=end"], &run).spawn().expect("the program starts");
+        let training = training(&config, &["checkpoint.every=end"], &run);
+        // The tests themselves may have been started with `nohup`, which a program inherits.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", "--"]).arg(training.get_program()).args(training.get_args());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
         assert!(wait_for(&mut child, &run, "round", 3), "the run ended before the signal");
         signal(&child, name);
         let ended = outcome(child.wait_with_output()).failed_softly(130);
