@@ -170,7 +170,7 @@ fn compute<A>(lane: usize, arena: &mut A, work: Work<A>) -> Report {
     Ok(Ended { lane, cost: clock.elapsed().as_nanos() as Nanos, status })
 }
 
-/// Serves each desk with a pool and an arena of its own while `body` runs.
+/// Serves each worker with a pool and an arena of its own while `body` runs.
 fn side_by_side<A: Send, R>(pools: &[ThreadPool], arenas: &mut [A], mut workers: Vec<Worker<A>>, body: impl FnOnce() -> R) -> R {
     let mut body = Some(body);
     let mut result = None;

@@ -28,7 +28,7 @@ impl StagingBuffer {
         Ok(Self { at: driver.allocate(name, bytes)?, staging: driver.staging(bytes)?, bytes })
     }
 
-    /// An upload for this mailbox.
+    /// An upload into this buffer.
     pub fn upload(&self) -> Upload {
         Upload { at: self.at, bytes: Vec::new(), sections: Vec::new(), tables: HashMap::new() }
     }
