@@ -179,9 +179,9 @@ fn side_by_side<A: Send, R>(pools: &[ThreadPool], arenas: &mut [A], mut workers:
 }
 
 fn serve_all<A: Send>(pools: &[ThreadPool], arenas: &mut [A], workers: &mut Vec<Worker<A>>, body: &mut dyn FnMut()) {
-    let (Some(desk), [pools @ .., pool], [arenas @ .., arena]) = (workers.pop(), pools, arenas) else { return body() };
+    let (Some(worker), [pools @ .., pool], [arenas @ .., arena]) = (workers.pop(), pools, arenas) else { return body() };
     pool.in_place_scope(|scope| {
-        scope.spawn(move |_| desk.serve(arena));
+        scope.spawn(move |_| worker.serve(arena));
         serve_all(pools, arenas, workers, body);
     });
 }
