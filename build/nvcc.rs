@@ -11,8 +11,13 @@ use std::process::Command;
 /// Oldest nvcc the kernels are meant for, and release of CUDA whose driver has every function that is called.
 const OLDEST: (u32, u32) = (12, 4);
 
-/// Machine code for Ampere and Hopper, and PTX that a driver compiles for anything newer.
-const TARGETS: [&str; 3] = ["arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"];
+/// Machine code for Ampere and Hopper, PTX that a driver compiles for anything newer, and the PTX of Hopper's own kernels.
+const TARGETS: [&str; 4] = [
+    "arch=compute_80,code=sm_80",
+    "arch=compute_90a,code=sm_90a",
+    "arch=compute_80,code=compute_80",
+    "arch=compute_90a,code=compute_90a",
+];
 
 const FLAGS: [&str; 6] = ["-std=c++17", "-O3", "-fatbin", "--threads=0", "-Xptxas=-v", "-Werror=all-warnings"];
 

@@ -14,8 +14,10 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError};
 
 use super::driver::{
-    Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, PLAIN_SHARED, Priority, Result, StagingId, StreamId,
+    Address, Card, DeviceError, Driver, EventId, GraphId, MemoryInfo, PLAIN_SHARED, Priority, Result, StagingId, StreamId,
 };
+use super::launch::{Launch, TensorMap};
+use super::tensor::DType;
 
 /// Machine code and PTX of every kernel; empty in a build without nvcc.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -40,6 +42,7 @@ struct Function {
 pub struct Cuda {
     context: Arc<CudaContext>,
     ordinal: usize,
+    card: Card,
     module: sys::CUmodule,
     functions: HashMap<String, Function>,
     /// Lowest and highest, as numbers of the driver.
@@ -162,6 +165,53 @@ fn of(DriverError(result): DriverError) -> DeviceError {
     check(result).err().unwrap_or_else(|| DeviceError::Invalid("the NVIDIA driver refused a call".to_owned()))
 }
 
+const MULTIPROCESSORS: sys::CUdevice_attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+
+fn attribute(context: &CudaContext, which: sys::CUdevice_attribute) -> Result<usize> {
+    let mut value = 0;
+    // SAFETY: the device exists.
+    check(unsafe { sys::cuDeviceGetAttribute(&mut value, which, context.cu_device()) })?;
+    Ok(value.unsigned_abs() as usize)
+}
+
+/// Code for 9.0a runs on 9.0 only.
+fn is_hopper(context: &CudaContext) -> Result<bool> {
+    use sys::CUdevice_attribute::{CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR};
+    let major = attribute(context, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    Ok((major, attribute(context, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?) == (9, 0))
+}
+
+/// As the copy engine reads it.
+fn encoded(TensorMap { tensor, rows }: &TensorMap) -> Result<sys::CUtensorMap> {
+    let bytes = tensor.dtype.bytes();
+    let element = match tensor.dtype {
+        DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        DType::F64 | DType::U32 => return Err(DeviceError::Invalid("only products' operands are copied by boxes".to_owned())),
+    };
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    let (shape, pitch) = ([tensor.columns as u64, tensor.rows as u64], (tensor.ld * bytes) as u64);
+    // SAFETY: arrays of two dimensions, one stride between them; the driver checks the rest and reads no memory of the device.
+    let encoded = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut map,
+            element,
+            2,
+            tensor.at as *mut c_void,
+            shape.as_ptr(),
+            &pitch,
+            [(128 / bytes) as u32, *rows].as_ptr(),
+            [1, 1].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    check_of(&format!("a map of {tensor:?} in boxes of {rows} rows"), encoded)?;
+    Ok(map)
+}
+
 impl Cuda {
     pub fn open(ordinal: usize) -> Result<Self> {
         driver()?;
@@ -176,6 +226,7 @@ impl Cuda {
             ));
         }
         let context = CudaContext::new(ordinal).map_err(of)?;
+        let card = Card { multiprocessors: attribute(&context, MULTIPROCESSORS)?, hopper: is_hopper(&context)? };
         let mut module = null_mut();
         // The driver reads headers in place: the copy is aligned.
         let image: Vec<u64> = KERNELS.chunks(8).map(padded).collect();
@@ -198,6 +249,7 @@ impl Cuda {
         Ok(Self {
             context,
             ordinal,
+            card,
             module,
             functions: HashMap::new(),
             priorities: [least, greatest],
@@ -217,7 +269,7 @@ impl Cuda {
     }
 
     /// The kernel, permitted to use as much shared memory as this launch wants.
-    fn function(&mut self, call: &Call) -> Result<sys::CUfunction> {
+    fn function(&mut self, call: &Launch) -> Result<sys::CUfunction> {
         let kernel = call.kernel;
         if !self.functions.contains_key(call.kernel) {
             let name = CString::new(call.kernel).map_err(|_| DeviceError::Invalid("a kernel's name has no zero".to_owned()))?;
@@ -273,6 +325,10 @@ impl Driver for Cuda {
         // SAFETY: as above; without a name the text is empty.
         let name = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy();
         if known { format!("cuda:{} ({name})", self.ordinal) } else { format!("cuda:{}", self.ordinal) }
+    }
+
+    fn card(&self) -> Card {
+        self.card
     }
 
     fn memory(&self) -> Result<MemoryInfo> {
@@ -396,14 +452,16 @@ impl Driver for Cuda {
         check(unsafe { sys::cuMemsetD8Async(address, byte, bytes, self.streams[stream.0]) })
     }
 
-    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+    fn launch(&mut self, stream: StreamId, call: &Launch) -> Result<()> {
         call.check()?;
         self.bind()?;
         let function = self.function(call)?;
+        let maps = call.maps.iter().map(encoded).collect::<Result<Vec<_>>>()?;
+        let words = call.arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast());
         let mut arguments: Vec<*mut c_void> =
-            call.arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast()).collect();
+            maps.iter().map(|map| std::ptr::from_ref(map).cast_mut().cast()).chain(words).collect();
         let [x, y, z] = call.grid;
-        // SAFETY: one pointer per argument, each to 8 bytes; the driver copies them before it returns. Their number and
+        // SAFETY: one pointer per argument, to a whole map or to 8 bytes; the driver copies them before it returns. Their number and
         // widths are held against the kernel's on the emulated device.
         let launched = unsafe {
             sys::cuLaunchKernel(
@@ -420,7 +478,7 @@ impl Driver for Cuda {
                 null_mut(),
             )
         };
-        let Call { kernel, grid, threads, shared, .. } = call;
+        let Launch { kernel, grid, threads, shared, .. } = call;
         let what = || format!("kernel {kernel}, grid {grid:?}, {threads} threads, {shared} bytes of shared memory");
         if STICKY.contains(&launched) {
             // A launch is over before its kernel begins, so that an earlier one broke the device.

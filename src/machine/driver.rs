@@ -7,6 +7,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::launch::Launch;
+
 /// A place in device memory; 0 is null.
 pub type Address = u64;
 
@@ -36,17 +38,17 @@ pub struct MemoryInfo {
     pub total: u64,
 }
 
-/// One launch of a kernel.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
-    pub kernel: &'a str,
-    pub grid: [u32; 3],
-    /// Threads of a block.
-    pub threads: u32,
-    /// Bytes of dynamic shared memory.
-    pub shared: u32,
-    /// One slot for each argument, which lies in its first bytes.
-    pub arguments: &'a [u64],
+/// What of a device decides which kernels compute an operation, and how they share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Card {
+    pub multiprocessors: usize,
+    /// It has the warpgroup products and the copy engine of compute capability 9.0.
+    pub hopper: bool,
+}
+
+impl Card {
+    /// A device that only says what a round would take; and one that computes as cards do, without being one.
+    pub const PLAIN: Self = Self { multiprocessors: 132, hopper: false };
 }
 
 /// Bytes of shared memory, static and dynamic, that a block has without asking for more.
@@ -56,22 +58,7 @@ pub const PLAIN_SHARED: usize = 48 << 10;
 pub const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 
 /// Most threads of a block.
-const MOST_THREADS: u32 = 1024;
-
-impl Call<'_> {
-    /// An error where no card takes this launch: the emulated device refuses what a card would.
-    pub fn check(&self) -> Result<()> {
-        let Self { kernel, grid, threads, .. } = self;
-        let fits = grid.iter().zip(MOST_BLOCKS).all(|(&size, most)| (1..=most).contains(&size));
-        if fits && (1..=MOST_THREADS).contains(threads) {
-            return Ok(());
-        }
-        let (blocks, most) = (MOST_BLOCKS, MOST_THREADS);
-        Err(DeviceError::Invalid(format!(
-            "kernel {kernel}: a device takes no grid of {grid:?} blocks of {threads} threads, at most {blocks:?} of {most}"
-        )))
-    }
-}
+pub const MOST_THREADS: u32 = 1024;
 
 /// Why a device cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +108,8 @@ pub trait Driver {
     /// What the device is called.
     fn name(&self) -> String;
 
+    fn card(&self) -> Card;
+
     fn memory(&self) -> Result<MemoryInfo>;
 
     /// `bytes` (at least one) of fresh memory, aligned to 256.
@@ -155,7 +144,7 @@ pub trait Driver {
 
     fn fill(&mut self, stream: StreamId, address: Address, byte: u8, bytes: usize) -> Result<()>;
 
-    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()>;
+    fn launch(&mut self, stream: StreamId, launch: &Launch) -> Result<()>;
 
     /// Whether [`Driver::begin_capture`] serves; without, everything is launched one by one.
     fn captures(&self) -> bool {
@@ -218,15 +207,6 @@ mod tests {
         assert_eq!(cuda_ordinal("cuda:3"), Ok(3));
         for name in ["cuda:", "cuda:x", "cudas", "gpu"] {
             assert!(cuda_ordinal(name).unwrap_err().to_string().contains("known are"), "{name}");
-        }
-    }
-
-    #[test]
-    fn no_device_is_given_a_grid_that_a_card_refuses() {
-        let call = |grid, threads| Call { kernel: "k", grid, threads, shared: 0, arguments: &[] }.check();
-        assert!(call([1 << 20, 65_535, 65_535], 1024).is_ok());
-        for (grid, threads) in [([1, 65_536, 1], 32), ([1, 1, 65_536], 32), ([0, 1, 1], 32), ([1, 1, 1], 1056)] {
-            assert!(call(grid, threads).unwrap_err().to_string().contains("at most [2147483647, 65535, 65535]"), "{grid:?}");
         }
     }
 

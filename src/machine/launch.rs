@@ -1,6 +1,7 @@
 //! What a device is told to do: a kernel with its grid and its arguments, or a copy. Nothing here touches a device.
 
-use super::driver::Address;
+use super::driver::{Address, DeviceError, MOST_BLOCKS, MOST_THREADS, Result};
+use super::tensor::Tensor;
 
 /// One step of an operation on a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,13 +25,23 @@ pub struct Launch {
     pub threads: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
+    /// The kernel's first arguments.
+    pub maps: Vec<TensorMap>,
     /// One slot for each argument, which lies in its first bytes.
     pub arguments: Vec<u64>,
 }
 
+/// How a card's copy engine sees a matrix: boxes of rows and columns, what lies beyond the matrix read as zeros and not written.
+/// The rows of a box are 128 bytes and lie in shared memory under the swizzle of that width.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorMap {
+    pub tensor: Tensor,
+    pub rows: u32,
+}
+
 impl Launch {
     pub fn new(kernel: &'static str, grid: [usize; 3], threads: u32) -> Self {
-        Self { kernel, grid: grid.map(|size| size as u32), threads, shared: 0, arguments: Vec::new() }
+        Self { kernel, grid: grid.map(|size| size as u32), threads, shared: 0, maps: Vec::new(), arguments: Vec::new() }
     }
 
     /// A grid of `blocks` in one dimension.
@@ -51,8 +62,26 @@ impl Launch {
         self.grid.contains(&0)
     }
 
+    /// An error where no card takes this launch: the emulated device refuses what a card would.
+    pub fn check(&self) -> Result<()> {
+        let Self { kernel, grid, threads, .. } = self;
+        let fits = grid.iter().zip(MOST_BLOCKS).all(|(&size, most)| (1..=most).contains(&size));
+        if fits && (1..=MOST_THREADS).contains(threads) {
+            return Ok(());
+        }
+        let (blocks, most) = (MOST_BLOCKS, MOST_THREADS);
+        Err(DeviceError::Invalid(format!(
+            "kernel {kernel}: a device takes no grid of {grid:?} blocks of {threads} threads, at most {blocks:?} of {most}"
+        )))
+    }
+
     pub fn shared(mut self, bytes: usize) -> Self {
         self.shared = bytes as u32;
+        self
+    }
+
+    pub fn maps<const N: usize>(mut self, maps: [(Tensor, u32); N]) -> Self {
+        self.maps.extend(maps.map(|(tensor, rows)| TensorMap { tensor, rows }));
         self
     }
 
@@ -89,5 +118,19 @@ impl Launch {
     pub fn double(mut self, value: f64) -> Self {
         self.arguments.push(value.to_bits());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_device_is_given_a_grid_that_a_card_refuses() {
+        let launch = |grid, threads| Launch { grid, ..Launch::line("k", 1, threads) }.check();
+        assert!(launch([1 << 20, 65_535, 65_535], 1024).is_ok());
+        for (grid, threads) in [([1, 65_536, 1], 32), ([1, 1, 65_536], 32), ([0, 1, 1], 32), ([1, 1, 1], 1056)] {
+            assert!(launch(grid, threads).unwrap_err().to_string().contains("at most [2147483647, 65535, 65535]"), "{grid:?}");
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::driver::{Address, Call, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use super::driver::{Address, Card, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use super::launch::Launch;
 
 /// (name, bytes) in the order of allocation.
 pub type Buffers = Rc<RefCell<Vec<(String, u64)>>>;
@@ -30,6 +31,10 @@ impl Planned {
 impl Driver for Planned {
     fn name(&self) -> String {
         "planned".to_owned()
+    }
+
+    fn card(&self) -> Card {
+        Card::PLAIN
     }
 
     fn memory(&self) -> Result<MemoryInfo> {
@@ -87,7 +92,7 @@ impl Driver for Planned {
         Ok(())
     }
 
-    fn launch(&mut self, _: StreamId, call: &Call) -> Result<()> {
+    fn launch(&mut self, _: StreamId, call: &Launch) -> Result<()> {
         call.check()
     }
 

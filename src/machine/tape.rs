@@ -2,7 +2,7 @@
 
 use bytemuck::NoUninit;
 
-use super::driver::Address;
+use super::driver::{Address, Card};
 use super::host::HostMemory;
 use super::launch::Command;
 use super::tensor::Tensor;
@@ -24,7 +24,7 @@ pub trait Op: Send + Sync {
 
     /// What computes it on a device, in order; `tables` is where each of its [`Op::tables`] lies. An operation without kernels
     /// is of an encoder that no device is given.
-    fn device(&self, _tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, _tables: &[Address]) -> Vec<Command> {
         unreachable!("{} has no kernel, and its encoder was not refused", self.name())
     }
 }
@@ -74,12 +74,12 @@ impl<'a> Tape<'a> {
         self.ops.push(Box::new(op));
     }
 
-    /// What computes it on a device, where `place` lays a table.
-    pub fn commands(&self, mut place: impl FnMut(Bytes) -> Address) -> Vec<Command> {
+    /// What computes it on a device like this, where `place` lays a table.
+    pub fn commands(&self, card: &Card, mut place: impl FnMut(Bytes) -> Address) -> Vec<Command> {
         let mut commands = Vec::new();
         for op in &self.ops {
             let tables: Vec<Address> = op.tables().into_iter().map(&mut place).collect();
-            commands.extend(op.device(&tables));
+            commands.extend(op.device(card, &tables));
         }
         commands
     }

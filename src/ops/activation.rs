@@ -4,7 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Op, Operands};
@@ -167,7 +167,7 @@ impl Op for ActivationBackward {
         activation_backward(memory.write(self.dout), memory.read(self.pre), self.dout.columns, self.activation);
     }
 
-    fn device(&self, _: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
         let vectors = self.dout.rows * pitch(self.dout.columns) / VECTOR;
         let launch = Launch::elements("activation_backward_bf16", vectors)
             .addresses([self.dout.at, self.pre.at])

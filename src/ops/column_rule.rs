@@ -8,7 +8,7 @@ use super::adamw::{ColumnRule, Combine};
 use super::chunks::Chunks;
 use super::gram::{jacobian_rows, stride};
 use super::row_gradients::{PARTIAL_ROWS, RowGradients};
-use crate::machine::driver::{Address, PLAIN_SHARED};
+use crate::machine::driver::{Address, Card, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -164,7 +164,7 @@ impl Op for ColumnSquare<'_> {
         tables
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let (rule, [firsts, lengths, sums]) = (&tables[..2], [tables[2], tables[3], tables[4]]);
         let ([partials, gram, conflicts], count, chunks) = (self.scratch, self.jacobian.len(), self.chunks().len());
         let dense = self.rule.launch("column_squares", chunks, count).addresses([partials.at, self.jacobian[0].at]);

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::philox::{Keyed, Stream, drop_threshold};
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -71,7 +71,7 @@ impl Op for Dropout<'_> {
         vec![bytes_of(self.keys), bytes_of(&[u64::from(self.random.round)])]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[keys, round] = tables else { unreachable!("two tables") };
         let Tensor { at, rows, columns, .. } = self.x;
         let launch = Launch::elements("dropout_bf16", rows * columns.div_ceil(4))

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::philox::{Keyed, Stream};
 use super::simd::add_scaled;
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -161,7 +161,7 @@ impl Op for EmbeddingBagForward<'_> {
         vec![bytes_of(&offsets), bytes_of(rows), bytes_of(&slots), bytes_of(&self.bags.scales[self.examples.clone()])]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[offsets, rows, slots, scales] = tables else { unreachable!("four tables") };
         let [narrow, wide] = if self.out.dtype == DType::Bf16 { [self.out.at, 0] } else { [0, self.out.at] };
         let launch = Launch::line("embedding_bag_forward", self.examples.len(), THREADS)
@@ -206,7 +206,7 @@ impl Op for EmbeddingRowsInit<'_> {
         vec![bytes_of(self.rows), bytes_of(&slots)]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let launch = Launch::line("embedding_rows_init", self.rows.len(), THREADS)
             .addresses([self.values.at, tables[0], tables[1]])
             .int(self.values.columns)

@@ -4,7 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::add_scaled;
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::Command;
 use crate::machine::tape::{Op, Operands};
@@ -144,7 +144,7 @@ impl Op for Copy {
         memory.write::<f32>(self.out).copy_from_slice(memory.read(self.x));
     }
 
-    fn device(&self, _: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
         let bytes = self.x.bytes();
         vec![Command::Copy { to: self.out.at, from: self.x.at, bytes: (bytes.end - bytes.start) as usize }]
     }

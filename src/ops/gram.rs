@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::chunks::Chunks;
 use super::row_gradients::{RowGradients, row_gram};
 use super::storage::Rows;
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -180,7 +180,7 @@ impl Op for GramMatrices<'_> {
         tables
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[firsts, lengths, starts, ref members @ ..] = tables else { unreachable!("three tables and more") };
         let (blocks, count) = (self.blocks.len(), self.count());
         let chunks = Chunks::count(self.ranges(), self.chunk_length());
@@ -245,7 +245,7 @@ impl Op for Squares {
         vec![bytes_of(&self.segments.iter().map(|own| [own.start as u64, own.end as u64]).collect::<Vec<_>>())]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let launch = Launch::line("segment_squares", self.segments.len(), 256);
         vec![launch.addresses([self.out.at, self.values.at, tables[0]]).into()]
     }

@@ -7,7 +7,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::{add_scaled, dot};
-use crate::machine::driver::{Address, MOST_BLOCKS};
+use crate::machine::driver::{Address, Card, MOST_BLOCKS};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -193,7 +193,7 @@ impl Op for HeadsForward {
         vec![segment_table(&self.heads)]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let Tensor { rows, columns: width, .. } = self.hidden;
         let launch = by_rows("heads_forward", rows)
             .addresses([self.logits.at, self.hidden.at, values_base(&self.heads), tables[0]])
@@ -246,7 +246,7 @@ impl Op for HeadsBackward {
         vec![segment_table(&self.heads), bytes_of(&add)]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[segments, add] = tables else { unreachable!("two tables") };
         let (heads, Tensor { rows, columns: width, .. }) = (&self.heads, self.hidden);
         let outputs = heads.iter().map(|head| head.outputs).max().unwrap_or(0);

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::activation::{Activation, activation_backward, bias_activation_forward};
 use super::gemm::{View, Write, matmul, matmul_rows, matmul_single};
 use super::jacobian_rows::{JacobianRows, Segment, Slot};
-use crate::machine::driver::{Address, MOST_BLOCKS};
+use crate::machine::driver::{Address, Card, MOST_BLOCKS};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -114,7 +114,7 @@ impl Op for LinearForward {
         add_columns(out, outputs, memory.read(self.residual), self.residual.columns);
     }
 
-    fn device(&self, _: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
         let (m, n, k) = (self.out.rows, self.out.columns, self.x.columns);
         let launch = product(["gemm_forward", "gemm_forward_small"], m, n, 1)
             .addresses([self.out.at, self.pre.at, self.x.at, self.weight.at, self.bias.at, self.residual.at])
@@ -175,7 +175,7 @@ impl Op for LinearInputBackward {
         }
     }
 
-    fn device(&self, _: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
         let (m, n, k) = (self.out.rows, self.out.columns, self.dout.columns);
         let [narrow, wide] = if self.out.dtype == DType::Bf16 { [self.out.at, 0] } else { [0, self.out.at] };
         let launch = product(["gemm_input", "gemm_input_small"], m, n, 1)
@@ -243,7 +243,7 @@ impl Op for LinearWeightBackward {
         ]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[starts, ends, add, weights, biases] = tables else { unreachable!("five tables") };
         let (inputs, outputs, base) = (self.x.columns, self.dout.columns, self.jacobian.base());
         let count = self.jacobian.merged().len();

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::vocabulary_loss::vocabulary_cross_entropy;
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -208,7 +208,7 @@ impl Op for Losses<'_> {
         vec![bytes_of(&segments), bytes_of(&targets), bytes_of(&add)]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[segments, targets, add] = tables else { unreachable!("three tables") };
         let rows: usize = self.parts.iter().map(|part| part.len() / part.outputs).sum();
         let count = self.parts.len();

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::embedding_bag::Bags;
 use super::gram::add_symmetric;
 use super::simd::{add_scaled, dot};
-use crate::machine::driver::{Address, PLAIN_SHARED};
+use crate::machine::driver::{Address, Card, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::memory::{Buffer, Memory};
@@ -307,7 +307,7 @@ impl Op for RowGradientsBackward<'_> {
         vec![bytes_of(&sources), bytes_of(&starts), bytes_of(self.scales)]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[sources, starts, scales] = tables else { unreachable!("three tables") };
         let rows = self.indexes.iter().map(|index| index.rows.len()).sum();
         let first = self.out.iter().filter(|out| !out.is_none()).map(|out| out.at).min().unwrap_or(0);

@@ -8,7 +8,7 @@ use super::column_rule::How;
 use super::row_gradients::{RowGradients, RowValues, Union};
 use super::simd::add_scaled;
 use super::update::rates_tables;
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -69,7 +69,7 @@ impl Op for RowUpdate<'_> {
         tables
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[slots, starts, members, rates, groups, ref rest @ ..] = tables else { unreachable!("five tables and more") };
         let (dim, count, gradients) = (self.gradients.dim, self.gradients.tasks.len(), self.gradients.base());
         let TableState { values, first, second } = self.state;

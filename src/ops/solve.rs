@@ -1,6 +1,6 @@
 //! Surgery solved by a device itself, for methods with a closed form over T x T; the host solves with the methods themselves.
 
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -83,7 +83,7 @@ impl Op for Solve {
         vec![bytes_of(&self.orders), bytes_of(&self.tasks), bytes_of(&vec![1.0f64; self.tasks.len()])]
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let (method, beta, eps) = match self.method {
             Method::Sum => (0, 0.0, 0.0),
             Method::PcGrad => (1, 0.0, 0.0),

@@ -8,7 +8,7 @@ use super::adamw::{Group, Rule, Step, combine_and_step};
 use super::chunks::Chunks;
 use super::column_rule::How;
 use super::gram::{jacobian_rows, stride};
-use crate::machine::driver::Address;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
@@ -129,7 +129,7 @@ impl Op for Update<'_> {
         tables
     }
 
-    fn device(&self, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[firsts, lengths, sets, groups, rates, group_rates, ref rule_tables @ ..] = tables else {
             unreachable!("six tables and more")
         };

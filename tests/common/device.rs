@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use taskloom::machine::driver::{Address, Call, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use taskloom::machine::driver::{Address, Card, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use taskloom::machine::launch::Launch;
 
 /// What a test may answer in the device's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,10 @@ impl<F: FnMut(Operation) -> Option<Result<()>>> Driver for Tampered<F> {
     fn name(&self) -> String {
         self.inner.name()
     }
+    fn card(&self) -> Card {
+        self.inner.card()
+    }
+
     fn memory(&self) -> Result<MemoryInfo> {
         self.inner.memory()
     }
@@ -61,7 +66,7 @@ impl<F: FnMut(Operation) -> Option<Result<()>>> Driver for Tampered<F> {
     fn fill(&mut self, stream: StreamId, address: Address, byte: u8, bytes: usize) -> Result<()> {
         self.inner.fill(stream, address, byte, bytes)
     }
-    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+    fn launch(&mut self, stream: StreamId, call: &Launch) -> Result<()> {
         (self.instead)(Operation::Launch).unwrap_or_else(|| self.inner.launch(stream, call))
     }
     fn captures(&self) -> bool {

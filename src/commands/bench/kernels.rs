@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{count, median, millis, number, print, repeat, report};
-use crate::machine::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open};
+use crate::machine::driver::{Address, DeviceError, Driver, Priority, StreamId, open};
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::Op;
 use crate::machine::tensor::{DType, Tensor};
@@ -123,7 +123,7 @@ impl Bench {
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), DeviceError> {
-        self.driver.launch(self.stream, &call(launch))
+        self.driver.launch(self.stream, launch)
     }
 
     /// The first launch of an operation.
@@ -132,10 +132,9 @@ impl Bench {
         for table in op.tables() {
             tables.push(self.upload(&table)?);
         }
-        let commands = op.device(&tables);
+        let commands = op.device(&self.driver.card(), &tables);
         let Some(Command::Launch(launch)) = commands.first() else { bail!("{} has no kernel", op.name()) };
-        let call = call(launch);
-        self.time(|driver, stream| driver.launch(stream, &call))
+        self.time(|driver, stream| driver.launch(stream, launch))
     }
 
     /// Prints a result as soon as it is there; `rate` in `unit`, and the ceiling it has.
@@ -150,11 +149,6 @@ impl Bench {
             format!("{name:<36} {:9.4} ms  {rate:8.1} {unit:<6}{share}", number(&report["ms"]))
         })
     }
-}
-
-fn call(launch: &Launch) -> Call<'_> {
-    let Launch { kernel, grid, threads, shared, arguments } = launch;
-    Call { kernel, grid: *grid, threads: *threads, shared: *shared, arguments }
 }
 
 /// Passes over J and the parameters, against a plain copy on the device.

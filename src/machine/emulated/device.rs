@@ -9,8 +9,9 @@ use std::ops::Range;
 use super::kernels::{self, Kernel};
 use super::machine::{Launch, Moment, ThreadOrder, with_machine};
 use crate::machine::driver::{
-    Address, Call, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId,
+    Address, Card, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId,
 };
+use crate::machine::launch;
 use crate::random::Random;
 
 /// Memory of the emulated device: enough for tests, and small enough to be run out of.
@@ -218,6 +219,10 @@ impl Driver for Emulated {
         "emulated".to_owned()
     }
 
+    fn card(&self) -> Card {
+        Card::PLAIN
+    }
+
     fn memory(&self) -> Result<MemoryInfo> {
         let used: u64 = self.allocations.values().sum();
         Ok(MemoryInfo { free: MEMORY - used, total: MEMORY })
@@ -286,7 +291,7 @@ impl Driver for Emulated {
         self.give(stream, Work::Fill { address, byte, bytes })
     }
 
-    fn launch(&mut self, stream: StreamId, call: &Call) -> Result<()> {
+    fn launch(&mut self, stream: StreamId, call: &launch::Launch) -> Result<()> {
         let kernel = kernels::find(call.kernel).ok_or_else(|| no_kernel(call.kernel))?;
         check_arguments(kernel, call)?;
         call.check()?;
@@ -342,13 +347,16 @@ fn no_kernel(name: &str) -> DeviceError {
 }
 
 /// An argument that is too wide for the kernel has bits where the kernel does not look.
-fn check_arguments(kernel: &Kernel, call: &Call) -> Result<()> {
+fn check_arguments(kernel: &Kernel, call: &launch::Launch) -> Result<()> {
     let sizes = kernel.sizes();
+    if !call.maps.is_empty() {
+        return Err(DeviceError::Invalid(format!("kernel {}: this device has no copy engine for boxes", call.kernel)));
+    }
     if sizes.len() != call.arguments.len() {
         let (takes, got) = (sizes.len(), call.arguments.len());
         return Err(DeviceError::Invalid(format!("kernel {} takes {takes} arguments, got {got}", call.kernel)));
     }
-    for (position, (&size, &argument)) in sizes.iter().zip(call.arguments).enumerate() {
+    for (position, (&size, &argument)) in sizes.iter().zip(&call.arguments).enumerate() {
         if size > 8 || (size < 8 && argument >> (8 * size) != 0) {
             let what = format!("kernel {}: argument {position} has {size} bytes and cannot hold {argument:#x}", call.kernel);
             return Err(DeviceError::Invalid(what));
@@ -403,9 +411,8 @@ mod tests {
 
         fn add_one(&mut self, stream: usize, out: Address, x: Address) -> Result<()> {
             let count = (self.len / 4) as u64;
-            let arguments = [out, x, count, 0];
-            let grid = [count.div_ceil(32) as u32, 1, 1];
-            let call = Call { kernel: "probe_add_one", grid, threads: 32, shared: 0, arguments: &arguments };
+            let blocks = count.div_ceil(32) as usize;
+            let call = launch::Launch::line("probe_add_one", blocks, 32).addresses([out, x]).long(count).long(0);
             self.device.launch(self.streams[stream], &call)
         }
 
@@ -496,7 +503,7 @@ mod tests {
         let mut bench = Bench::new(1, 1, &[1.0; 4]);
         let stream = bench.streams[0];
         let mut refused = |kernel, arguments: &[u64]| {
-            let call = Call { kernel, grid: [1, 1, 1], threads: 32, shared: 0, arguments };
+            let call = launch::Launch { arguments: arguments.to_vec(), ..launch::Launch::line(kernel, 1, 32) };
             bench.device.launch(stream, &call).unwrap_err().to_string()
         };
         assert_eq!(refused("probe_nothing", &[]), "there is no kernel probe_nothing");

@@ -12,7 +12,7 @@ use bytemuck::Pod;
 use super::gram::GramScratch;
 use super::philox::{Keyed, Stream};
 use super::storage::bf16;
-use crate::machine::driver::{Address, Call, DeviceError, Driver, Priority, StreamId, open, open_emulated};
+use crate::machine::driver::{Address, DeviceError, Driver, Priority, StreamId, open, open_emulated};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::Op;
@@ -60,15 +60,13 @@ impl Device {
     }
 
     pub fn launch(&mut self, launch: &Launch) {
-        let Launch { kernel, grid, threads, shared, arguments } = launch;
-        let call = Call { kernel, grid: *grid, threads: *threads, shared: *shared, arguments };
-        self.driver.launch(self.stream, &call).unwrap_or_else(|error| panic!("{kernel}: {error}"));
+        self.driver.launch(self.stream, launch).unwrap_or_else(|error| panic!("{}: {error}", launch.kernel));
     }
 
     /// What computes an operation, its tables laid out.
     pub fn commands(&mut self, op: &dyn Op) -> Vec<Command> {
         let tables: Vec<Address> = op.tables().iter().map(|table| self.upload(table)).collect();
-        op.device(&tables)
+        op.device(&self.driver.card(), &tables)
     }
 
     fn run(&mut self, op: &dyn Op, change: &dyn Fn(Launch) -> Launch) {

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 
-use crate::machine::driver::{Address, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
+use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
 use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
@@ -43,6 +43,7 @@ const STAGING_BYTES: usize = 16 << 20;
 
 pub struct Accelerator {
     driver: Box<dyn Driver>,
+    card: Card,
     streams: Streams,
     graphs: Graphs,
     shared: ParameterState,
@@ -221,6 +222,7 @@ impl Accelerator {
         let staging_bytes = (4 * largest.into_iter().max().unwrap_or(0)).clamp(64, STAGING_BYTES);
         let staging = device.staging(staging_bytes)?;
         Ok(Self {
+            card: driver.card(),
             driver,
             streams,
             graphs: Graphs::default(),

@@ -57,7 +57,7 @@ impl Accelerator {
             let mut tape = Tape::default();
             let rows = &host.touched()[known..];
             tape.push(EmbeddingRowsInit { values: table.state.values, rows, first_slot: known, init: table.init });
-            before = tape.commands(|table| upload.push(&table));
+            before = tape.commands(&self.card, |table| upload.push(&table));
         }
         upload.close();
         let mut groups = Vec::with_capacity(work.batch.groups.len());
@@ -86,7 +86,7 @@ impl Accelerator {
         }
         let gradients = self.gradients(work.tasks.len());
         products(&mut tape, work.network, work.blocks, work.tasks, &gradients, self.results.products(work.tasks.len()));
-        tape.commands(|table| self.resident.place(&table).unwrap_or_else(|| upload.table(table)))
+        tape.commands(&self.card, |table| self.resident.place(&table).unwrap_or_else(|| upload.table(table)))
     }
 
     /// Logits of a batch without training, part after part; waits for them. Of the parameters that [`Accelerator::load_snapshot`] copied,
@@ -98,7 +98,7 @@ impl Accelerator {
         let own = self.tensors(&mut upload, group, &self.lanes[0], values);
         let mut tape = Tape::default();
         dense::forward(&mut tape, &model.network, &own, None);
-        let commands = tape.commands(|table| upload.table(table));
+        let commands = tape.commands(&self.card, |table| upload.table(table));
         upload.close();
         self.batches.fill(&mut *self.driver, &upload)?;
         let (stream, logits) = (self.streams.lanes[0], self.lanes[0].at.logits);
@@ -125,7 +125,7 @@ impl Accelerator {
         if backward {
             dense::backward(&mut tape, network, &own, self.gradients_of_group(network, &own), work.random);
         }
-        tape.commands(|table| upload.table(table))
+        tape.commands(&self.card, |table| upload.table(table))
     }
 
     /// Adds all groups. One that adds to an earlier micro-batch's gradients follows it.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::machine::driver::{Address, Call, Driver, EventId, GraphId, Result, StagingId, StreamId};
+use crate::machine::driver::{Address, Driver, EventId, GraphId, Result, StagingId, StreamId};
 use crate::machine::launch::{Command, Launch};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -22,10 +22,7 @@ impl Step {
             Self::CopyIn { stream, to, from, bytes } => driver.copy_in(*stream, *to, *from, bytes.clone()),
             Self::CopyOut { stream, to, from, bytes } => driver.copy_out(*stream, *to, *from, *bytes),
             Self::Copy { stream, to, from, bytes } => driver.copy(*stream, *to, *from, *bytes),
-            Self::Launch(stream, launch) => {
-                let Launch { kernel, grid, threads, shared, arguments } = launch;
-                driver.launch(*stream, &Call { kernel, grid: *grid, threads: *threads, shared: *shared, arguments })
-            }
+            Self::Launch(stream, launch) => driver.launch(*stream, launch),
             Self::Record(event, stream) => driver.record(*event, *stream),
             Self::Wait(stream, event) => driver.wait(*stream, *event),
         }

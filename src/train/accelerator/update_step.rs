@@ -50,7 +50,7 @@ impl Backend for Accelerator {
         tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [partials, cosines, conflicts] });
         let packed = self.packed.as_ref().expect("gradients before their products");
         let mut upload = self.steps.upload();
-        let commands = tape.commands(|table| self.place(packed, &mut upload, table));
+        let commands = tape.commands(&self.card, |table| self.place(packed, &mut upload, table));
         drop(tape);
         let program = self.after_upload(upload, &commands)?;
         let values = self.read(program, count)?;
@@ -142,7 +142,7 @@ impl Accelerator {
         let parameters = ParametersAt { shared: self.shared, heads: self.heads, table };
         let gradients = self.gradients(work.tasks.len());
         update(&mut tape, work.network, work.blocks, parameters, &gradients, decision, rates);
-        let mut commands = tape.commands(|table| self.place(packed, upload, table));
+        let mut commands = tape.commands(&self.card, |table| self.place(packed, upload, table));
         if self.shared.copy.is_none() {
             commands.push(self.narrow_weight().into());
         }
