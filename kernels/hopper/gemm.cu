@@ -9,10 +9,9 @@
 
 namespace hopper {
 
-// out (m x n) = a b with what `finish` says, over inner positions k; b (n x k), or (k x n) with kRowsB.
+// a b (m x n) with what `finish` says, over inner positions k; b (n x k), or (k x n) with kRowsB.
 template <int kWide, bool kRowsB, int kBlocks>
-__device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, const TensorMap* out, const TensorMap* argument,
-                                        const Finish& finish, int k) {
+__device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, const Finish& finish, int k) {
     using Own = Ring<kWide, false, kRowsB, kBlocks>;
     Own ring;
     Tiles<kBlocks> tiles(finish.m, finish.n, kWide, 1);
@@ -28,7 +27,7 @@ __device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, 
         }
     } else {
         take_registers<kRegistersMultiplying>();
-        Output<kWide> output(ring.pieces(), ring.biases(), group);
+        Output<kWide, Own> output(ring, group);
         bool own = group == 1;
         tiles.each([&](int, int row, int column) {
             if (own) {
@@ -36,6 +35,7 @@ __device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, 
                 clear(sums);
                 output.begin(finish.bias, column, finish.n);
                 ring.wait_for_turn(group);
+#pragma unroll 1
                 for (int inner = 0; inner < k; inner += kInner) {
                     ring.multiply(sums, kInner, inner == 0);
                 }
@@ -46,14 +46,13 @@ __device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, 
                         finish_wide(x, finish, r, c);
                     });
                 } else {
-                    output.narrow(sums, out, argument, finish, row, column);
+                    output.narrow(sums, finish, row, column);
                 }
             } else {
                 ring.skip((k + kInner - 1) / kInner);
             }
             own = !own;
         });
-        output.close();
     }
     Own::leave();
 }
@@ -79,7 +78,7 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
         }
     } else {
         take_registers<kRegistersMultiplying>();
-        Output<kWide> output(ring.pieces(), ring.biases(), group);
+        Output<kWide, Own> output(ring, group);
         bool own = group == 1;
         tiles.each([&](int segment, int row, int column) {
             int begin = int(starts[segment]), end = int(ends[segment]);
@@ -99,6 +98,7 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
             } else if (own) {
                 float sums[2][kWide / 8][4];
                 clear(sums);
+#pragma unroll 1
                 for (int inner = begin; inner < end; inner += kInner) {
                     ring.multiply(sums, end - inner, inner == begin);
                 }
@@ -129,27 +129,26 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
 }  // namespace hopper
 
 // The kernels for each width of tile, alone (1) and in pairs of blocks (2). Boxes have 128 rows for a, 64 where it is the dout of
-// a weight gradient; for b of a forward product kWide / blocks rows, else 64 / blocks; for out and argument 128. The grid is a
-// multiple of the blocks of a cluster.
+// a weight gradient; for b of a forward product kWide / blocks rows, else 64 / blocks. The grid is a multiple of the blocks of a
+// cluster. Arguments as those of the kernels in gemm.cu, and the rows' pitches.
 #define TASKLOOM_PRODUCTS(wide, blocks)                                                                                        \
     extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
         gemm_forward_hopper_##wide##_##blocks(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight,   \
-                                              const __grid_constant__ TensorMap out, const __grid_constant__ TensorMap pre,    \
-                                              const float* bias, const bf16* residual, int residual_columns,                   \
-                                              int residual_pitch, float* wide_out, int wide_pitch, int m, int n, int pitch,    \
-                                              int k, int activation, int keeps) {                                             \
-        hopper::Finish finish{bias,       residual, residual_columns, residual_pitch, nullptr, 0, activation, keeps != 0,      \
-                              wide_out,   wide_pitch, m,              n,              pitch};                                  \
-        hopper::product<wide, false, blocks>(&x, &weight, &out, &pre, finish, k);                                              \
+                                              bf16* out, float* out_wide, bf16* pre, const float* bias, const bf16* residual,  \
+                                              int residual_columns, int residual_pitch, int m, int n, int pitch, int k,        \
+                                              int activation) {                                                               \
+        hopper::Finish finish{out,     pre,        out_wide, bias, residual, residual_columns, residual_pitch,                 \
+                              nullptr, activation, m,        n,    pitch};                                                     \
+        hopper::product<wide, false, blocks>(&x, &weight, finish, k);                                                          \
     }                                                                                                                          \
     extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
         gemm_input_hopper_##wide##_##blocks(const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap weight,  \
-                                            const __grid_constant__ TensorMap out, const bf16* pre, int pre_pitch,             \
-                                            const bf16* residual, int residual_columns, int residual_pitch, float* wide_out,   \
-                                            int wide_pitch, int m, int n, int pitch, int k, int activation) {                  \
-        hopper::Finish finish{nullptr,  residual,   residual_columns, residual_pitch, pre, pre_pitch, activation, false,       \
-                              wide_out, wide_pitch, m,                n,              pitch};                                  \
-        hopper::product<wide, true, blocks>(&dout, &weight, &out, &out, finish, k);                                            \
+                                            bf16* out, float* out_wide, const bf16* pre, const bf16* residual,                 \
+                                            int residual_columns, int residual_pitch, int m, int n, int pitch, int k,          \
+                                            int activation) {                                                                 \
+        hopper::Finish finish{out, nullptr,    out_wide, nullptr, residual, residual_columns, residual_pitch,                  \
+                              pre, activation, m,        n,       pitch};                                                      \
+        hopper::product<wide, true, blocks>(&dout, &weight, finish, k);                                                        \
     }                                                                                                                          \
     extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
         gemm_weight_hopper_##wide##_##blocks(const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap x,      \

@@ -27,6 +27,8 @@ struct Ring {
     static constexpr int kBytesB = kWide * kInner * 2;
     static constexpr int kStage = kBytesA + kBytesB;
     static constexpr int kStages = 163840 / kStage;
+    // Where the biases of both warpgroups lie, from the pieces on: behind the barriers.
+    static constexpr int kBiases = 4 * kPieceBytes + 8 * (2 * kStages + 2);
 
     Shared stages;
     // Where this thread is in the ring: the stage, the parity of its phase, and the stage that its last products still read.
@@ -55,7 +57,6 @@ struct Ring {
     __device__ __forceinline__ Shared full(int stage) const { return pieces() + 4 * kPieceBytes + 8 * stage; }
     __device__ __forceinline__ Shared empty(int stage) const { return full(kStages + stage); }
     __device__ __forceinline__ Shared turn(int group) const { return full(2 * kStages + group - 1); }
-    __device__ __forceinline__ Shared biases() const { return full(2 * kStages + 2); }
 
     // All threads of the cluster have come here. At the end, nobody may leave while the other block's copies and arrivals come.
     __device__ __forceinline__ static void leave() {
@@ -210,7 +211,7 @@ struct Tiles {
     __device__ __forceinline__ void each(Body body) const {
         int tiles = down * across;
         for (int number = int(blockIdx.x) / kBlocks; number < segments * tiles; number += int(gridDim.x) / kBlocks) {
-            int segment = number / tiles, own = number - segment * tiles;
+            int segment = segments > 1 ? number / tiles : 0, own = number - segment * tiles;
             int panel = own / (kPanel * down), columns = min(kPanel, across - panel * kPanel);
             int rest = own - panel * kPanel * down, row = rest / columns;
             int column = panel * kPanel + rest - row * columns;
@@ -305,19 +306,18 @@ __device__ __forceinline__ void fast_slope(float (&x)[8], const float (&at)[8], 
     }
 }
 
-// What is done with sums before they are stored.
+// What is done with sums, and where they go: out (m x n) and argument in bf16, rows of `pitch`, of which `argument` receives what the
+// activation is applied to; or wide in f32. Those that are not wanted are null.
 struct Finish {
+    bf16* out;
+    bf16* argument;
+    float* wide;
     const float* bias;
     const bf16* residual;
     int residual_columns, residual_pitch;
-    // The argument of the activation whose slope the sums are multiplied by, or null.
+    // The argument of the activation whose slope the sums are multiplied by.
     const bf16* slope_at;
-    int slope_pitch;
     int activation;
-    bool keeps_argument;
-    // f32 output, or null.
-    float* wide;
-    int wide_pitch;
     int m, n, pitch;
 };
 
@@ -336,7 +336,7 @@ __device__ __forceinline__ void add_residual(float (&x)[kCount], const Finish& f
 
 __device__ __forceinline__ void finish_wide(float (&x)[4], const Finish& finish, int r, int c) {
     add_residual(x, finish, r, c);
-    store_pack(finish.wide + uint64_t(r) * finish.wide_pitch + c, Pack<float, 4>{{x[0], x[1], x[2], x[3]}});
+    store_pack(finish.wide + uint64_t(r) * finish.pitch + c, Pack<float, 4>{{x[0], x[1], x[2], x[3]}});
 }
 
 // Eight bf16 as numbers.
@@ -357,7 +357,7 @@ __device__ __forceinline__ void finish_narrow(float (&x)[8], const Finish& finis
     }
     add_residual(x, finish, r, c);
     float at[8];
-    widen(at, load_pack<uint4>(finish.slope_at + uint64_t(r) * finish.slope_pitch + c));
+    widen(at, load_pack<uint4>(finish.slope_at + uint64_t(r) * finish.pitch + c));
     fast_slope(x, at, finish.activation);
     if (c + 8 > finish.n) {
         // Columns beyond the matrix may hold anything.
@@ -369,52 +369,35 @@ __device__ __forceinline__ void finish_narrow(float (&x)[8], const Finish& finis
 }
 
 // Takes a warpgroup's sums (128 x kWide) to where they belong, by way of pieces in shared memory under the 128-byte swizzle.
-template <int kWide>
+template <int kWide, typename Ring>
 struct Output {
-    Shared pieces;
-    // (kWide) f32, of the tile's columns.
-    Shared biases;
+    Shared shared;
     int barrier;
-    int next = 0;
 
-    __device__ __forceinline__ Output(Shared all, Shared biases, int group)
-        : pieces(all + (group - 1) * 2 * kPieceBytes), biases(biases + (group - 1) * kWide * 4), barrier(group) {}
+    __device__ __forceinline__ Output(const Ring& ring, int group) : shared(ring.pieces()), barrier(group) {}
 
-    // Brings the biases of a tile, before its products: a barrier comes between this and their use, and between their use in the
-    // tile before and this.
-    __device__ __forceinline__ void begin(const float* bias, int column, int n) const {
-        named_barrier(barrier, 128);
-        for (int at = thread(); at < kWide; at += 128) {
-            store_4(biases + 4 * at, bias && column + at < n ? bias[column + at] : 0.0f);
-        }
-    }
+    // (kWide) f32, of the tile's columns.
+    __device__ __forceinline__ Shared biases() const { return shared + Ring::kBiases + (barrier - 1) * kWide * 4; }
 
     __device__ __forceinline__ static int thread() { return int(threadIdx.x) % 128; }
 
-    // A piece that nothing reads any more.
-    __device__ __forceinline__ Shared piece() {
-        if (thread() == 0) {
-            store_wait_read<1>();
+    // Brings the biases of a tile, before its products; those of the tile before are in use no more.
+    __device__ __forceinline__ void begin(const float* bias, int column, int n) const {
+        named_barrier(barrier, 128);
+        for (int at = thread(); at < kWide; at += 128) {
+            store_4(biases() + 4 * at, bias && column + at < n ? bias[column + at] : 0.0f);
         }
         named_barrier(barrier, 128);
-        return pieces + (next++ & 1) * kPieceBytes;
-    }
-
-    // What the warpgroup wrote into a piece goes to (row, column).
-    __device__ __forceinline__ void send(Shared piece, const TensorMap* out, int row, int column) const {
-        proxy_fence();
-        named_barrier(barrier, 128);
-        if (thread() == 0) {
-            store_box(piece, out, row, column);
-            store_commit();
-        }
     }
 
     // Where the 16 bytes of this number lie in row r of a piece; those that differ by a power of two lie where that bit differs.
     __device__ __forceinline__ static int place(int r, int sixteenth) { return r * 128 + ((sixteenth ^ (r & 7)) << 4); }
 
-    __device__ __forceinline__ void narrow(const float (&sums)[2][kWide / 8][4], const TensorMap* out, const TensorMap* argument,
-                                           const Finish& finish, int row, int column) {
+    // Where a part of the tile is laid out. Before the barrier that follows everyone has read the part before the last, and before
+    // those of begin() all of them.
+    __device__ __forceinline__ Shared piece(int part) const { return shared + (2 * barrier - 2 + part % 2) * kPieceBytes; }
+
+    __device__ __forceinline__ void narrow(const float (&sums)[2][kWide / 8][4], const Finish& finish, int row, int column) {
         bool plain = finish.activation == kNone && !finish.residual && !finish.slope_at;
         // The row of a matrix that this lane says the address of, and which of two neighbouring columns of matrices.
         int own = 16 * (thread() / kWarp) + lane_id() % 16, odd = lane_id() / 16;
@@ -424,12 +407,12 @@ struct Output {
             if (first >= finish.pitch) {
                 break;
             }
-            Shared raw = piece(), at = raw + place(own, odd);
+            Shared raw = piece(part), at = raw + place(own, odd);
 #pragma unroll
             for (int j = 0; j < 8; j += 2) {
                 float bias[4];
-                load_8(bias[0], bias[1], biases + 4 * (64 * part + 8 * j + 2 * (lane_id() % 4)));
-                load_8(bias[2], bias[3], biases + 4 * (64 * part + 8 * j + 8 + 2 * (lane_id() % 4)));
+                load_8(bias[0], bias[1], biases() + 4 * (64 * part + 8 * j + 2 * (lane_id() % 4)));
+                load_8(bias[2], bias[3], biases() + 4 * (64 * part + 8 * j + 8 + 2 * (lane_id() % 4)));
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     const float(&left)[4] = sums[half][8 * part + j];
@@ -439,28 +422,34 @@ struct Output {
                                    pair_of(right[2] + bias[2], right[3] + bias[3]));
                 }
             }
+            named_barrier(barrier, 128);
             if (plain) {
-                send(raw, out, row, first);
+#pragma unroll
+                for (int at = thread(); at < kPieceBytes / 16; at += 128) {
+                    int r = at / 8, c = first + at % 8 * 8;
+                    if (row + r < finish.m && c < finish.pitch) {
+                        *reinterpret_cast<uint4*>(finish.out + uint64_t(row + r) * finish.pitch + c) = load_16(raw + place(r, at % 8));
+                    }
+                }
                 continue;
-            }
-            Shared finished = raw;
-            if (finish.keeps_argument) {
-                send(raw, argument, row, first);
-                finished = piece();
-            } else {
-                named_barrier(barrier, 128);
             }
 #pragma unroll 1
             for (int at = thread(); at < kPieceBytes / 16; at += 128) {
-                int r = at / 8, c = first + at % 8 * 8, own = place(r, at % 8);
-                float x[8];
-                widen(x, load_16(raw + own));
-                if (row + r < finish.m && c < finish.pitch) {
-                    finish_narrow(x, finish, row + r, c);
+                int r = at / 8, c = first + at % 8 * 8;
+                if (row + r >= finish.m || c >= finish.pitch) {
+                    continue;
                 }
-                store_16(finished + own, make_uint4(pair_of(x[0], x[1]), pair_of(x[2], x[3]), pair_of(x[4], x[5]), pair_of(x[6], x[7])));
+                uint4 packed = load_16(raw + place(r, at % 8));
+                uint64_t to = uint64_t(row + r) * finish.pitch + c;
+                if (finish.argument) {
+                    *reinterpret_cast<uint4*>(finish.argument + to) = packed;
+                }
+                float x[8];
+                widen(x, packed);
+                finish_narrow(x, finish, row + r, c);
+                *reinterpret_cast<uint4*>(finish.out + to) =
+                    make_uint4(pair_of(x[0], x[1]), pair_of(x[2], x[3]), pair_of(x[4], x[5]), pair_of(x[6], x[7]));
             }
-            send(finished, out, row, first);
         }
     }
 
@@ -469,13 +458,15 @@ struct Output {
     __device__ __forceinline__ void wide(const float (&sums)[2][kWide / 8][4], int row, int column, int m, int n, bool biased,
                                          Body store) {
         int own = 16 * (thread() / kWarp) + lane_id() / 4, pair = lane_id() % 4;
+        // A narrow tile before may have ended with the first piece.
+        named_barrier(barrier, 128);
 #pragma unroll
         for (int part = 0; part < kWide / 32; ++part) {
             int first = column + 32 * part;
             if (first >= n) {
                 break;
             }
-            Shared piece = pieces + (next++ & 1) * kPieceBytes, at = piece + place(own, pair / 2) + pair % 2 * 8;
+            Shared raw = piece(part), at = raw + place(own, pair / 2) + pair % 2 * 8;
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
 #pragma unroll
@@ -487,16 +478,15 @@ struct Output {
                     store_8(to + 8 * 128, four[2], four[3]);
                 }
             }
-            // Before this barrier everyone has read the piece before the last, which comes next.
             named_barrier(barrier, 128);
 #pragma unroll 4
             for (int at = thread(); at < kPieceBytes / 16; at += 128) {
                 int r = at / 8, c = first + at % 8 * 4;
                 if (row + r < m && c < n) {
-                    uint4 four = load_16(piece + place(r, at % 8));
+                    uint4 four = load_16(raw + place(r, at % 8));
                     float x[4] = {bits_of<float>(four.x), bits_of<float>(four.y), bits_of<float>(four.z), bits_of<float>(four.w)};
                     if (biased) {
-                        uint4 own = load_16(biases + 4 * (c - column));
+                        uint4 own = load_16(biases() + 4 * (c - column));
                         x[0] += bits_of<float>(own.x);
                         x[1] += bits_of<float>(own.y);
                         x[2] += bits_of<float>(own.z);
@@ -505,12 +495,6 @@ struct Output {
                     store(x, row + r, c);
                 }
             }
-        }
-    }
-
-    __device__ __forceinline__ void close() const {
-        if (thread() == 0) {
-            store_wait();
         }
     }
 };

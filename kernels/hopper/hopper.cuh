@@ -80,23 +80,6 @@ __device__ __forceinline__ void load_box_for_all(Shared to, const TensorMap* map
         : "memory");
 }
 
-// Starts copying a box out of shared memory; part of the thread's open group.
-__device__ __forceinline__ void store_box(Shared from, const TensorMap* map, int row, int column) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(column), "r"(row),
-                 "r"(from)
-                 : "memory");
-}
-
-__device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-
-// Until at most `pending` of the thread's latest groups still read shared memory.
-template <int pending>
-__device__ __forceinline__ void store_wait_read() {
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
-}
-
-__device__ __forceinline__ void store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-
 // What this thread wrote to shared memory is there for the copy engine and for products.
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

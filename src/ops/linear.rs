@@ -125,7 +125,7 @@ impl Op for LinearForward {
         let operands = [self.out, self.pre, self.x, self.weight, self.residual];
         let wide = self.out.dtype == DType::F32 && self.activation != Activation::None;
         let launch = match HopperTile::of(card, [self.out.rows, self.out.columns], 1) {
-            Some(tile) if !wide && aligned(operands) => self.on_hopper(tile),
+            Some(tile) if !wide && aligned(operands) && same_pitch(self.out, self.pre) => self.on_hopper(tile),
             _ => self.portable(),
         };
         vec![launch.into()]
@@ -148,23 +148,22 @@ impl LinearForward {
     fn on_hopper(&self, tile: HopperTile) -> Launch {
         let Self { out, pre, x, weight, bias, activation, residual } = *self;
         let [narrow, wide] = by_dtype(out);
-        // A map that nothing is done by where there is no such matrix.
-        let stored = |tensor: Tensor| if tensor.is_none() { (x, 128) } else { (Tensor { columns: tensor.ld, ..tensor }, 128) };
-        let out_map = if narrow == 0 { (x, 128) } else { stored(out) };
         tile.launch(HopperTile::forward)
-            .maps([(x, 128), (weight, tile.columns()), out_map, stored(pre)])
-            .addresses([bias.at, residual.at])
+            .maps([(x, 128), (weight, tile.columns())])
+            .addresses([narrow, wide, pre.at, bias.at, residual.at])
             .int(residual.columns.min(out.columns))
             .int(residual.ld)
-            .addresses([wide])
-            .int(out.ld)
             .int(out.rows)
             .int(out.columns)
             .int(out.ld)
             .int(x.columns)
             .signed(activation as i32)
-            .int(usize::from(!pre.is_none()))
     }
+}
+
+/// The kernels that keep or read an activation's argument take it to lie as the output does.
+fn same_pitch(out: Tensor, pre: Tensor) -> bool {
+    pre.is_none() || pre.ld == out.ld
 }
 
 /// Where a kernel stores in bf16, and where in f32.
@@ -225,7 +224,7 @@ impl Op for LinearInputBackward {
         let operands = [self.out, self.dout, self.weight, self.residual, self.pre];
         let wide = self.out.dtype == DType::F32 && !self.pre.is_none();
         let launch = match HopperTile::of(card, [self.out.rows, self.out.columns], 1) {
-            Some(tile) if !wide && aligned(operands) => self.on_hopper(tile),
+            Some(tile) if !wide && aligned(operands) && same_pitch(self.out, self.pre) => self.on_hopper(tile),
             _ => self.portable(),
         };
         vec![launch.into()]
@@ -248,16 +247,11 @@ impl LinearInputBackward {
     fn on_hopper(&self, tile: HopperTile) -> Launch {
         let Self { out, dout, weight, residual, pre, activation } = *self;
         let [narrow, wide] = by_dtype(out);
-        let out_map = if narrow == 0 { dout } else { Tensor { columns: out.ld, ..out } };
         tile.launch(HopperTile::input)
-            .maps([(dout, 128), (weight, tile.inner()), (out_map, 128)])
-            .addresses([pre.at])
-            .int(pre.ld)
-            .addresses([residual.at])
+            .maps([(dout, 128), (weight, tile.inner())])
+            .addresses([narrow, wide, pre.at, residual.at])
             .int(residual.columns.min(out.columns))
             .int(residual.ld)
-            .addresses([wide])
-            .int(out.ld)
             .int(out.rows)
             .int(out.columns)
             .int(out.ld)

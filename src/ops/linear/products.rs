@@ -70,7 +70,7 @@ impl HopperTile {
     const OVERHEAD: usize = 32;
 
     /// For a product (m x n) for each segment, on a card that has these kernels: the width whose waves of tiles take the least
-    /// time. Pairs pay from four waves on.
+    /// time. Pairs pay from 16 waves on.
     pub fn of(card: &Card, [m, n]: [usize; 2], segments: usize) -> Option<Self> {
         if !card.hopper {
             return None;
@@ -78,7 +78,7 @@ impl HopperTile {
         let tiles = |wide: usize| m.div_ceil(Self::ROWS) * n.div_ceil(wide) * segments;
         let time = |wide: usize| tiles(wide).div_ceil(card.multiprocessors) * (wide + Self::OVERHEAD);
         let wide = [192, 128, 64].into_iter().min_by_key(|&wide| time(wide))?;
-        let pair = wide > 64 && m > Self::ROWS && tiles(wide) >= 4 * card.multiprocessors;
+        let pair = wide > 64 && m > Self::ROWS && tiles(wide) >= 16 * card.multiprocessors;
         Some(Self::new(card, wide, pair, [m, n], segments))
     }
 
