@@ -337,7 +337,7 @@ impl Resident {
         let mut upload = constants.upload();
         let places = tables.into_iter().map(|table| (table.clone(), upload.table(table))).collect();
         upload.close();
-        constants.fill(device, &upload)?;
+        constants.fill(device, &mut upload)?;
         let mut program = program::Program::default();
         program.push(constants.send(stream, &upload.sections[0]));
         Graphs::default().execute(device, stream, program)?;

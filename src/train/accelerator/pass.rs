@@ -7,7 +7,7 @@ use super::{Accelerator, Values};
 use crate::machine::driver::{DeviceError, StreamId};
 use crate::machine::launch::Command;
 use crate::machine::tape::{Tape, bytes_of};
-use crate::machine::tensor::{DType, Tensor, pitch};
+use crate::machine::tensor::{DType, Tensor};
 use crate::model::encoders::dense;
 use crate::model::network::{Batch, Network, Part};
 use crate::model::{Model, Parameters};
@@ -15,7 +15,6 @@ use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::row_gradients::RowGradientsBackward;
-use crate::ops::storage::bf16;
 use crate::surgery::gram::products;
 use crate::train::backend::Work;
 
@@ -70,7 +69,7 @@ impl Accelerator {
         }
         let after = if backward { self.after_groups(&mut upload, work) } else { Vec::new() };
         upload.close();
-        self.batches.fill(&mut *self.driver, &upload)?;
+        self.batches.fill(&mut *self.driver, &mut upload)?;
         Ok(Packed { before, groups, after, upload })
     }
 
@@ -100,7 +99,7 @@ impl Accelerator {
         dense::forward(&mut tape, &model.network, &own, None);
         let commands = tape.commands(&self.card, |table| upload.table(table));
         upload.close();
-        self.batches.fill(&mut *self.driver, &upload)?;
+        self.batches.fill(&mut *self.driver, &mut upload)?;
         let (stream, logits) = (self.streams.lanes[0], self.lanes[0].at.logits);
         let mut program = Program::default();
         program.push(self.batches.send(stream, &upload.sections[0]));
@@ -170,8 +169,8 @@ impl Accelerator {
         let features = match table {
             Some(_) => Tensor::NONE,
             None => {
-                let values = narrow_rows(&batch.features[rows.start * inputs..rows.end * inputs], inputs);
-                Tensor::padded(upload.push(&values), rows.len(), inputs, DType::Bf16)
+                let values = &batch.features[rows.start * inputs..rows.end * inputs];
+                Tensor::padded(upload.push_narrow(values, inputs), rows.len(), inputs, DType::Bf16)
             }
         };
         let weights = dense::Weights {
@@ -198,14 +197,4 @@ impl Accelerator {
             dinput,
         }
     }
-}
-
-/// Rows of `columns` in bf16, [`pitch`] apart.
-fn narrow_rows(values: &[f32], columns: usize) -> Vec<bf16> {
-    let mut narrow = Vec::with_capacity(values.len() / columns.max(1) * pitch(columns));
-    for row in values.chunks_exact(columns.max(1)) {
-        narrow.extend(row.iter().map(|&x| bf16::from_f32(x)));
-        narrow.resize(pitch(narrow.len()), bf16::ZERO);
-    }
-    narrow
 }

@@ -88,7 +88,7 @@ impl Accelerator {
         let mut upload = self.steps.upload();
         let commands = self.step_commands(tape, &mut upload, &packed, work, &decision, rates);
         upload.close();
-        self.steps.fill(&mut *self.driver, &upload)?;
+        self.steps.fill(&mut *self.driver, &mut upload)?;
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
         program.push(self.steps.send(stream, &upload.sections[0]));

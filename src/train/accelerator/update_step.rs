@@ -152,7 +152,7 @@ impl Accelerator {
     /// Commands that wait for an upload of the step.
     fn after_upload(&mut self, mut upload: Upload, commands: &[Command]) -> Result<Program, DeviceError> {
         upload.close();
-        self.steps.fill(&mut *self.driver, &upload)?;
+        self.steps.fill(&mut *self.driver, &mut upload)?;
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
         program.push(self.steps.send(stream, &upload.sections[0]));

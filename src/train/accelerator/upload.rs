@@ -1,13 +1,18 @@
 //! Arrays that go to the device together, through pinned memory, into a region that is there from the start.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
 use bytemuck::NoUninit;
+use multiversion::multiversion;
+use rayon::prelude::*;
 
 use super::program::Step;
 use crate::machine::driver::{Address, Driver, Result, StagingId, StreamId};
 use crate::machine::tape::Bytes;
+use crate::machine::tensor::pitch;
+use crate::ops::storage::bf16;
 
 /// Where each array of an upload begins: wide vector loads want multiples of 16 bytes.
 const ALIGN: usize = 16;
@@ -15,29 +20,38 @@ const ALIGN: usize = 16;
 /// Bytes of a small table.
 const SMALL: usize = 64;
 
+/// Elements that one thread rounds at a time.
+const PIECE: usize = 1 << 15;
+
 /// Room on the device for one upload at a time, and as much pinned memory.
 pub struct StagingBuffer {
     at: Address,
     staging: StagingId,
     bytes: usize,
+    /// Where uploads are put together: fresh memory would cost more than what is written into it.
+    room: Cell<Vec<u8>>,
 }
 
 impl StagingBuffer {
     pub fn new(driver: &mut dyn Driver, name: &str, bytes: usize) -> Result<Self> {
         let bytes = bytes.next_multiple_of(ALIGN).max(ALIGN);
-        Ok(Self { at: driver.allocate(name, bytes)?, staging: driver.staging(bytes)?, bytes })
+        Ok(Self { at: driver.allocate(name, bytes)?, staging: driver.staging(bytes)?, bytes, room: Cell::default() })
     }
 
     /// An upload into this buffer.
     pub fn upload(&self) -> Upload {
-        Upload { at: self.at, bytes: Vec::new(), sections: Vec::new(), tables: HashMap::new() }
+        let mut bytes = self.room.take();
+        bytes.clear();
+        Upload { at: self.at, bytes, sections: Vec::new(), tables: HashMap::new() }
     }
 
     /// Lays an upload into pinned memory. The one before has arrived: its stream was waited for since.
-    pub fn fill(&self, driver: &mut dyn Driver, upload: &Upload) -> Result<()> {
-        let bytes = &upload.bytes;
+    pub fn fill(&self, driver: &mut dyn Driver, upload: &mut Upload) -> Result<()> {
+        let bytes = std::mem::take(&mut upload.bytes);
         assert!(bytes.len() <= self.bytes, "an upload of {} bytes, the plan foresaw {}", bytes.len(), self.bytes);
-        driver.staging_bytes(self.staging)?[..bytes.len()].copy_from_slice(bytes);
+        let pinned = &mut driver.staging_bytes(self.staging)?[..bytes.len()];
+        pinned.par_chunks_mut(2 * PIECE).zip(bytes.par_chunks(2 * PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
+        self.room.set(bytes);
         Ok(())
     }
 
@@ -62,6 +76,21 @@ impl Upload {
         self.align();
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytemuck::cast_slice(values));
+        self.at + start as Address
+    }
+
+    /// Rows of `columns` in bf16, [`pitch`] apart.
+    pub fn push_narrow(&mut self, values: &[f32], columns: usize) -> Address {
+        self.align();
+        let (start, columns) = (self.bytes.len(), columns.max(1));
+        self.bytes.resize(start + values.len() / columns * 2 * pitch(columns), 0);
+        let rows = PIECE.div_ceil(columns);
+        let pieces = self.bytes[start..].par_chunks_mut(rows * 2 * pitch(columns)).zip(values.par_chunks(rows * columns));
+        pieces.for_each(|(to, from)| {
+            for (to, from) in to.chunks_exact_mut(2 * pitch(columns)).zip(from.chunks_exact(columns)) {
+                narrow(to, from);
+            }
+        });
         self.at + start as Address
     }
 
@@ -96,6 +125,14 @@ impl Upload {
     }
 }
 
+/// The bytes of numbers rounded to bf16.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn narrow(to: &mut [u8], from: &[f32]) {
+    for (to, from) in to.chunks_exact_mut(2).zip(from) {
+        to.copy_from_slice(&bf16::from_f32(*from).to_ne_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +145,10 @@ mod tests {
         assert_eq!(upload.push(&[1u64]), 4144);
         upload.close();
         assert_eq!(upload.sections, [0..48, 48..64]);
+        let at = upload.push_narrow(&[1.0, -2.0, 0.5, 3.0, 4.0, 5.0], 3);
+        let rounded: Vec<bf16> = bytemuck::pod_collect_to_vec(&upload.bytes[(at - 4096) as usize..]);
+        let zeros = [bf16::ZERO; 5];
+        assert_eq!([&rounded[..3], &rounded[8..11]], [[1.0, -2.0, 0.5], [3.0, 4.0, 5.0]].map(|row| row.map(bf16::from_f32)));
+        assert_eq!([&rounded[3..8], &rounded[11..]], [&zeros; 2]);
     }
 }
