@@ -179,11 +179,13 @@ impl Packing {
         }
         match encoder.bag() {
             None => {
-                for key in &batch.keys {
+                let columns = encoder.inputs().max(1);
+                batch.features = vec![0.0; batch.keys.len() * columns];
+                batch.features.par_chunks_mut(columns).zip(&batch.keys).with_min_len(16).for_each(|(row, key)| {
                     if let Inputs::Features(store) = &split(key.task as usize).inputs {
-                        batch.features.extend_from_slice(store.row(key.example as usize));
+                        row.copy_from_slice(store.row(key.example as usize));
                     }
-                }
+                });
             }
             Some(spec) => {
                 let bags: Vec<Vec<u32>> =
