@@ -77,17 +77,23 @@ impl<'a> Class<'a> {
         self.members.iter().map(|&task| self.cost(task) / self.period(task) as f64).sum::<f64>() + self.server_share
     }
 
+    fn largest(&self) -> Option<usize> {
+        self.members.iter().copied().max_by(|&a, &b| self.cost(a).total_cmp(&self.cost(b)))
+    }
+
+    /// More than all of the time.
+    fn overload(&self) -> Option<Late> {
+        let (total, second) = (self.utilisation(), 1e9);
+        let why = || format!("all deadline tasks and the best-effort share take {} of every second", millis(total * second));
+        (total > 1.0).then(|| self.late(self.largest().unwrap_or(0), (total - 1.0) * second, why()))
+    }
+
     /// Earliest deadline first without preemption (Jeffay, Stanat & Martel, RTSS 1991; with deadlines before the period's end:
     /// George, Rivierre & Spuri, INRIA 2966): at every t, what must be finished by then, and the longest quantum that
     /// need not be, have to fit into t.
     fn edf(&self) -> Option<Late> {
         let total = self.utilisation();
-        let &largest = self.members.iter().max_by(|&&a, &&b| self.cost(a).total_cmp(&self.cost(b)))?;
-        if total > 1.0 {
-            let second = 1e9;
-            let why = format!("all deadline tasks and the best-effort share take {} of every second", millis(total * second));
-            return Some(self.late(largest, (total - 1.0) * second, why));
-        }
+        let largest = self.largest()?;
         // Beyond this point the demand stays below the line (Baruah's bound with the blocking added).
         let slack: f64 = self
             .members
@@ -159,30 +165,76 @@ impl<'a> Class<'a> {
         })
     }
 
-    /// Rate-monotonic order without preemption: for each task the load of its and all higher ranks, the server, and one
-    /// quantum of its own or a lower rank stay below n (2^(1/n) - 1) (Liu & Layland, JACM 1973, with blocking).
+    /// Shortest time between releases, or the deadline if that is shorter: the shorter, the higher the rank.
+    fn span(&self, task: usize) -> Nanos {
+        self.period(task).min(self.deadline(task))
+    }
+
+    /// Rate-monotonic order without preemption, by the longest time that each task can take (Davis, Burns, Bril & Lukkien,
+    /// Real-Time Systems 35, 2007, section 3): all of its and higher ranks are released just after the longest quantum of a
+    /// lower one began. Tasks of equal rank count as higher, since either may come first.
     fn rms(&self) -> Option<Late> {
-        let span = |task: usize| self.period(task).min(self.deadline(task)) as f64;
-        let mut order = self.members.clone();
-        order.sort_by(|&a, &b| span(a).total_cmp(&span(b)));
-        let mut blocking: Vec<Nanos> = order.iter().map(|&task| self.specs[task].cost).collect();
-        let mut below = self.best_effort;
-        for cost in blocking.iter_mut().rev() {
-            below = below.max(*cost);
-            *cost = below;
+        let mut steps = MOST_POINTS;
+        self.members.iter().find_map(|&task| match self.longest_response(task, &mut steps) {
+            Some(response) => {
+                let over = response - self.deadline(task) as f64;
+                let why = || format!("it may be done {} after its release", millis(response));
+                (over > 0.0).then(|| self.late(task, over, why()))
+            }
+            None => self.load_of_ranks(task),
+        })
+    }
+
+    /// From release to completion at worst, or a time beyond the deadline; none where that takes more than so many steps to find.
+    fn longest_response(&self, task: usize, steps: &mut usize) -> Option<f64> {
+        let (mut higher, mut lower) = (Vec::new(), self.best_effort);
+        for &other in self.members.iter().filter(|&&other| other != task) {
+            if self.span(other) <= self.span(task) {
+                higher.push((self.cost(other), self.period(other) as f64));
+            } else {
+                lower = lower.max(self.specs[other].cost);
+            }
         }
+        let before = lower as f64 + if self.server_share > 0.0 { self.best_effort as f64 } else { 0.0 };
+        let (cost, period, deadline) = (self.cost(task), self.period(task) as f64, self.deadline(task) as f64);
+        // The least time by which nothing of these ranks waits any more.
+        let end = least(|end| {
+            *steps = steps.checked_sub(1 + higher.len())?;
+            let all = higher.iter().copied().chain([(cost, period)]);
+            Some(before + self.server_share * end + all.map(|(cost, period)| (end / period).ceil().max(1.0) * cost).sum::<f64>())
+        })?;
+        let mut longest = 0.0f64;
+        for earlier in 0..(end / period).ceil() as usize {
+            // When this quantum begins: everything that goes first is done.
+            let start = least(|start| {
+                *steps = steps.checked_sub(1 + higher.len())?;
+                let others = higher.iter().map(|&(cost, period)| ((start / period).floor() + 1.0) * cost);
+                Some(before + earlier as f64 * cost + self.server_share * start + others.sum::<f64>())
+            })?;
+            longest = longest.max(start + cost - earlier as f64 * period);
+            if longest > deadline {
+                break;
+            }
+        }
+        Some(longest)
+    }
+
+    /// Enough, not necessary: the load of a task and all higher ranks, the server, and one quantum of a lower rank stay below
+    /// n (2^(1/n) - 1) (Liu & Layland, JACM 1973, with blocking).
+    fn load_of_ranks(&self, task: usize) -> Option<Late> {
+        let span = self.span(task) as f64;
+        let (first, last): (Vec<usize>, Vec<usize>) =
+            self.members.iter().partition(|&&other| self.span(other) <= self.span(task));
+        let blocking = last.iter().map(|&other| self.specs[other].cost).max().unwrap_or(0).max(self.best_effort);
         let burst = if self.server_share > 0.0 { self.best_effort } else { 0 };
-        let mut load = self.server_share;
-        order.iter().zip(blocking).enumerate().find_map(|(rank, (&task, blocking))| {
-            load += self.cost(task) / span(task);
-            let count = (rank + 1 + usize::from(self.server_share > 0.0)) as f64;
-            let bound = count * (2f64.powf(1.0 / count) - 1.0);
-            let over = load + (blocking + burst) as f64 / span(task) - bound;
-            (over > 0.0).then(|| {
-                let most = millis(bound * span(task));
-                let why = format!("with those before it {} of at most {most} may be due", millis((over + bound) * span(task)));
-                self.late(task, over * span(task), why)
-            })
+        let load: f64 = first.iter().map(|&other| self.cost(other) / self.span(other) as f64).sum();
+        let count = (first.len() + usize::from(self.server_share > 0.0)) as f64;
+        let bound = count * (2f64.powf(1.0 / count) - 1.0);
+        let over = load + self.server_share + (blocking + burst) as f64 / span - bound;
+        (over > 0.0).then(|| {
+            let why =
+                format!("with those before it {} of at most {} may be due", millis((over + bound) * span), millis(bound * span));
+            self.late(task, over * span, why)
         })
     }
 }
@@ -190,13 +242,25 @@ impl<'a> Class<'a> {
 /// The first deadline that cannot be promised on one lane under `edf`; none if all of them can.
 pub fn late_under_edf(specs: &[Spec], server_share: f64) -> Option<Late> {
     let class = Class::new(specs, server_share);
-    class.single().or_else(|| class.edf())
+    class.single().or_else(|| class.overload()).or_else(|| class.edf())
 }
 
 /// The same under `rms`.
 pub fn late_under_rms(specs: &[Spec], server_share: f64) -> Option<Late> {
     let class = Class::new(specs, server_share);
-    class.single().or_else(|| class.rms())
+    class.single().or_else(|| class.overload()).or_else(|| class.rms())
+}
+
+/// The least whole x with x >= next(x), for a function that does not fall.
+fn least(mut next: impl FnMut(f64) -> Option<f64>) -> Option<f64> {
+    let mut at = 0.0;
+    loop {
+        let then = next(at)?.ceil();
+        if then <= at {
+            return Some(at);
+        }
+        at = then;
+    }
 }
 
 fn millis(nanos: f64) -> String {
@@ -232,6 +296,51 @@ mod tests {
         assert_eq!((late.task, late.by), (0, MS));
         let with_best_effort = [periodic(2, 4), Spec::new("background", 3 * MS)];
         assert!(late_under_edf(&with_best_effort, 0.0).is_some());
+    }
+
+    /// The time a task takes when all higher ranks come with it, just after a longer quantum began, played out.
+    fn played(specs: &[Spec], task: usize) -> Nanos {
+        let rank = |of: usize| specs[of].period;
+        let blocking = (0..specs.len()).filter(|&of| rank(of) > rank(task)).map(|of| specs[of].cost).max().unwrap_or(0);
+        let first: Vec<usize> = (0..specs.len()).filter(|&of| rank(of) <= rank(task)).collect();
+        let mut released = vec![0u64; specs.len()];
+        let (mut now, mut longest) = (blocking, 0);
+        loop {
+            let waits = |of: &&usize| released[**of] * specs[**of].period <= now;
+            // Of equal ranks the task itself comes last.
+            let Some(&next) = first.iter().filter(waits).min_by_key(|&&of| (rank(of), of == task)) else { return longest };
+            now += specs[next].cost;
+            if next == task {
+                longest = longest.max(now - released[task] * specs[task].period);
+            }
+            released[next] += 1;
+        }
+    }
+
+    #[test]
+    fn rate_monotonic_sets_are_admitted_if_and_only_if_the_worst_case_played_out_is_in_time() {
+        let mut random = crate::random::Random(3);
+        let (mut admitted, mut beyond_the_bound) = (0, 0);
+        for _ in 0..2000 {
+            let count = 2 + (random.next() % 4) as usize;
+            let specs: Vec<Spec> = (0..count)
+                .map(|_| {
+                    let period = 4 + random.next() % 60;
+                    periodic(1 + random.next() % (period / 3 + 1), period)
+                })
+                .collect();
+            let load: f64 = specs.iter().map(|spec| spec.cost as f64 / spec.period as f64).sum();
+            if load > 0.99 {
+                assert!(load <= 1.0 || late_under_rms(&specs, 0.0).is_some());
+                continue;
+            }
+            let in_time = (0..count).all(|task| played(&specs, task) <= specs[task].period);
+            assert_eq!(late_under_rms(&specs, 0.0).is_none(), in_time, "{specs:?}");
+            let class = Class::new(&specs, 0.0);
+            admitted += usize::from(in_time);
+            beyond_the_bound += usize::from(in_time && (0..count).any(|task| class.load_of_ranks(task).is_some()));
+        }
+        assert!(admitted > 200 && beyond_the_bound > 50, "{admitted} admitted, {beyond_the_bound} of them beyond the bound");
     }
 
     /// Periods without a common multiple in reach, at a load just below all of the time: judged by a test that is sufficient only.
