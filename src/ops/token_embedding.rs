@@ -5,7 +5,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::embedding_bag::Table;
+use super::embedding_bag::{RowInit, Table};
 use super::gemm::Write;
 use super::jacobian_rows::{JacobianRows, Slot};
 use super::simd::add_scaled;
@@ -77,7 +77,11 @@ pub struct TokenEmbeddingForward<'a> {
     /// (n x dim)
     pub sum: Tensor,
     pub tokens: Tokens<'a>,
-    pub table: Table<'a>,
+    /// (rows of the table) slots, as [`Table`] has them.
+    pub slots: &'a [u32],
+    /// (slots x dim) f32
+    pub values: Tensor,
+    pub init: RowInit,
     pub positions: Tensor,
     pub types: Tensor,
 }
@@ -88,12 +92,13 @@ impl Op for TokenEmbeddingForward<'_> {
     }
 
     fn operands(&self) -> Operands {
-        Operands::new([self.positions, self.types], [self.sum])
+        Operands::new([self.values, self.positions, self.types], [self.sum])
     }
 
     fn host(&self, memory: &HostMemory) {
         let (positions, types) = (memory.read(self.positions), memory.read(self.types));
-        token_embedding_forward(memory.write(self.sum), self.tokens, self.table, positions, types);
+        let table = Table { dim: self.sum.columns, slots: self.slots, values: memory.read(self.values), init: self.init };
+        token_embedding_forward(memory.write(self.sum), self.tokens, table, positions, types);
     }
 }
 
@@ -133,7 +138,7 @@ impl Op for TokenEmbeddingBackward<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::embedding_bag::{RowInit, UNTOUCHED};
+    use crate::ops::embedding_bag::UNTOUCHED;
 
     /// Two tokens of one sequence: ids 3 (untouched, zero) and 1.
     const TOKENS: Tokens = Tokens { ids: &[3, 1], positions: &[0, 1], types: &[0, 1] };

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::Transformer;
+use super::activations::slot;
 use super::forward::Pass;
 use super::layout::{Piece, Place};
-use super::scratch::slot;
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
+use crate::model::encoders::Values;
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::attention::AttentionBackward;
 use crate::ops::gather::{Add, Copy, ScatterAddRows};
@@ -21,7 +22,7 @@ use crate::ops::token_embedding::TokenEmbeddingBackward;
 /// A block, and how its pieces' gradients reach J.
 struct Block<'b> {
     place: &'b Place,
-    values: Tensor,
+    values: Values,
     jacobian: &'b JacobianRows,
 }
 
@@ -36,7 +37,7 @@ impl Block<'_> {
     }
 
     fn linear_input(&self, tape: &mut Tape, piece: &Piece, dx: Tensor, dout: Tensor) {
-        let weight = piece.of(self.values).0.as_rows(dout.columns, dx.columns);
+        let weight = piece.matrix(self.values, dout.columns, dx.columns);
         tape.push(LinearInputBackward::new(dx, dout, weight));
     }
 
@@ -74,15 +75,15 @@ impl Transformer {
     }
 
     fn block<'b>(&self, place: &'b Place, pass: &Pass, jacobian: &'b JacobianRows) -> Block<'b> {
-        Block { place, values: place.of(pass.shared, pass.frozen), jacobian }
+        Block { place, values: place.of(&pass.weights), jacobian }
     }
 
     fn pool_backward<'a>(&self, tape: &mut Tape<'a>, dheads: Tensor, pass: &Pass<'a>, jacobian: &JacobianRows) {
         let Some(place) = &self.layout.pooler_place else { return };
         let block = self.block(place, pass, jacobian);
         let pooled = &pass.group.part_pooled;
-        let through = pooled.iter().filter(|rows| !rows.is_empty());
-        for rows in through.clone() {
+        let through = joined(pooled);
+        for rows in &through {
             let (dout, pre) = (dheads.rows(rows.clone()), pass.at.pooler_pre.rows(rows.clone()));
             tape.push(ActivationBackward { dout, pre, activation: Activation::Tanh });
         }
@@ -104,7 +105,7 @@ impl Transformer {
         let (xq, keys, parts): (Tensor, &'a [TokenKey], _) = if all {
             (x, pass.token_keys(), &group.part_tokens)
         } else {
-            (pass.at.last_input.rows(0..group.queries.len()), pass.query_keys, &group.part_queries)
+            (pass.at.last_input.rows(0..group.queries.len()), &pass.group.query_keys, &group.part_queries)
         };
         let (h, f, r) = (self.hidden, self.spec.intermediate, xq.rows);
         let (rows, tokens) = (0..r, 0..x.rows);
@@ -180,4 +181,16 @@ fn masked<'a>(tape: &mut Tape<'a>, [d, da]: [Tensor; 2], dropout: Option<TokenDr
     tape.push(Copy { out: d, x: da });
     tape.push(DropoutByToken { x: d, dropout });
     d
+}
+
+/// Ranges in order, those that follow each other as one, empty ones left out.
+fn joined(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for range in ranges.iter().filter(|range| !range.is_empty()) {
+        match joined.last_mut().filter(|last| last.end == range.start) {
+            Some(last) => last.end = range.end,
+            None => joined.push(range.clone()),
+        }
+    }
+    joined
 }
