@@ -118,10 +118,13 @@ fn text(kernels: &Path) -> String {
     sources(kernels).iter().map(|name| fs::read_to_string(kernels.join(name)).expect("kernels are UTF-8")).collect()
 }
 
-/// Names of kernels/*.cu and *.cuh, sorted.
+/// Names of kernels/*.cu and *.cuh, and of those in kernels/hopper, sorted.
 fn sources(kernels: &Path) -> Vec<String> {
-    let entries = fs::read_dir(kernels).expect("kernels/ can be read").flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names = Vec::new();
+    for folder in ["", "hopper/"] {
+        let entries = fs::read_dir(kernels.join(folder)).expect("kernels/ can be read").flatten();
+        names.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()).map(|name| format!("{folder}{name}")));
+    }
     names.retain(|name| name.ends_with(".cu") || name.ends_with(".cuh"));
     names.sort();
     names

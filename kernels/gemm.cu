@@ -170,7 +170,7 @@ __device__ __forceinline__ void add_residual(float& first, float& second, const 
 }
 
 template <int BM, int BN, int WM, int WN>
-__device__ __forceinline__ void forward(bf16* out, bf16* pre, const bf16* x, const bf16* weight, const float* bias,
+__device__ __forceinline__ void forward(bf16* out, float* out_wide, bf16* pre, const bf16* x, const bf16* weight, const float* bias,
                                         const bf16* residual, int residual_columns, int m, int n, int k, int activation) {
     SHARED_DYNAMIC(bf16, shared);
     Product<BM, BN, WM, WN, true, true> product;
@@ -193,7 +193,12 @@ __device__ __forceinline__ void forward(bf16* out, bf16* pre, const bf16* x, con
         if (residual) {
             add_residual(first, second, residual, residual_columns, r, c, n);
         }
-        store_pair(out, at, first, second);
+        if (out) {
+            store_pair(out, at, first, second);
+        }
+        if (out_wide) {
+            store_pair(out_wide, at, first, second);
+        }
     });
 }
 
@@ -255,18 +260,18 @@ __device__ __forceinline__ void weight(float* gradients, const bf16* dout, const
 
 }  // namespace gemm
 
-// out (m x n) = f(x W^T + bias) + residual; x (m x k), W (n x k). pre (m x n): the activation's argument, or null. bias (n) f32
+// out and/or out_wide (m x n) = f(x W^T + bias) + residual; x (m x k), W (n x k). pre (m x n): the activation's argument, or null. bias (n) f32
 // or null; residual (m x residual_columns), added to the first columns, or null. grid: (n tiles, m tiles).
-extern "C" __global__ void __launch_bounds__(256, 1) gemm_forward(bf16* out, bf16* pre, const bf16* x, const bf16* weight,
+extern "C" __global__ void __launch_bounds__(256, 1) gemm_forward(bf16* out, float* out_wide, bf16* pre, const bf16* x, const bf16* weight,
                                                                   const float* bias, const bf16* residual, int residual_columns,
                                                                   int m, int n, int k, int activation) {
-    gemm::forward<128, 256, 64, 64>(out, pre, x, weight, bias, residual, residual_columns, m, n, k, activation);
+    gemm::forward<128, 256, 64, 64>(out, out_wide, pre, x, weight, bias, residual, residual_columns, m, n, k, activation);
 }
 
-extern "C" __global__ void __launch_bounds__(128) gemm_forward_small(bf16* out, bf16* pre, const bf16* x, const bf16* weight,
+extern "C" __global__ void __launch_bounds__(128) gemm_forward_small(bf16* out, float* out_wide, bf16* pre, const bf16* x, const bf16* weight,
                                                                      const float* bias, const bf16* residual, int residual_columns,
                                                                      int m, int n, int k, int activation) {
-    gemm::forward<64, 64, 32, 32>(out, pre, x, weight, bias, residual, residual_columns, m, n, k, activation);
+    gemm::forward<64, 64, 32, 32>(out, out_wide, pre, x, weight, bias, residual, residual_columns, m, n, k, activation);
 }
 
 // out and/or out_wide (m x n) = (dout W + residual) f'(pre); dout (m x k), W (k x n). pre (m x n) and residual

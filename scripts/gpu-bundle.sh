@@ -3,6 +3,7 @@
 # configurations, scripts/gpu-check.sh, and what ../shared has of the PyTorch baseline and the library that plays a driver. No Rust
 # and no network there; its C library must be as new as this machine's. The folder is tried out before it counts as made: the
 # stages that need no card run in a copy.
+# The folder's archive beside it is what to carry.
 #     scripts/gpu-bundle.sh [FOLDER]          default: target/gpu-bundle
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -60,15 +61,16 @@ fi
 git rev-parse HEAD >"$folder/commit"
 ldd --version | sed -n 1p >"$folder/glibc"
 
-size=$(du -sm "$folder" | cut -f 1)
+tar -C "$folder" -cJf "$folder.tar.xz" .
+size=$(du -m "$folder.tar.xz" | cut -f 1)
 if ((size > limit_mib)); then
-    echo "$folder takes $size MiB, more than $limit_mib" >&2
+    echo "$folder.tar.xz takes $size MiB, more than $limit_mib" >&2
     exit 1
 fi
 
 # The self-test: somewhere else, and without this checkout's tools.
 empty=$(mktemp -d)
 trap 'rm -rf "$empty"' EXIT
-cp -r "$folder/." "$empty/"
+tar -C "$empty" -xJf "$folder.tar.xz"
 (cd "$empty" && env -i HOME="$empty" PATH=/usr/bin:/bin ./gpu-check.sh out cpu emulated softgpu)
-echo "$folder: $size MiB, commit $(cat "$folder/commit"), $version, needs $(cat "$folder/glibc") or newer"
+echo "$folder.tar.xz: $size MiB, commit $(cat "$folder/commit"), $version, needs $(cat "$folder/glibc") or newer"

@@ -1,6 +1,10 @@
 //! Linear layer y = x W^T + b on packed rows: one product for all rows forward and for the input gradient, one product per
 //! segment for the weight gradient, straight into the segment's row of J.
 
+#[cfg(test)]
+mod cases;
+mod products;
+
 use std::ops::Range;
 
 use multiversion::multiversion;
@@ -9,11 +13,13 @@ use rayon::prelude::*;
 use super::activation::{Activation, activation_backward, bias_activation_forward};
 use super::gemm::{View, Write, matmul, matmul_rows, matmul_single};
 use super::jacobian_rows::{JacobianRows, Segment, Slot};
-use crate::machine::driver::{Address, Card, MOST_BLOCKS};
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
+pub use products::MOST_ROWS;
+use products::{HopperTile, aligned, portable};
 
 /// out (n x outputs) = x (n x inputs) W^T, W (outputs x inputs); the bias is added by the activation that follows.
 pub fn linear_forward(out: &mut [f32], x: &[f32], weight: &[f32], inputs: usize, outputs: usize) {
@@ -72,6 +78,7 @@ fn add_rows(sums: &mut [f32], dout: &[f32]) {
 
 /// out = f(x W^T + bias) + residual in its first columns: an identity shortcut is zero-padded where the layer is wider than its
 /// input (option A of He et al., CVPR 2016).
+#[derive(Clone, Copy)]
 pub struct LinearForward {
     /// (n x outputs)
     pub out: Tensor,
@@ -114,17 +121,55 @@ impl Op for LinearForward {
         add_columns(out, outputs, memory.read(self.residual), self.residual.columns);
     }
 
-    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
+    fn device(&self, card: &Card, _: &[Address]) -> Vec<Command> {
+        let operands = [self.out, self.pre, self.x, self.weight, self.residual];
+        let wide = self.out.dtype == DType::F32 && self.activation != Activation::None;
+        let launch = match HopperTile::of(card, [self.out.rows, self.out.columns], 1) {
+            Some(tile) if !wide && aligned(operands) => self.on_hopper(tile),
+            _ => self.portable(),
+        };
+        vec![launch.into()]
+    }
+}
+
+impl LinearForward {
+    fn portable(&self) -> Launch {
         let (m, n, k) = (self.out.rows, self.out.columns, self.x.columns);
-        let launch = product(["gemm_forward", "gemm_forward_small"], m, n, 1)
-            .addresses([self.out.at, self.pre.at, self.x.at, self.weight.at, self.bias.at, self.residual.at])
+        let [narrow, wide] = by_dtype(self.out);
+        portable(["gemm_forward", "gemm_forward_small"], m, n, 1)
+            .addresses([narrow, wide, self.pre.at, self.x.at, self.weight.at, self.bias.at, self.residual.at])
             .int(self.residual.columns)
             .int(m)
             .int(n)
             .int(k)
-            .signed(self.activation as i32);
-        vec![launch.into()]
+            .signed(self.activation as i32)
     }
+
+    fn on_hopper(&self, tile: HopperTile) -> Launch {
+        let Self { out, pre, x, weight, bias, activation, residual } = *self;
+        let [narrow, wide] = by_dtype(out);
+        // A map that nothing is done by where there is no such matrix.
+        let stored = |tensor: Tensor| if tensor.is_none() { (x, 128) } else { (Tensor { columns: tensor.ld, ..tensor }, 128) };
+        let out_map = if narrow == 0 { (x, 128) } else { stored(out) };
+        tile.launch(HopperTile::forward)
+            .maps([(x, 128), (weight, tile.columns()), out_map, stored(pre)])
+            .addresses([bias.at, residual.at])
+            .int(residual.columns.min(out.columns))
+            .int(residual.ld)
+            .addresses([wide])
+            .int(out.ld)
+            .int(out.rows)
+            .int(out.columns)
+            .int(out.ld)
+            .int(x.columns)
+            .signed(activation as i32)
+            .int(usize::from(!pre.is_none()))
+    }
+}
+
+/// Where a kernel stores in bf16, and where in f32.
+fn by_dtype(out: Tensor) -> [Address; 2] {
+    if out.dtype == DType::Bf16 { [out.at, 0] } else { [0, out.at] }
 }
 
 /// out (n x width) += x (n x columns) in its first columns, or the first columns of x where those are more.
@@ -135,6 +180,7 @@ fn add_columns(out: &mut [f32], width: usize, x: &[f32], columns: usize) {
 }
 
 /// out = (dout W + the first columns of a residual) f'(pre).
+#[derive(Clone, Copy)]
 pub struct LinearInputBackward {
     /// (n x inputs); on a device f32 or bf16.
     pub out: Tensor,
@@ -175,17 +221,48 @@ impl Op for LinearInputBackward {
         }
     }
 
-    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
+    fn device(&self, card: &Card, _: &[Address]) -> Vec<Command> {
+        let operands = [self.out, self.dout, self.weight, self.residual, self.pre];
+        let wide = self.out.dtype == DType::F32 && !self.pre.is_none();
+        let launch = match HopperTile::of(card, [self.out.rows, self.out.columns], 1) {
+            Some(tile) if !wide && aligned(operands) => self.on_hopper(tile),
+            _ => self.portable(),
+        };
+        vec![launch.into()]
+    }
+}
+
+impl LinearInputBackward {
+    fn portable(&self) -> Launch {
         let (m, n, k) = (self.out.rows, self.out.columns, self.dout.columns);
-        let [narrow, wide] = if self.out.dtype == DType::Bf16 { [self.out.at, 0] } else { [0, self.out.at] };
-        let launch = product(["gemm_input", "gemm_input_small"], m, n, 1)
+        let [narrow, wide] = by_dtype(self.out);
+        portable(["gemm_input", "gemm_input_small"], m, n, 1)
             .addresses([narrow, wide, self.dout.at, self.weight.at, self.pre.at, self.residual.at])
             .int(self.residual.columns)
             .int(m)
             .int(n)
             .int(k)
-            .signed(self.activation as i32);
-        vec![launch.into()]
+            .signed(self.activation as i32)
+    }
+
+    fn on_hopper(&self, tile: HopperTile) -> Launch {
+        let Self { out, dout, weight, residual, pre, activation } = *self;
+        let [narrow, wide] = by_dtype(out);
+        let out_map = if narrow == 0 { dout } else { Tensor { columns: out.ld, ..out } };
+        tile.launch(HopperTile::input)
+            .maps([(dout, 128), (weight, tile.inner()), (out_map, 128)])
+            .addresses([pre.at])
+            .int(pre.ld)
+            .addresses([residual.at])
+            .int(residual.columns.min(out.columns))
+            .int(residual.ld)
+            .addresses([wide])
+            .int(out.ld)
+            .int(out.rows)
+            .int(out.columns)
+            .int(out.ld)
+            .int(dout.columns)
+            .signed(activation as i32)
     }
 }
 
@@ -243,54 +320,39 @@ impl Op for LinearWeightBackward {
         ]
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[starts, ends, add, weights, biases] = tables else { unreachable!("five tables") };
-        let (inputs, outputs, base) = (self.x.columns, self.dout.columns, self.jacobian.base());
-        let count = self.jacobian.merged().len();
-        let weight = product(["gemm_weight", "gemm_weight_small"], outputs, inputs, count)
-            .addresses([base, self.dout.at, self.x.at, starts, ends, weights, add])
-            .int(outputs)
-            .int(inputs);
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
+        let &[starts, ends, add, _, biases] = tables else { unreachable!("five tables") };
+        let (inputs, outputs, count) = (self.x.columns, self.dout.columns, self.jacobian.merged().len());
+        let weight = match HopperTile::of(card, [outputs, inputs], count) {
+            Some(tile) if aligned([self.dout, self.x]) => self.on_hopper(tile, tables),
+            _ => self.portable(tables),
+        };
         let bias = Launch::new("bias_gradients_bf16", [outputs.div_ceil(32), count, 1], 1024)
-            .addresses([base, self.dout.at, starts, ends, biases, add])
+            .addresses([self.jacobian.base(), self.dout.at, starts, ends, biases, add])
             .int(outputs);
         vec![weight.into(), bias.into()]
     }
 }
 
-/// A block's tile of a product, and its threads.
-struct Tile {
-    rows: usize,
-    columns: usize,
-    threads: u32,
-}
-
-const LARGE: Tile = Tile { rows: 128, columns: 256, threads: 256 };
-const SMALL: Tile = Tile { rows: 64, columns: 64, threads: 128 };
-
-/// Large tiles from this many blocks on: half of the multiprocessors of the largest card in use.
-const ENOUGH: usize = 64;
-
-/// Most rows of a product on a device: small tiles, which are lower, are for few blocks only.
-pub const MOST_ROWS: usize = LARGE.rows * MOST_BLOCKS[1] as usize;
-
-impl Tile {
-    fn grid(&self, m: usize, n: usize) -> [usize; 3] {
-        [n.div_ceil(self.columns), m.div_ceil(self.rows), 1]
+impl LinearWeightBackward {
+    fn portable(&self, tables: &[Address]) -> Launch {
+        let &[starts, ends, add, weights, _] = tables else { unreachable!("five tables") };
+        let (inputs, outputs) = (self.x.columns, self.dout.columns);
+        portable(["gemm_weight", "gemm_weight_small"], outputs, inputs, self.jacobian.merged().len())
+            .addresses([self.jacobian.base(), self.dout.at, self.x.at, starts, ends, weights, add])
+            .int(outputs)
+            .int(inputs)
     }
 
-    /// Four stages of 32 inner positions of two bf16 operands.
-    fn shared(&self) -> usize {
-        4 * 32 * 2 * (self.rows + self.columns)
+    fn on_hopper(&self, tile: HopperTile, tables: &[Address]) -> Launch {
+        let &[starts, ends, add, weights, _] = tables else { unreachable!("five tables") };
+        tile.launch(HopperTile::weight)
+            .maps([(self.dout, 64), (self.x, tile.inner())])
+            .addresses([self.jacobian.base(), starts, ends, weights, add])
+            .int(self.jacobian.merged().len())
+            .int(self.dout.columns)
+            .int(self.x.columns)
     }
-}
-
-/// A product (m x n) for each segment, by the kernel for large tiles or the one for small tiles.
-fn product([large, small]: [&'static str; 2], m: usize, n: usize, segments: usize) -> Launch {
-    let fills = LARGE.grid(m, n).iter().product::<usize>() * segments >= ENOUGH;
-    let (name, tile) = if fills { (large, LARGE) } else { (small, SMALL) };
-    let [x, y, _] = tile.grid(m, n);
-    Launch::new(name, [x, y, segments], tile.threads).shared(tile.shared())
 }
 
 /// Gradients of a layer whose weight is a table of words and whose bias is its own: weight (or none) and bias, for all rows.
@@ -350,187 +412,5 @@ mod tests {
         linear_input_backward(&mut dx, &[1.0, 2.0], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 8, 1);
         assert_eq!(dx[..8], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
         assert_eq!(dx[15], 16.0);
-    }
-    #[test]
-    fn the_tallest_product_has_a_grid_that_a_card_takes() {
-        assert_eq!(product(["large", "small"], MOST_ROWS, 16, 1).grid, [1, MOST_BLOCKS[1], 1]);
-    }
-
-    #[test]
-    fn few_blocks_take_small_tiles() {
-        assert_eq!(product(["large", "small"], 8192, 768, 1).kernel, "large");
-        let small = product(["large", "small"], 65, 130, 2);
-        assert_eq!((small.kernel, small.grid, small.shared), ("small", [3, 2, 2], 32_768));
-    }
-}
-
-#[cfg(test)]
-mod cases {
-    use super::*;
-    use crate::ops::testing::{Found, On, Place, coarse_noise, noise, on_devices};
-
-    /// The same launch with large tiles, whatever the size; biases have no tiles.
-    fn large(mut launch: Launch, [m, n]: [usize; 2]) -> Launch {
-        let Some(name) = ["gemm_forward", "gemm_input", "gemm_weight"].into_iter().find(|name| launch.kernel.starts_with(name))
-        else {
-            return launch;
-        };
-        let [x, y, _] = LARGE.grid(m, n);
-        launch.kernel = name;
-        launch.grid = [x as u32, y as u32, launch.grid[2]];
-        launch.threads = LARGE.threads;
-        launch.shared(LARGE.shared())
-    }
-
-    /// Against the host, with large tiles where the output is (m x n).
-    fn compare(on: On, tiles: Option<[usize; 2]>, case: impl Fn(&mut Place) -> Vec<Found>) {
-        match tiles {
-            None => on.compare(case),
-            Some(size) => on.compare_changed(&move |launch| large(launch, size), case),
-        }
-    }
-
-    struct Case {
-        m: usize,
-        n: usize,
-        k: usize,
-        activation: Activation,
-        /// Columns of the residual, 0 for none.
-        residual: usize,
-        large: bool,
-    }
-
-    impl Case {
-        fn tiles(&self) -> Option<[usize; 2]> {
-            self.large.then_some([self.m, self.n])
-        }
-
-        fn residual(&self, place: &mut Place, id: u32) -> Tensor {
-            let values = coarse_noise(self.m * self.residual, id);
-            if values.is_empty() { Tensor::NONE } else { place.narrow(&values, self.residual) }
-        }
-    }
-
-    fn forward(on: On, case: &Case) {
-        let &Case { m, n, k, activation, .. } = case;
-        compare(on, case.tiles(), |place| {
-            let op = LinearForward {
-                out: place.room(m, n, DType::Bf16),
-                pre: if activation == Activation::None { Tensor::NONE } else { place.room(m, n, DType::Bf16) },
-                x: place.narrow(&coarse_noise(m * k, 0), k),
-                weight: place.narrow(&coarse_noise(n * k, 1), k),
-                bias: place.f32(&noise(n, 2), n),
-                activation,
-                residual: case.residual(place, 3),
-            };
-            place.run(&op);
-            let written = [("out", op.out), ("pre", op.pre)].into_iter().filter(|(_, tensor)| !tensor.is_none());
-            written.map(|(what, tensor)| place.found(what, tensor)).collect()
-        });
-    }
-
-    fn forward_small_ragged(on: On) {
-        forward(on, &Case { m: 65, n: 70, k: 40, activation: Activation::Gelu, residual: 30, large: false });
-    }
-
-    fn forward_small_padded(on: On) {
-        // The residual is wider than the output.
-        forward(on, &Case { m: 3, n: 7, k: 13, activation: Activation::Tanh, residual: 13, large: false });
-    }
-
-    fn forward_small_many_steps(on: On) {
-        forward(on, &Case { m: 16, n: 24, k: 200, activation: Activation::None, residual: 24, large: false });
-    }
-
-    fn forward_large_ragged(on: On) {
-        forward(on, &Case { m: 130, n: 40, k: 72, activation: Activation::Relu, residual: 0, large: true });
-    }
-
-    fn input(on: On, case: &Case) {
-        let &Case { m, n, k, activation, .. } = case;
-        compare(on, case.tiles(), |place| {
-            let (dout, weight) = (place.narrow(&coarse_noise(m * k, 4), k), place.narrow(&coarse_noise(k * n, 5), n));
-            let (pre, residual) = (place.narrow(&coarse_noise(m * n, 6), n), case.residual(place, 7));
-            let pre = if activation == Activation::None { Tensor::NONE } else { pre };
-            let outs = [("dx", place.room(m, n, DType::Bf16)), ("dx in f32", place.padded_room(m, n))];
-            for (_, out) in outs {
-                place.run(&LinearInputBackward { out, dout, weight, residual, pre, activation });
-            }
-            outs.map(|(what, out)| place.found(what, out)).into()
-        });
-    }
-
-    fn input_small_ragged(on: On) {
-        input(on, &Case { m: 66, n: 72, k: 48, activation: Activation::Gelu, residual: 20, large: false });
-    }
-
-    fn input_small_padded(on: On) {
-        input(on, &Case { m: 5, n: 9, k: 33, activation: Activation::None, residual: 0, large: false });
-    }
-
-    fn input_large_ragged(on: On) {
-        input(on, &Case { m: 20, n: 264, k: 40, activation: Activation::Gelu, residual: 0, large: true });
-    }
-
-    /// Three segments, one empty and one that adds; their rows of J begin at odd places.
-    fn weight(on: On, outputs: usize, inputs: usize, large: bool) {
-        let (rows, width) = (90, outputs * (inputs + 1));
-        let stride = width + 1;
-        let (dout, x, before) = (coarse_noise(rows * outputs, 8), coarse_noise(rows * inputs, 9), noise(3 * stride, 10));
-        compare(on, large.then_some([outputs, inputs]), |place| {
-            let all = place.f32(&before, stride);
-            let segment = |(row, (rows, write)): (usize, (Range<usize>, Write))| {
-                let row = Tensor { columns: width, ..all.rows(row..row + 1) };
-                Segment { rows, row, write }
-            };
-            let segments = [(0..37, Write::Replace), (37..37, Write::Replace), (37..90, Write::Add)];
-            let segments = segments.into_iter().enumerate().map(segment).collect();
-            let jacobian = JacobianRows { segments, added: false, staging: Tensor::NONE };
-            let (dout, x) = (place.narrow(&dout, outputs), place.narrow(&x, inputs));
-            place.run(&LinearWeightBackward { dout, x, jacobian, columns: 0..width });
-            vec![place.found("weight gradients", all)]
-        });
-    }
-
-    fn weight_small(on: On) {
-        weight(on, 72, 40, false);
-    }
-
-    fn weight_small_padded(on: On) {
-        weight(on, 5, 67, false);
-    }
-
-    fn weight_large(on: On) {
-        weight(on, 136, 16, true);
-    }
-
-    /// All segments add to one row.
-    fn weight_of_one_row(on: On) {
-        let (rows, outputs, inputs) = (30, 6, 10);
-        let width = outputs * (inputs + 1);
-        on.compare(|place: &mut Place| {
-            let row = place.f32(&noise(width, 11), width);
-            let segments = [(0..12, Write::Replace), (12..30, Write::Add)];
-            let segments = segments.into_iter().map(|(rows, write)| Segment { rows, row, write }).collect();
-            let jacobian = JacobianRows { segments, added: true, staging: Tensor::NONE };
-            let (dout, x) = (coarse_noise(rows * outputs, 8), coarse_noise(rows * inputs, 9));
-            let (dout, x) = (place.narrow(&dout, outputs), place.narrow(&x, inputs));
-            place.run(&LinearWeightBackward { dout, x, jacobian, columns: 0..width });
-            vec![place.found("weight gradients", row)]
-        });
-    }
-
-    on_devices! {
-        forward_small_ragged,
-        forward_small_padded,
-        forward_small_many_steps,
-        forward_large_ragged,
-        input_small_ragged,
-        input_small_padded,
-        input_large_ragged,
-        weight_small,
-        weight_small_padded,
-        weight_large,
-        weight_of_one_row,
     }
 }

@@ -12,7 +12,7 @@ use bytemuck::Pod;
 use super::gram::GramScratch;
 use super::philox::{Keyed, Stream};
 use super::storage::bf16;
-use crate::machine::driver::{Address, DeviceError, Driver, Priority, StreamId, open, open_emulated};
+use crate::machine::driver::{Address, Card, DeviceError, Driver, Priority, StreamId, open, open_emulated};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::Op;
@@ -22,12 +22,15 @@ use crate::machine::tensor::{DType, Tensor, pitch};
 pub struct Device {
     driver: Box<dyn Driver>,
     stream: StreamId,
+    /// What decides the kernels of an operation.
+    card: Card,
 }
 
 impl Device {
     fn new(mut driver: Box<dyn Driver>) -> Self {
         let stream = driver.stream(Priority::Low).expect("a stream");
-        Self { driver, stream }
+        let card = driver.card();
+        Self { driver, stream, card }
     }
 
     pub fn upload<T: Pod>(&mut self, values: &[T]) -> Address {
@@ -66,7 +69,7 @@ impl Device {
     /// What computes an operation, its tables laid out.
     pub fn commands(&mut self, op: &dyn Op) -> Vec<Command> {
         let tables: Vec<Address> = op.tables().iter().map(|table| self.upload(table)).collect();
-        op.device(&self.driver.card(), &tables)
+        op.device(&self.card, &tables)
     }
 
     fn run(&mut self, op: &dyn Op, change: &dyn Fn(Launch) -> Launch) {
@@ -123,15 +126,23 @@ impl On {
         Device::new(self.open(seed).unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// Holds what a case finds on the device against what it finds on the host.
-    pub fn compare(self, case: impl Fn(&mut Place) -> Vec<Found>) {
-        self.compare_changed(&|launch| launch, case);
+    /// What is known of the device.
+    pub fn card(self) -> Card {
+        self.device(0).card
     }
 
-    /// As [`On::compare`], with every launch changed first.
-    pub fn compare_changed(self, change: &dyn Fn(Launch) -> Launch, case: impl Fn(&mut Place) -> Vec<Found>) {
+    /// Holds what a case finds on the device against what it finds on the host.
+    pub fn compare(self, case: impl Fn(&mut Place) -> Vec<Found>) {
+        self.compare_as(self.card(), &|launch| launch, case);
+    }
+
+    /// As [`On::compare`], with the kernels of a lesser card, and every launch changed first.
+    pub fn compare_as(self, card: Card, change: &dyn Fn(Launch) -> Launch, case: impl Fn(&mut Place) -> Vec<Found>) {
         let expected = case(&mut Place { device: None, host: Vec::new(), change });
-        let found = self.run(|device| case(&mut Place { device: Some(device), host: Vec::new(), change }));
+        let found = self.run(|device| {
+            device.card = card;
+            case(&mut Place { device: Some(device), host: Vec::new(), change })
+        });
         assert_eq!(found.len(), expected.len());
         found.iter().zip(&expected).for_each(|(found, expected)| found.assert_near(expected));
     }

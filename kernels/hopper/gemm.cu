@@ -1,0 +1,168 @@
+// Matrix products on the tensor cores of compute capability 9.0a: bf16 operands that the copy engine brings, f32 sums.
+//
+// A block computes tiles of 128 x kWide of the output. The first warpgroup starts copies into a ring of stages of 64 inner
+// positions; the other two take tiles in turn, so that one multiplies while the other finishes and stores. In a pair of blocks,
+// each brings half of the second operand for both.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+#include "gemm.cuh"
+
+namespace hopper {
+
+// out (m x n) = a b with what `finish` says, over inner positions k; b (n x k), or (k x n) with kRowsB.
+template <int kWide, bool kRowsB, int kBlocks>
+__device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, const TensorMap* out, const TensorMap* argument,
+                                        const Finish& finish, int k) {
+    using Own = Ring<kWide, false, kRowsB, kBlocks>;
+    Own ring;
+    Tiles<kBlocks> tiles(finish.m, finish.n, kWide, 1);
+    int group = warpgroup();
+    if (group == 0) {
+        give_registers<kRegistersCopying>();
+        if (threadIdx.x == 0) {
+            tiles.each([&](int, int row, int column) {
+                for (int inner = 0; inner < k; inner += kInner) {
+                    ring.fill(a, b, row, column, inner, tiles.rank);
+                }
+            });
+        }
+    } else {
+        take_registers<kRegistersMultiplying>();
+        Output<kWide> output(ring.pieces(), ring.biases(), group);
+        bool own = group == 1;
+        tiles.each([&](int, int row, int column) {
+            if (own) {
+                float sums[2][kWide / 8][4];
+                clear(sums);
+                output.begin(finish.bias, column, finish.n);
+                ring.wait_for_turn(group);
+                for (int inner = 0; inner < k; inner += kInner) {
+                    ring.multiply(sums, kInner, inner == 0);
+                }
+                ring.pass_turn(group);
+                ring.finish();
+                if (finish.wide) {
+                    output.wide(sums, row, column, finish.m, finish.pitch, finish.bias != nullptr, [&](float (&x)[4], int r, int c) {
+                        finish_wide(x, finish, r, c);
+                    });
+                } else {
+                    output.narrow(sums, out, argument, finish, row, column);
+                }
+            } else {
+                ring.skip((k + kInner - 1) / kInner);
+            }
+            own = !own;
+        });
+        output.close();
+    }
+    Own::leave();
+}
+
+// For every segment s: gradients[offsets[s]..] (outputs x inputs, f32) = or += dout_s^T x_s over the rows starts[s]..ends[s].
+template <int kWide, int kBlocks>
+__device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x, float* gradients, const uint32_t* starts,
+                                       const uint32_t* ends, const uint64_t* offsets, const uint32_t* add, int segments,
+                                       int outputs, int inputs) {
+    using Own = Ring<kWide, true, true, kBlocks>;
+    Own ring;
+    Tiles<kBlocks> tiles(outputs, inputs, kWide, segments);
+    int group = warpgroup();
+    if (group == 0) {
+        give_registers<kRegistersCopying>();
+        if (threadIdx.x == 0) {
+            tiles.each([&](int segment, int row, int column) {
+                int end = int(ends[segment]);
+                for (int inner = int(starts[segment]); inner < end; inner += kInner) {
+                    ring.fill(dout, x, row, column, inner, tiles.rank);
+                }
+            });
+        }
+    } else {
+        take_registers<kRegistersMultiplying>();
+        Output<kWide> output(ring.pieces(), ring.biases(), group);
+        bool own = group == 1;
+        tiles.each([&](int segment, int row, int column) {
+            int begin = int(starts[segment]), end = int(ends[segment]);
+            float* to = gradients + offsets[segment];
+            bool adds = add[segment] != 0;
+            if (own) {
+                ring.wait_for_turn(group);
+            }
+            if (own && begin >= end) {
+                ring.pass_turn(group);
+                for (int at = threadIdx.x % 128; at < kRows * kWide && !adds; at += 128) {
+                    int r = row + at / kWide, c = column + at % kWide;
+                    if (r < outputs && c < inputs) {
+                        to[uint64_t(r) * inputs + c] = 0.0f;
+                    }
+                }
+            } else if (own) {
+                float sums[2][kWide / 8][4];
+                clear(sums);
+                for (int inner = begin; inner < end; inner += kInner) {
+                    ring.multiply(sums, end - inner, inner == begin);
+                }
+                ring.pass_turn(group);
+                ring.finish();
+                bool aligned = (uint64_t(to) & 15) == 0 && inputs % 4 == 0;
+                output.wide(sums, row, column, outputs, inputs, false, [&](float (&sum)[4], int r, int c) {
+                    float* at = to + uint64_t(r) * inputs + c;
+                    if (aligned) {
+                        Pack<float, 4> before = adds ? load_pack<Pack<float, 4>>(at) : Pack<float, 4>{};
+                        store_pack(at, Pack<float, 4>{{sum[0] + before.at[0], sum[1] + before.at[1], sum[2] + before.at[2],
+                                                       sum[3] + before.at[3]}});
+                        return;
+                    }
+                    for (int i = 0; i < 4 && c + i < inputs; ++i) {
+                        at[i] = adds ? at[i] + sum[i] : sum[i];
+                    }
+                });
+            } else {
+                ring.skip((max(end - begin, 0) + kInner - 1) / kInner);
+            }
+            own = !own;
+        });
+    }
+    Own::leave();
+}
+
+}  // namespace hopper
+
+// The kernels for each width of tile, alone (1) and in pairs of blocks (2). Boxes have 128 rows for a, 64 where it is the dout of
+// a weight gradient; for b of a forward product kWide / blocks rows, else 64 / blocks; for out and argument 128. The grid is a
+// multiple of the blocks of a cluster.
+#define TASKLOOM_PRODUCTS(wide, blocks)                                                                                        \
+    extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
+        gemm_forward_hopper_##wide##_##blocks(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight,   \
+                                              const __grid_constant__ TensorMap out, const __grid_constant__ TensorMap pre,    \
+                                              const float* bias, const bf16* residual, int residual_columns,                   \
+                                              int residual_pitch, float* wide_out, int wide_pitch, int m, int n, int pitch,    \
+                                              int k, int activation, int keeps) {                                             \
+        hopper::Finish finish{bias,       residual, residual_columns, residual_pitch, nullptr, 0, activation, keeps != 0,      \
+                              wide_out,   wide_pitch, m,              n,              pitch};                                  \
+        hopper::product<wide, false, blocks>(&x, &weight, &out, &pre, finish, k);                                              \
+    }                                                                                                                          \
+    extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
+        gemm_input_hopper_##wide##_##blocks(const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap weight,  \
+                                            const __grid_constant__ TensorMap out, const bf16* pre, int pre_pitch,             \
+                                            const bf16* residual, int residual_columns, int residual_pitch, float* wide_out,   \
+                                            int wide_pitch, int m, int n, int pitch, int k, int activation) {                  \
+        hopper::Finish finish{nullptr,  residual,   residual_columns, residual_pitch, pre, pre_pitch, activation, false,       \
+                              wide_out, wide_pitch, m,                n,              pitch};                                  \
+        hopper::product<wide, true, blocks>(&dout, &weight, &out, &out, finish, k);                                            \
+    }                                                                                                                          \
+    extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
+        gemm_weight_hopper_##wide##_##blocks(const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap x,      \
+                                             float* gradients, const uint32_t* starts, const uint32_t* ends,                   \
+                                             const uint64_t* offsets, const uint32_t* add, int segments, int outputs,          \
+                                             int inputs) {                                                                     \
+        hopper::weight<wide, blocks>(&dout, &x, gradients, starts, ends, offsets, add, segments, outputs, inputs);             \
+    }
+
+TASKLOOM_PRODUCTS(64, 1)
+TASKLOOM_PRODUCTS(128, 1)
+TASKLOOM_PRODUCTS(192, 1)
+TASKLOOM_PRODUCTS(128, 2)
+TASKLOOM_PRODUCTS(192, 2)
+
+#endif
