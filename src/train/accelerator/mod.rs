@@ -28,7 +28,7 @@ use crate::model::spec::Input;
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
 use crate::ops::column_rule::How;
-use crate::ops::gram::{GramMatrices, GramScratch};
+use crate::ops::gram::{Cut, GramScratch};
 use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
@@ -198,8 +198,8 @@ impl Accelerator {
         // More rows in a round than in a group: there are several groups, which can overlap.
         let lanes = if limits.round_rows > limits.group_rows { 2 } else { 1 };
         let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_, _>>()?;
-        let partials =
-            gram_cut(blocks).len() + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
+        let partials = gram_cut(blocks).chunks.len()
+            + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
         let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, batches_per_round, limits))?;
@@ -309,7 +309,7 @@ impl Resident {
         let rates = Rates { rule: Rule::Sgd { momentum: 0.0 }, lr: 0.0, head_lr: 0.0, embedding_lr: 0.0, weight_decay: 0.0 };
         let update = shared_update(network, blocks, state, Vec::new(), How::Weights(none), none, &rates);
         let mut tables = update.tables()[..4].to_vec();
-        tables.extend(gram_cut(blocks).tables());
+        tables.extend(gram_cut(blocks).chunks.tables());
         tables.extend(Chunks::of_range(0..width, Chunks::gram_length(width)).tables());
         let constants = StagingBuffer::new(device, "chunks", tables.iter().map(|table| table.len() + 16).sum())?;
         let mut upload = constants.upload();
@@ -324,9 +324,8 @@ impl Resident {
     }
 }
 
-fn gram_cut(blocks: &Blocks) -> Chunks {
-    GramMatrices { jacobian: Vec::new(), blocks: &blocks.ranges, rows: None, gram: Tensor::NONE, scratch: GramScratch::NONE }
-        .chunks()
+fn gram_cut(blocks: &Blocks) -> Cut {
+    Cut::new(&blocks.ranges, blocks.table)
 }
 
 /// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.
@@ -342,7 +341,7 @@ fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limi
             ((spec.layers + 2) * TABLES_OF_LAYER + spec.positions * TABLES_OF_POSITION, tokens * TABLES_OF_TOKEN + lists())
         }
     };
-    let products = 4 * (blocks.count() + 3) + 16 * limits.present;
+    let products = 8 * (blocks.count() + 3) + 16 * limits.present;
     4096 + limits.round_rows.max(limits.group_rows) * (input + 8 + 4 * widest + 400) + own + products
 }
 
