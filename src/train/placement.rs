@@ -7,8 +7,7 @@ use super::round::Trainer;
 use crate::machine::driver::Driver;
 use crate::model::Start;
 use crate::model::network::Limits;
-use crate::model::spec::{HeadKind, ModelSpec};
-use crate::model::transformer::Pooling;
+use crate::model::spec::ModelSpec;
 use crate::ops::column_rule::RULE_TASKS;
 use crate::ops::gram::MOST_TASKS;
 use crate::ops::{heads, linear};
@@ -123,28 +122,8 @@ impl Trainer {
 
 /// Why no device computes this transformer, if none does.
 pub fn transformer_fault(spec: &ModelSpec) -> Option<String> {
-    let encoder = spec.encoder.transformer()?;
-    let (dim, intermediate) = (spec.encoder.hidden / encoder.heads.max(1), encoder.intermediate);
-    if let Some(head) = spec.heads.iter().find(|head| head.kind == HeadKind::Mlm) {
-        return Some(format!("tasks.{}.head = \"mlm\" {CPU_ONLY}", head.task));
-    }
-    if !DIMS.contains(&dim) {
-        let known = DIMS.map(|dim| dim.to_string()).join(" or ");
-        return Some(format!(
-            "a device takes attention heads of {known} columns, encoder.hidden / encoder.heads is {dim}: {CHANGE}"
-        ));
-    }
-    if !intermediate.is_multiple_of(8) {
-        return Some(format!("a device takes multiples of 8 as encoder.intermediate, found {intermediate}: {CHANGE}"));
-    }
-    let trains = encoder.first_trained() < encoder.layers || encoder.pooling == Pooling::Pooler;
-    (!trains).then(|| format!("encoder.freeze leaves nothing of the encoder to train, and that {CPU_ONLY}"))
+    spec.encoder.transformer().map(|_| format!("encoder.kind = \"transformer\" {CPU_ONLY}"))
 }
-
-const CHANGE: &str = "change it, or set run.device = \"cpu\"";
 
 /// What is said of parts that no device computes.
 const CPU_ONLY: &str = "runs on the CPU only in this version: set run.device = \"cpu\"";
-
-/// Columns of an attention head that the kernels are made for.
-const DIMS: [usize; 2] = [32, 64];

@@ -158,7 +158,7 @@ impl Transformer {
     }
 
     fn embed_backward<'a>(&self, tape: &mut Tape<'a>, dwords: Tensor, pass: &Pass<'a>, jacobian: &JacobianRows) {
-        let tokens = 0..pass.group.len();
+        let tokens = 0..pass.group.tokens.len();
         let place = &self.layout.embeddings;
         let block = self.block(place, pass, jacobian);
         let d = pass.at.d.rows(tokens.clone());

@@ -67,7 +67,7 @@ impl Transformer {
     }
 
     pub(super) fn embed<'a>(&self, tape: &mut Tape<'a>, pass: &Pass<'a>) {
-        let tokens = 0..pass.group.len();
+        let tokens = 0..pass.group.tokens.len();
         let block = self.layout.embeddings.of(&pass.weights);
         let (positions, types) = self.layout.embedding.rows.of(block);
         let sum = pass.at.embedding_sum.rows(tokens.clone());
@@ -88,7 +88,7 @@ impl Transformer {
             _ if self.spec.recompute => pass.at.inputs[index - 1],
             _ => pass.at.saved[slot(&self.spec, index - 1)].out,
         };
-        whole.rows(0..pass.group.len())
+        whole.rows(0..pass.group.tokens.len())
     }
 
     /// Layer `index` from the layer below it.
@@ -98,7 +98,7 @@ impl Transformer {
         if index + 1 < self.spec.layers {
             self.layer(tape, index, pass, saved, [x, x], pass.token_keys());
             if self.spec.recompute {
-                let tokens = 0..pass.group.len();
+                let tokens = 0..pass.group.tokens.len();
                 tape.push(Copy { out: pass.at.inputs[index].rows(tokens.clone()), x: saved.out.rows(tokens) });
             }
         } else if pass.group.reads_all() {
@@ -181,7 +181,7 @@ impl Transformer {
         let group = pass.group;
         let dropout = pass.random.filter(|_| self.spec.attention_dropout > 0.0 && !self.layout.layers[layer].frozen);
         Sequences {
-            queries: if rows == group.len() { &group.bounds } else { &group.query_bounds },
+            queries: if rows == group.tokens.len() { &group.bounds } else { &group.query_bounds },
             keys: &group.bounds,
             heads: self.spec.heads,
             dim: self.hidden / self.spec.heads,

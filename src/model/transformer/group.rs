@@ -112,16 +112,12 @@ impl TokenGroup {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.tokens.len()
-    }
-
     pub fn head_rows(&self) -> usize {
         self.pool_bounds.len() - 1
     }
 
     /// Every token is read, so queries and tokens are the same rows.
     pub fn reads_all(&self) -> bool {
-        self.queries.len() == self.len()
+        self.queries.len() == self.tokens.len()
     }
 }
