@@ -127,6 +127,8 @@ __device__ __forceinline__ Words philox4x32(uint32_t c0, uint32_t c1, uint32_t c
 // Streams of ops/philox.rs.
 constexpr uint32_t kStreamInit = 1;
 constexpr uint32_t kStreamHiddenDropout = 4;
+constexpr uint32_t kStreamTokenDropout = 7;
+constexpr uint32_t kStreamAttentionDropout = 8;
 
 // Words 4 * block to 4 * block + 3 of `Keyed::new(seed, stream, round, task, example)`.
 __device__ __forceinline__ Words keyed_block(uint64_t seed, uint32_t stream, uint32_t round, uint32_t task, uint32_t example,

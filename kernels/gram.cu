@@ -179,15 +179,15 @@ extern "C" __global__ void __launch_bounds__(256) gram_tile(double* partials, co
 }
 
 // gram (blocks x tasks x tasks) and cosines (the same; 0 where a row is zero), both symmetric; conflicts (blocks): pairs with
-// a negative product. Block r adds partials starts[r]..starts[r + 1] in a fixed order: the 32 warps take every 32nd each.
+// a negative product. Block r adds partials bounds[r].x..bounds[r].y in a fixed order: the 32 warps take every 32nd each.
 // grid: blocks; 1024 threads; 32 x 33 doubles of shared memory.
 extern "C" __global__ void __launch_bounds__(1024) gram_finish(double* gram, double* cosines, uint32_t* conflicts,
-                                                               const double* partials, const uint32_t* starts, int tasks) {
+                                                               const double* partials, const uint2* bounds, int tasks) {
     __shared__ double sums[kWarp][kWarp + 1];
     __shared__ uint32_t flags[kWarp];
     int cells = tasks * tasks;
     double* own = gram + uint64_t(blockIdx.x) * cells;
-    uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
+    uint32_t start = bounds[blockIdx.x].x, end = bounds[blockIdx.x].y;
     for (int base = 0; base < cells; base += kWarp) {
         int cell = base + lane_id();
         bool wanted = cell < cells && cell / tasks <= cell % tasks;

@@ -6,6 +6,17 @@
 
 #include "common.cuh"
 
+// Two numbers rounded to nearest even, the first in the lower half.
+__device__ __forceinline__ uint32_t bf16_pair(float first, float second) {
+#ifdef TASKLOOM_EMULATED
+    return uint32_t(from_float<bf16>(first)) | uint32_t(from_float<bf16>(second)) << 16;
+#else
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    return pair;
+#endif
+}
+
 // d (16 x 8, f32) += a (16 x 16) b (16 x 8), bf16.
 //   a: a[0] = (g, 2t..2t+1), a[1] = (g + 8, 2t..), a[2] = (g, 2t + 8..), a[3] = (g + 8, 2t + 8..)
 //   b: b[0] = (2t..2t+1, g), b[1] = (2t + 8.., g)
@@ -106,5 +117,16 @@ __device__ __forceinline__ void copy_async_wait() {
     taskloom_copy_async_wait(pending);
 #else
     asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
+#endif
+}
+
+// 2^x within two units in the last place; 0 where that is below the smallest normal number.
+__device__ __forceinline__ float exp2_fast(float x) {
+#ifdef TASKLOOM_EMULATED
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 #endif
 }

@@ -5,6 +5,7 @@
 // each a (task, gradient row), tasks ascending. Fixed orders throughout.
 // Floors: backward 4 bytes a value of every source and 4 written; Gram 4 bytes a value of every member; update 4 bytes a value
 // of every member and 24 a value of p, m, v.
+#include "row_sums.cuh"
 #include "update.cuh"
 
 namespace row_gradients {
@@ -102,6 +103,20 @@ extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* 
             uint32_t example = sources[at];
             sum = fmaf(scales[example], dout[uint64_t(example) * pitch_of(dim) + column], sum);
         }
+        gradients[uint64_t(blockIdx.x) * dim + column] = sum;
+    }
+}
+
+// As row_gradients_backward of dout (examples x dim) bf16, dim a multiple of 8. grid: (gradient rows, tiles of 256 columns).
+extern "C" __global__ void __launch_bounds__(256) row_gradients_backward_bf16(float* gradients, const bf16* dout,
+                                                                              const float* scales, const uint32_t* sources,
+                                                                              const uint32_t* starts, int dim) {
+    __shared__ SumRoom room;
+    auto row_of = [&](uint32_t i) { return sources[i]; };
+    auto factor_of = [&](uint32_t i) { return scales[sources[i]]; };
+    float sum = column_of_sum(dout, dim, starts[blockIdx.x], starts[blockIdx.x + 1], row_of, factor_of, room);
+    int column = int(blockIdx.y) * kSumTile + int(threadIdx.x);
+    if (column < dim) {
         gradients[uint64_t(blockIdx.x) * dim + column] = sum;
     }
 }

@@ -90,6 +90,90 @@ fn a_bag_of_words_trains_as_on_the_cpu() {
     assert_eq!(lens(&ours), lens(&theirs), "the same rows of the table were touched");
 }
 
+/// A BERT of two layers over the text table, as one that other settings start from.
+fn transformer(place: &Place) -> PathBuf {
+    place.bag();
+    place.write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\ndull\nfast\nslow\nkind\nloud\nsoft\ncold\ngood\nnew\n");
+    let encoder = "kind = \"transformer\"\ntokenizer = \"vocab.txt\"\nhidden = 64\nheads = 2\nlayers = 2\nintermediate = 96\n\
+                   dropout = 0.1\nattention_dropout = 0.1\n";
+    let tasks = "[task_defaults]\nfile = \"table.tsv\"\nsplit = \"split\"\n\
+                 [tasks.topic]\ntext = \"text\"\nlabel = \"topic\"\n\
+                 [tasks.score]\ntext = [\"text\", \"topic\"]\nlabel = \"speed\"\nhead = \"regression\"\n\
+                 [tasks.flags]\ntext = \"text\"\nlabel = [\"red\", \"cold\"]\nhead = \"multilabel\"\n";
+    let rest = "[train]\nrounds = 6\nmicro_batch = 4\n[eval]\nevery = 3\nbatch = 16\n[checkpoint]\nevery = 3\n\
+                [optimizer]\nlr = 1e-3\n";
+    place.write("bert.toml", format!("[run]\nname = \"bert\"\nthreads = 2\n[encoder]\n{encoder}{tasks}{rest}"))
+}
+
+#[test]
+fn a_transformer_trains_as_on_the_cpu() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let config = transformer(&place);
+    for sets in [
+        &["train.fuse=1", "eval.batches_per_round=1"][..],
+        &["encoder.pooling=pooler", "encoder.freeze=[\"embeddings\",\"layer.0\"]"],
+        &["schedule.mode=time_sliced", "encoder.pooling=mean", "encoder.recompute=true"],
+        &["surgery.method=trimmed_mean", "optimizer.embedding=dense", "surgery.granularity=tensor", "train.accumulate=2"],
+    ] {
+        let on = |device| [sets, &[device]].concat();
+        let [device, cpu] = [EMULATED, "run.device=cpu"].map(|device| place.train(&config, &on(device)));
+        assert_close(&losses(&device), &losses(&cpu), 0.03, &format!("{sets:?}"));
+        let eval = run(&["eval", &device.display().to_string(), "--json"]).ok().json();
+        assert_eq!(eval["split"], "dev");
+    }
+}
+
+/// Its parameters are on the device before the first round, frozen ones too.
+#[test]
+fn a_pretrained_transformer_trains_as_on_the_cpu() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let config = transformer(&place);
+    let folder = place.path("pretrained").display().to_string();
+    let first = place.train(&config, &["train.rounds=3"]);
+    run(&["export", &first.display().to_string(), "--out", &folder]).ok();
+    let from = format!("encoder.from={folder}");
+    let on = |device| [&from, "encoder.freeze=[\"embeddings\",\"layer.0\"]", "eval.every=1", "train.rounds=2", device];
+    let [device, cpu] = [EMULATED, "run.device=cpu"].map(|device| place.train(&config, &on(device)));
+    assert_close(&losses(&device), &losses(&cpu), 0.02, "dev losses");
+}
+
+/// Stopped after a checkpoint and gone on with, a run comes to the same bytes.
+#[test]
+fn a_transformer_resumes_to_the_same_bytes() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let config = transformer(&place);
+    let whole = place.train(&config, &[EMULATED]);
+    let half = place.train(&config, &[EMULATED, "checkpoint.keep=9"]);
+    std::fs::remove_dir_all(checkpoints(&half).last().expect("the last one")).expect("it is there");
+    resume(&half).ok();
+    assert_same_files(&final_checkpoint(&half), &final_checkpoint(&whole), "resumed");
+}
+
+#[test]
+fn transformers_that_no_device_computes_are_refused_by_check() {
+    let place = Place::new();
+    let config = transformer(&place).display().to_string();
+    let check = |sets: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        run(&[&["check", &config, "--set", EMULATED][..], &sets].concat())
+    };
+    check(&[]).ok();
+    check(&["encoder.heads=4"]).failed(2, &["no attention heads of 16 columns", "set run.device = \"cpu\""]);
+    check(&["encoder.intermediate=100"]).failed(2, &["multiples of 8 as encoder.intermediate, found 100"]);
+    check(&["encoder.freeze=[\"embeddings\"]", "encoder.cache_frozen=true"])
+        .failed(2, &["encoder.cache_frozen", "on the CPU only"]);
+    check(&["tasks.words.text=text", "tasks.words.head=mlm"]).failed(2, &["\"mlm\" runs on the CPU only"]);
+}
+
 /// Rounds of one task each, and parts of the encoder solved on their own.
 #[test]
 fn other_ways_of_a_round_are_as_on_the_cpu() {

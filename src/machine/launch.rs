@@ -57,6 +57,18 @@ impl Launch {
         Self::line(kernel, items.div_ceil(THREADS).min(FULL), THREADS as u32)
     }
 
+    /// A warp for each row of a matrix whose rows are whole vectors of 16 bytes in bf16.
+    pub fn warps(kernel: &'static str, matrix: Tensor) -> Self {
+        const ROWS: usize = 8;
+        Self::line(kernel, matrix.rows.div_ceil(ROWS), 32 * ROWS as u32).vectors(matrix.columns)
+    }
+
+    /// The kernel takes rows of whole vectors of 16 bytes in bf16.
+    pub fn vectors(self, columns: usize) -> Self {
+        assert!(columns.is_multiple_of(8), "{} takes rows of a multiple of 8 columns, not of {columns}", self.kernel);
+        self
+    }
+
     /// There is nothing to do, and no device takes an empty grid.
     pub fn is_empty(&self) -> bool {
         self.grid.contains(&0)

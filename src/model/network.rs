@@ -5,20 +5,22 @@
 
 use std::ops::Range;
 
+use crate::machine::driver::Address;
 use crate::machine::host::HostMemory;
 use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tape::{Op, Tape};
 use crate::machine::tensor::Tensor;
-use crate::model::encoders::dense::{self, Activations, Group};
+use crate::model::encoders::activations::{Activations, HostAllocator};
+use crate::model::encoders::{self, Gradients as GradientsAt, Group, Values, dense};
 use crate::model::gradients::GroupGradients;
 pub use crate::model::gradients::{Gradients, Keep};
-use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, ModelSpec, ParamTable};
-use crate::model::transformer::{self, TokenBatch, TokenLimits, Transformer};
-use crate::ops::activation::Activation;
+use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+use crate::model::transformer::{TokenBatch, TokenGroup, TokenLimits, Transformer};
 pub use crate::ops::dropout::Randomness;
 use crate::ops::dropout::RowKey;
 use crate::ops::embedding_bag::{Bags, Table};
 use crate::ops::loss::{self, Losses};
+use crate::ops::row_gradients::RowGradient;
 
 /// Rows of all tasks of a round (or of one evaluation batch), packed.
 #[derive(Default)]
@@ -109,42 +111,18 @@ pub struct Limits {
     pub tokens: TokenLimits,
 }
 
-/// Activations of one group.
+/// Activations of one group on the host.
 pub struct Scratch {
-    input: Buffer,
-    pre: Buffer,
-    pub(super) hidden: Buffer,
-    pub(super) dhidden: Buffer,
-    shortcut: Buffer,
-    pub(super) logits: Buffer,
-    pub(super) dlogits: Buffer,
+    at: Activations,
+    buffers: Vec<Buffer>,
     /// A piece of a row of J that is kept in bf16, while it is computed.
-    pub(super) staging: Buffer,
-    pub(super) transformer: Option<transformer::Scratch>,
+    staging: Buffer,
 }
 
 impl Scratch {
     pub fn new(memory: &mut Memory, encoder: &EncoderSpec, limits: &Limits) -> anyhow::Result<Self> {
-        let dense = encoder.transformer().is_none();
-        let rows = if dense { limits.group_rows } else { limits.tokens.head_rows };
-        let input = if encoder.bag().is_some() { rows * encoder.inputs() } else { 0 };
-        let activated = encoder.activation != Activation::None;
-        let passes_on = encoder.bag().is_some() && encoder.residual;
-        let transformer = match encoder.transformer() {
-            Some(spec) => Some(transformer::Scratch::new(memory, spec, encoder.hidden, &limits.tokens)?),
-            None => None,
-        };
-        Ok(Self {
-            transformer,
-            input: memory.buffer("scratch: encoder input", input)?,
-            pre: memory.buffer("scratch: pre-activations", if dense && activated { rows * encoder.hidden } else { 0 })?,
-            hidden: memory.buffer("scratch: hidden states", rows * encoder.hidden)?,
-            dhidden: memory.buffer("scratch: gradient of hidden states", rows * encoder.hidden)?,
-            shortcut: memory.buffer("scratch: gradient of the shortcut", if passes_on { rows * encoder.hidden } else { 0 })?,
-            logits: memory.buffer("scratch: logits", limits.group_logits)?,
-            dlogits: memory.buffer("scratch: gradient of logits", limits.group_logits)?,
-            staging: Buffer::empty(),
-        })
+        let mut room = HostAllocator::new(memory);
+        Ok(Self { at: Activations::new(&mut room, encoder, limits)?, buffers: room.buffers, staging: Buffer::empty() })
     }
 
     /// With room for a piece of a row of J ([`Network::largest_piece`]), for rows kept in bf16.
@@ -152,35 +130,29 @@ impl Scratch {
         Ok(Self { staging: memory.buffer("scratch: piece of a row of J in f32", piece)?, ..self })
     }
 
-    /// As tapes see it.
-    fn lend<'a>(
-        &'a mut self,
-        memory: &mut HostMemory<'a>,
-        encoder: &EncoderSpec,
-    ) -> (Activations, Option<transformer::Scratch<Tensor>>) {
-        let mut rows = |values: &'a mut Buffer, columns: usize| {
-            let rows = values.len() / columns;
-            memory.lend_mut(&mut values[..]).as_rows(rows, columns)
-        };
-        let [input, pre] = [rows(&mut self.input, encoder.inputs()), rows(&mut self.pre, encoder.hidden)];
-        let [hidden, dhidden, shortcut] =
-            [&mut self.hidden, &mut self.dhidden, &mut self.shortcut].map(|values| rows(values, encoder.hidden));
-        let [logits, dlogits, staging] =
-            [&mut self.logits, &mut self.dlogits, &mut self.staging].map(|values| memory.lend_mut(&mut values[..]));
-        let tokens = self.transformer.as_mut().zip(encoder.transformer());
-        let tokens = tokens.map(|(own, spec)| own.lend(memory, spec, encoder.hidden));
-        let row_losses = Tensor::NONE;
-        (Activations { input, pre, hidden, dhidden, shortcut, logits, dlogits, staging, row_losses }, tokens)
+    /// As tapes see it, with the room for a piece.
+    fn lend<'a>(&'a mut self, memory: &mut HostMemory<'a>) -> (&'a Activations, Tensor) {
+        for buffer in &mut self.buffers {
+            memory.lend_mut(&mut buffer[..]);
+        }
+        (&self.at, memory.lend_mut(&mut self.staging[..]))
+    }
+
+    /// Where a tensor's values lie.
+    fn buffer(&mut self, tensor: Tensor) -> &mut [f32] {
+        let own = self.buffers.iter_mut().find(|buffer| buffer.as_ptr() as Address == tensor.at);
+        own.map_or(&mut [], |buffer| &mut buffer[..])
     }
 
     /// What an evaluation batch may have, for an encoder that reads tokens.
-    pub fn token_room(&self, hidden: usize) -> Option<TokenRoom> {
-        self.transformer.as_ref().map(|own| TokenRoom { tokens: own.token_room(hidden), masked: own.masked_room() })
+    pub fn token_room(&self) -> Option<TokenRoom> {
+        let (tokens, masked) = self.at.transformer.as_ref()?.room();
+        Some(TokenRoom { tokens, masked })
     }
 
     /// Logits of the last forward pass, part after part.
-    pub fn logits(&self) -> &[f32] {
-        &self.logits
+    pub fn logits(&mut self) -> &[f32] {
+        self.buffer(self.at.logits)
     }
 }
 
@@ -217,21 +189,45 @@ impl Network {
     }
 
     /// Encoder and heads of one group; logits are left in `scratch`.
-    pub fn forward(&self, weights: Weights, batch: &Batch, group: &[Part], scratch: &mut Scratch, random: Option<Randomness>) {
-        let packed;
-        let mut memory = HostMemory::new();
-        let mut tape = Tape::default();
-        let (at, tokens) = scratch.lend(&mut memory, &self.spec.encoder);
-        if let (Encoder::Transformer(transformer), Some(tokens)) = (&self.encoder, tokens) {
-            packed = transformer.pack(self, batch, group);
-            let pass = transformer.pass(&mut memory, weights, batch, &packed, tokens, random);
-            let heads = self.lend_heads(&mut memory, weights);
-            transformer.forward(&mut tape, self, &pass, group, heads, &at);
-            return tape.run(&memory);
-        }
-        let group = self.lend_group(&mut memory, weights, batch, group, at);
-        dense::forward(&mut tape, self, &group, random);
+    pub fn forward(&self, weights: Weights, batch: &Batch, parts: &[Part], scratch: &mut Scratch, random: Option<Randomness>) {
+        let tokens = self.tokens(batch, parts);
+        let (mut memory, mut tape) = (HostMemory::new(), Tape::default());
+        let at = scratch.lend(&mut memory).0;
+        let group = self.lend_group(&mut memory, weights, batch, parts, tokens.as_ref(), at);
+        self.emit_forward(&mut tape, &group, random);
         tape.run(&memory);
+    }
+
+    /// The tokens of a group, for an encoder that reads them.
+    pub fn tokens(&self, batch: &Batch, parts: &[Part]) -> Option<TokenGroup> {
+        let spec = self.spec.encoder.transformer()?;
+        Some(TokenGroup::new(&batch.tokens, parts, &self.spec.heads, spec.pooling))
+    }
+
+    /// Encoder and heads of a group; logits part after part. Dropout with `random`.
+    pub fn emit_forward<'a>(&self, tape: &mut Tape<'a>, group: &Group<'a>, random: Option<Randomness>) {
+        match &self.encoder {
+            Encoder::Dense => dense::forward(tape, self, group, random),
+            Encoder::Transformer(transformer) => transformer.forward(tape, self, group, random),
+        }
+    }
+
+    /// Losses after [`Network::emit_forward`], and the gradients of the logits; `sums` (present tasks) and `row_losses` (rows) are f64.
+    pub fn emit_losses<'a>(&self, tape: &mut Tape<'a>, group: &Group<'a>, sums: Tensor, row_losses: Tensor) {
+        let part = |part: &'a Part| {
+            let first = part.first && part.batch == 0;
+            loss::Part { sum: part.present, first, ..self.loss_part(part) }
+        };
+        let (dlogits, logits) = (group.at.dlogits, group.at.logits);
+        tape.push(Losses { sums, dlogits, logits, row_losses, parts: group.parts.iter().map(part).collect() });
+    }
+
+    /// Gradients after [`Network::emit_forward`] and the losses.
+    pub fn emit_backward<'a>(&self, tape: &mut Tape<'a>, group: &Group<'a>, gradients: GradientsAt, random: Randomness) {
+        match &self.encoder {
+            Encoder::Dense => dense::backward(tape, self, group, gradients, random),
+            Encoder::Transformer(transformer) => transformer.backward(tape, self, group, gradients, random),
+        }
     }
 
     /// All heads' values, and the word table where a head reads it whole.
@@ -251,43 +247,78 @@ impl Network {
         weights: Weights<'a>,
         batch: &'a Batch,
         parts: &'a [Part],
-        at: Activations,
+        tokens: Option<&'a TokenGroup>,
+        at: &'a Activations,
     ) -> Group<'a> {
         let (rows, inputs) = (group_rows(parts), self.spec.encoder.inputs());
-        let features = match self.spec.encoder.bag() {
-            None => memory.lend(&batch.features[rows.start * inputs..rows.end * inputs]).as_rows(rows.len(), inputs),
-            Some(_) => Tensor::NONE,
+        let features = match self.spec.encoder.input {
+            Input::Features(_) => {
+                memory.lend(&batch.features[rows.start * inputs..rows.end * inputs]).as_rows(rows.len(), inputs)
+            }
+            Input::Bag(_) | Input::Tokens(_) => Tensor::NONE,
         };
-        let (shared, heads) = (memory.lend(weights.shared), memory.lend(weights.heads));
-        let [weight, bias] = [&self.table.shared[0], &self.table.shared[1]].map(|param| shared.range(param.range()));
-        let weights_at = dense::Weights { weight: weight.as_rows(self.spec.encoder.hidden, inputs), bias, heads };
-        let keys = &batch.keys[rows.clone()];
-        let table =
-            weights.rows.map(|Table { slots, values, init, .. }| dense::Table { slots, values: memory.lend(values), init });
-        Group { parts, rows, keys, features, bags: &batch.bags, table, weights: weights_at, at }
+        let [shared, frozen] = [weights.shared, weights.frozen].map(|values| {
+            let wide = memory.lend(values);
+            Values { wide, narrow: wide }
+        });
+        let [heads, words] = self.lend_heads(memory, weights);
+        let table = weights.rows.map(|Table { slots, values, init, .. }| encoders::Table {
+            slots,
+            values: memory.lend(values).as_rows(values.len() / inputs, inputs),
+            init,
+        });
+        let weights = encoders::Weights { shared, frozen, heads, words };
+        Group { parts, batch, rows, tokens, features, table, weights, at }
+    }
+
+    /// A group's gradients as tapes see them.
+    fn lend_gradients<'a>(
+        &self,
+        memory: &mut HostMemory<'a>,
+        group: &Group,
+        gradients: GroupGradients<'a>,
+        staging: Tensor,
+    ) -> GradientsAt {
+        let GroupGradients { jacobian, heads, words, dinput } = gradients;
+        let jacobian = jacobian.lend(memory, group.parts, &self.input_segments(group), staging);
+        let heads = heads.into_iter().map(|head| memory.lend_mut(head)).collect();
+        let whole = |(part, row): (&Part, Option<&'a mut RowGradient>)| {
+            let (Some(row), HeadKind::Mlm) = (row, self.spec.heads[part.task].kind) else { return Tensor::NONE };
+            let whole = row.whole(self.spec.heads[part.task].outputs);
+            if part.first && part.batch > 0 {
+                whole.fill(0.0);
+            }
+            memory.lend_mut(whole)
+        };
+        let words = group.parts.iter().zip(words).map(whole).collect();
+        let inputs = self.spec.encoder.inputs();
+        let dinput = memory.lend_mut(dinput);
+        let dinput =
+            if dinput.is_none() { dinput } else { dinput.as_rows(self.input_rows(group.batch, group.parts).len(), inputs) };
+        GradientsAt { jacobian, heads, words, dinput }
     }
 
     /// (tokens x hidden) what a transformer's frozen prefix makes of a batch of one group; none for other encoders.
     pub fn prefix<'a>(&self, weights: Weights, batch: &Batch, scratch: &'a mut Scratch) -> Option<&'a [f32]> {
         let Encoder::Transformer(transformer) = &self.encoder else { return None };
-        let packed = transformer.pack(self, batch, &batch.parts);
-        {
-            let mut memory = HostMemory::new();
-            let tokens = scratch.lend(&mut memory, &self.spec.encoder).1?;
-            let pass = transformer.pass(&mut memory, weights, batch, &packed, tokens, None);
-            let mut tape = Tape::default();
-            transformer.compute_prefix(&mut tape, &pass);
+        let tokens = self.tokens(batch, &batch.parts);
+        let states = {
+            let (mut memory, mut tape) = (HostMemory::new(), Tape::default());
+            let at = scratch.lend(&mut memory).0;
+            let group = self.lend_group(&mut memory, weights, batch, &batch.parts, tokens.as_ref(), at);
+            transformer.compute_prefix(&mut tape, &transformer.pass(&group, None));
             tape.run(&memory);
-        }
+            at.transformer.as_ref()?.prefix(&transformer.spec)
+        };
         let count = batch.bags.rows.len() * transformer.hidden;
-        Some(&scratch.transformer.as_ref()?.prefix(&transformer.spec)[..count])
+        Some(&scratch.buffer(states)[..count])
     }
 
     /// Sum of losses of each part (f64, over observed targets); leaves scaled logit gradients in `scratch`.
     pub fn losses(&self, group: &[Part], scratch: &mut Scratch) -> Vec<f64> {
         let mut sums = vec![0.0; group.len()];
         let mut memory = HostMemory::new();
-        let (logits, dlogits) = (memory.lend(&scratch.logits), memory.lend_mut(&mut scratch.dlogits));
+        let &Activations { logits, dlogits, .. } = scratch.lend(&mut memory).0;
         let part = |(sum, part)| loss::Part { sum, ..self.loss_part(part) };
         let parts = group.iter().enumerate().map(part).collect();
         let losses = Losses { sums: memory.lend_mut(&mut sums), dlogits, logits, row_losses: Tensor::NONE, parts };
@@ -303,7 +334,7 @@ impl Network {
 
     /// Scales the logit gradients that [`Network::losses`] left: `factors` by present task.
     pub fn scale_logit_gradients(&self, group: &[Part], scratch: &mut Scratch, factors: &[f64]) {
-        let mut rest = &mut scratch.dlogits[..];
+        let mut rest = scratch.buffer(scratch.at.dlogits);
         for part in group {
             let outputs = self.spec.heads[part.task].outputs;
             let (own, tail) = rest.split_at_mut(part.targets.rows(outputs) * outputs);
@@ -323,32 +354,17 @@ impl Network {
         &self,
         weights: Weights,
         batch: &Batch,
-        group: &[Part],
+        parts: &[Part],
         scratch: &mut Scratch,
         gradients: GroupGradients,
         random: Randomness,
     ) {
-        let packed;
-        let mut memory = HostMemory::new();
-        let mut tape = Tape::default();
-        let (at, tokens) = scratch.lend(&mut memory, &self.spec.encoder);
-        if let (Encoder::Transformer(transformer), Some(tokens)) = (&self.encoder, tokens) {
-            packed = transformer.pack(self, batch, group);
-            let pass = transformer.pass(&mut memory, weights, batch, &packed, tokens, Some(random));
-            let heads = self.lend_heads(&mut memory, weights);
-            transformer.backward(&mut tape, self, &mut memory, &pass, group, heads, &at, gradients);
-            return tape.run(&memory);
-        }
-        let own = self.lend_group(&mut memory, weights, batch, group, at);
-        let GroupGradients { jacobian, heads, dinput, .. } = gradients;
-        let rows: Vec<Range<usize>> =
-            group.iter().map(|part| part.rows.start - own.rows.start..part.rows.end - own.rows.start).collect();
-        let gradients = dense::Gradients {
-            jacobian: jacobian.lend(&mut memory, group, &rows, own.at.staging),
-            heads: heads.into_iter().map(|head| memory.lend_mut(head)).collect(),
-            dinput: memory.lend_mut(dinput).as_rows(own.rows.len(), self.spec.encoder.inputs()),
-        };
-        dense::backward(&mut tape, self, &own, gradients, random);
+        let tokens = self.tokens(batch, parts);
+        let (mut memory, mut tape) = (HostMemory::new(), Tape::default());
+        let (at, staging) = scratch.lend(&mut memory);
+        let group = self.lend_group(&mut memory, weights, batch, parts, tokens.as_ref(), at);
+        let gradients = self.lend_gradients(&mut memory, &group, gradients, staging);
+        self.emit_backward(&mut tape, &group, gradients, random);
         tape.run(&memory);
     }
 
@@ -386,13 +402,20 @@ impl Network {
     }
 
     /// Rows (tokens, for a transformer) of the encoder's input that belong to a group.
-    pub(super) fn input_rows(&self, batch: &Batch, group: &[Part]) -> Range<usize> {
+    pub fn input_rows(&self, batch: &Batch, group: &[Part]) -> Range<usize> {
         let rows = group_rows(group);
         if self.spec.encoder.transformer().is_some() { batch.tokens.tokens(&rows) } else { rows }
     }
+
+    /// By part, the rows (or tokens) of the encoder's input, counted from the group's first.
+    pub fn input_segments(&self, group: &Group) -> Vec<Range<usize>> {
+        let first = self.input_rows(group.batch, group.parts).start;
+        let own = |part: &Part| self.input_rows(group.batch, std::slice::from_ref(part));
+        group.parts.iter().map(own).map(|rows| rows.start - first..rows.end - first).collect()
+    }
 }
 
-fn group_rows(group: &[Part]) -> Range<usize> {
+pub fn group_rows(group: &[Part]) -> Range<usize> {
     match (group.first(), group.last()) {
         (Some(first), Some(last)) => first.rows.start..last.rows.end,
         _ => 0..0,

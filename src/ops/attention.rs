@@ -4,6 +4,9 @@
 //! Query rows may be fewer than key rows: a last layer of which only some rows are read asks for those alone. Each sequence
 //! is computed on its own, so what it is packed with cannot change it.
 
+use std::cmp::Reverse;
+
+use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -12,8 +15,10 @@ use super::gemm::{View, Write, matmul_single};
 use super::philox::{Keyed, Stream, drop_threshold};
 use super::simd::{LANES, add_scaled, dot, reduce};
 use super::token_dropout::TokenKey;
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::tape::{Op, Operands};
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
 /// Query and key rows of one block.
@@ -357,6 +362,134 @@ fn weigh(values: &mut [f32], scale: f32, peak: f32) -> f32 {
     reduce(&lanes) as f32
 }
 
+/// Whether kernels take heads of this many columns.
+pub fn supported(dim: usize) -> bool {
+    [32, 64].contains(&dim)
+}
+
+const THREADS: u32 = 128;
+
+/// Rows that a block of a large kernel owns, and of a small one; rows that move past them.
+const LARGE: usize = 128;
+const SMALL: usize = 64;
+const MOVING: usize = 64;
+
+/// Bytes of a bf16.
+const NARROW: usize = 2;
+
+/// Work of one block on one head, as `AttentionBlock` of kernels/attention.cuh: packed rows.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+struct Block {
+    /// Of the whole sequence.
+    queries: [u32; 2],
+    keys: [u32; 2],
+    /// The first row that the block owns.
+    start: u32,
+}
+
+impl Block {
+    fn work(&self) -> u64 {
+        let count = |rows: [u32; 2]| u64::from(rows[1] - rows[0]);
+        count(self.queries) * count(self.keys)
+    }
+}
+
+/// Which rows blocks own.
+#[derive(Clone, Copy, PartialEq)]
+enum Owned {
+    Queries,
+    Keys,
+}
+
+/// Blocks of the large kernel, then those that the small one has enough rows for.
+struct Blocks {
+    all: Vec<Block>,
+    large: usize,
+}
+
+impl Blocks {
+    fn new(shape: &Sequences, owned: Owned) -> Self {
+        let bounds = |rows: &[u32]| [rows[0], rows[1]];
+        let sequences = shape.queries.windows(2).zip(shape.keys.windows(2));
+        let (mut large, mut small) = (Vec::new(), Vec::new());
+        for (queries, keys) in sequences.map(|(queries, keys)| (bounds(queries), bounds(keys))) {
+            let [first, end] = if owned == Owned::Queries { queries } else { keys };
+            for start in (first..end).step_by(LARGE) {
+                let list = if (end - start) as usize > SMALL { &mut large } else { &mut small };
+                list.push(Block { queries, keys, start });
+            }
+        }
+        // The longest are begun first, so that none is left alone at the end.
+        [&mut large, &mut small].into_iter().for_each(|blocks| blocks.sort_by_key(|block| Reverse(block.work())));
+        let count = large.len();
+        large.append(&mut small);
+        Self { all: large, large: count }
+    }
+
+    /// Of the sequences whose keys no block owns alone; all for one kernel.
+    fn of_long(shape: &Sequences) -> Self {
+        let mut blocks = Self::new(shape, Owned::Queries).all;
+        blocks.retain(|block| (block.keys[1] - block.keys[0]) as usize > LARGE);
+        Self { large: blocks.len(), all: blocks }
+    }
+
+    /// Where both kernels find their blocks, and how many there are for each.
+    fn parts(&self, table: Address) -> [(Address, usize); 2] {
+        [(table, self.large), (table + (self.large * size_of::<Block>()) as Address, self.all.len() - self.large)]
+    }
+}
+
+/// A kernel for heads of 64 and 32 columns, without and with dropout.
+type Kernels = [[&'static str; 2]; 2];
+
+macro_rules! kernels {
+    ($name:literal, $suffix:literal) => {
+        [
+            [concat!($name, "_64", $suffix), concat!($name, "_64", $suffix, "_drop")],
+            [concat!($name, "_32", $suffix), concat!($name, "_32", $suffix, "_drop")],
+        ]
+    };
+}
+
+const FORWARD: [Kernels; 2] = [kernels!("attention_forward", ""), kernels!("attention_forward", "_small")];
+const BACKWARD: [Kernels; 2] = [kernels!("attention_backward", ""), kernels!("attention_backward", "_small")];
+const BACKWARD_QUERIES: Kernels = kernels!("attention_backward_queries", "");
+
+impl Sequences<'_> {
+    fn drops(&self) -> Option<&AttentionDropout<'_>> {
+        self.dropout.as_ref().filter(|dropout| dropout.probability > 0.0)
+    }
+
+    /// Tokens and the round, where something is dropped.
+    fn dropout_tables(&self) -> Vec<Bytes> {
+        let Some(dropout) = self.drops() else { return Vec::new() };
+        let tokens: Vec<[u32; 3]> = dropout.queries.iter().map(|key| [key.task, key.example, key.position]).collect();
+        vec![bytes_of(&tokens), bytes_of(&[u64::from(dropout.round)])]
+    }
+
+    /// One of `kernels` for some blocks.
+    fn launch(&self, kernels: Kernels, blocks: usize, shared: usize) -> Launch {
+        assert!(supported(self.dim), "kernels of attention take heads of 32 or 64 columns, not {}", self.dim);
+        let kernel = kernels[usize::from(self.dim == 32)][usize::from(self.drops().is_some())];
+        Launch::line(kernel, blocks * self.heads, THREADS).shared(shared)
+    }
+
+    /// What a mask is drawn from, as the kernels' last arguments; `tables` are those of [`Sequences::dropout_tables`].
+    fn with_dropout(&self, launch: Launch, tables: &[Address]) -> Launch {
+        match (self.drops(), tables) {
+            (Some(dropout), &[tokens, round]) => launch
+                .addresses([tokens])
+                .word(drop_threshold(dropout.probability))
+                .float((1.0 / (1.0 - dropout.probability)) as f32)
+                .long(dropout.seed)
+                .addresses([round])
+                .word(dropout.layer),
+            _ => launch.addresses([0]).word(0).float(1.0).long(0).addresses([0]).word(0),
+        }
+    }
+}
+
 /// As [`attention_forward`].
 pub struct AttentionForward<'a> {
     pub out: Tensor,
@@ -378,6 +511,29 @@ impl Op for AttentionForward<'_> {
     fn host(&self, memory: &HostMemory) {
         let (out, log_sums) = (memory.write(self.out), memory.write(self.log_sums));
         attention_forward(out, log_sums, memory.read(self.q), memory.read(self.kv), self.shape);
+    }
+
+    /// Blocks, then dropout's.
+    fn tables(&self) -> Vec<Bytes> {
+        let mut tables = vec![bytes_of(&Blocks::new(&self.shape, Owned::Queries).all)];
+        tables.extend(self.shape.dropout_tables());
+        tables
+    }
+
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+        let parts = Blocks::new(&self.shape, Owned::Queries).parts(tables[0]);
+        let launch = |(kernels, (rows, (table, blocks)))| {
+            let shared = (rows + 4 * MOVING) * self.shape.dim * NARROW;
+            let launch = self
+                .shape
+                .launch(kernels, blocks, shared)
+                .addresses([self.out, self.log_sums, self.q, self.kv].map(|tensor| tensor.at))
+                .addresses([table])
+                .int(self.shape.heads);
+            let launch = [self.out, self.log_sums, self.q, self.kv].iter().fold(launch, |launch, tensor| launch.int(tensor.ld));
+            self.shape.with_dropout(launch, &tables[1..]).into()
+        };
+        FORWARD.into_iter().zip([LARGE, SMALL].into_iter().zip(parts)).map(launch).collect()
     }
 }
 
@@ -407,6 +563,39 @@ impl Op for AttentionBackward<'_> {
         let (dq, dkv) = (memory.write(self.dq), memory.write(self.dkv));
         let [dout, out, log_sums, q, kv] = [self.dout, self.out, self.log_sums, self.q, self.kv].map(|known| memory.read(known));
         attention_backward(dq, dkv, dout, out, log_sums, q, kv, self.shape);
+    }
+
+    /// Blocks of keys, blocks of queries of the sequences that these leave, then dropout's.
+    fn tables(&self) -> Vec<Bytes> {
+        let mut tables = vec![bytes_of(&Blocks::new(&self.shape, Owned::Keys).all), bytes_of(&Blocks::of_long(&self.shape).all)];
+        tables.extend(self.shape.dropout_tables());
+        tables
+    }
+
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+        let (dim, drops) = (self.shape.dim, self.shape.drops().is_some());
+        // Queries and dO, their log-sums and D; words of dropout.
+        let stage = 2 * MOVING * dim * NARROW + 2 * MOVING * size_of::<f32>();
+        let stages = 2 * (stage + if drops { MOVING * size_of::<TokenKey>() } else { 0 });
+        let of_keys = |rows: usize| rows * (2 * dim + MOVING) * NARROW + stages;
+        let of_queries = (2 * LARGE + 4 * MOVING) * dim * NARROW;
+        let [large, small] = Blocks::new(&self.shape, Owned::Keys).parts(tables[0]);
+        let [long, _] = Blocks::of_long(&self.shape).parts(tables[1]);
+        let launches =
+            [(BACKWARD[0], of_keys(LARGE), large), (BACKWARD[1], of_keys(SMALL), small), (BACKWARD_QUERIES, of_queries, long)];
+        let launch = |(kernels, shared, (table, blocks))| {
+            let (outputs, inputs) = ([self.dq, self.dkv], [self.dout, self.out, self.log_sums, self.q, self.kv]);
+            let launch = self
+                .shape
+                .launch(kernels, blocks, shared)
+                .addresses(outputs.map(|tensor| tensor.at))
+                .addresses(inputs.map(|tensor| tensor.at))
+                .addresses([table])
+                .int(self.shape.heads);
+            let launch = outputs.iter().chain(&inputs).fold(launch, |launch, tensor| launch.int(tensor.ld));
+            self.shape.with_dropout(launch, &tables[2..]).into()
+        };
+        launches.into_iter().map(launch).collect()
     }
 }
 
@@ -567,5 +756,97 @@ mod tests {
         let some = run(&firsts, &[0, 1, 2]);
         close("first", &some[..WIDTH], &wide(&all[..WIDTH]), 1e-6);
         close("second", &some[WIDTH..], &wide(&all[4 * WIDTH..5 * WIDTH]), 1e-6);
+    }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::machine::tensor::DType;
+    use crate::ops::testing::{On, Place, coarse_noise, on_devices};
+
+    struct Case<'c> {
+        /// (queries, keys) of each sequence.
+        lengths: &'c [(usize, usize)],
+        heads: usize,
+        dim: usize,
+        probability: f64,
+    }
+
+    fn bounds(lengths: impl Iterator<Item = usize>) -> Vec<u32> {
+        let ends = lengths.scan(0, |end, length| {
+            *end += length as u32;
+            Some(*end)
+        });
+        std::iter::once(0).chain(ends).collect()
+    }
+
+    /// Both ops; the backward pass begins from what the forward pass of the same place left.
+    fn both(on: On, case: &Case) {
+        let &Case { lengths, heads, dim, probability } = case;
+        let width = heads * dim;
+        let (queries, keys) = (bounds(lengths.iter().map(|&(q, _)| q)), bounds(lengths.iter().map(|&(_, k)| k)));
+        let (rows, all) = (queries[lengths.len()] as usize, keys[lengths.len()] as usize);
+        let token = |(sequence, &(queries, keys)): (usize, &(usize, usize))| {
+            let key = move |row: usize| (row * keys / queries) as u32;
+            (0..queries).map(move |row| TokenKey { task: 3, example: 70 + sequence as u32, position: key(row) })
+        };
+        let tokens: Vec<TokenKey> = lengths.iter().enumerate().flat_map(token).collect();
+        let dropout = AttentionDropout { queries: &tokens, probability, seed: 0x1234_5678_9abc, round: 9, layer: 2 };
+        let shape = Sequences { queries: &queries, keys: &keys, heads, dim, dropout: Some(dropout) };
+        let (q, kv, dout) = (coarse_noise(rows * width, 0), coarse_noise(all * 2 * width, 1), coarse_noise(rows * width, 2));
+        on.compare(|place: &mut Place| {
+            let (q, kv, dout) = (place.narrow(&q, width), place.narrow(&kv, 2 * width), place.narrow(&dout, width));
+            let (out, log_sums) = (place.room(rows, width, DType::Bf16), place.room(rows, heads, DType::F32));
+            let (dq, dkv) = (place.room(rows, width, DType::Bf16), place.room(all, 2 * width, DType::Bf16));
+            place.run(&AttentionForward { out, log_sums, q, kv, shape });
+            place.run(&AttentionBackward { dq, dkv, dout, out, log_sums, q, kv, shape });
+            let results = [("out", out), ("log-sums", log_sums), ("dq", dq), ("dkv", dkv)];
+            results.map(|(what, tensor)| place.found(what, tensor)).into()
+        });
+    }
+
+    const RAGGED: [(usize, usize); 8] = [(1, 1), (2, 2), (15, 15), (16, 16), (17, 17), (63, 63), (64, 64), (65, 65)];
+    /// Beyond one block of keys, or of queries.
+    const LONG: [(usize, usize); 2] = [(130, 130), (200, 200)];
+    /// Only some rows are read, of one sequence none.
+    const FEWER: [(usize, usize); 5] = [(1, 9), (3, 66), (0, 5), (1, 140), (70, 129)];
+
+    fn attention_of_ragged_sequences(on: On) {
+        both(on, &Case { lengths: &RAGGED, heads: 2, dim: 64, probability: 0.0 });
+    }
+
+    fn attention_of_ragged_sequences_with_dropout(on: On) {
+        both(on, &Case { lengths: &RAGGED, heads: 2, dim: 32, probability: 0.2 });
+    }
+
+    fn attention_of_long_sequences(on: On) {
+        both(on, &Case { lengths: &LONG, heads: 1, dim: 64, probability: 0.0 });
+    }
+
+    fn attention_of_long_sequences_with_dropout(on: On) {
+        both(on, &Case { lengths: &LONG, heads: 1, dim: 64, probability: 0.1 });
+    }
+
+    fn attention_of_long_sequences_with_narrow_heads(on: On) {
+        both(on, &Case { lengths: &LONG, heads: 2, dim: 32, probability: 0.0 });
+    }
+
+    fn attention_of_fewer_queries(on: On) {
+        both(on, &Case { lengths: &FEWER, heads: 3, dim: 32, probability: 0.0 });
+    }
+
+    fn attention_of_fewer_queries_with_dropout(on: On) {
+        both(on, &Case { lengths: &FEWER, heads: 2, dim: 64, probability: 0.5 });
+    }
+
+    on_devices! {
+        attention_of_ragged_sequences,
+        attention_of_ragged_sequences_with_dropout,
+        attention_of_long_sequences,
+        attention_of_long_sequences_with_dropout,
+        attention_of_long_sequences_with_narrow_heads,
+        attention_of_fewer_queries,
+        attention_of_fewer_queries_with_dropout,
     }
 }

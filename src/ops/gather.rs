@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use super::simd::add_scaled;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::Command;
-use crate::machine::tape::{Op, Operands};
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
 /// Values added by one parallel job.
@@ -56,6 +56,15 @@ impl Op for GatherRows<'_> {
     fn host(&self, memory: &HostMemory) {
         gather_rows(memory.write(self.out), memory.read(self.x), self.index, self.x.columns);
     }
+
+    fn tables(&self) -> Vec<Bytes> {
+        vec![bytes_of(self.index)]
+    }
+
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+        let launch = Launch::warps("gather_rows", self.out).addresses([self.out.at, self.x.at, tables[0]]);
+        vec![launch.int(self.out.rows).int(self.out.columns).into()]
+    }
 }
 
 /// As [`scatter_add_rows`].
@@ -77,6 +86,20 @@ impl Op for ScatterAddRows<'_> {
     fn host(&self, memory: &HostMemory) {
         scatter_add_rows(memory.write(self.out), memory.read(self.x), self.index, self.x.columns);
     }
+
+    fn tables(&self) -> Vec<Bytes> {
+        vec![bytes_of(self.index)]
+    }
+
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+        assert!(self.index.is_sorted_by(|a, b| a < b), "rows are added to all at once, so each comes once, in order");
+        vec![add_rows(self.out, self.x, tables[0]).into()]
+    }
+}
+
+/// Rows of `out`, those of an index or the first ones, gain the rows of x.
+fn add_rows(out: Tensor, x: Tensor, index: Address) -> Launch {
+    Launch::warps("add_rows", x).addresses([out.at, x.at, index]).int(x.rows).int(x.columns)
 }
 
 /// out += x
@@ -96,6 +119,10 @@ impl Op for Add {
 
     fn host(&self, memory: &HostMemory) {
         add(memory.write(self.out), memory.read(self.x));
+    }
+
+    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
+        vec![add_rows(self.out, self.x, 0).into()]
     }
 }
 
@@ -166,4 +193,28 @@ mod tests {
         add(&mut back, &x);
         assert_eq!(back, [3.0, 6.0, 6.0, 8.0, 15.0, 18.0]);
     }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::machine::tensor::DType;
+    use crate::ops::testing::{On, Place, coarse_noise, on_devices};
+
+    fn rows_are_picked_and_added(on: On) {
+        let (rows, index) = (13, [0, 1, 5, 6, 9, 10, 11, 12]);
+        for width in [8, 96, 768, 1032] {
+            on.compare(|place: &mut Place| {
+                let x = place.narrow(&coarse_noise(rows * width, 0), width);
+                let picked = place.room(index.len(), width, DType::Bf16);
+                let sums = [1, 2].map(|id| place.narrow(&coarse_noise(rows * width, id), width));
+                place.run(&GatherRows { out: picked, x, index: &index });
+                place.run(&ScatterAddRows { out: sums[0], x: picked, index: &index });
+                place.run(&Add { out: sums[1], x: sums[0] });
+                vec![place.found("picked", picked), place.found("added to some", sums[0]), place.found("added", sums[1])]
+            });
+        }
+    }
+
+    on_devices! { rows_are_picked_and_added }
 }

@@ -90,7 +90,7 @@ pub struct GramMatrices<'a> {
     pub jacobian: Vec<Tensor>,
     /// Columns of each block.
     pub blocks: &'a [Range<usize>],
-    /// Touched embedding rows, and the block that they are of, which is the last.
+    /// Touched embedding rows, and the block that they are of.
     pub rows: Option<(RowGradients<'a>, usize)>,
     /// ((blocks + 1) x T T) f64, the last of all blocks together.
     pub gram: Tensor,
@@ -120,17 +120,38 @@ impl GramMatrices<'_> {
         if self.jacobian.is_empty() { self.rows.as_ref().map_or(0, |(rows, _)| rows.tasks.len()) } else { self.jacobian.len() }
     }
 
-    /// How kernels cut the columns.
-    pub fn chunks(&self) -> Chunks {
-        Chunks::new(self.ranges(), self.chunk_length())
+    fn cut(&self) -> Cut {
+        Cut::new(self.blocks, self.rows.as_ref().map(|(_, block)| *block))
+    }
+}
+
+/// How kernels cut the columns. The block of embedding rows comes last, whose partial sums then lie behind all others.
+pub struct Cut {
+    pub chunks: Chunks,
+    /// Blocks in this order.
+    order: Vec<usize>,
+}
+
+impl Cut {
+    /// Of these blocks, of which one has embedding rows, or none.
+    pub fn new(blocks: &[Range<usize>], with_rows: Option<usize>) -> Self {
+        let mut order: Vec<usize> = (0..blocks.len()).collect();
+        order.sort_by_key(|block| Some(*block) == with_rows);
+        let columns = blocks.iter().map(|block| block.end as u64).max().unwrap_or(0);
+        let ranges = order.iter().map(|&block| blocks[block].start as u64..blocks[block].end as u64);
+        Self { chunks: Chunks::new(ranges, Chunks::gram_length(columns)), order }
     }
 
-    fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
-        self.blocks.iter().map(|block| block.start as u64..block.end as u64)
-    }
-
-    fn chunk_length(&self) -> u32 {
-        Chunks::gram_length(self.ranges().map(|range| range.end).max().unwrap_or(0))
+    /// (blocks + 1) bounds of each block's partial sums, and of all, if `rows` more belong to the last in order.
+    fn bounds(&self, rows: usize) -> Vec<[u32; 2]> {
+        let count = self.order.len();
+        let mut starts = self.chunks.starts(count);
+        starts[count] += rows as u32;
+        let mut bounds = vec![[0, starts[count]]; count + 1];
+        for (&block, ends) in self.order.iter().zip(starts.windows(2)) {
+            bounds[block] = [ends[0], ends[1]];
+        }
+        bounds
     }
 }
 
@@ -167,23 +188,17 @@ impl Op for GramMatrices<'_> {
 
     /// Chunks, bounds of each block's partial sums, those of all, and the members of touched rows.
     fn tables(&self) -> Vec<Bytes> {
-        let chunks = self.chunks();
-        let mut starts = chunks.starts(self.blocks.len());
-        if let (Some((rows, block)), Some(last)) = (&self.rows, starts.last_mut()) {
-            assert_eq!(block + 1, self.blocks.len(), "embedding rows are of the last block");
-            *last += rows.partials() as u32;
-        }
-        starts.extend([0, starts[self.blocks.len()]]);
-        let mut tables = chunks.tables().to_vec();
-        tables.push(bytes_of(&starts));
+        let cut = self.cut();
+        let mut tables = cut.chunks.tables().to_vec();
+        tables.push(bytes_of(&cut.bounds(self.rows.as_ref().map_or(0, |(rows, _)| rows.partials()))));
         tables.extend(self.rows.iter().flat_map(|(rows, _)| rows.tables()));
         tables
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[firsts, lengths, starts, ref members @ ..] = tables else { unreachable!("three tables and more") };
+        let &[firsts, lengths, bounds, ref members @ ..] = tables else { unreachable!("three tables and more") };
         let (blocks, count) = (self.blocks.len(), self.count());
-        let chunks = Chunks::count(self.ranges(), self.chunk_length());
+        let chunks = self.cut().chunks.len();
         let GramScratch { partials, cosines, conflicts } = self.scratch;
         let kernels = [(2, "gram_2"), (4, "gram_4"), (8, "gram_8"), (12, "gram_12"), (16, "gram_16")];
         let launch = match kernels.iter().find(|(most, _)| count <= *most) {
@@ -204,14 +219,14 @@ impl Op for GramMatrices<'_> {
             commands.push(rows.gram(behind, [row_starts, members]).into());
         }
         let cells = (8 * blocks * count * count) as Address;
-        let finish = |first: Address, conflicts: Address, starts: Address, blocks: usize| {
+        let finish = |first: Address, conflicts: Address, bounds: Address, blocks: usize| {
             Launch::line("gram_finish", blocks, 1024)
-                .addresses([self.gram.at + first, cosines.at + first, conflicts, partials.at, starts])
+                .addresses([self.gram.at + first, cosines.at + first, conflicts, partials.at, bounds])
                 .int(count)
         };
-        commands.push(finish(0, conflicts.at, starts, blocks).into());
+        commands.push(finish(0, conflicts.at, bounds, blocks).into());
         let behind = 4 * blocks as Address;
-        commands.push(finish(cells, conflicts.at + behind, starts + behind + 4, 1).into());
+        commands.push(finish(cells, conflicts.at + behind, bounds + 2 * behind, 1).into());
         commands
     }
 }

@@ -303,15 +303,14 @@ mod cases {
     use crate::machine::tensor::DType;
     use crate::ops::testing::{On, Place, coarse_noise, noise, on_devices};
 
-    const WIDTH: usize = 41;
     /// (rows, outputs) of each task.
     const TASKS: [(usize, usize); 3] = [(5, 3), (9, 1), (4, 40)];
 
     /// Heads end to end, the second of which begins its gradient anew.
-    fn heads_of(values: Tensor, gradients: Tensor) -> Vec<Head> {
+    fn heads_of(width: usize, values: Tensor, gradients: Tensor) -> Vec<Head> {
         let (mut row, mut value) = (0, 0);
         let head = |(task, (rows, outputs)): (usize, (usize, usize))| {
-            let (weight, bias) = (value..value + outputs * WIDTH, value + outputs * WIDTH..value + outputs * (WIDTH + 1));
+            let (weight, bias) = (value..value + outputs * width, value + outputs * width..value + outputs * (width + 1));
             let own = Head {
                 rows: row..row + rows,
                 outputs,
@@ -326,19 +325,27 @@ mod cases {
         TASKS.into_iter().enumerate().map(head).collect()
     }
 
-    fn heads_forward_and_backward(on: On) {
+    fn forward_and_backward(on: On, width: usize) {
         let rows: usize = TASKS.iter().map(|(rows, _)| rows).sum();
         let count: usize = TASKS.iter().map(|(rows, outputs)| rows * outputs).sum();
-        let values: usize = TASKS.iter().map(|(_, outputs)| outputs * (WIDTH + 1)).sum();
+        let values: usize = TASKS.iter().map(|(_, outputs)| outputs * (width + 1)).sum();
         on.compare(|place: &mut Place| {
-            let hidden = place.narrow(&coarse_noise(rows * WIDTH, 0), WIDTH);
+            let hidden = place.narrow(&coarse_noise(rows * width, 0), width);
             let (parameters, gradients) = (place.f32(&noise(values, 1), values), place.f32(&noise(values, 3), values));
             let (logits, dlogits) = (place.room(1, count, DType::F32), place.f32(&noise(count, 2), count));
-            let dhidden = place.room(rows, WIDTH, DType::Bf16);
-            place.run(&HeadsForward { logits, hidden, heads: heads_of(parameters, Tensor::NONE) });
-            place.run(&HeadsBackward { dhidden, dlogits, hidden, heads: heads_of(parameters, gradients) });
+            let dhidden = place.room(rows, width, DType::Bf16);
+            place.run(&HeadsForward { logits, hidden, heads: heads_of(width, parameters, Tensor::NONE) });
+            place.run(&HeadsBackward { dhidden, dlogits, hidden, heads: heads_of(width, parameters, gradients) });
             vec![place.found("logits", logits), place.found("dhidden", dhidden), place.found("head gradients", gradients)]
         });
+    }
+
+    fn heads_forward_and_backward(on: On) {
+        forward_and_backward(on, 41);
+    }
+
+    fn heads_of_768_columns(on: On) {
+        forward_and_backward(on, 768);
     }
 
     #[test]
@@ -347,5 +354,5 @@ mod cases {
         assert!(most_outputs(768) > 70_000);
     }
 
-    on_devices! { heads_forward_and_backward }
+    on_devices! { heads_forward_and_backward, heads_of_768_columns }
 }

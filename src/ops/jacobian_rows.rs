@@ -6,6 +6,8 @@ use super::gemm::Write;
 use super::storage::{bf16, round, widen};
 use crate::machine::driver::Address;
 use crate::machine::host::HostMemory;
+use crate::machine::launch::Launch;
+use crate::machine::tape::{Bytes, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 
 /// One segment's packed rows, and the row of J that their gradient goes to.
@@ -46,6 +48,11 @@ impl JacobianRows {
         self.segments.iter().map(|segment| segment.row.at).min().unwrap_or(0)
     }
 
+    /// Values from [`JacobianRows::base`] to a column of a segment's row.
+    pub fn offset(&self, segment: &Segment, column: usize) -> u64 {
+        (segment.row.at - self.base()) / segment.row.dtype.bytes() as u64 + column as u64
+    }
+
     /// The segments as kernels take them, all at once: those that add to one row are one, end to end as they lie.
     pub fn merged(&self) -> Vec<Segment> {
         match (&self.segments[..], self.added) {
@@ -82,5 +89,55 @@ impl JacobianRows {
                 round(kept, staged);
             }
         }
+    }
+}
+
+/// Packed rows that a kernel adds up in one partial row.
+pub const PARTIAL_ROWS: usize = 64;
+
+/// Most partial rows of packed rows that are cut into so many segments.
+pub fn most_partials(rows: usize, segments: usize) -> usize {
+    rows / PARTIAL_ROWS + segments
+}
+
+/// Sums of partial rows (f32, end to end) that go to places of J.
+#[derive(Debug)]
+pub struct PartialSums {
+    /// (sums + 1) partial rows of each.
+    bounds: Vec<u32>,
+    /// (sums) where each goes, and whether it is added there.
+    offsets: Vec<u64>,
+    add: Vec<u32>,
+}
+
+impl Default for PartialSums {
+    fn default() -> Self {
+        Self { bounds: vec![0], offsets: Vec::new(), add: Vec::new() }
+    }
+}
+
+impl PartialSums {
+    /// The sum of the next `count` partial rows goes to `offset`.
+    pub fn push(&mut self, count: usize, offset: u64, write: Write) {
+        self.bounds.push(self.count() as u32 + count as u32);
+        self.offsets.push(offset);
+        self.add.push(u32::from(write == Write::Add));
+    }
+
+    /// Partial rows.
+    pub fn count(&self) -> usize {
+        self.bounds[self.bounds.len() - 1] as usize
+    }
+
+    pub fn tables(&self) -> [Bytes; 3] {
+        [bytes_of(&self.bounds), bytes_of(&self.offsets), bytes_of(&self.add)]
+    }
+
+    /// Adds up partial rows of `width`, with where its tables are; offsets are counted from `base`.
+    pub fn launch(&self, base: Address, partials: Tensor, [bounds, offsets, add]: [Address; 3], width: usize) -> Launch {
+        assert!(self.count() * width <= partials.columns, "{} partial rows of {width} in {partials:?}", self.count());
+        Launch::new("add_partials", [width.div_ceil(32), self.offsets.len(), 1], 1024)
+            .addresses([base, partials.at, bounds, offsets, add])
+            .int(width)
     }
 }

@@ -118,6 +118,8 @@ enum Loss {
     CrossEntropy = 0,
     BinaryCrossEntropy = 1,
     SquaredError = 2,
+    /// Has a kernel of its own.
+    Vocabulary = 3,
 }
 
 /// One task's logits and targets, as `LossSegment` of kernels/loss.cu.
@@ -159,7 +161,7 @@ impl Losses<'_> {
             let end = start + (part.len() / part.outputs) as u32;
             let (loss, own): (Loss, &[u32]) = match part.targets {
                 Targets::Class(classes, _) => (Loss::CrossEntropy, classes),
-                Targets::Word(_) => unreachable!("no device is given a vocabulary's losses"),
+                Targets::Word(words) => (Loss::Vocabulary, words),
                 Targets::Label(labels) => (Loss::BinaryCrossEntropy, bytemuck::cast_slice(labels)),
                 Targets::Value(values) => (Loss::SquaredError, bytemuck::cast_slice(values)),
             };
@@ -178,6 +180,26 @@ impl Losses<'_> {
             start = end;
         }
         (segments, targets)
+    }
+}
+
+impl Losses<'_> {
+    /// A launch for each part whose targets are words; `targets` is where those of all parts are.
+    fn vocabularies(&self, targets: Address) -> impl Iterator<Item = Launch> {
+        assert!((self.dlogits.at ^ self.logits.at).is_multiple_of(16), "logits and their gradients are vectors at once");
+        let words = self.segments().0.into_iter().filter(|segment| segment.loss == Loss::Vocabulary as u32);
+        words.map(move |segment| {
+            let row = |first: Address, bytes: u64, at: u64| first + bytes * at;
+            Launch::line("vocabulary_loss_rows", (segment.end - segment.start) as usize, 512)
+                .addresses([
+                    row(self.dlogits.at, 4, segment.logits),
+                    row(self.row_losses.at, 8, u64::from(segment.start)),
+                    row(self.logits.at, 4, segment.logits),
+                    row(targets, 4, segment.targets),
+                ])
+                .int(segment.outputs as usize)
+                .float(segment.scale)
+        })
     }
 }
 
@@ -224,7 +246,10 @@ impl Op for Losses<'_> {
             .double(smoothing.unwrap_or(0.0))
             .addresses([0]);
         let sums = Launch::line("loss_sums", count, 256).addresses([self.sums.at, self.row_losses.at, segments, add]);
-        vec![by_rows.into(), sums.into()]
+        let mut commands = vec![by_rows.into()];
+        commands.extend(self.vocabularies(targets).map(Command::from));
+        commands.push(sums.into());
+        commands
     }
 }
 
@@ -301,5 +326,41 @@ mod cases {
         });
     }
 
-    on_devices! { losses_of_every_kind }
+    /// Words between tasks of other kinds; rows of logits begin at no multiple of 16 bytes.
+    fn losses_of_words(on: On) {
+        let words = [0u32, 1002, 517, 1, 999];
+        let few = [2u32, 0];
+        on.compare(|place: &mut Place| {
+            let parts = vec![
+                Part { targets: Targets::Value(&[0.5]), outputs: 1, scale: 0.25, sum: 0, first: true },
+                Part { targets: Targets::Word(&words), outputs: 1003, scale: 0.5, sum: 2, first: false },
+                Part { targets: Targets::Word(&few), outputs: 3, scale: 1.0, sum: 1, first: true },
+            ];
+            let count = parts.iter().map(Part::len).sum();
+            let (sums, dlogits) = (place.f64(&[10.0; 3]), place.room(1, count, DType::F32));
+            let logits: Vec<f32> = noise(count, 4).iter().map(|x| 4.0 * x).collect();
+            let (logits, row_losses) = (place.f32(&logits, count), place.scratch(8, DType::F64));
+            place.run(&Losses { sums, dlogits, logits, row_losses, parts });
+            vec![place.found("dlogits", dlogits), place.found("sums", sums)]
+        });
+    }
+
+    /// No comparison passes over what is not finite.
+    fn a_logit_that_is_no_number_shows(on: On) {
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let sums = on.run(|device| {
+                let place = &mut Place::on(device);
+                let parts = vec![Part { targets: Targets::Word(&[3]), outputs: 40, scale: 1.0, sum: 0, first: true }];
+                let mut logits = noise(40, 1);
+                logits[20] = wrong;
+                let (sums, dlogits) = (place.f64(&[0.0]), place.room(1, 40, DType::F32));
+                let (logits, row_losses) = (place.f32(&logits, 40), place.scratch(1, DType::F64));
+                place.run(&Losses { sums, dlogits, logits, row_losses, parts });
+                place.found("sums", sums).values[0].is_nan()
+            });
+            assert!(sums, "{wrong}");
+        }
+    }
+
+    on_devices! { losses_of_every_kind, losses_of_words, a_logit_that_is_no_number_shows }
 }

@@ -34,6 +34,11 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [c0, c1, c2, c3]
 }
 
+/// The seed whose streams are those of `seed` at a place of the network.
+pub fn site_seed(seed: u64, site: u32) -> u64 {
+    seed ^ u64::from(site.wrapping_add(1).wrapping_mul(0xC2B2_AE35)) << 32
+}
+
 /// A stream of numbers for one (round, task, example).
 #[derive(Clone, Copy, Debug)]
 pub struct Keyed {
@@ -50,7 +55,7 @@ impl Keyed {
 
     /// The same numbers' purpose at another place of the network, e.g. a layer.
     pub fn at_site(mut self, site: u32) -> Self {
-        self.key[1] ^= site.wrapping_add(1).wrapping_mul(0xC2B2_AE35);
+        self.key[1] ^= (site_seed(0, site) >> 32) as u32;
         self
     }
 

@@ -2,8 +2,10 @@
 
 use rayon::prelude::*;
 
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::tape::{Op, Operands};
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
 /// out (m x width): row i is the mean of the rows bounds[i]..bounds[i + 1] of x; `bounds` is (m + 1), no stretch is empty.
@@ -52,6 +54,14 @@ impl Op for MeanPoolForward<'_> {
     fn host(&self, memory: &HostMemory) {
         mean_pool_forward(memory.write(self.out), memory.read(self.x), self.bounds, self.x.columns);
     }
+
+    fn tables(&self) -> Vec<Bytes> {
+        vec![bytes_of(self.bounds)]
+    }
+
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+        vec![by_means("mean_pool_forward", self.out).addresses([self.out.at, self.x.at, tables[0]]).int(self.out.columns).into()]
+    }
 }
 
 /// As [`mean_pool_backward`].
@@ -73,6 +83,20 @@ impl Op for MeanPoolBackward<'_> {
     fn host(&self, memory: &HostMemory) {
         mean_pool_backward(memory.write(self.dx), memory.read(self.dout), self.bounds, self.dout.columns);
     }
+
+    fn tables(&self) -> Vec<Bytes> {
+        vec![bytes_of(self.bounds)]
+    }
+
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+        let launch = by_means("mean_pool_backward", self.dout);
+        vec![launch.addresses([self.dx.at, self.dout.at, tables[0]]).int(self.dout.columns).into()]
+    }
+}
+
+/// A block for 256 columns of a mean.
+fn by_means(kernel: &'static str, means: Tensor) -> Launch {
+    Launch::new(kernel, [means.rows, means.columns.div_ceil(256), 1], 256).vectors(means.columns)
 }
 
 #[cfg(test)]
@@ -89,4 +113,27 @@ mod tests {
         mean_pool_backward(&mut dx, &[1.0, 2.0, 4.0, 6.0], &[0, 1, 3], 2);
         assert_eq!(dx, [1.0, 2.0, 2.0, 3.0, 2.0, 3.0]);
     }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::machine::tensor::DType;
+    use crate::ops::testing::{On, Place, coarse_noise, on_devices};
+
+    fn stretches_of_one_and_of_many(on: On) {
+        let bounds = [0, 1, 2, 43, 52];
+        for width in [8, 264] {
+            on.compare(|place: &mut Place| {
+                let (x, dout) =
+                    (place.narrow(&coarse_noise(52 * width, 0), width), place.narrow(&coarse_noise(4 * width, 1), width));
+                let (out, dx) = (place.room(4, width, DType::Bf16), place.room(52, width, DType::Bf16));
+                place.run(&MeanPoolForward { out, x, bounds: &bounds });
+                place.run(&MeanPoolBackward { dx, dout, bounds: &bounds });
+                vec![place.found("means", out), place.found("dx", dx)]
+            });
+        }
+    }
+
+    on_devices! { stretches_of_one_and_of_many }
 }

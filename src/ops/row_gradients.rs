@@ -13,7 +13,7 @@ use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
-use crate::machine::tensor::Tensor;
+use crate::machine::tensor::{DType, Tensor};
 
 /// Which rows of the table one task touches, and from which examples.
 #[derive(Default)]
@@ -272,7 +272,7 @@ pub struct RowGradientsBackward<'a> {
     pub indexes: &'a [RowIndex],
     /// (rows x dim) f32 of each task, or none; on a device one after another.
     pub out: Vec<Tensor>,
-    /// (examples x dim) f32
+    /// (examples x dim); on a device f32 or bf16.
     pub dout: Tensor,
     /// (examples)
     pub scales: &'a [f32],
@@ -311,10 +311,12 @@ impl Op for RowGradientsBackward<'_> {
         let &[sources, starts, scales] = tables else { unreachable!("three tables") };
         let rows = self.indexes.iter().map(|index| index.rows.len()).sum();
         let first = self.out.iter().filter(|out| !out.is_none()).map(|out| out.at).min().unwrap_or(0);
-        let launch = Launch::line("row_gradients_backward", rows, THREADS)
-            .addresses([first, self.dout.at, scales, sources, starts])
-            .int(self.dout.columns);
-        vec![launch.into()]
+        let width = self.dout.columns;
+        let launch = match self.dout.dtype {
+            DType::Bf16 => Launch::new("row_gradients_backward_bf16", [rows, width.div_ceil(256), 1], THREADS).vectors(width),
+            _ => Launch::line("row_gradients_backward", rows, THREADS),
+        };
+        vec![launch.addresses([first, self.dout.at, scales, sources, starts]).int(width).into()]
     }
 }
 
@@ -408,4 +410,36 @@ pub(super) mod tests {
         }
         assert!([0, 2, 3, 5, 10].iter().all(|&row| all.members(row).is_empty()));
     }
+}
+
+#[cfg(test)]
+mod cases {
+    use std::ops::Range;
+
+    use super::*;
+    use crate::ops::testing::{On, Place, coarse_noise, on_devices};
+
+    /// Tokens of two tasks in bf16; one word is in 50 places.
+    fn gradients_of_words(on: On) {
+        const DIM: usize = 264;
+        let rows = (0..60).map(|token| if token % 6 == 0 { token } else { 7 }).collect();
+        let bags = Bags { offsets: (0..=60).collect(), rows, scales: (0..60).map(|token| 1.0 + token as f32).collect() };
+        let index = |examples: Range<usize>| {
+            let mut index = RowIndex::default();
+            index.fill(&bags, examples);
+            index
+        };
+        let indexes = [index(0..3), index(3..60)];
+        let count: usize = indexes.iter().map(|index| index.rows.len()).sum();
+        on.compare(|place: &mut Place| {
+            let all = place.f32(&vec![9.0; count * DIM], DIM);
+            let first = indexes[0].rows.len();
+            let out = vec![all.rows(0..first), all.rows(first..count)];
+            let dout = place.narrow(&coarse_noise(60 * DIM, 1), DIM);
+            place.run(&RowGradientsBackward { indexes: &indexes, out, dout, scales: &bags.scales });
+            vec![place.found("row gradients", all)]
+        });
+    }
+
+    on_devices! { gradients_of_words }
 }

@@ -271,8 +271,29 @@ mod cases {
         });
     }
 
+    /// Beside columns of J in the same block, which is not the last.
+    fn row_gram_of_the_first_block(on: On) {
+        let (_, indexes, union) = three_tasks();
+        let count: usize = indexes.iter().map(|index| index.rows.len()).sum();
+        on.compare(|place: &mut Place| {
+            let (all, dense) = (place.f32(&noise(count * DIM, 0), DIM), place.f32(&noise(3 * 52, 1), 52));
+            let mut first = 0;
+            let task = |index: &RowIndex| {
+                first += index.rows.len();
+                all.rows(first - index.rows.len()..first)
+            };
+            let rows = RowGradients { union: &union, tasks: indexes.iter().map(task).collect(), dim: DIM };
+            let jacobian = (0..3).map(|task| Tensor { columns: 50, ..dense.rows(task..task + 1) }).collect();
+            let (gram, blocks) = (place.room(3, 9, DType::F64), [0..20, 20..50]);
+            let scratch = place.gram_scratch(3, 2, 9);
+            place.run(&GramMatrices { jacobian, blocks: &blocks, rows: Some((rows, 0)), gram, scratch });
+            vec![place.found("gram", gram).within(0.0, 1e-6)]
+        });
+    }
+
     on_devices! {
         rows_of_three_tasks,
+        row_gram_of_the_first_block,
         row_gram_of_ninety_tasks,
     }
 }

@@ -1,15 +1,19 @@
 //! Inverted dropout inside the transformer: element j of a token is kept or dropped by (seed, round, site, task, example,
 //! position, j), wherever the token is packed.
 
+use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
-use super::philox::{Keyed, Stream, drop_threshold};
+use super::philox::{Keyed, Stream, drop_threshold, site_seed};
+use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::tape::{Op, Operands};
+use crate::machine::launch::{Command, Launch};
+use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
 /// Identity of a token for everything random that happens to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct TokenKey {
     pub task: u32,
     pub example: u32,
@@ -53,6 +57,18 @@ impl TokenDropout<'_> {
             x.par_chunks_mut(width).enumerate().with_min_len(8).for_each(|(token, values)| self.apply(token, values));
         }
     }
+
+    /// Keys, and the round.
+    pub(super) fn tables(&self) -> Vec<Bytes> {
+        vec![bytes_of(self.tokens), bytes_of(&[u64::from(self.round)])]
+    }
+
+    /// What kernels take of it, with its tables.
+    pub(super) fn arguments(&self, launch: Launch, [keys, round]: [Address; 2]) -> Launch {
+        let scale = (1.0 / (1.0 - self.probability)) as f32;
+        let launch = launch.addresses([keys]).word(drop_threshold(self.probability)).float(scale);
+        launch.long(site_seed(self.seed, self.site)).addresses([round])
+    }
 }
 
 /// As [`TokenDropout::apply_all`], in place.
@@ -73,6 +89,16 @@ impl Op for DropoutByToken<'_> {
 
     fn host(&self, memory: &HostMemory) {
         self.dropout.apply_all(memory.write(self.x), self.x.columns);
+    }
+
+    fn tables(&self) -> Vec<Bytes> {
+        self.dropout.tables()
+    }
+
+    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+        let &[keys, round] = tables else { unreachable!("two tables") };
+        let launch = Launch::warps("dropout_by_token", self.x).addresses([self.x.at]).int(self.x.rows).int(self.x.columns);
+        vec![self.dropout.arguments(launch, [keys, round]).into()]
     }
 }
 
@@ -104,4 +130,26 @@ mod tests {
         // Standard error sqrt(p / (1 - p) / n) = 0.0033.
         assert!((mean - 1.0).abs() < 0.014, "{mean}");
     }
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+    use crate::ops::testing::{On, Place, coarse_noise, on_devices};
+
+    /// bf16 keeps zeros, and half of these values are.
+    fn tokens_have_the_same_masks(on: On) {
+        let tokens: Vec<TokenKey> =
+            (0..11).map(|token| TokenKey { task: token % 2, example: 7 + token / 3, position: token % 3 }).collect();
+        for width in [8, 264, 768] {
+            on.compare(|place: &mut Place| {
+                let x = place.narrow_in_place(&coarse_noise(tokens.len() * width, 4), width);
+                let dropout = TokenDropout { tokens: &tokens, probability: 0.5, seed: 0x1234_5678_9abc, round: 9, site: 3 };
+                place.run(&DropoutByToken { x, dropout });
+                vec![place.found("dropped", x)]
+            });
+        }
+    }
+
+    on_devices! { tokens_have_the_same_masks }
 }

@@ -35,7 +35,7 @@ impl Predictor for HostPredictor<'_> {
     }
 
     fn token_room(&self) -> Option<TokenRoom> {
-        self.scratch.token_room(self.model.network.spec.encoder.hidden)
+        self.scratch.token_room()
     }
 
     fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
@@ -50,7 +50,7 @@ impl Predictor for Trainer {
     }
 
     fn token_room(&self) -> Option<TokenRoom> {
-        self.host.arenas[0].token_room(self.model.network.spec.encoder.hidden)
+        self.host.arenas[0].token_room()
     }
 
     fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {

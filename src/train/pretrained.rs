@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use crate::config::schema::{Config, EncoderKind, HeadKind};
 use crate::config::{Resolved, Settled, Unsettled, frozen_blocks};
 use crate::data::Tokenizer;
+use crate::machine::Device;
 use crate::model::hf::{self, HfConfig};
-use crate::model::spec::Input;
+use crate::model::spec::{Input, ModelSpec};
 use crate::observe::console::Console;
+use crate::train::placement::transformer_fault;
 use crate::train::plan::{encoder_spec, transformer_spec};
 use crate::train::round::Trainer;
 
@@ -87,8 +89,15 @@ pub fn check(config: &Config) -> Vec<Problem> {
     if let (Some((name, _)), None) = (predicts_words, spec.mask) {
         problems.push((format!("tasks.{name}.head"), NO_MASK.to_owned()));
     }
+    let spec = match encoder_spec(config, Input::Tokens(spec)) {
+        Ok(encoder) => ModelSpec { encoder, heads: Vec::new() },
+        Err(error) => return vec![("encoder.residual".to_owned(), format!("{error:#}"))],
+    };
+    if Device::parse(&config.run.device).is_ok_and(|device| device != Device::Cpu) {
+        problems.extend(transformer_fault(&spec).map(|message| ("encoder.kind".to_owned(), message)));
+    }
     if let Some(from) = &encoder.from {
-        let fits = encoder_spec(config, Input::Tokens(spec)).and_then(|spec| hf::check(Path::new(from), &spec));
+        let fits = hf::check(Path::new(from), &spec.encoder);
         problems.extend(fits.err().map(|error| (FROM.to_owned(), format!("{error:#}"))));
     }
     problems
@@ -101,5 +110,5 @@ pub fn load(config: &Config, trainer: &mut Trainer, console: &Console) -> Result
     let Some(from) = &config.encoder.from else { return Ok(()) };
     let notes = hf::load(Path::new(from), &trainer.model.network, &mut trainer.model.parameters).context(FROM)?;
     notes.iter().for_each(|note| console.say(note));
-    Ok(())
+    trainer.send_parameters()
 }

@@ -1,7 +1,7 @@
 //! What a device other than the CPU does not compute yet.
 
-use super::super::schema::{EncoderKind, Storage};
-use super::Checker;
+use super::super::schema::{HeadKind, Storage};
+use super::{Checker, task_key};
 use crate::surgery::methods::registry;
 
 pub fn check(checker: &mut Checker) {
@@ -11,9 +11,13 @@ pub fn check(checker: &mut Checker) {
         return;
     }
     let help = "set run.device = \"cpu\"";
-    if config.encoder.kind == EncoderKind::Transformer {
-        let message = format!("\"transformer\" runs on the CPU only in this version, but run.device is \"{device}\"");
-        checker.error(&["encoder.kind", "run.device"], message, help);
+    let cpu_only = |what: &str| format!("{what} on the CPU only in this version, but run.device is \"{device}\"");
+    for (name, _) in checker.known_tasks().iter().filter(|(_, task)| task.head == HeadKind::Mlm) {
+        let key = format!("{}.head", task_key(name));
+        checker.error(&[&key, "run.device"], cpu_only("\"mlm\" runs"), help);
+    }
+    if config.encoder.cache_frozen {
+        checker.error(&["encoder.cache_frozen", "run.device"], cpu_only("states of frozen blocks are kept"), "remove the key");
     }
     if config.schedule.lanes > 1 {
         let message = format!("are the CPU's: a device has streams of its own, and run.device is \"{device}\"");
@@ -25,10 +29,7 @@ pub fn check(checker: &mut Checker) {
     }
     let Ok(method) = registry::find(&config.surgery.method) else { return };
     if method.needs.row_state {
-        let message = format!(
-            "\"{}\" needs buffers of its own and runs on the CPU only in this version, but run.device is \"{device}\"",
-            method.name
-        );
+        let message = cpu_only(&format!("\"{}\" needs buffers of its own and runs", method.name));
         checker.error(&["surgery.method", "run.device"], message, help);
     }
 }
@@ -56,8 +57,12 @@ mod tests {
                 assert!(load_text(&plain, &[]).is_ok(), "{surgery}");
             }
         }
-        let text = "[run]\ndevice = \"cuda\"\n[encoder]\nkind = \"transformer\"\ntokenizer = \"vocab.txt\"\n[train]\nrounds = 1\n\
-                    [tasks.a]\ntrain = \"main.toml\"\ntext = \"t\"\nlabel = \"y\"\n";
-        assert!(errors(text).diagnostics().iter().any(|error| error.message.contains("\"transformer\" runs on the CPU only")));
+        let text = "[run]\ndevice = \"cuda\"\n[encoder]\nkind = \"transformer\"\ntokenizer = \"vocab.txt\"\n\
+                    freeze = [\"embeddings\"]\ncache_frozen = true\n[train]\nrounds = 1\n\
+                    [tasks.a]\ntrain = \"main.toml\"\ntext = \"t\"\nhead = \"mlm\"\n";
+        let errors = errors(text);
+        for message in ["\"mlm\" runs on the CPU only", "states of frozen blocks are kept on the CPU only"] {
+            assert!(errors.diagnostics().iter().any(|error| error.message.contains(message)), "{message}");
+        }
     }
 }

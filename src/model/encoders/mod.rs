@@ -1,3 +1,103 @@
-//! The encoders, each as the operations of its forward and backward pass over one fused group.
+//! What a fused group is to the code that emits its tapes, whatever the encoder and the machine.
 
+pub mod activations;
 pub mod dense;
+
+use std::ops::Range;
+
+use crate::machine::tensor::{DType, Tensor, pitch};
+use crate::model::network::{Batch, Network, Part};
+use crate::model::transformer::TokenGroup;
+use crate::ops::embedding_bag::RowInit;
+use crate::ops::heads::Head;
+use crate::ops::jacobian_rows::JacobianRows;
+use activations::Activations;
+
+/// Parameters of one space, each a row of all values.
+#[derive(Clone, Copy, Debug)]
+pub struct Values {
+    /// f32
+    pub wide: Tensor,
+    /// What products read of them: the same on the host; on a device in bf16, the rows of a matrix as kernels store them.
+    pub narrow: Tensor,
+}
+
+impl Values {
+    /// None of them.
+    pub const NONE: Self = Self { wide: Tensor::NONE, narrow: Tensor::NONE };
+
+    /// Some neighbours.
+    pub fn range(self, range: Range<usize>) -> Self {
+        Self { wide: self.wide.range(range.clone()), narrow: self.narrow.range(range) }
+    }
+
+    /// (rows x columns) the matrix that begins with element `start`, for products.
+    pub fn matrix(&self, start: usize, rows: usize, columns: usize) -> Tensor {
+        let Tensor { at, dtype, .. } = self.narrow;
+        let ld = if dtype == DType::Bf16 { pitch(columns) } else { columns };
+        let at = if self.narrow.is_none() { 0 } else { at + (start * dtype.bytes()) as u64 };
+        Tensor { at, rows, columns, ld, dtype }
+    }
+}
+
+/// Where the parameters lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    /// Shared ones, trained and frozen.
+    pub shared: Values,
+    pub frozen: Values,
+    /// All heads' values, f32.
+    pub heads: Tensor,
+    /// The word table as a row, where an `mlm` head reads it whole.
+    pub words: Tensor,
+}
+
+/// The embedding table, of which only touched rows lie in memory.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    /// (rows) where each lies, or that it does not.
+    pub slots: &'a [u32],
+    /// (slots x dim) f32
+    pub values: Tensor,
+    pub init: RowInit,
+}
+
+/// A fused group: its rows, and where it is computed.
+pub struct Group<'a> {
+    pub parts: &'a [Part],
+    pub batch: &'a Batch,
+    /// Of the batch.
+    pub rows: Range<usize>,
+    /// Its tokens, for the `transformer`.
+    pub tokens: Option<&'a TokenGroup>,
+    /// (rows x inputs) for the `linear` encoder.
+    pub features: Tensor,
+    pub table: Option<Table<'a>>,
+    pub weights: Weights,
+    pub at: &'a Activations,
+}
+
+/// Where a group's gradients go.
+pub struct Gradients {
+    /// By part.
+    pub jacobian: JacobianRows,
+    /// (parts) gradient of each part's head.
+    pub heads: Vec<Tensor>,
+    /// (parts) gradient of the whole word table, for `mlm` heads; else none.
+    pub words: Vec<Tensor>,
+    /// (rows or tokens x inputs) of the encoder's input; none where nobody needs it.
+    pub dinput: Tensor,
+}
+
+/// The output layer of a part over `rows`, counted from the first of its operation; `gradient` may be none.
+pub fn head(network: &Network, part: &Part, rows: Range<usize>, values: Tensor, gradient: Tensor) -> Head {
+    let (weight, bias) = network.table.head(part.task);
+    Head {
+        rows,
+        outputs: network.spec.heads[part.task].outputs,
+        weight: values.range(weight.range()),
+        bias: values.range(bias.range()),
+        gradient,
+        first: part.first && part.batch == 0,
+    }
+}

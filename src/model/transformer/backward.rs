@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::Transformer;
+use super::activations::slot;
 use super::forward::Pass;
 use super::layout::{Piece, Place};
-use super::scratch::slot;
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
+use crate::model::encoders::Values;
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::attention::AttentionBackward;
 use crate::ops::gather::{Add, Copy, ScatterAddRows};
@@ -21,8 +22,9 @@ use crate::ops::token_embedding::TokenEmbeddingBackward;
 /// A block, and how its pieces' gradients reach J.
 struct Block<'b> {
     place: &'b Place,
-    values: Tensor,
+    values: Values,
     jacobian: &'b JacobianRows,
+    partials: Tensor,
 }
 
 impl Block<'_> {
@@ -36,7 +38,7 @@ impl Block<'_> {
     }
 
     fn linear_input(&self, tape: &mut Tape, piece: &Piece, dx: Tensor, dout: Tensor) {
-        let weight = piece.of(self.values).0.as_rows(dout.columns, dx.columns);
+        let weight = piece.matrix(self.values, dout.columns, dx.columns);
         tape.push(LinearInputBackward::new(dx, dout, weight));
     }
 
@@ -44,7 +46,7 @@ impl Block<'_> {
     fn norm(&self, tape: &mut Tape, piece: &Piece, rows: &[Range<usize>], [dx, dout, x, stats]: [Tensor; 4]) {
         tape.push(LayerNormBackward { dx, dout, x, stats, gain: piece.of(self.values).0 });
         let (jacobian, columns) = (self.jacobian.of_rows(rows), self.place.piece(piece));
-        tape.push(LayerNormWeightBackward { dout, x, stats, jacobian, columns });
+        tape.push(LayerNormWeightBackward { dout, x, stats, jacobian, columns, partials: self.partials });
     }
 }
 
@@ -74,15 +76,15 @@ impl Transformer {
     }
 
     fn block<'b>(&self, place: &'b Place, pass: &Pass, jacobian: &'b JacobianRows) -> Block<'b> {
-        Block { place, values: place.of(pass.shared, pass.frozen), jacobian }
+        Block { place, values: place.of(&pass.weights), jacobian, partials: pass.at.partials }
     }
 
     fn pool_backward<'a>(&self, tape: &mut Tape<'a>, dheads: Tensor, pass: &Pass<'a>, jacobian: &JacobianRows) {
         let Some(place) = &self.layout.pooler_place else { return };
         let block = self.block(place, pass, jacobian);
         let pooled = &pass.group.part_pooled;
-        let through = pooled.iter().filter(|rows| !rows.is_empty());
-        for rows in through.clone() {
+        let through = joined(pooled);
+        for rows in &through {
             let (dout, pre) = (dheads.rows(rows.clone()), pass.at.pooler_pre.rows(rows.clone()));
             tape.push(ActivationBackward { dout, pre, activation: Activation::Tanh });
         }
@@ -104,7 +106,7 @@ impl Transformer {
         let (xq, keys, parts): (Tensor, &'a [TokenKey], _) = if all {
             (x, pass.token_keys(), &group.part_tokens)
         } else {
-            (pass.at.last_input.rows(0..group.queries.len()), pass.query_keys, &group.part_queries)
+            (pass.at.last_input.rows(0..group.queries.len()), &pass.group.query_keys, &group.part_queries)
         };
         let (h, f, r) = (self.hidden, self.spec.intermediate, xq.rows);
         let (rows, tokens) = (0..r, 0..x.rows);
@@ -157,7 +159,7 @@ impl Transformer {
     }
 
     fn embed_backward<'a>(&self, tape: &mut Tape<'a>, dwords: Tensor, pass: &Pass<'a>, jacobian: &JacobianRows) {
-        let tokens = 0..pass.group.len();
+        let tokens = 0..pass.group.tokens.len();
         let place = &self.layout.embeddings;
         let block = self.block(place, pass, jacobian);
         let d = pass.at.d.rows(tokens.clone());
@@ -169,8 +171,8 @@ impl Transformer {
         block.norm(tape, &self.layout.embedding.norm, parts, [dwords, d, sum, stats]);
         let piece = &self.layout.embedding.rows;
         let (jacobian, columns) = (jacobian.of_rows(parts), place.piece(piece));
-        let (tokens, positions) = (pass.tokens(), piece.weight());
-        tape.push(TokenEmbeddingBackward { dsum: dwords, tokens, jacobian, columns, positions });
+        let (tokens, positions, partials) = (pass.tokens(), piece.weight(), pass.at.partials);
+        tape.push(TokenEmbeddingBackward { dsum: dwords, tokens, jacobian, columns, positions, partials });
     }
 }
 
@@ -180,4 +182,16 @@ fn masked<'a>(tape: &mut Tape<'a>, [d, da]: [Tensor; 2], dropout: Option<TokenDr
     tape.push(Copy { out: d, x: da });
     tape.push(DropoutByToken { x: d, dropout });
     d
+}
+
+/// Ranges in order, those that follow each other as one, empty ones left out.
+fn joined(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for range in ranges.iter().filter(|range| !range.is_empty()) {
+        match joined.last_mut().filter(|last| last.end == range.start) {
+            Some(last) => last.end = range.end,
+            None => joined.push(range.clone()),
+        }
+    }
+    joined
 }

@@ -1,14 +1,15 @@
 //! The forward pass: embeddings, layers, pooling.
 
 use super::Transformer;
-use super::group::Group;
-use super::scratch::{Saved, Scratch, slot};
+use super::activations::{Activations, Saved, slot};
+use super::group::TokenGroup;
+use super::layout::Piece;
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
+use crate::model::encoders::{Table, Values, Weights};
 use crate::model::network::{Batch, Randomness};
 use crate::ops::activation::Activation;
 use crate::ops::attention::{AttentionDropout, AttentionForward, Sequences};
-use crate::ops::embedding_bag::Table;
 use crate::ops::gather::{Copy, GatherRows};
 use crate::ops::layer_norm::{LayerNormForward, NormTensors, ResidualNormForward};
 use crate::ops::linear::LinearForward;
@@ -18,17 +19,13 @@ use crate::ops::token_embedding::{TokenEmbeddingForward, Tokens};
 
 /// What every step of a pass over one group needs.
 pub struct Pass<'a> {
-    /// The dense parameters, trained and frozen.
-    pub shared: Tensor,
-    pub frozen: Tensor,
+    pub weights: Weights,
     pub table: Table<'a>,
     pub batch: &'a Batch,
-    pub group: &'a Group,
-    /// Keys of the queries.
-    pub query_keys: &'a [TokenKey],
+    pub group: &'a TokenGroup,
     /// None outside training.
     pub random: Option<Randomness>,
-    pub at: Scratch<Tensor>,
+    pub at: &'a Activations,
 }
 
 impl<'a> Pass<'a> {
@@ -46,10 +43,17 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// y = f(x W^T + b), whose weight and bias lie as `piece` says.
-fn linear(tape: &mut Tape, [out, pre, x]: [Tensor; 3], (weight, bias): (Tensor, Tensor), activation: Activation) {
-    let weight = weight.as_rows(out.columns, x.columns);
+/// y = f(x W^T + b), whose weight and bias lie in a block as `piece` says.
+fn linear(tape: &mut Tape, [out, pre, x]: [Tensor; 3], (piece, block): (&Piece, Values), activation: Activation) {
+    let (weight, bias) = (piece.matrix(block, out.columns, x.columns), piece.of(block).1);
     tape.push(LinearForward { out, pre, x, weight, bias, activation, residual: Tensor::NONE });
+}
+
+/// As [`linear`], whose bias is added by what follows, which is given it.
+fn product(tape: &mut Tape, out: Tensor, x: Tensor, (piece, block): (&Piece, Values)) -> Tensor {
+    let (weight, none) = (piece.matrix(block, out.columns, x.columns), Tensor::NONE);
+    tape.push(LinearForward { out, pre: none, x, weight, bias: none, activation: Activation::None, residual: none });
+    piece.of(block).1
 }
 
 impl Transformer {
@@ -63,11 +67,12 @@ impl Transformer {
     }
 
     pub(super) fn embed<'a>(&self, tape: &mut Tape<'a>, pass: &Pass<'a>) {
-        let tokens = 0..pass.group.len();
-        let block = self.layout.embeddings.of(pass.shared, pass.frozen);
+        let tokens = 0..pass.group.tokens.len();
+        let block = self.layout.embeddings.of(&pass.weights);
         let (positions, types) = self.layout.embedding.rows.of(block);
         let sum = pass.at.embedding_sum.rows(tokens.clone());
-        tape.push(TokenEmbeddingForward { sum, tokens: pass.tokens(), table: pass.table, positions, types });
+        let Table { slots, values, init } = pass.table;
+        tape.push(TokenEmbeddingForward { sum, tokens: pass.tokens(), slots, values, init, positions, types });
         let norm = self.norm(self.layout.embedding.norm.of(block));
         let (out, stats) = (pass.at.embedded.rows(tokens.clone()), pass.at.embedding_stats.rows(tokens));
         tape.push(LayerNormForward { out, stats, x: sum, norm });
@@ -83,7 +88,7 @@ impl Transformer {
             _ if self.spec.recompute => pass.at.inputs[index - 1],
             _ => pass.at.saved[slot(&self.spec, index - 1)].out,
         };
-        whole.rows(0..pass.group.len())
+        whole.rows(0..pass.group.tokens.len())
     }
 
     /// Layer `index` from the layer below it.
@@ -93,7 +98,7 @@ impl Transformer {
         if index + 1 < self.spec.layers {
             self.layer(tape, index, pass, saved, [x, x], pass.token_keys());
             if self.spec.recompute {
-                let tokens = 0..pass.group.len();
+                let tokens = 0..pass.group.tokens.len();
                 tape.push(Copy { out: pass.at.inputs[index].rows(tokens.clone()), x: saved.out.rows(tokens) });
             }
         } else if pass.group.reads_all() {
@@ -101,7 +106,7 @@ impl Transformer {
         } else {
             let read = pass.at.last_input.rows(0..pass.group.queries.len());
             tape.push(GatherRows { out: read, x, index: &pass.group.queries });
-            self.layer(tape, index, pass, saved, [read, x], pass.query_keys);
+            self.layer(tape, index, pass, saved, [read, x], &pass.group.query_keys);
         }
     }
 
@@ -111,26 +116,25 @@ impl Transformer {
         tape: &mut Tape<'a>,
         index: usize,
         pass: &Pass<'a>,
-        saved: &Saved<Tensor>,
+        saved: &Saved,
         [xq, x]: [Tensor; 2],
         keys: &'a [TokenKey],
     ) {
         let rows = 0..xq.rows;
         let place = &self.layout.layers[index];
-        let block = place.of(pass.shared, pass.frozen);
+        let block = place.of(&pass.weights);
         let pieces = &self.layout.layer;
         let none = Tensor::NONE;
 
         let (q, kv) = (saved.q.rows(rows.clone()), saved.kv.rows(0..x.rows));
-        linear(tape, [q, none, xq], pieces.query.of(block), Activation::None);
-        linear(tape, [kv, none, x], pieces.key_value.of(block), Activation::None);
+        linear(tape, [q, none, xq], (&pieces.query, block), Activation::None);
+        linear(tape, [kv, none, x], (&pieces.key_value, block), Activation::None);
         let context = saved.context.rows(rows.clone());
         let (log_sums, shape) = (saved.log_sums.rows(rows.clone()), self.sequences(index, pass, xq.rows, keys));
         tape.push(AttentionForward { out: context, log_sums, q, kv, shape });
 
-        let (weight, bias) = pieces.attention_output.of(block);
         let sum = saved.attention_sum.rows(rows.clone());
-        linear(tape, [sum, none, context], (weight, none), Activation::None);
+        let bias = product(tape, sum, context, (&pieces.attention_output, block));
         let middle = saved.attention_out.rows(rows.clone());
         tape.push(ResidualNormForward {
             out: middle,
@@ -143,10 +147,9 @@ impl Transformer {
         });
 
         let (act, pre) = (saved.act.rows(rows.clone()), saved.pre.rows(rows.clone()));
-        linear(tape, [act, pre, middle], pieces.intermediate.of(block), Activation::Gelu);
-        let (weight, bias) = pieces.output.of(block);
+        linear(tape, [act, pre, middle], (&pieces.intermediate, block), Activation::Gelu);
         let sum = saved.sum.rows(rows.clone());
-        linear(tape, [sum, none, act], (weight, none), Activation::None);
+        let bias = product(tape, sum, act, (&pieces.output, block));
         tape.push(ResidualNormForward {
             out: saved.out.rows(rows.clone()),
             stats: saved.stats.rows(rows),
@@ -166,7 +169,7 @@ impl Transformer {
         let Some(place) = &self.layout.pooler_place else { return tape.push(MeanPoolForward { out, x, bounds }) };
         let (pooled, pre) = (pass.at.pooled.rows(rows.clone()), pass.at.pooler_pre.rows(rows));
         tape.push(MeanPoolForward { out: pooled, x, bounds });
-        linear(tape, [out, pre, pooled], self.layout.pooler.of(place.of(pass.shared, pass.frozen)), Activation::Tanh);
+        linear(tape, [out, pre, pooled], (&self.layout.pooler, place.of(&pass.weights)), Activation::Tanh);
         for (all, through) in pass.group.part_heads.iter().zip(&pass.group.part_pooled) {
             if through.is_empty() {
                 tape.push(Copy { out: out.rows(all.clone()), x: pooled.rows(all.clone()) });
@@ -178,7 +181,7 @@ impl Transformer {
         let group = pass.group;
         let dropout = pass.random.filter(|_| self.spec.attention_dropout > 0.0 && !self.layout.layers[layer].frozen);
         Sequences {
-            queries: if rows == group.len() { &group.bounds } else { &group.query_bounds },
+            queries: if rows == group.tokens.len() { &group.bounds } else { &group.query_bounds },
             keys: &group.bounds,
             heads: self.spec.heads,
             dim: self.hidden / self.spec.heads,

@@ -36,7 +36,7 @@ impl TokenBatch {
 }
 
 /// A fused group's rows, counted from its first token.
-pub struct Group {
+pub struct TokenGroup {
     /// Examples and packed tokens of the batch.
     pub examples: Range<usize>,
     pub tokens: Range<usize>,
@@ -44,6 +44,8 @@ pub struct Group {
     pub bounds: Vec<u32>,
     /// Tokens whose last layer somebody reads, ascending.
     pub queries: Vec<u32>,
+    /// (queries) their keys.
+    pub query_keys: Vec<TokenKey>,
     /// (sequences + 1) bounds of each sequence's queries.
     pub query_bounds: Vec<u32>,
     /// (head rows + 1) bounds of the queries that a head row is the mean of.
@@ -55,7 +57,7 @@ pub struct Group {
     pub part_pooled: Vec<Range<usize>>,
 }
 
-impl Group {
+impl TokenGroup {
     pub fn new(batch: &TokenBatch, parts: &[Part], heads: &[HeadSpec], pooling: Pooling) -> Self {
         let examples = parts.first().map_or(0, |part| part.rows.start)..parts.last().map_or(0, |part| part.rows.end);
         let tokens = batch.tokens(&examples);
@@ -65,6 +67,7 @@ impl Group {
             tokens,
             bounds: vec![0],
             queries: Vec::new(),
+            query_keys: Vec::new(),
             query_bounds: vec![0],
             pool_bounds: vec![0],
             part_tokens: Vec::with_capacity(parts.len()),
@@ -97,6 +100,7 @@ impl Group {
             group.part_heads.push(starts[2]..ends[2]);
             group.part_pooled.push(if masked { starts[2]..starts[2] } else { starts[2]..ends[2] });
         }
+        group.query_keys = group.queries.iter().map(|&token| batch.keys[group.tokens.start + token as usize]).collect();
         group
     }
 
@@ -108,21 +112,12 @@ impl Group {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.tokens.len()
-    }
-
     pub fn head_rows(&self) -> usize {
         self.pool_bounds.len() - 1
     }
 
     /// Every token is read, so queries and tokens are the same rows.
     pub fn reads_all(&self) -> bool {
-        self.queries.len() == self.len()
-    }
-
-    /// Keys of the queries.
-    pub fn query_keys(&self, keys: &[TokenKey]) -> Vec<TokenKey> {
-        self.queries.iter().map(|&token| keys[self.tokens.start + token as usize]).collect()
+        self.queries.len() == self.tokens.len()
     }
 }

@@ -4,30 +4,20 @@ use std::ops::Range;
 
 use super::Transformer;
 use super::forward::Pass;
-use super::group::Group;
 use super::mlm::Decoder;
-use super::scratch::Scratch;
-use crate::machine::host::HostMemory;
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
-use crate::model::encoders::dense::Activations;
-use crate::model::gradients::GroupGradients;
-use crate::model::network::{Batch, Network, Part, Randomness, Weights};
+use crate::model::encoders::{Gradients, Group, head};
+use crate::model::network::{Network, Part, Randomness};
 use crate::model::spec::HeadKind;
-use crate::ops::dropout::{Dropout, RowKey};
+use crate::ops::dropout::Dropout;
 use crate::ops::gemm::Write;
 use crate::ops::heads::{Head, HeadsBackward, HeadsForward};
-use crate::ops::token_dropout::TokenKey;
 
-/// What a pass needs of a group beside the batch.
-pub struct Packed {
-    group: Group,
-    query_keys: Vec<TokenKey>,
-}
-
-/// A part of a group whose head is to be computed.
+/// Neighbouring parts whose heads are computed at once: one over masked tokens, or some over whole sequences.
 struct HeadRows<'a> {
-    part: &'a Part,
+    parts: &'a [Part],
+    /// Of the first part in the group.
     number: usize,
     /// Of the head rows, of all logits, and of the masked tokens.
     rows: Range<usize>,
@@ -35,139 +25,107 @@ struct HeadRows<'a> {
     masked: Range<usize>,
 }
 
-impl Transformer {
-    pub fn pack(&self, network: &Network, batch: &Batch, parts: &[Part]) -> Packed {
-        let group = Group::new(&batch.tokens, parts, &network.spec.heads, self.spec.pooling);
-        let query_keys = group.query_keys(&batch.tokens.keys);
-        Packed { group, query_keys }
+impl HeadRows<'_> {
+    /// `gradients` by part of the group, or none.
+    fn heads(&self, network: &Network, part_heads: &[Range<usize>], values: Tensor, gradients: &[Tensor]) -> Vec<Head> {
+        let own = |(part, number): (&Part, usize)| {
+            let rows = &part_heads[number];
+            let rows = rows.start - self.rows.start..rows.end - self.rows.start;
+            head(network, part, rows, values, gradients.get(number).copied().unwrap_or(Tensor::NONE))
+        };
+        self.parts.iter().zip(self.number..).map(own).collect()
     }
+}
 
-    /// A pass over a group, whose activations are `at`.
-    pub fn pass<'a>(
-        &self,
-        memory: &mut HostMemory<'a>,
-        weights: Weights<'a>,
-        batch: &'a Batch,
-        packed: &'a Packed,
-        at: Scratch<Tensor>,
-        random: Option<Randomness>,
-    ) -> Pass<'a> {
+impl Transformer {
+    /// What every step of a pass over a group needs.
+    pub fn pass<'a>(&self, group: &Group<'a>, random: Option<Randomness>) -> Pass<'a> {
         Pass {
-            shared: memory.lend(weights.shared),
-            frozen: memory.lend(weights.frozen),
-            table: weights.rows.expect("the transformer has a word table"),
-            batch,
-            group: &packed.group,
-            query_keys: &packed.query_keys,
+            weights: group.weights,
+            table: group.table.expect("the transformer has a word table"),
+            batch: group.batch,
+            group: group.tokens.expect("the transformer has tokens"),
             random,
-            at,
+            at: group.at.transformer.as_ref().expect("the transformer has activations of its own"),
         }
     }
 
     fn head_rows<'p>(&self, network: &Network, pass: &Pass, parts: &'p [Part]) -> Vec<HeadRows<'p>> {
-        let (mut logits, mut masked) = (0, 0);
-        let own = |(number, (part, rows)): (usize, (&'p Part, &Range<usize>))| {
-            let start = logits;
-            logits += rows.len() * network.spec.heads[part.task].outputs;
-            let first = masked;
-            masked += if is_mlm(network, part) { rows.len() } else { 0 };
-            HeadRows { part, number, rows: rows.clone(), logits: start..logits, masked: first..masked }
+        let (mut number, mut logits, mut masked) = (0, 0, 0);
+        let own = |parts: &'p [Part]| {
+            let starts = [logits, masked];
+            let ranges = &pass.group.part_heads[number..number + parts.len()];
+            for (part, rows) in parts.iter().zip(ranges) {
+                logits += rows.len() * network.spec.heads[part.task].outputs;
+                masked += if is_mlm(network, part) { rows.len() } else { 0 };
+            }
+            let rows = ranges[0].start..ranges[parts.len() - 1].end;
+            let found = HeadRows { parts, number, rows, logits: starts[0]..logits, masked: starts[1]..masked };
+            number += parts.len();
+            found
         };
-        parts.iter().zip(&pass.group.part_heads).enumerate().map(own).collect()
+        parts.chunk_by(|a, b| !is_mlm(network, a) && !is_mlm(network, b)).map(own).collect()
     }
 
-    /// Encoder and heads. `words` is the word table where an `mlm` head reads it.
-    pub fn forward<'a>(
-        &self,
-        tape: &mut Tape<'a>,
-        network: &Network,
-        pass: &Pass<'a>,
-        parts: &[Part],
-        [heads, words]: [Tensor; 2],
-        at: &Activations,
-    ) {
+    /// Encoder and heads.
+    pub fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
+        let (pass, at, weights) = (&self.pass(group, random), group.at, &group.weights);
         let hidden = at.hidden.rows(0..pass.group.head_rows());
         self.forward_encoder(tape, hidden, pass);
-        for own in self.head_rows(network, pass, parts) {
+        for own in self.head_rows(network, pass, group.parts) {
             let (hidden, logits) = (hidden.rows(own.rows.clone()), at.logits.range(own.logits.clone()));
-            let values = heads.range(network.table.head_range(own.part.task));
-            if is_mlm(network, own.part) {
-                self.mlm_forward(tape, logits, hidden, &Decoder { values, words, rows: own.masked }, &pass.at.mlm);
+            if is_mlm(network, &own.parts[0]) {
+                let values = weights.heads.range(network.table.head_range(own.parts[0].task));
+                let decoder = Decoder { values, words: weights.words, rows: own.masked };
+                self.mlm_forward(tape, logits, hidden, &decoder, &pass.at.mlm);
                 continue;
             }
-            self.head_dropout(tape, hidden, own.part, pass);
-            let heads = vec![head(network, own.part, heads, Tensor::NONE)];
+            self.head_dropout(tape, hidden, own.parts, pass);
+            let heads = own.heads(network, &pass.group.part_heads, weights.heads, &[]);
             tape.push(HeadsForward { logits, hidden, heads });
         }
     }
 
     /// Backward pass of a group after [`Transformer::forward`] and the losses.
-    #[allow(clippy::too_many_arguments, reason = "what forward takes, and where the gradients go")]
     pub fn backward<'a>(
         &self,
         tape: &mut Tape<'a>,
         network: &Network,
-        memory: &mut HostMemory<'a>,
-        pass: &Pass<'a>,
-        parts: &[Part],
-        [heads, words]: [Tensor; 2],
-        at: &Activations,
-        gradients: GroupGradients<'a>,
+        group: &Group<'a>,
+        gradients: Gradients,
+        random: Randomness,
     ) {
+        let (pass, at, weights) = (&self.pass(group, Some(random)), group.at, &group.weights);
         let rows = 0..pass.group.head_rows();
         let (hidden, dhidden) = (at.hidden.rows(rows.clone()), at.dhidden.rows(rows));
-        let GroupGradients { jacobian, heads: head_gradients, words: word_gradients, dinput } = gradients;
-        let mut word_gradients = word_gradients.into_iter();
-        let head_gradients: Vec<Tensor> = head_gradients.into_iter().map(|own| memory.lend_mut(own)).collect();
-        for own in self.head_rows(network, pass, parts) {
-            let (part, rows) = (own.part, own.rows.clone());
-            let (hidden, dhidden) = (hidden.rows(rows.clone()), dhidden.rows(rows));
-            let (dlogits, gradient) = (at.dlogits.range(own.logits.clone()), head_gradients[own.number]);
-            let row = word_gradients.next().flatten();
+        for own in self.head_rows(network, pass, group.parts) {
+            let part = &own.parts[0];
+            let [hidden, dhidden] = [hidden, dhidden].map(|whole| whole.rows(own.rows.clone()));
+            let dlogits = at.dlogits.range(own.logits.clone());
             if is_mlm(network, part) {
                 // A second batch has word rows of its own, and adds to the one gradient of the head.
                 let write = if part.first && part.batch == 0 { Write::Replace } else { Write::Add };
-                let dwords = row.map_or(Tensor::NONE, |row| {
-                    let whole = row.whole(self.spec.vocabulary);
-                    if part.first && part.batch > 0 {
-                        whole.fill(0.0);
-                    }
-                    memory.lend_mut(whole)
-                });
-                let values = heads.range(network.table.head_range(part.task));
-                let decoder = Decoder { values, words, rows: own.masked };
-                self.mlm_backward(tape, [dhidden, dlogits, hidden], [gradient, dwords], &decoder, write, &pass.at.mlm);
+                let into = [gradients.heads[own.number], gradients.words[own.number]];
+                let values = weights.heads.range(network.table.head_range(part.task));
+                let decoder = Decoder { values, words: weights.words, rows: own.masked };
+                self.mlm_backward(tape, [dhidden, dlogits, hidden], into, &decoder, write, &pass.at.mlm);
                 continue;
             }
-            let heads = vec![head(network, part, heads, gradient)];
+            let heads = own.heads(network, &pass.group.part_heads, weights.heads, &gradients.heads);
             tape.push(HeadsBackward { dhidden, dlogits, hidden, heads });
-            self.head_dropout(tape, dhidden, part, pass);
+            self.head_dropout(tape, dhidden, own.parts, pass);
         }
-        let jacobian = jacobian.lend(memory, parts, &pass.group.part_tokens, at.staging);
-        let dwords = memory.lend_mut(dinput).as_rows(pass.group.len(), self.hidden);
-        self.backward_encoder(tape, dhidden, dwords, pass, &jacobian);
+        self.backward_encoder(tape, dhidden, gradients.dinput, pass, &gradients.jacobian);
     }
 
-    /// Dropout of what a head over whole sequences sees.
-    fn head_dropout<'a>(&self, tape: &mut Tape<'a>, x: Tensor, part: &Part, pass: &Pass<'a>) {
-        let Some(random) = pass.random.filter(|_| self.dropout > 0.0) else { return };
-        let keys: &[RowKey] = &pass.batch.keys[part.rows.clone()];
+    /// Dropout of what heads over whole sequences see.
+    fn head_dropout<'a>(&self, tape: &mut Tape<'a>, x: Tensor, parts: &[Part], pass: &Pass<'a>) {
+        let (Some(random), [first, ..]) = (pass.random.filter(|_| self.dropout > 0.0), parts) else { return };
+        let keys = &pass.batch.keys[first.rows.start..first.rows.start + x.rows];
         tape.push(Dropout { x, keys, probability: self.dropout, random });
     }
 }
 
 fn is_mlm(network: &Network, part: &Part) -> bool {
     network.spec.heads[part.task].kind == HeadKind::Mlm
-}
-
-fn head(network: &Network, part: &Part, values: Tensor, gradient: Tensor) -> Head {
-    let (weight, bias) = network.table.head(part.task);
-    Head {
-        rows: 0..part.rows.len(),
-        outputs: network.spec.heads[part.task].outputs,
-        weight: values.range(weight.range()),
-        bias: values.range(bias.range()),
-        gradient,
-        first: part.first && part.batch == 0,
-    }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::spec::{Pooling, TransformerSpec};
 use crate::machine::tensor::Tensor;
+use crate::model::encoders::{Values, Weights};
 use crate::model::spec::{Init, Param};
 
 /// A linear layer (weight, bias) or a normalization (gain, shift) within its block, one after the other.
@@ -19,10 +20,15 @@ impl Piece {
         self.start..self.start + self.weight + self.bias
     }
 
-    /// Weight and bias of a block's values, each a row.
-    pub fn of(&self, block: Tensor) -> (Tensor, Tensor) {
+    /// Weight and bias of a block's values in f32, each a row.
+    pub fn of(&self, block: Values) -> (Tensor, Tensor) {
         let Range { start, end } = self.range();
-        (block.range(start..start + self.weight), block.range(start + self.weight..end))
+        (block.wide.range(start..start + self.weight), block.wide.range(start + self.weight..end))
+    }
+
+    /// A linear layer's weight (outputs x inputs), as products read it.
+    pub fn matrix(&self, block: Values, outputs: usize, inputs: usize) -> Tensor {
+        block.matrix(self.start, outputs, inputs)
     }
 
     /// Values of the weight.
@@ -58,8 +64,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn of(&self, shared: Tensor, frozen: Tensor) -> Tensor {
-        (if self.frozen { frozen } else { shared }).range(self.range.clone())
+    pub fn of(&self, weights: &Weights) -> Values {
+        (if self.frozen { weights.frozen } else { weights.shared }).range(self.range.clone())
     }
 
     /// The stretch of a row of J that belongs to a piece.

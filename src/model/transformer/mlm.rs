@@ -3,12 +3,10 @@
 
 use std::ops::Range;
 
-use anyhow::Result;
-
 use super::Transformer;
-use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
+use crate::model::encoders::activations::Allocator;
 use crate::model::spec::{Init, Param};
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::gemm::Write;
@@ -17,27 +15,27 @@ use crate::ops::layer_norm::{LayerNormBackward, LayerNormForward, LayerNormWeigh
 use crate::ops::linear::{DecoderBackward, LinearForward, LinearInputBackward, LinearWeightBackward};
 
 /// Activations of all masked tokens of a group (m).
-pub struct MlmScratch<T = Buffer> {
-    /// (m x hidden) before and after GELU, after normalization; (m x 2) its statistics.
-    pub pre: T,
-    pub act: T,
-    pub out: T,
-    pub stats: T,
+#[derive(Clone, Debug)]
+pub struct MlmActivations {
+    /// (m x hidden) before and after GELU, after normalization; (m x 2) f32 its statistics.
+    pub pre: Tensor,
+    pub act: Tensor,
+    pub out: Tensor,
+    pub stats: Tensor,
     /// (m x hidden) gradients.
-    pub d: T,
-    pub da: T,
+    pub d: Tensor,
+    pub da: Tensor,
 }
 
-impl MlmScratch {
-    pub fn new(memory: &mut Memory, hidden: usize, masked: usize) -> Result<Self> {
-        let mut buffer = |what: &str, width: usize| memory.buffer(&format!("scratch: masked tokens' {what}"), masked * width);
+impl MlmActivations {
+    pub fn new<A: Allocator>(room: &mut A, hidden: usize, masked: usize) -> Result<Self, A::Error> {
         Ok(Self {
-            pre: buffer("layer", hidden)?,
-            act: buffer("layer activated", hidden)?,
-            out: buffer("layer normalized", hidden)?,
-            stats: buffer("statistics", 2)?,
-            d: buffer("gradient", hidden)?,
-            da: buffer("gradient of the layer", hidden)?,
+            pre: room.activation("masked tokens' layer", masked, hidden)?,
+            act: room.activation("masked tokens' layer activated", masked, hidden)?,
+            out: room.activation("masked tokens' layer normalized", masked, hidden)?,
+            stats: room.numbers("masked tokens' statistics", masked, 2)?,
+            d: room.activation("masked tokens' gradient", masked, hidden)?,
+            da: room.activation("masked tokens' gradient of the layer", masked, hidden)?,
         })
     }
 }
@@ -78,7 +76,7 @@ impl Decoder {
 
 impl Transformer {
     /// logits (m x vocabulary) of masked tokens whose last layer is `hidden` (m x h).
-    pub(super) fn mlm_forward(&self, tape: &mut Tape, logits: Tensor, hidden: Tensor, head: &Decoder, s: &MlmScratch<Tensor>) {
+    pub(super) fn mlm_forward(&self, tape: &mut Tape, logits: Tensor, hidden: Tensor, head: &Decoder, s: &MlmActivations) {
         let (h, v) = (self.hidden, self.spec.vocabulary);
         let (residual, rows) = (Tensor::NONE, &head.rows);
         let [pre, act, out] = [s.pre, s.act, s.out].map(|own| own.rows(rows.clone()));
@@ -100,7 +98,7 @@ impl Transformer {
         [gradient, dwords]: [Tensor; 2],
         head: &Decoder,
         write: Write,
-        s: &MlmScratch<Tensor>,
+        s: &MlmActivations,
     ) {
         let (h, v, rows) = (self.hidden, self.spec.vocabulary, &head.rows);
         let of = |own: Tensor| own.rows(rows.clone());
@@ -114,7 +112,8 @@ impl Transformer {
         };
         tape.push(DecoderBackward { weight: dwords, bias: ddecoder, dout: dlogits, x: out, write });
         tape.push(LinearInputBackward::new(d, dlogits, head.words.as_rows(v, h)));
-        tape.push(LayerNormWeightBackward { dout: d, x: act, stats, jacobian: into(dnorm), columns: 0..2 * h });
+        let (jacobian, columns, partials) = (into(dnorm), 0..2 * h, Tensor::NONE);
+        tape.push(LayerNormWeightBackward { dout: d, x: act, stats, jacobian, columns, partials });
         tape.push(LayerNormBackward { dx: da, dout: d, x: act, stats, gain: norm.range(0..h) });
         tape.push(ActivationBackward { dout: da, pre: of(s.pre), activation: Activation::Gelu });
         let columns = 0..h * h + h;

@@ -3,6 +3,7 @@
 //! All tokens of a fused group go through each layer as one matrix, without padding. The last layer computes only the rows
 //! that somebody reads (a sequence's first token under `cls` and `pooler`, masked tokens, or all under `mean`).
 
+mod activations;
 mod backward;
 mod forward;
 mod group;
@@ -10,16 +11,15 @@ mod heads;
 mod layout;
 mod mlm;
 mod prefix;
-mod scratch;
 pub mod spec;
 
 use crate::model::spec::EncoderSpec;
 
-pub use group::TokenBatch;
+pub use activations::{Activations, TokenLimits};
+pub use group::{TokenBatch, TokenGroup};
 pub use layout::{Place, params};
 pub use mlm::mlm_params;
 pub use prefix::PrefixStates;
-pub use scratch::{Scratch, TokenLimits};
 pub use spec::{Pooling, TransformerSpec};
 
 use layout::Layout;

@@ -1,11 +1,11 @@
 //! A run's parameters, gradients and activations on a device, and the launches of a round.
 //!
-//! The `linear` and the `bag` encoder; bf16 activations and copies of the weights, f32 parameters, moments and rows of J. All
-//! memory is allocated before round 0. The host waits for the device once a round, when it reads losses and products of
+//! bf16 activations and copies of the weights, f32 parameters, moments and rows of J. All memory is allocated before round 0. The host waits for the device once a round, when it reads losses and products of
 //! gradients. Three streams: two lanes that fused groups take in turn, and one for copies, so that a group's inputs travel
 //! while the one before computes; events order them.
 
 mod lane;
+mod parameters;
 mod pass;
 mod program;
 mod rows;
@@ -22,16 +22,19 @@ use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priori
 use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
+use crate::model::encoders::{Values, Weights};
 use crate::model::network::{Limits, Network};
+use crate::model::spec::Input;
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
 use crate::ops::column_rule::How;
-use crate::ops::gram::{GramMatrices, GramScratch};
+use crate::ops::gram::{Cut, GramScratch};
 use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 use crate::surgery::update::{Rates, shared_update};
 use lane::Lane;
+use parameters::ParametersOnDevice;
 use pass::Packed;
 use program::Graphs;
 use rows::{TableOnDevice, Touched};
@@ -46,10 +49,7 @@ pub struct Accelerator {
     card: Card,
     streams: Streams,
     graphs: Graphs,
-    shared: ParameterState,
-    /// bf16 copy of the encoder's weight, which products read; the weight is the first of the shared parameters.
-    weight: Tensor,
-    heads: ParameterState,
+    parameters: ParametersOnDevice,
     table: Option<TableOnDevice>,
     touched: Touched,
     /// (present tasks x batches x P) f32
@@ -71,18 +71,15 @@ pub struct Accelerator {
     /// Those of the last evaluation batch.
     logits: Vec<f32>,
     /// A copy that is evaluated while training goes on, where it is.
-    snapshot: Option<Values>,
+    snapshot: Option<Readable>,
     staging: StagingId,
     staging_bytes: usize,
 }
 
 /// What a forward pass reads of the parameters.
 #[derive(Clone, Copy)]
-struct Values {
-    /// (hidden x inputs) bf16
-    weight: Tensor,
-    shared: Tensor,
-    heads: Tensor,
+struct Readable {
+    weights: Weights,
     /// (slots x dim), or none.
     table: Tensor,
 }
@@ -171,8 +168,7 @@ impl Resident {
 }
 
 impl Accelerator {
-    /// Allocates everything for `network`, whose encoder is `linear` or `bag`; each of a round's independent batches has rows of J
-    /// of its own.
+    /// Allocates everything for `network`; each of a round's independent batches has rows of J of its own.
     pub fn new(
         mut driver: Box<dyn Driver>,
         network: &Network,
@@ -185,19 +181,10 @@ impl Accelerator {
         let streams = Streams::new(device)?;
         let present = limits.present.max(1);
         let rows_of_j = present * batches_per_round;
-        let mut shared = parameters(device, "encoder", network.table.shared_len(), start.second_moment)?;
-        let encoder = &network.spec.encoder;
-        let (rows, columns) = (encoder.hidden, encoder.inputs());
-        let values = shared.values.columns.max(rows * pitch(columns));
-        let copy = device.allocate("encoder: parameters in bf16", 2 * values)?;
-        let weight = Tensor::padded(copy, rows, columns, DType::Bf16);
-        // The update writes the copy itself, where its rows are not padded and it lies as the parameters do.
-        if weight.ld == columns {
-            shared.copy = Tensor { at: copy, dtype: DType::Bf16, ..shared.values };
-        }
-        let heads = parameters(device, "heads", network.table.heads_len(), start.second_moment)?;
+        let parameters = ParametersOnDevice::new(device, network, start)?;
+        let ParametersOnDevice { shared, heads, .. } = parameters;
         let table = match network.spec.encoder.table() {
-            Some(spec) => Some(TableOnDevice::new(device, spec, batches_per_round, limits, start)?),
+            Some(_) => Some(TableOnDevice::new(device, network, batches_per_round, limits, start)?),
             None => None,
         };
         let stride = shared.values.columns.next_multiple_of(64);
@@ -211,7 +198,8 @@ impl Accelerator {
         // More rows in a round than in a group: there are several groups, which can overlap.
         let lanes = if limits.round_rows > limits.group_rows { 2 } else { 1 };
         let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_, _>>()?;
-        let partials = gram_cut(blocks).len() + table.as_ref().map_or(0, |_| TableOnDevice::partials(batches_per_round, limits));
+        let partials = gram_cut(blocks).chunks.len()
+            + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
         let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, batches_per_round, limits))?;
@@ -226,9 +214,7 @@ impl Accelerator {
             driver,
             streams,
             graphs: Graphs::default(),
-            shared,
-            weight,
-            heads,
+            parameters,
             table,
             touched: Touched::default(),
             jacobian,
@@ -250,7 +236,7 @@ impl Accelerator {
 
     /// With room for a copy of the parameters that is evaluated while training goes on.
     pub fn with_snapshot(mut self) -> Result<Self, DeviceError> {
-        let Values { weight, shared, heads, table } = self.values();
+        let Readable { weights, table } = self.readable();
         let mut copy = |name: &str, own: Tensor| {
             let bytes = own.rows * own.ld * own.dtype.bytes();
             if bytes == 0 {
@@ -258,18 +244,24 @@ impl Accelerator {
             }
             Ok(Tensor { at: self.driver.allocate(&format!("evaluation's copy of {name}"), bytes)?, ..own })
         };
-        self.snapshot = Some(Values {
-            weight: copy("encoder: parameters in bf16", weight)?,
-            shared: copy("encoder: parameters", shared)?,
-            heads: copy("heads: parameters", heads)?,
-            table: copy("embeddings: parameters", table)?,
-        });
+        let shared = Values {
+            narrow: copy("encoder: parameters in bf16", weights.shared.narrow)?,
+            wide: copy("encoder: parameters", weights.shared.wide)?,
+        };
+        let heads = copy("heads: parameters", weights.heads)?;
+        let table = copy("embeddings: parameters", table)?;
+        self.snapshot = Some(Readable { weights: Weights { shared, heads, ..weights }, table });
         Ok(self)
     }
 
-    fn values(&self) -> Values {
+    fn readable(&self) -> Readable {
         let table = self.table.as_ref().map_or(Tensor::NONE, |table| table.state.values);
-        Values { weight: self.weight, shared: self.shared.values, heads: self.heads.values, table }
+        Readable { weights: self.parameters.weights, table }
+    }
+
+    /// The embedding table, where it is trained.
+    fn trained_table(&self) -> Option<&TableOnDevice> {
+        self.table.as_ref().filter(|table| table.trained)
     }
 
     /// What the device is called.
@@ -290,20 +282,6 @@ impl Streams {
         let done = [device.event()?, device.event()?];
         Ok(Self { lanes, copies, fork: device.event()?, arrived: device.event()?, done })
     }
-}
-
-/// Parameters of one space and their moments.
-fn parameters(device: &mut dyn Driver, name: &str, len: usize, second_moment: bool) -> Result<ParameterState, DeviceError> {
-    let mut buffer = |what: &str| {
-        let at = device.allocate(&format!("{name}: {what}"), 4 * len)?;
-        Ok(Tensor::dense(at, 1, len, DType::F32))
-    };
-    Ok(ParameterState {
-        values: buffer("parameters")?,
-        first: buffer("first moment")?,
-        second: if second_moment { buffer("second moment")? } else { Tensor::NONE },
-        copy: Tensor::NONE,
-    })
 }
 
 impl Results {
@@ -331,7 +309,7 @@ impl Resident {
         let rates = Rates { rule: Rule::Sgd { momentum: 0.0 }, lr: 0.0, head_lr: 0.0, embedding_lr: 0.0, weight_decay: 0.0 };
         let update = shared_update(network, blocks, state, Vec::new(), How::Weights(none), none, &rates);
         let mut tables = update.tables()[..4].to_vec();
-        tables.extend(gram_cut(blocks).tables());
+        tables.extend(gram_cut(blocks).chunks.tables());
         tables.extend(Chunks::of_range(0..width, Chunks::gram_length(width)).tables());
         let constants = StagingBuffer::new(device, "chunks", tables.iter().map(|table| table.len() + 16).sum())?;
         let mut upload = constants.upload();
@@ -346,22 +324,35 @@ impl Resident {
     }
 }
 
-fn gram_cut(blocks: &Blocks) -> Chunks {
-    GramMatrices { jacobian: Vec::new(), blocks: &blocks.ranges, rows: None, gram: Tensor::NONE, scratch: GramScratch::NONE }
-        .chunks()
+fn gram_cut(blocks: &Blocks) -> Cut {
+    Cut::new(&blocks.ranges, blocks.table)
 }
 
 /// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.
 fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limits) -> usize {
     let encoder = &network.spec.encoder;
     let widest = network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
-    let (input, rows) = match encoder.bag() {
-        None => (2 * pitch(encoder.inputs()), 0),
-        Some(_) => (0, TableOnDevice::table_bytes(batches, limits)),
+    let lists = || TableOnDevice::table_bytes(network, batches, limits);
+    let (input, own) = match &encoder.input {
+        Input::Features(columns) => (2 * pitch(*columns), 0),
+        Input::Bag(_) => (0, lists()),
+        Input::Tokens(spec) => {
+            let tokens = limits.tokens.round_tokens.max(limits.tokens.group_tokens);
+            ((spec.layers + 2) * TABLES_OF_LAYER + spec.positions * TABLES_OF_POSITION, tokens * TABLES_OF_TOKEN + lists())
+        }
     };
-    let products = 4 * (blocks.count() + 3) + 16 * limits.present;
-    4096 + limits.round_rows.max(limits.group_rows) * (input + 8 + 4 * widest + 400) + rows + products
+    let products = 8 * (blocks.count() + 3) + 16 * limits.present;
+    4096 + limits.round_rows.max(limits.group_rows) * (input + 8 + 4 * widest + 400) + own + products
 }
+
+/// Bytes of what one part needs of a layer's operations beside its tokens: where its gradients go, and random numbers' keys.
+const TABLES_OF_LAYER: usize = 2048;
+
+/// Bytes of what one part needs of a position: which of its tokens stand there.
+const TABLES_OF_POSITION: usize = 24;
+
+/// Bytes of what operations read of one token: its word, its place, its key as token and as query, and the bounds of it all.
+const TABLES_OF_TOKEN: usize = 96;
 
 /// Rates, weights, orders of visits, and the chunks of the heads.
 fn step_bytes(network: &Network, rows_of_j: usize, sets: usize) -> usize {

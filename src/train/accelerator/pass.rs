@@ -3,13 +3,15 @@
 use super::lane::Lane;
 use super::program::Program;
 use super::upload::Upload;
-use super::{Accelerator, Values};
+use super::{Accelerator, Readable};
 use crate::machine::driver::{DeviceError, StreamId};
 use crate::machine::launch::Command;
 use crate::machine::tape::{Tape, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
-use crate::model::encoders::dense;
-use crate::model::network::{Batch, Network, Part};
+use crate::model::encoders::{self, Gradients, Table};
+use crate::model::network::{Batch, Network, Part, group_rows};
+use crate::model::spec::Input;
+use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
@@ -34,6 +36,7 @@ struct GroupOf<'a> {
     parameters: &'a Parameters,
     batch: &'a Batch,
     parts: &'a [Part],
+    tokens: Option<&'a TokenGroup>,
 }
 
 /// A fused group, on the device.
@@ -48,9 +51,10 @@ impl Accelerator {
     pub(super) fn pack(&mut self, work: &mut Work, backward: bool) -> Result<Packed, DeviceError> {
         let mut upload = self.batches.upload();
         let mut before = Vec::new();
-        if let (Some(table), Some(host)) = (&self.table, &mut work.parameters.rows) {
+        let table = self.table.as_ref().filter(|table| table.trained);
+        if let (Some(table), Some(host)) = (table, &mut work.parameters.rows) {
             let touched = &mut self.touched;
-            touched.index(work.batch, work.tasks.len(), self.results.batches);
+            touched.index(work.network, work.batch, work.tasks.len(), self.results.batches);
             let known = host.touched().len();
             host.touch(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
@@ -76,7 +80,7 @@ impl Accelerator {
     /// Gradients of the embedding table, and products of all gradients.
     fn after_groups(&self, upload: &mut Upload, work: &Work) -> Vec<Command> {
         let (touched, mut tape) = (&self.touched, Tape::default());
-        if let Some(table) = &self.table {
+        if let Some(table) = self.trained_table() {
             let (indexes, scales) = (&touched.indexes, &work.batch.bags.scales);
             tape.push(RowGradientsBackward { indexes, out: table.gradients(indexes), dout: table.dinput, scales });
             // For the update.
@@ -92,12 +96,15 @@ impl Accelerator {
     /// where there is room for them: the model then is the snapshot.
     pub fn predict(&mut self, model: &Model, batch: &Batch) -> Result<&[f32], DeviceError> {
         let mut upload = self.batches.upload();
-        let values = self.snapshot.unwrap_or_else(|| self.values());
-        let group = GroupOf { network: &model.network, parameters: &model.parameters, batch, parts: &batch.parts };
-        let own = self.tensors(&mut upload, group, &self.lanes[0], values);
+        let readable = self.snapshot.unwrap_or_else(|| self.readable());
+        let (network, parameters, parts) = (&model.network, &model.parameters, &batch.parts[..]);
+        let tokens = network.tokens(batch, parts);
+        let group = GroupOf { network, parameters, batch, parts, tokens: tokens.as_ref() };
+        let own = self.tensors(&mut upload, group, &self.lanes[0], readable);
         let mut tape = Tape::default();
-        dense::forward(&mut tape, &model.network, &own, None);
+        network.emit_forward(&mut tape, &own, None);
         let commands = tape.commands(&self.card, |table| upload.table(table));
+        drop(tape);
         upload.close();
         self.batches.fill(&mut *self.driver, &mut upload)?;
         let (stream, logits) = (self.streams.lanes[0], self.lanes[0].at.logits);
@@ -106,7 +113,7 @@ impl Accelerator {
         program.run(stream, &commands);
         self.graphs.execute(&mut *self.driver, stream, program)?;
         let mut read = std::mem::take(&mut self.logits);
-        let count = batch.parts.iter().map(|part| part.rows.len() * model.network.spec.heads[part.task].outputs).sum();
+        let count = parts.iter().map(|part| part.rows.len() * network.spec.heads[part.task].outputs).sum();
         read.resize(count, 0.0);
         self.download(logits.at, bytemuck::cast_slice_mut(&mut read))?;
         self.logits = read;
@@ -115,14 +122,15 @@ impl Accelerator {
 
     /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
     fn group(&self, upload: &mut Upload, work: &Work, parts: &[Part], lane: &Lane, backward: bool) -> Vec<Command> {
-        let network = work.network;
-        let group = GroupOf { network: work.network, parameters: work.parameters, batch: work.batch, parts };
-        let own = self.tensors(upload, group, lane, self.values());
+        let &Work { network, batch, random, .. } = work;
+        let tokens = network.tokens(batch, parts);
+        let group = GroupOf { network, parameters: work.parameters, batch, parts, tokens: tokens.as_ref() };
+        let own = self.tensors(upload, group, lane, self.readable());
         let mut tape = Tape::default();
-        dense::forward(&mut tape, network, &own, Some(work.random));
-        dense::losses(&mut tape, network, &own, self.results.losses(work.tasks.len()));
+        network.emit_forward(&mut tape, &own, Some(random));
+        network.emit_losses(&mut tape, &own, self.results.losses(work.tasks.len()), lane.row_losses);
         if backward {
-            dense::backward(&mut tape, network, &own, self.gradients_of_group(network, &own), work.random);
+            network.emit_backward(&mut tape, &own, self.gradients_of_group(network, &own), random);
         }
         tape.commands(&self.card, |table| upload.table(table))
     }
@@ -160,41 +168,35 @@ impl Accelerator {
     }
 
     /// A group as its encoder sees it.
-    fn tensors<'a>(&self, upload: &mut Upload, group: GroupOf<'a>, lane: &Lane, values: Values) -> dense::Group<'a> {
-        let GroupOf { network, parameters, batch, parts } = group;
-        let rows = parts.first().map_or(0, |part| part.rows.start)..parts.last().map_or(0, |part| part.rows.end);
-        let inputs = network.spec.encoder.inputs();
+    fn tensors<'a>(&self, upload: &mut Upload, group: GroupOf<'a>, lane: &'a Lane, from: Readable) -> encoders::Group<'a> {
+        let GroupOf { network, parameters, batch, parts, tokens } = group;
+        let (rows, inputs) = (group_rows(parts), network.spec.encoder.inputs());
         let host = parameters.rows.as_ref().zip(self.table.as_ref());
-        let table = host.map(|(host, own)| dense::Table { slots: host.view().slots, values: values.table, init: own.init });
-        let features = match table {
-            Some(_) => Tensor::NONE,
-            None => {
+        let table = host.map(|(host, own)| Table { slots: host.view().slots, values: from.table, init: own.init });
+        let features = match network.spec.encoder.input {
+            Input::Features(_) => {
                 let values = &batch.features[rows.start * inputs..rows.end * inputs];
                 Tensor::padded(upload.push_narrow(values, inputs), rows.len(), inputs, DType::Bf16)
             }
+            Input::Bag(_) | Input::Tokens(_) => Tensor::NONE,
         };
-        let weights = dense::Weights {
-            weight: values.weight,
-            bias: values.shared.range(network.table.shared[1].range()),
-            heads: values.heads,
-        };
-        let keys = &batch.keys[rows.clone()];
-        dense::Group { parts, keys, features, bags: &batch.bags, table, weights, at: lane.at, rows }
+        encoders::Group { parts, batch, rows, tokens, features, table, weights: from.weights, at: &lane.at }
     }
 
-    fn gradients_of_group(&self, network: &Network, group: &dense::Group) -> dense::Gradients {
-        let segment = |part: &Part| {
+    fn gradients_of_group(&self, network: &Network, group: &encoders::Group) -> Gradients {
+        let segment = |(part, rows)| {
+            let part: &Part = part;
             let write = if part.first { Write::Replace } else { Write::Add };
-            let rows = part.rows.start - group.rows.start..part.rows.end - group.rows.start;
             Segment { rows, row: self.row_of_j(part.present * self.results.batches + part.batch), write }
         };
+        let segments = group.parts.iter().zip(network.input_segments(group)).map(segment).collect();
         let heads = self.head_gradients;
-        let segments = group.parts.iter().map(segment).collect();
-        let dinput = self.table.as_ref().map_or(Tensor::NONE, |table| table.dinput.rows(group.rows.clone()));
-        dense::Gradients {
+        let rows = network.input_rows(group.batch, group.parts);
+        Gradients {
             jacobian: JacobianRows { segments, added: false, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),
-            dinput,
+            words: vec![Tensor::NONE; group.parts.len()],
+            dinput: self.trained_table().map_or(Tensor::NONE, |table| table.dinput.rows(rows)),
         }
     }
 }

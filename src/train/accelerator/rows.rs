@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::machine::driver::{Address, DeviceError, Driver};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
-use crate::model::network::{Batch, Limits};
+use crate::model::network::{Batch, Limits, Network};
 use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::RowInit;
 use crate::ops::row_gradients::{RowGradients, RowIndex, Union, row_partials};
@@ -16,7 +16,8 @@ pub struct TableOnDevice {
     /// (slots x dim) f32 each; second moments as the optimizer has them.
     pub state: TableState,
     pub init: RowInit,
-    /// (round rows x dim) f32, rows [`pitch`] apart: gradient of the encoder's input.
+    pub trained: bool,
+    /// (rows or tokens of a round x dim), rows [`pitch`] apart: gradient of the encoder's input; f32, of tokens bf16.
     pub dinput: Tensor,
     /// (gradient rows x dim) f32 of all tasks.
     gradients: Address,
@@ -25,13 +26,14 @@ pub struct TableOnDevice {
 impl TableOnDevice {
     pub fn new(
         device: &mut dyn Driver,
-        spec: TableSpec,
+        network: &Network,
         batches: usize,
         limits: &Limits,
         start: &Start,
     ) -> Result<Self, DeviceError> {
-        let (dim, slots) = (spec.dim, start.row_capacity);
-        let second_dim = match (start.second_moment, start.row_moment) {
+        let TableSpec { dim, init, trained, .. } = network.spec.encoder.table().expect("an encoder with a table");
+        let slots = start.row_capacity;
+        let second_dim = match (start.second_moment && trained, start.row_moment) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) => dim,
@@ -43,16 +45,21 @@ impl TableOnDevice {
         };
         let state = TableState {
             values: moments("embeddings: parameters", dim)?,
-            first: moments("embeddings: first moment", dim)?,
+            first: moments("embeddings: first moment", if trained { dim } else { 0 })?,
             second: moments("embeddings: second moment", second_dim)?,
         };
-        let dinput = buffer("gradient of the encoder's input", limits.round_rows * pitch(dim))?;
-        Ok(Self {
-            state,
-            init: RowInit { seed: start.seed, deviation: spec.init },
-            dinput: Tensor::padded(dinput, limits.round_rows, dim, DType::F32),
-            gradients: buffer("jacobian: embedding rows", gradient_rows(batches, limits) * dim)?,
-        })
+        let init = RowInit { seed: start.seed, deviation: init };
+        let (mut dinput, mut gradients) = (Tensor::NONE, 0);
+        if trained {
+            let (rows, dtype) = match network.spec.encoder.transformer() {
+                Some(_) => (limits.tokens.round_tokens, DType::Bf16),
+                None => (limits.round_rows, DType::F32),
+            };
+            let bytes = dtype.bytes() * rows * pitch(dim);
+            dinput = Tensor::padded(device.allocate("gradient of the encoder's input", bytes.max(1))?, rows, dim, dtype);
+            gradients = device.allocate("jacobian: embedding rows", (4 * gradient_rows(batches, limits) * dim).max(1))?;
+        }
+        Ok(Self { state, init, trained, dinput, gradients })
     }
 
     /// Values, first and second moments, each with its width by slot.
@@ -73,14 +80,22 @@ impl TableOnDevice {
     }
 
     /// Bytes of a round's lists in an upload.
-    pub fn table_bytes(batches: usize, limits: &Limits) -> usize {
-        12 * limits.round_rows.max(limits.group_rows) + 12 * limits.bag_entries + 40 * gradient_rows(batches, limits) + 512
+    pub fn table_bytes(network: &Network, batches: usize, limits: &Limits) -> usize {
+        let rows = limits.round_rows.max(limits.group_rows).max(limits.tokens.round_tokens);
+        let entries = limits.bag_entries.max(limits.tokens.round_tokens);
+        12 * rows + 12 * entries + 24 * gradient_rows(batches, limits) + 16 * union_rows(network, batches, limits) + 512
     }
 
     /// Most partial Gram matrices of a round.
-    pub fn partials(batches: usize, limits: &Limits) -> usize {
-        row_partials(gradient_rows(batches, limits))
+    pub fn partials(network: &Network, batches: usize, limits: &Limits) -> usize {
+        row_partials(union_rows(network, batches, limits))
     }
+}
+
+/// Most rows of the table that a step moves.
+fn union_rows(network: &Network, batches: usize, limits: &Limits) -> usize {
+    let whole = network.spec.encoder.table().filter(|_| network.spec.steps_whole_table());
+    whole.map_or_else(|| gradient_rows(batches, limits), |table| table.rows)
 }
 
 fn gradient_rows(batches: usize, limits: &Limits) -> usize {
@@ -99,14 +114,17 @@ pub struct Touched {
 
 impl Touched {
     /// Which rows these are, slots aside.
-    pub fn index(&mut self, batch: &Batch, present: usize, batches: usize) {
+    pub fn index(&mut self, network: &Network, batch: &Batch, present: usize, batches: usize) {
         self.indexes.resize_with(present * batches, RowIndex::default);
         for (row, index) in self.indexes.iter_mut().enumerate() {
             let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
-            index.fill(&batch.bags, parts.flat_map(|part| part.rows.clone()));
+            index.fill(&batch.bags, parts.flat_map(|part| network.input_rows(batch, std::slice::from_ref(part))));
         }
         let rows: Vec<&[u32]> = self.indexes.iter().map(|index| &index.rows[..]).collect();
         self.union.merge(&rows);
+        if let Some(table) = network.spec.encoder.table().filter(|_| network.spec.steps_whole_table()) {
+            self.union.cover(table.rows);
+        }
     }
 
     /// The tasks' gradients of the rows.

@@ -3,16 +3,16 @@
 use anyhow::Result;
 
 use super::program::Program;
-use super::{Accelerator, Values};
+use super::{Accelerator, Readable};
 use crate::machine::driver::{Address, DeviceError};
-use crate::machine::launch::Launch;
 use crate::model::Parameters;
-use crate::ops::activation::convert_to_bf16;
 
 impl Accelerator {
     /// Copies all parameters and moments to the device.
     pub fn load(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
-        for (state, host) in [(self.shared, &parameters.shared), (self.heads, &parameters.heads)] {
+        let (shared, heads, frozen) = (self.parameters.shared, self.parameters.heads, self.parameters.weights.frozen);
+        self.upload(frozen.wide.at, bytemuck::cast_slice(&parameters.frozen))?;
+        for (state, host) in [(shared, &parameters.shared), (heads, &parameters.heads)] {
             for (own, values) in [(state.values, &host.values), (state.first, &host.first), (state.second, &host.second)] {
                 if !own.is_none() {
                     self.upload(own.at, bytemuck::cast_slice(values))?;
@@ -31,33 +31,30 @@ impl Accelerator {
         self.driver.fill(stream, self.head_gradients.at, 0, 4 * self.head_gradients.columns)?;
         self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;
         let mut program = Program::default();
-        program.launch(stream, self.narrow_weight());
+        let own = [Some(self.parameters.narrow(&self.parameters.weights)), self.parameters.narrow_frozen()];
+        own.into_iter().flatten().for_each(|launch| program.launch(stream, launch));
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)
     }
 
     /// Copies parameters to where a snapshot is evaluated while training goes on.
     pub fn load_snapshot(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
-        let Some(Values { weight, shared, heads, table }) = self.snapshot else { return Ok(()) };
-        self.upload(shared.at, bytemuck::cast_slice(&parameters.shared.values))?;
-        self.upload(heads.at, bytemuck::cast_slice(&parameters.heads.values))?;
+        let Some(Readable { weights, table }) = self.snapshot else { return Ok(()) };
+        self.upload(weights.shared.wide.at, bytemuck::cast_slice(&parameters.shared.values))?;
+        self.upload(weights.heads.at, bytemuck::cast_slice(&parameters.heads.values))?;
         if let Some(rows) = &parameters.rows {
             self.upload(table.at, bytemuck::cast_slice(rows.stored()[0]))?;
         }
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
-        program.launch(stream, convert_to_bf16(weight.at, shared.at, weight.rows, weight.columns));
+        program.launch(stream, self.parameters.narrow(&weights));
         self.graphs.execute(&mut *self.driver, stream, program)
-    }
-
-    /// Makes the bf16 copy of the encoder's weight anew.
-    pub(super) fn narrow_weight(&self) -> Launch {
-        convert_to_bf16(self.weight.at, self.shared.values.at, self.weight.rows, self.weight.columns)
     }
 
     /// Copies all parameters and moments to the host.
     pub fn store(&mut self, parameters: &mut Parameters) -> Result<(), DeviceError> {
-        for (state, host) in [(self.shared, &mut parameters.shared), (self.heads, &mut parameters.heads)] {
+        let (shared, heads) = (self.parameters.shared, self.parameters.heads);
+        for (state, host) in [(shared, &mut parameters.shared), (heads, &mut parameters.heads)] {
             let arrays = [(state.values, &mut host.values), (state.first, &mut host.first), (state.second, &mut host.second)];
             for (own, values) in arrays.into_iter().filter(|(own, _)| !own.is_none()) {
                 self.download(own.at, bytemuck::cast_slice_mut(values))?;

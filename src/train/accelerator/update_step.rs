@@ -114,7 +114,7 @@ impl Accelerator {
             jacobian: (0..count * self.results.batches).map(|row| self.row_of_j(row)).collect(),
             stored: true,
             heads: self.head_gradients,
-            rows: self.table.as_ref().map(|table| self.touched.gradients(table)),
+            rows: self.trained_table().map(|table| self.touched.gradients(table)),
         }
     }
 
@@ -138,13 +138,13 @@ impl Accelerator {
         decision: &DecisionAt<'a>,
         rates: &Rates,
     ) -> Vec<Command> {
-        let table = self.table.as_ref().map(|table| (table.state, &self.touched.slots[..]));
-        let parameters = ParametersAt { shared: self.shared, heads: self.heads, table };
+        let table = self.trained_table().map(|table| (table.state, &self.touched.slots[..]));
+        let parameters = ParametersAt { shared: self.parameters.shared, heads: self.parameters.heads, table };
         let gradients = self.gradients(work.tasks.len());
         update(&mut tape, work.network, work.blocks, parameters, &gradients, decision, rates);
         let mut commands = tape.commands(&self.card, |table| self.place(packed, upload, table));
-        if self.shared.copy.is_none() {
-            commands.push(self.narrow_weight().into());
+        if self.parameters.shared.copy.is_none() {
+            commands.push(self.parameters.narrow(&self.parameters.weights).into());
         }
         commands
     }

@@ -1,0 +1,28 @@
+// What reaches a row of J in parts: the sums of a segment's partial rows. Floor: 4 bytes a value of every partial row.
+#include "common.cuh"
+
+// rows[offsets[s]..] (width) = or += the sum of the partial rows bounds[s]..bounds[s + 1] (each width, end to end).
+// grid: (tiles of 32 columns, sums); 1024 threads: 32 warps share out the partial rows, and their sums are added in order.
+extern "C" __global__ void __launch_bounds__(1024) add_partials(float* rows, const float* partials, const uint32_t* bounds,
+                                                                const uint64_t* offsets, const uint32_t* add, int width) {
+    __shared__ float sums[kWarp][kWarp + 1];
+    int own = int(blockIdx.y), column = int(blockIdx.x) * kWarp + lane_id();
+    uint32_t end = bounds[own + 1];
+    float sum = 0.0f;
+    if (column < width) {
+#pragma unroll 8
+        for (uint32_t part = bounds[own] + warp_id(); part < end; part += kWarp) {
+            sum += partials[uint64_t(part) * width + column];
+        }
+    }
+    sums[warp_id()][lane_id()] = sum;
+    __syncthreads();
+    if (warp_id() == 0 && column < width) {
+        float* out = rows + offsets[own] + column;
+        float total = 0.0f;
+        for (int warp = 0; warp < kWarp; ++warp) {
+            total += sums[warp][lane_id()];
+        }
+        *out = add[own] ? *out + total : total;
+    }
+}
