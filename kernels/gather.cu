@@ -25,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(256) gather_rows(bf16* out, const b
     each_vector<4>(width, [&](int at) { return load_raw(from + at); }, [&](int at, const Raw& raw) { store_raw(to + at, raw); });
 }
 
-// The rows index (rows, no two the same) of out, or the first ones where it is null, gain the rows of x (rows x width).
+// The rows index (rows, no two the same) of out gain the rows of x (rows x width).
 // grid: rows / 8 rounded up.
 extern "C" __global__ void __launch_bounds__(256) add_rows(bf16* out, const bf16* x, const uint32_t* index, int rows, int width) {
     using namespace gather;
@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(256) add_rows(bf16* out, const bf16
         return;
     }
     const bf16* from = x + uint64_t(row) * width;
-    bf16* to = out + uint64_t(index ? index[row] : row) * width;
+    bf16* to = out + uint64_t(index[row]) * width;
     auto load = [&](int at) { return Two{load_raw(to + at), load_raw(from + at)}; };
     each_vector<4>(width, load, [&](int at, const Two& both) {
         Floats sum = widen(both.left), other = widen(both.right);

@@ -1,5 +1,5 @@
 // What reaches a row of J in parts: the sums of a segment's partial rows. Floor: 4 bytes a value of every partial row.
-#include "common.cuh"
+#include "row_sums.cuh"
 
 // rows[offsets[s]..] (width) = or += the sum of the partial rows bounds[s]..bounds[s + 1] (each width, end to end).
 // grid: (tiles of 32 columns, sums); 1024 threads: 32 warps share out the partial rows, and their sums are added in order.
@@ -24,5 +24,18 @@ extern "C" __global__ void __launch_bounds__(1024) add_partials(float* rows, con
             total += sums[warp][lane_id()];
         }
         *out = add[own] ? *out + total : total;
+    }
+}
+
+// partials[chunk] (width) = column sums of the rows chunks[chunk].x .. chunks[chunk].y of dout (rows x width, a multiple of 8).
+// grid: (chunks, tiles of 256 columns).
+extern "C" __global__ void __launch_bounds__(256) bias_partials(float* partials, const bf16* dout, const uint2* chunks, int width) {
+    __shared__ SumRoom room;
+    uint2 rows = chunks[blockIdx.x];
+    float total = column_of_sum(
+        dout, width, rows.x, rows.y, [](uint32_t row) { return row; }, [](uint32_t) { return 1.0f; }, room);
+    int column = int(blockIdx.y) * kSumTile + int(threadIdx.x);
+    if (column < width) {
+        partials[uint64_t(blockIdx.x) * width + column] = total;
     }
 }

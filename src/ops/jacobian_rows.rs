@@ -68,6 +68,19 @@ impl JacobianRows {
         rows.chain((!self.staging.is_none()).then_some(self.staging)).collect()
     }
 
+    /// By chunks of [`PARTIAL_ROWS`]: first packed row and the one behind the last of each partial row, and where their sums go, from
+    /// this column of J on.
+    pub fn partial_sums(&self, column: usize) -> (Vec<[u32; 2]>, PartialSums) {
+        let (mut chunks, mut sums) = (Vec::new(), PartialSums::default());
+        for segment in self.merged() {
+            let Range { start, end } = segment.rows;
+            let chunk = |first: usize| [first as u32, (first + PARTIAL_ROWS).min(end) as u32];
+            chunks.extend((start..end).step_by(PARTIAL_ROWS).map(chunk));
+            sums.push(segment.rows.len().div_ceil(PARTIAL_ROWS), self.offset(&segment, column), segment.write);
+        }
+        (chunks, sums)
+    }
+
     /// Calls `work` with the slots that may be written at once: all segments' rows; or each alone where all add to one row, so
     /// that the order of additions does not depend on the grouping, or where rows are rounded, so that one piece is staged.
     pub fn each(&self, memory: &HostMemory, columns: Range<usize>, mut work: impl FnMut(Vec<Slot>)) {

@@ -7,7 +7,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::gemm::Write;
-use super::jacobian_rows::{JacobianRows, PARTIAL_ROWS, PartialSums, Slot, most_partials};
+use super::jacobian_rows::{JacobianRows, Slot, most_partials};
 use super::simd::{LANES, reduce};
 use super::token_dropout::TokenDropout;
 use crate::machine::driver::{Address, Card};
@@ -355,24 +355,6 @@ pub fn norm_partials(rows: usize, segments: usize, width: usize) -> usize {
     most_partials(rows, segments) * 2 * width
 }
 
-impl LayerNormWeightBackward {
-    /// First row and the one behind the last of each partial sum, and where these go.
-    fn partial_sums(&self) -> (Vec<[u32; 2]>, PartialSums) {
-        let (mut chunks, mut sums) = (Vec::new(), PartialSums::default());
-        for segment in self.jacobian.merged() {
-            let Range { start, end } = segment.rows;
-            let chunk = |first: usize| [first as u32, (first + PARTIAL_ROWS).min(end) as u32];
-            chunks.extend((start..end).step_by(PARTIAL_ROWS).map(chunk));
-            sums.push(
-                segment.rows.len().div_ceil(PARTIAL_ROWS),
-                self.jacobian.offset(&segment, self.columns.start),
-                segment.write,
-            );
-        }
-        (chunks, sums)
-    }
-}
-
 impl Op for LayerNormWeightBackward {
     fn name(&self) -> &'static str {
         "layer_norm_weight_backward"
@@ -397,13 +379,13 @@ impl Op for LayerNormWeightBackward {
     }
 
     fn tables(&self) -> Vec<Bytes> {
-        let (chunks, sums) = self.partial_sums();
+        let (chunks, sums) = self.jacobian.partial_sums(self.columns.start);
         std::iter::once(bytes_of(&chunks)).chain(sums.tables()).collect()
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[chunks, bounds, offsets, add] = tables else { unreachable!("four tables") };
-        let (width, (_, sums)) = (self.x.columns, self.partial_sums());
+        let (width, (_, sums)) = (self.x.columns, self.jacobian.partial_sums(self.columns.start));
         let partials = Launch::new("layer_norm_partials", [sums.count(), width.div_ceil(256), 1], 256)
             .vectors(width)
             .addresses([self.partials.at, self.dout.at, self.x.at, self.stats.at, chunks])

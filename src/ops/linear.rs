@@ -11,8 +11,9 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::activation::{Activation, activation_backward, bias_activation_forward};
+use super::gather::add;
 use super::gemm::{View, Write, matmul, matmul_rows, matmul_single};
-use super::jacobian_rows::{JacobianRows, Segment, Slot};
+use super::jacobian_rows::{JacobianRows, Segment, Slot, most_partials};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
@@ -173,6 +174,9 @@ fn by_dtype(out: Tensor) -> [Address; 2] {
 
 /// out (n x width) += x (n x columns) in its first columns, or the first columns of x where those are more.
 fn add_columns(out: &mut [f32], width: usize, x: &[f32], columns: usize) {
+    if columns == width {
+        return add(out, x);
+    }
     for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(columns.max(1))) {
         out.iter_mut().zip(x).for_each(|(out, x)| *out += x);
     }
@@ -269,6 +273,13 @@ pub struct LinearWeightBackward {
     pub jacobian: JacobianRows,
     /// Columns of J: the weight's, then the bias's.
     pub columns: Range<usize>,
+    /// f32 that a device's kernels pass on, [`bias_partials`] of them; none on the host, and for few rows.
+    pub partials: Tensor,
+}
+
+/// Room for partial sums of biases.
+pub fn bias_partials(rows: usize, segments: usize, outputs: usize) -> usize {
+    most_partials(rows, segments) * outputs
 }
 
 impl Op for LinearWeightBackward {
@@ -277,8 +288,8 @@ impl Op for LinearWeightBackward {
     }
 
     fn operands(&self) -> Operands {
-        let mut operands = Operands::new([self.dout, self.x], []);
-        operands.writes = self.jacobian.tensors(&self.columns);
+        let mut operands = Operands::new([self.dout, self.x], [self.partials]);
+        operands.writes.extend(self.jacobian.tensors(&self.columns));
         operands
     }
 
@@ -296,41 +307,67 @@ impl Op for LinearWeightBackward {
     }
 
     /// By segment: first packed row, the one behind the last, whether its gradient is added, and where in J its weights and its
-    /// biases begin.
+    /// biases begin; with partial sums their chunks, bounds, places and whether they are added.
     fn tables(&self) -> Vec<Bytes> {
-        let (segments, base) = (self.jacobian.merged(), self.jacobian.base());
+        let segments = self.jacobian.merged();
         let rows = |of: fn(&Segment) -> usize| bytes_of(&segments.iter().map(|own| of(own) as u32).collect::<Vec<u32>>());
         let offsets = |first: usize| {
-            let offset = |own: &Segment| (own.row.at - base) / own.row.dtype.bytes() as u64 + first as u64;
+            let offset = |own: &Segment| self.jacobian.offset(own, first);
             bytes_of(&segments.iter().map(offset).collect::<Vec<u64>>())
         };
-        let biases = self.columns.start + self.x.columns * self.dout.columns;
-        vec![
+        let mut tables = vec![
             rows(|own| own.rows.start),
             rows(|own| own.rows.end),
             rows(|own| usize::from(own.write == Write::Add)),
             offsets(self.columns.start),
-            offsets(biases),
-        ]
+            offsets(self.biases()),
+        ];
+        if !self.partials.is_none() {
+            let (chunks, sums) = self.jacobian.partial_sums(self.biases());
+            tables.push(bytes_of(&chunks));
+            tables.extend(sums.tables());
+        }
+        tables
     }
 
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[starts, ends, add, _, biases] = tables else { unreachable!("five tables") };
         let (inputs, outputs, count) = (self.x.columns, self.dout.columns, self.jacobian.merged().len());
         let weight = match HopperTile::of(card, [outputs, inputs], count) {
             Some(tile) if aligned([self.dout, self.x]) => self.on_hopper(tile, tables),
             _ => self.portable(tables),
         };
-        let bias = Launch::new("bias_gradients_bf16", [outputs.div_ceil(32), count, 1], 1024)
-            .addresses([self.jacobian.base(), self.dout.at, starts, ends, biases, add])
+        std::iter::once(weight).chain(self.bias_launches(tables)).map(Command::from).collect()
+    }
+}
+
+impl LinearWeightBackward {
+    /// The column of J where the biases begin.
+    fn biases(&self) -> usize {
+        self.columns.start + self.x.columns * self.dout.columns
+    }
+
+    fn bias_launches(&self, tables: &[Address]) -> Vec<Launch> {
+        let (base, outputs) = (self.jacobian.base(), self.dout.columns);
+        let &[starts, ends, add, _, biases, ref partial @ ..] = tables else { unreachable!("five tables, or nine") };
+        let &[chunks, bounds, offsets, added] = partial else {
+            let grid = [outputs.div_ceil(32), self.jacobian.merged().len(), 1];
+            let launch = Launch::new("bias_gradients_bf16", grid, 1024)
+                .addresses([base, self.dout.at, starts, ends, biases, add])
+                .int(outputs);
+            return vec![launch];
+        };
+        let (_, sums) = self.jacobian.partial_sums(self.biases());
+        let partials = Launch::new("bias_partials", [sums.count(), outputs.div_ceil(256), 1], 256)
+            .vectors(outputs)
+            .addresses([self.partials.at, self.dout.at, chunks])
             .int(outputs);
-        vec![weight.into(), bias.into()]
+        vec![partials, sums.launch(base, self.partials, [bounds, offsets, added], outputs)]
     }
 }
 
 impl LinearWeightBackward {
     fn portable(&self, tables: &[Address]) -> Launch {
-        let &[starts, ends, add, weights, _] = tables else { unreachable!("five tables") };
+        let &[starts, ends, add, weights, ..] = tables else { unreachable!("five tables at least") };
         let (inputs, outputs) = (self.x.columns, self.dout.columns);
         portable(["gemm_weight", "gemm_weight_small"], outputs, inputs, self.jacobian.merged().len())
             .addresses([self.jacobian.base(), self.dout.at, self.x.at, starts, ends, weights, add])
@@ -339,7 +376,7 @@ impl LinearWeightBackward {
     }
 
     fn on_hopper(&self, tile: HopperTile, tables: &[Address]) -> Launch {
-        let &[starts, ends, add, weights, _] = tables else { unreachable!("five tables") };
+        let &[starts, ends, add, weights, ..] = tables else { unreachable!("five tables at least") };
         tile.launch(HopperTile::weight)
             .maps([(self.dout, 64), (self.x, tile.inner())])
             .addresses([self.jacobian.base(), starts, ends, weights, add])

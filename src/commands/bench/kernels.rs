@@ -230,6 +230,7 @@ fn products(bench: &mut Bench) -> Result<()> {
                     x: x_at,
                     jacobian: JacobianRows { segments: vec![segment], added: false, staging: none },
                     columns: 0..n * k + n,
+                    partials: none,
                 }),
             ),
         ];

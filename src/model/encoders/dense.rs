@@ -84,7 +84,8 @@ pub fn backward<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, g
         tape.push(ActivationBackward { dout: dhidden, pre, activation: encoder.activation });
     }
     let Gradients { jacobian, dinput, .. } = gradients;
-    tape.push(LinearWeightBackward { dout: dhidden, x, jacobian, columns: 0..network.table.shared_len() });
+    let (columns, partials) = (0..network.table.shared_len(), Tensor::NONE);
+    tape.push(LinearWeightBackward { dout: dhidden, x, jacobian, columns, partials });
     if !dinput.is_none() {
         let (weight, _) = layer(network, group);
         tape.push(LinearInputBackward { residual: shortcut, ..LinearInputBackward::new(dinput, dhidden, weight) });

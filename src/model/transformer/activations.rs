@@ -6,6 +6,7 @@ use crate::machine::tensor::Tensor;
 use crate::model::encoders::activations::Allocator;
 use crate::model::network::Limits;
 use crate::ops::layer_norm::norm_partials;
+use crate::ops::linear::bias_partials;
 use crate::ops::token_embedding::type_partials;
 
 /// Largest shapes of a transformer's run, known from the plan.
@@ -139,7 +140,11 @@ impl Activations {
             dkv: room.activation("gradient of keys and values", n, 2 * h)?,
             partials: room.partials(
                 "partial sums of gradients",
-                norm_partials(n, present, h).max(type_partials(n, present, spec.types, h)),
+                norm_partials(n, present, h).max(type_partials(n, present, spec.types, h)).max(bias_partials(
+                    n,
+                    present,
+                    spec.intermediate.max(2 * h),
+                )),
             )?,
             dff: room.activation("gradient of the feed-forward", rows, spec.intermediate.max(h))?,
         })

@@ -11,7 +11,7 @@ use crate::machine::tensor::Tensor;
 use crate::model::encoders::Values;
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::attention::AttentionBackward;
-use crate::ops::gather::{Add, Copy, ScatterAddRows};
+use crate::ops::gather::{Copy, ScatterAddRows};
 use crate::ops::jacobian_rows::JacobianRows;
 use crate::ops::layer_norm::{LayerNormBackward, LayerNormWeightBackward};
 use crate::ops::linear::{LinearInputBackward, LinearWeightBackward};
@@ -31,15 +31,16 @@ impl Block<'_> {
     /// Gradients of a linear layer, and (unless `dx` is none) of its input; `rows` (by part) are those of dout and x.
     fn linear(&self, tape: &mut Tape, piece: &Piece, rows: &[Range<usize>], [dx, dout, x]: [Tensor; 3]) {
         let (jacobian, columns) = (self.jacobian.of_rows(rows), self.place.piece(piece));
-        tape.push(LinearWeightBackward { dout, x, jacobian, columns });
+        tape.push(LinearWeightBackward { dout, x, jacobian, columns, partials: self.partials });
         if !dx.is_none() {
-            self.linear_input(tape, piece, dx, dout);
+            tape.push(self.input(piece, dx, dout));
         }
     }
 
-    fn linear_input(&self, tape: &mut Tape, piece: &Piece, dx: Tensor, dout: Tensor) {
+    /// dx = dout W
+    fn input(&self, piece: &Piece, dx: Tensor, dout: Tensor) -> LinearInputBackward {
         let weight = piece.matrix(self.values, dout.columns, dx.columns);
-        tape.push(LinearInputBackward::new(dx, dout, weight));
+        LinearInputBackward::new(dx, dout, weight)
     }
 
     /// Gradients of a normalization of x, and of its input.
@@ -121,10 +122,15 @@ impl Transformer {
         block.norm(tape, &pieces.output_norm, parts, [da, d, of(saved.sum), of(saved.stats)]);
         let dropped = masked(tape, [d, da], dropout(2 + 2 * layer));
         let dpre = dff.as_rows(r, f);
-        block.linear(tape, &pieces.output, parts, [dpre, dropped, of(saved.act)]);
-        tape.push(ActivationBackward { dout: dpre, pre: of(saved.pre), activation: Activation::Gelu });
-        block.linear(tape, &pieces.intermediate, parts, [d, dpre, of(saved.attention_out)]);
-        tape.push(Add { out: d, x: da });
+        block.linear(tape, &pieces.output, parts, [Tensor::NONE, dropped, of(saved.act)]);
+        let gelu = LinearInputBackward {
+            pre: of(saved.pre),
+            activation: Activation::Gelu,
+            ..block.input(&pieces.output, dpre, dropped)
+        };
+        tape.push(gelu);
+        block.linear(tape, &pieces.intermediate, parts, [Tensor::NONE, dpre, of(saved.attention_out)]);
+        tape.push(LinearInputBackward { residual: da, ..block.input(&pieces.intermediate, d, dpre) });
 
         block.norm(tape, &pieces.attention_norm, parts, [da, d, of(saved.attention_sum), of(saved.attention_stats)]);
         let dropped = masked(tape, [d, da], dropout(1 + 2 * layer));
@@ -148,12 +154,10 @@ impl Transformer {
             return;
         }
         let (dx, through) = (pass.at.d.rows(tokens), dff.as_rows(r, h));
-        block.linear_input(tape, &pieces.key_value, dx, dkv);
-        block.linear_input(tape, &pieces.query, through, dq);
-        tape.push(Add { out: through, x: da });
-        if all {
-            tape.push(Add { out: dx, x: through });
-        } else {
+        tape.push(LinearInputBackward { residual: da, ..block.input(&pieces.query, through, dq) });
+        let residual = if all { through } else { Tensor::NONE };
+        tape.push(LinearInputBackward { residual, ..block.input(&pieces.key_value, dx, dkv) });
+        if !all {
             tape.push(ScatterAddRows { out: dx, x: through, index: &group.queries });
         }
     }

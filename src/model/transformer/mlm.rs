@@ -117,7 +117,7 @@ impl Transformer {
         tape.push(LayerNormBackward { dx: da, dout: d, x: act, stats, gain: norm.range(0..h) });
         tape.push(ActivationBackward { dout: da, pre: of(s.pre), activation: Activation::Gelu });
         let columns = 0..h * h + h;
-        tape.push(LinearWeightBackward { dout: da, x: hidden, jacobian: into(dlayer), columns });
+        tape.push(LinearWeightBackward { dout: da, x: hidden, jacobian: into(dlayer), columns, partials });
         tape.push(LinearInputBackward::new(dhidden, da, layer.range(0..h * h).as_rows(h, h)));
     }
 }

@@ -214,7 +214,9 @@ fn weight(on: On, outputs: usize, inputs: usize, with: With) {
         let segments = segments.into_iter().enumerate().map(segment).collect();
         let jacobian = JacobianRows { segments, added: false, staging: Tensor::NONE };
         let (dout, x) = (place.narrow(&dout, outputs), place.narrow(&x, inputs));
-        place.run(&Tiled(LinearWeightBackward { dout, x, jacobian, columns: 0..width }, with));
+        // Partial sums of biases where rows of dout are whole vectors.
+        let partials = if outputs % 8 == 0 { place.scratch(bias_partials(rows, 3, outputs), DType::F32) } else { Tensor::NONE };
+        place.run(&Tiled(LinearWeightBackward { dout, x, jacobian, columns: 0..width, partials }, with));
         vec![place.found("weight gradients", all)]
     });
 }
@@ -242,7 +244,7 @@ fn weight_of_one_row(on: On) {
         let jacobian = JacobianRows { segments, added: true, staging: Tensor::NONE };
         let (dout, x) = (coarse_noise(rows * outputs, 8), coarse_noise(rows * inputs, 9));
         let (dout, x) = (place.narrow(&dout, outputs), place.narrow(&x, inputs));
-        place.run(&LinearWeightBackward { dout, x, jacobian, columns: 0..width });
+        place.run(&LinearWeightBackward { dout, x, jacobian, columns: 0..width, partials: Tensor::NONE });
         vec![place.found("weight gradients", row)]
     });
 }
