@@ -49,6 +49,18 @@ const FAULTS: &[Fault] = &[
         instead: Some(("row + r < operand.rows", "row + r <= operand.rows")),
     },
     Fault {
+        file: "attention",
+        suffix: "without_barriers",
+        before: "#include \"mma.cuh\"\n#define __syncthreads()\n",
+        instead: None,
+    },
+    Fault {
+        file: "attention_backward",
+        suffix: "without_one_barrier",
+        before: "",
+        instead: Some(("__syncthreads();\n            bf16* out = dq", "bf16* out = dq")),
+    },
+    Fault {
         file: "gram",
         suffix: "without_barriers",
         before: "#include \"common.cuh\"\n#define __syncthreads()\n",

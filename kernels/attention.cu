@@ -125,7 +125,7 @@ struct Forward {
                                          int key, int left, float slope) {
         float scores[TALL][kTiles][4];
         clear(scores);
-#pragma unroll
+#pragma unroll(kHolds ? DIM / 16 : 1)
         for (int k = 0; k < DIM / 16; ++k) {
             uint32_t a[TALL][4];
 #pragma unroll

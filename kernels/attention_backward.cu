@@ -85,7 +85,7 @@ struct Matrices {
 template <int DIM, int TALL, int TILES>
 __device__ __forceinline__ void product(float (&sums)[TALL][TILES][4], const bf16* left, int row, const bf16* right, int span) {
     clear(sums);
-#pragma unroll
+#pragma unroll 2
     for (int k = 0; k < DIM / 16; ++k) {
         uint32_t a[TALL][4];
 #pragma unroll
@@ -151,10 +151,11 @@ struct Backward {
     __device__ __forceinline__ void step(Shared& shared, int turn, const Dropout& dropout, int span, int row, int keys, int first,
                                          float slope, bool whole) {
         const Stage& stage = shared.stages[turn];
-        float weights[TALL][kTiles][4], slopes[TALL][kTiles][4];
-        uint32_t kept[TALL], left[kSpan / 16][TALL][4];
-        product<DIM>(weights, shared.keys, row, stage.q, span);
-        weigh(weights, stage, span, row, keys, slope);
+        float scores[TALL][kTiles][4];
+        uint32_t kept[TALL], weights[kSpan / 16][TALL][4], left[kSpan / 16][TALL][4];
+        product<DIM>(scores, shared.keys, row, stage.q, span);
+        weigh(scores, stage, span, row, keys, slope);
+        as_lefts(weights, scores);
         if (DROPS) {
 #pragma unroll
             for (int i = 0; i < TALL; ++i) {
@@ -162,21 +163,28 @@ struct Backward {
             }
         }
         auto keeps = [&](int i, int j, int k) { return !DROPS || (kept[i] >> (4 * j + k) & 1); };
-        each(slopes, [&](int i, int j, int k) { return keeps(i, j, k) ? weights[i][j][k] : 0.0f; });
-        as_lefts(left, slopes);
-        add_product(dvalues, left, stage.dout, span);
-        product<DIM>(slopes, shared.values, row, stage.dout, span);
+        auto weight = [&](int i, int j, int k) {
+            uint32_t pair = weights[j / 2][i][j % 2 * 2 + k / 2];
+            return bits_of<float>(k % 2 ? pair & 0xffff0000u : pair << 16);
+        };
+        if (DROPS) {
+            each(scores, [&](int i, int j, int k) { return keeps(i, j, k) ? weight(i, j, k) : 0.0f; });
+            as_lefts(left, scores);
+            add_product(dvalues, left, stage.dout, span);
+        } else {
+            add_product(dvalues, weights, stage.dout, span);
+        }
+        product<DIM>(scores, shared.values, row, stage.dout, span);
         Pack<float, 2> means[kTiles];
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
             means[j] = pair(stage.products, span, j);
         }
-        each(slopes, [&](int i, int j, int k) {
-            float mean = means[j].at[k % 2];
-            float slope = DROPS ? (keeps(i, j, k) ? fmaf(slopes[i][j][k], dropout.scale, -mean) : -mean) : slopes[i][j][k] - mean;
-            return weights[i][j][k] * slope;
+        each(scores, [&](int i, int j, int k) {
+            float slope = scores[i][j][k] * (DROPS ? dropout.scale : 1.0f), mean = means[j].at[k % 2];
+            return weight(i, j, k) * ((keeps(i, j, k) ? slope : 0.0f) - mean);
         });
-        as_lefts(left, slopes);
+        as_lefts(left, scores);
         add_product(dkeys, left, stage.q, span);
         if (whole) {
             leave(shared.slopes, left, span, row);
@@ -248,7 +256,7 @@ struct Backward {
         }
         float sums[kTall][4][4];
         clear(sums);
-#pragma unroll 2
+#pragma unroll 1
         for (int key = 0; key < keys; key += 16) {
             uint32_t a[kTall][4];
 #pragma unroll

@@ -216,9 +216,9 @@ const BACKWARD: ByRows = ByRows {
 impl ByRows {
     fn launch(&self, card: &Card, x: Tensor) -> Launch {
         let (kernel, rows, threads) = match x.columns {
-            ..=768 => (0, 8, 256),
-            ..=1024 => (1, 8, 256),
-            ..=MOST_COLUMNS => (2, 1, 128),
+            0..=768 => (0, 8, 256),
+            769..=1024 => (1, 8, 256),
+            1025..=MOST_COLUMNS => (2, 1, 128),
             more => unreachable!("a device normalizes {MOST_COLUMNS} columns at most, not {more}"),
         };
         let blocks = x.rows.div_ceil(rows).min(card.multiprocessors * self.resident[kernel]);

@@ -215,7 +215,8 @@ fn weight(on: On, outputs: usize, inputs: usize, with: With) {
         let jacobian = JacobianRows { segments, added: false, staging: Tensor::NONE };
         let (dout, x) = (place.narrow(&dout, outputs), place.narrow(&x, inputs));
         // Partial sums of biases where rows of dout are whole vectors.
-        let partials = if outputs % 8 == 0 { place.scratch(bias_partials(rows, 3, outputs), DType::F32) } else { Tensor::NONE };
+        let partials =
+            if outputs.is_multiple_of(8) { place.scratch(bias_partials(rows, 3, outputs), DType::F32) } else { Tensor::NONE };
         place.run(&Tiled(LinearWeightBackward { dout, x, jacobian, columns: 0..width, partials }, with));
         vec![place.found("weight gradients", all)]
     });

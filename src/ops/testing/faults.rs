@@ -5,6 +5,7 @@ use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::Op;
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::ops::activation::{Activation, convert_to_bf16};
+use crate::ops::attention::{AttentionBackward, AttentionForward, Sequences};
 use crate::ops::gram::{GramMatrices, GramScratch};
 use crate::ops::linear::{LinearForward, LinearInputBackward};
 
@@ -59,6 +60,36 @@ fn a_removed_barrier() {
         Launch { kernel: "gram_4_without_barriers", ..first(device, &gram) }
     };
     for fault in faults(gram) {
+        assert!(
+            fault.contains("shared memory") && (fault.contains("race") || fault.contains("nothing has been written")),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn a_removed_barrier_of_attention() {
+    let (rows, width, ends) = (70, 32, [0, 70]);
+    let shape = Sequences { queries: &ends, keys: &ends, heads: 1, dim: width, dropout: None };
+    let room = |device: &mut Device, columns| Tensor::padded(device.room::<u16>(rows * columns), rows, columns, DType::Bf16);
+    let forward = |device: &mut Device| {
+        let (out, log_sums) = (room(device, width), Tensor::dense(device.room::<f32>(rows), rows, 1, DType::F32));
+        let (q, kv) = (narrow(device, rows, width, 0), narrow(device, rows, 2 * width, 1));
+        let launch = first(device, &AttentionForward { out, log_sums, q, kv, shape });
+        Launch { kernel: "attention_forward_32_without_barriers", ..launch }
+    };
+    for fault in faults(forward) {
+        assert!(fault.contains("race") || fault.contains("async copy"), "{fault}");
+    }
+    let backward = |device: &mut Device| {
+        let (dq, dkv) = (room(device, width), room(device, 2 * width));
+        let [q, dout, out] = [0, 1, 2].map(|id| narrow(device, rows, width, id));
+        let (kv, sums) = (narrow(device, rows, 2 * width, 3), device.upload(&noise(rows, 4)));
+        let log_sums = Tensor::dense(sums, rows, 1, DType::F32);
+        let launch = first(device, &AttentionBackward { dq, dkv, dout, out, log_sums, q, kv, shape });
+        Launch { kernel: "attention_backward_32_without_one_barrier", ..launch }
+    };
+    for fault in faults(backward) {
         assert!(
             fault.contains("shared memory") && (fault.contains("race") || fault.contains("nothing has been written")),
             "{fault}"
