@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_int, c_void};
 use std::ops::Range;
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError};
@@ -25,12 +26,20 @@ static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin
 /// Environment variable: 1 waits for every launch.
 const SYNC_LAUNCHES: &str = "TASKLOOM_SYNC_LAUNCHES";
 
+mod timers;
+
 struct Staging {
     start: *mut u8,
     len: usize,
     /// The stream of the copy that used it last, and an event after that copy.
     used: Option<sys::CUevent>,
     event: sys::CUevent,
+}
+
+struct Event {
+    handle: sys::CUevent,
+    /// It carries time.
+    timed: bool,
 }
 
 /// A kernel, and how much dynamic shared memory it has been permitted: at first what its own leaves of the plain limit.
@@ -48,7 +57,9 @@ pub struct Cuda {
     /// Lowest and highest, as numbers of the driver.
     priorities: [c_int; 2],
     streams: Vec<sys::CUstream>,
-    events: Vec<sys::CUevent>,
+    events: Vec<Event>,
+    /// Whether timers have times in replays; unknown before there is one.
+    captures_timers: Option<bool>,
     staging: Vec<Staging>,
     graphs: Vec<sys::CUgraphExec>,
     allocations: Vec<Address>,
@@ -255,6 +266,7 @@ impl Cuda {
             priorities: [least, greatest],
             streams: Vec::new(),
             events: Vec::new(),
+            captures_timers: None,
             staging: Vec::new(),
             graphs: Vec::new(),
             allocations: Vec::new(),
@@ -313,6 +325,11 @@ impl Cuda {
         // SAFETY: the context is current.
         check(unsafe { sys::cuEventCreate(&mut event, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32) })?;
         Ok(event)
+    }
+
+    fn keep(&mut self, handle: sys::CUevent, timed: bool) -> EventId {
+        self.events.push(Event { handle, timed });
+        EventId(self.events.len() - 1)
     }
 }
 
@@ -375,20 +392,46 @@ impl Driver for Cuda {
     fn event(&mut self) -> Result<EventId> {
         self.bind()?;
         let event = self.new_event()?;
-        self.events.push(event);
-        Ok(EventId(self.events.len() - 1))
+        Ok(self.keep(event, false))
+    }
+
+    fn timer(&mut self) -> Result<EventId> {
+        self.bind()?;
+        if self.captures_timers.is_none() {
+            self.captures_timers = Some(self.captures() && self.try_captured_timer()?);
+        }
+        let timer = timers::create()?;
+        Ok(self.keep(timer, true))
+    }
+
+    fn event_done(&mut self, event: EventId) -> Result<bool> {
+        self.bind()?;
+        // SAFETY: the event is of this context and alive.
+        match unsafe { sys::cuEventQuery(self.events[event.0].handle) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            result => check(result).map(|()| true),
+        }
+    }
+
+    fn elapsed(&mut self, from: EventId, to: EventId) -> Result<Duration> {
+        self.bind()?;
+        timers::elapsed(self.events[from.0].handle, self.events[to.0].handle)
     }
 
     fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
         self.bind()?;
+        let Event { handle, timed } = self.events[event.0];
+        if timed && self.capturing {
+            return timers::capture(handle, self.streams[stream.0]);
+        }
         // SAFETY: both are of this context and alive.
-        check(unsafe { sys::cuEventRecord(self.events[event.0], self.streams[stream.0]) })
+        check(unsafe { sys::cuEventRecord(handle, self.streams[stream.0]) })
     }
 
     fn wait(&mut self, stream: StreamId, event: EventId) -> Result<()> {
         self.bind()?;
         // SAFETY: both are of this context and alive.
-        check(unsafe { sys::cuStreamWaitEvent(self.streams[stream.0], self.events[event.0], 0) })
+        check(unsafe { sys::cuStreamWaitEvent(self.streams[stream.0], self.events[event.0].handle, 0) })
     }
 
     fn staging(&mut self, bytes: usize) -> Result<StagingId> {
@@ -498,6 +541,10 @@ impl Driver for Cuda {
         !self.sync_launches
     }
 
+    fn captures_timers(&self) -> bool {
+        self.captures_timers.unwrap_or(false)
+    }
+
     fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
         self.bind()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -555,8 +602,8 @@ impl Drop for Cuda {
                 sys::cuEventDestroy_v2(staging.event);
                 sys::cuMemFreeHost(staging.start.cast());
             }
-            for &event in &self.events {
-                sys::cuEventDestroy_v2(event);
+            for event in &self.events {
+                sys::cuEventDestroy_v2(event.handle);
             }
             for &stream in &self.streams {
                 sys::cuStreamDestroy_v2(stream);

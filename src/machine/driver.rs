@@ -2,10 +2,11 @@
 //! by name, graphs. [`open`] finds the device that `run.device` names.
 //!
 //! Nothing waits except [`Driver::synchronize`], which waits for one stream. Operations of one stream run in order, those of
-//! two streams in any order that events leave open.
+//! two streams in any order that events leave open. Times are the device's own, between two events that were made as timers.
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::launch::Launch;
 
@@ -122,6 +123,18 @@ pub trait Driver {
 
     fn event(&mut self) -> Result<EventId>;
 
+    /// An event that carries the time at which it was reached. It is recorded as any other, in a capture too (see
+    /// [`Driver::captures_timers`]), but no stream waits for it in a capture.
+    fn timer(&mut self) -> Result<EventId>;
+
+    /// Whether everything that `event` was last recorded for is done, without waiting for it; so it is where it never was
+    /// recorded. An error: it was recorded in a capture, and is no timer.
+    fn event_done(&mut self, event: EventId) -> Result<bool>;
+
+    /// Time on the device between two timers, nothing where `to` was reached first; a card resolves about half a microsecond.
+    /// An error unless both were recorded and are done.
+    fn elapsed(&mut self, from: EventId, to: EventId) -> Result<Duration>;
+
     /// The event stands for everything in `stream` so far.
     fn record(&mut self, event: EventId, stream: StreamId) -> Result<()>;
 
@@ -149,6 +162,12 @@ pub trait Driver {
     /// Whether [`Driver::begin_capture`] serves; without, everything is launched one by one.
     fn captures(&self) -> bool {
         true
+    }
+
+    /// Whether a timer that is recorded in a capture has a time of its own at each replay; without, what has timers is launched
+    /// one by one. Known once there is a timer.
+    fn captures_timers(&self) -> bool {
+        self.captures()
     }
 
     /// From here on what `stream` is given, and what other streams are given after waiting for its events, is noted instead

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::driver::{Address, Card, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
 use super::launch::Launch;
@@ -57,6 +58,18 @@ impl Driver for Planned {
     fn event(&mut self) -> Result<EventId> {
         self.events += 1;
         Ok(EventId(self.events - 1))
+    }
+
+    fn timer(&mut self) -> Result<EventId> {
+        self.event()
+    }
+
+    fn event_done(&mut self, _: EventId) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn elapsed(&mut self, _: EventId, _: EventId) -> Result<Duration> {
+        Ok(Duration::ZERO)
     }
 
     fn record(&mut self, _: EventId, _: StreamId) -> Result<()> {

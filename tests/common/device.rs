@@ -1,6 +1,7 @@
 //! A device that a test tampers with.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use taskloom::machine::driver::{Address, Card, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
 use taskloom::machine::launch::Launch;
@@ -42,6 +43,15 @@ impl<F: FnMut(Operation) -> Option<Result<()>>> Driver for Tampered<F> {
     fn event(&mut self) -> Result<EventId> {
         self.inner.event()
     }
+    fn timer(&mut self) -> Result<EventId> {
+        self.inner.timer()
+    }
+    fn event_done(&mut self, event: EventId) -> Result<bool> {
+        self.inner.event_done(event)
+    }
+    fn elapsed(&mut self, from: EventId, to: EventId) -> Result<Duration> {
+        self.inner.elapsed(from, to)
+    }
     fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
         self.inner.record(event, stream)
     }
@@ -71,6 +81,9 @@ impl<F: FnMut(Operation) -> Option<Result<()>>> Driver for Tampered<F> {
     }
     fn captures(&self) -> bool {
         self.inner.captures()
+    }
+    fn captures_timers(&self) -> bool {
+        self.inner.captures_timers()
     }
     fn begin_capture(&mut self, stream: StreamId) -> Result<()> {
         self.inner.begin_capture(stream)

@@ -2,10 +2,16 @@
 //!
 //! Each operation carries a vector clock, from which the check knows whether an event puts one operation before another: a
 //! missing event is a fault whatever order the seed happened to choose.
+//!
+//! Time is virtual: an operation begins when those before it in its stream and the events that it waits for are over, and takes
+//! as long as [`Work::nanos`] says, whatever else runs. So times do not depend on the seed, and what two streams do without
+//! waiting for each other overlaps.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
 
+use super::clock::Clock;
 use super::kernels::{self, Kernel};
 use super::machine::{Launch, Moment, ThreadOrder, with_machine};
 use crate::machine::driver::{
@@ -36,6 +42,16 @@ impl Work {
             _ => None,
         }
     }
+
+    /// Virtual nanoseconds that it takes: one for each thread of a launch, one for every 16 bytes of a copy, none for an event.
+    fn nanos(&self) -> u64 {
+        match self {
+            Self::CopyIn { bytes, .. } => bytes.len().div_ceil(16) as u64,
+            Self::CopyOut { bytes, .. } | Self::Copy { bytes, .. } | Self::Fill { bytes, .. } => bytes.div_ceil(16) as u64,
+            Self::Launch { grid, threads, .. } => grid.iter().chain([threads]).map(|&size| u64::from(size)).product(),
+            Self::Record(_) | Self::Wait(_) => 0,
+        }
+    }
 }
 
 /// An operation in its stream's queue.
@@ -51,24 +67,30 @@ struct Stream {
     given: u32,
     /// Operations done.
     done: u32,
-    /// Newest operation of each stream that the next one is known to follow.
-    clock: Vec<u32>,
+    /// What its next operation is known to follow.
+    clock: Clock,
 }
 
-/// What an event stands for: the clock of its stream when it was recorded.
-type Recorded = Option<Vec<u32>>;
+#[derive(Default)]
+struct Event {
+    timed: bool,
+    /// It was recorded last in a capture, and is no timer: a card knows nothing of it then.
+    captured: bool,
+    /// The clock of its stream when it was recorded last, if it was.
+    recorded: Option<Clock>,
+}
 
 pub struct Emulated {
     random: Random,
     streams: Vec<Stream>,
-    events: Vec<Recorded>,
+    events: Vec<Event>,
     staging: Vec<Vec<u8>>,
     /// The stream that captured, and what was noted.
     graphs: Vec<(StreamId, Vec<(StreamId, Work)>)>,
     /// The stream that captures, and what was noted.
     capture: Option<(StreamId, Vec<(StreamId, Work)>)>,
     /// What the host knows to be over.
-    host: Vec<u32>,
+    host: Clock,
     allocations: BTreeMap<Address, u64>,
     broken: Option<String>,
 }
@@ -82,7 +104,7 @@ impl Emulated {
             staging: Vec::new(),
             graphs: Vec::new(),
             capture: None,
-            host: Vec::new(),
+            host: Clock::default(),
             allocations: BTreeMap::new(),
             broken: None,
         }
@@ -109,7 +131,7 @@ impl Emulated {
         let recorded =
             match work {
                 Work::Wait(event) => {
-                    let recorded = self.events[event.0].clone();
+                    let recorded = self.events[event.0].recorded.clone();
                     Some(recorded.ok_or_else(|| {
                         DeviceError::Fault(format!("stream {index} waits for an event that was never recorded"))
                     })?)
@@ -117,19 +139,19 @@ impl Emulated {
                 _ => None,
             };
         let stream = &mut self.streams[index];
-        join(&mut stream.clock, &self.host);
-        recorded.iter().for_each(|recorded| join(&mut stream.clock, recorded));
-        let before = stream.clock.clone();
+        stream.clock.join(&self.host);
+        recorded.iter().for_each(|recorded| stream.clock.join(recorded));
+        let before = stream.clock.places.clone();
         stream.given += 1;
         if stream.given >= Moment::PLACES {
             return Err(DeviceError::Invalid("the emulated device takes 16 million operations a stream".to_owned()));
         }
-        set(&mut stream.clock, index, stream.given);
+        stream.clock.advance(index, stream.given, work.nanos());
         let operation = index as u32 * Moment::PLACES + stream.given;
         let clock = stream.clock.clone();
         stream.queue.push_back(Queued { work: work.clone(), moment: Moment { operation, clock: before } });
         if let Work::Record(event) = work {
-            self.events[event.0] = Some(clock);
+            self.events[event.0].recorded = Some(clock);
         }
         Ok(())
     }
@@ -137,18 +159,40 @@ impl Emulated {
     /// Runs operations of all streams in a random order until this stream is empty.
     fn drain(&mut self, StreamId(wanted): StreamId) -> Result<()> {
         while !self.streams[wanted].queue.is_empty() {
-            let ready: Vec<usize> = (0..self.streams.len()).filter(|&index| self.is_ready(index)).collect();
-            if ready.is_empty() {
-                return self.fail("no stream can go on: events wait for each other".to_owned());
-            }
-            let index = ready[self.random.below(ready.len())];
-            let queued = self.streams[index].queue.pop_front().expect("a ready stream has work");
-            if let Err(what) = self.run(&queued) {
-                return self.fail(what);
-            }
-            self.streams[index].done += 1;
+            self.run_one()?;
         }
         Ok(())
+    }
+
+    /// Runs an operation of some stream.
+    fn run_one(&mut self) -> Result<()> {
+        let ready: Vec<usize> = (0..self.streams.len()).filter(|&index| self.is_ready(index)).collect();
+        if ready.is_empty() {
+            return self.fail("no stream can go on: events wait for each other".to_owned());
+        }
+        let index = ready[self.random.below(ready.len())];
+        let queued = self.streams[index].queue.pop_front().expect("a ready stream has work");
+        if let Err(what) = self.run(&queued) {
+            return self.fail(what);
+        }
+        self.streams[index].done += 1;
+        Ok(())
+    }
+
+    /// Everything up to there is done.
+    fn is_over(&self, clock: &Clock) -> bool {
+        clock.places.iter().zip(&self.streams).all(|(&place, stream)| stream.done >= place)
+    }
+
+    /// When a timer was reached.
+    fn time(&self, timer: EventId) -> Result<u64> {
+        let invalid = |what: &str| Err(DeviceError::Invalid(format!("event {} {what}", timer.0)));
+        match &self.events[timer.0] {
+            Event { timed: false, .. } => invalid("is no timer"),
+            Event { recorded: None, .. } => invalid("was never recorded"),
+            Event { recorded: Some(clock), .. } if !self.is_over(clock) => invalid("is not done: synchronize its stream first"),
+            Event { recorded: Some(clock), .. } => Ok(clock.nanos),
+        }
     }
 
     fn fail(&mut self, what: String) -> Result<()> {
@@ -249,11 +293,37 @@ impl Driver for Emulated {
     }
 
     fn event(&mut self) -> Result<EventId> {
-        self.events.push(None);
+        self.events.push(Event::default());
         Ok(EventId(self.events.len() - 1))
     }
 
+    fn timer(&mut self) -> Result<EventId> {
+        self.events.push(Event { timed: true, ..Event::default() });
+        Ok(EventId(self.events.len() - 1))
+    }
+
+    /// Where it is not done, some stream goes on by an operation, so that asking again and again comes to an end.
+    fn event_done(&mut self, event: EventId) -> Result<bool> {
+        self.usable()?;
+        if self.capture.is_some() || self.events[event.0].captured {
+            return Err(DeviceError::Invalid("no event can be asked for during a capture, or that was recorded in one".to_owned()));
+        }
+        let Some(clock) = self.events[event.0].recorded.clone() else { return Ok(true) };
+        if !self.is_over(&clock) {
+            self.run_one()?;
+            return Ok(false);
+        }
+        self.host.join(&clock);
+        Ok(true)
+    }
+
+    fn elapsed(&mut self, from: EventId, to: EventId) -> Result<Duration> {
+        Ok(Duration::from_nanos(self.time(to)?.saturating_sub(self.time(from)?)))
+    }
+
     fn record(&mut self, event: EventId, stream: StreamId) -> Result<()> {
+        let known = &mut self.events[event.0];
+        known.captured = self.capture.is_some() && !known.timed;
         self.give(stream, Work::Record(event))
     }
 
@@ -325,8 +395,8 @@ impl Driver for Emulated {
             self.queue(place(*at), work.clone())?;
         }
         // A graph is over for its stream when all of it is.
-        let all: Vec<Vec<u32>> = noted.iter().map(|(at, _)| self.streams[place(*at).0].clock.clone()).collect();
-        all.iter().for_each(|clock| join(&mut self.streams[stream.0].clock, clock));
+        let all: Vec<Clock> = noted.iter().map(|(at, _)| self.streams[place(*at).0].clock.clone()).collect();
+        all.iter().for_each(|clock| self.streams[stream.0].clock.join(clock));
         Ok(())
     }
 
@@ -337,7 +407,7 @@ impl Driver for Emulated {
         }
         self.drain(stream)?;
         let clock = self.streams[stream.0].clock.clone();
-        join(&mut self.host, &clock);
+        self.host.join(&clock);
         Ok(())
     }
 }
@@ -363,21 +433,6 @@ fn check_arguments(kernel: &Kernel, call: &launch::Launch) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// clock = max(clock, other), stream by stream.
-fn join(clock: &mut Vec<u32>, other: &[u32]) {
-    if clock.len() < other.len() {
-        clock.resize(other.len(), 0);
-    }
-    clock.iter_mut().zip(other).for_each(|(own, &other)| *own = (*own).max(other));
-}
-
-fn set(clock: &mut Vec<u32>, index: usize, place: u32) {
-    if clock.len() <= index {
-        clock.resize(index + 1, 0);
-    }
-    clock[index] = place;
 }
 
 #[cfg(test)]

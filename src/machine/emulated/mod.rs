@@ -6,16 +6,17 @@
 //! operations that lack lanes of their mask, pinned memory used while it is copied.
 //!
 //! What it does not show: the hardware's layout of tensor-core fragments (only how we read it), memory ordering within a warp
-//! beyond __syncwarp, registers, occupancy, speed, and bits that depend on the card's rounding of exp, division or fused
+//! beyond __syncwarp, registers, occupancy, speed (its time is a virtual one), and bits that depend on the card's rounding of exp, division or fused
 //! operations. A static shared array has no red zone of its own, a copied cell remembers one access of each kind per four
 //! bytes, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
 //! was captured on. It runs on x86-64 Linux.
 //!
 //! [`machine`] runs a launch, [`fiber`] switches threads, [`check`] and [`shadow`] judge accesses, [`memory`] owns what is
-//! allocated, [`callbacks`] is what kernels call, [`device`] makes a driver of it.
+//! allocated, [`callbacks`] is what kernels call, [`device`] makes a driver of it, whose order and time [`clock`] keeps.
 
 mod callbacks;
 mod check;
+mod clock;
 mod device;
 mod fiber;
 mod kernels;
