@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use super::trace::{Kind, Span, Trace};
 
-/// A fused group of a round as it was computed.
-pub struct GroupSpan {
+/// A quantum of a round as it was computed.
+pub struct QuantumSpan {
     pub tasks: Vec<usize>,
     pub lane: usize,
     /// Since the round's computation began.
@@ -16,15 +16,12 @@ pub struct GroupSpan {
     pub time: Duration,
 }
 
-/// The work of one round.
-pub struct RoundSpans<'a> {
-    pub round: u64,
-    pub start: f64,
-    /// Empty where nothing was committed.
-    pub groups: &'a [GroupSpan],
-    pub commit: Duration,
-    /// Tasks whose part failed, and why.
-    pub failed: &'a [(usize, &'a str)],
+/// A committed round as it was computed.
+pub struct ComputedRound {
+    pub began: Instant,
+    /// The gradients of each fused group.
+    pub groups: Vec<QuantumSpan>,
+    pub commit: QuantumSpan,
 }
 
 /// Writes the spans of a run. Times are microseconds since the run was started first, the time between processes left out.
@@ -59,32 +56,36 @@ impl RunTrace {
         self.trace.flush()
     }
 
-    /// A round that has just ended.
-    pub fn round(&mut self, spans: &RoundSpans) -> Result<()> {
+    /// Whether the next round's quanta are written.
+    pub fn writes_rounds(&self) -> bool {
+        self.left > 0
+    }
+
+    /// A round that was begun at `start` and has just ended: what was committed, and the tasks whose part failed, with the reason.
+    pub fn round(&mut self, round: u64, start: f64, computed: Option<&ComputedRound>, failed: &[(usize, &str)]) -> Result<()> {
         let end = self.now();
-        for &(task, why) in spans.failed {
-            self.part(Kind::Failure, task, spans.start, end, format!("round {}: {why}", spans.round))?;
+        for &(task, why) in failed {
+            self.part(Kind::Failure, task, start, end, format!("round {round}: {why}"))?;
             self.retries[task] = true;
         }
         if self.left == 0 {
             return Ok(());
         }
         self.left -= 1;
-        let commit = end - micros(spans.commit);
-        let took = spans.groups.iter().map(|group| group.start + group.time).max().unwrap_or_default();
-        let mut present: Vec<usize> = Vec::new();
-        for GroupSpan { tasks, lane, start, time } in spans.groups {
-            let start = commit - micros(took - *start);
-            self.on_lane(Kind::Gradient, *lane, tasks, [start, start + micros(*time)], spans.round)?;
-            present.extend(tasks);
+        let Some(ComputedRound { began, groups, commit }) = computed else { return Ok(()) };
+        let began = self.offset + micros(began.saturating_duration_since(self.clock));
+        // A device measures on a clock of its own.
+        let within = |time: Duration| (began + micros(time)).clamp(start, end);
+        for (kind, quantum) in groups.iter().map(|group| (Kind::Gradient, group)).chain([(Kind::Commit, commit)]) {
+            let times = [within(quantum.start), within(quantum.start + quantum.time)];
+            self.on_lane(kind, quantum, times, round)?;
         }
-        present.sort_unstable();
-        present.dedup();
-        if present.is_empty() { Ok(()) } else { self.on_lane(Kind::Commit, 0, &present, [commit, end], spans.round) }
+        Ok(())
     }
 
     /// A quantum that the tasks share: once on the lane, and on each one's own track.
-    fn on_lane(&mut self, kind: Kind, lane: usize, tasks: &[usize], [start, end]: [f64; 2], round: u64) -> Result<()> {
+    fn on_lane(&mut self, kind: Kind, quantum: &QuantumSpan, [start, end]: [f64; 2], round: u64) -> Result<()> {
+        let &QuantumSpan { ref tasks, lane, .. } = quantum;
         let note = format!("round {round}, {} tasks", tasks.len());
         self.trace.add(&Span { kind, task: None, lane, due: start, start, end, note })?;
         for &task in tasks {

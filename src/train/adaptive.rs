@@ -12,6 +12,11 @@ use crate::train::isolation::Attempt;
 use crate::train::run::Run;
 
 impl Run<'_> {
+    /// Whether the times of groups decide anything.
+    pub(super) fn adapts(&self) -> bool {
+        self.corpus.tasks.iter().any(|task| task.settings.adaptive.is_some())
+    }
+
     /// Examples of a task's micro-batch, before failures halve it.
     pub(super) fn examples(&self, task: usize) -> usize {
         self.state.tasks[task].micro_batch.unwrap_or_else(|| {
@@ -26,7 +31,8 @@ impl Run<'_> {
         let Some((present, _)) = &attempt.done else { return Ok(()) };
         for &task in present {
             let Some(rule) = self.corpus.tasks[task].settings.adaptive else { continue };
-            let groups = attempt.groups.iter().filter(|group| group.tasks.contains(&task));
+            let groups =
+                attempt.computed.iter().flat_map(|computed| &computed.groups).filter(|group| group.tasks.contains(&task));
             let time = groups.map(|group| group.time).max().unwrap_or(Duration::ZERO);
             let ms = time.as_secs_f64() * 1e3;
             let size = self.examples(task);

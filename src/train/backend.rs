@@ -1,5 +1,8 @@
 //! Where a round is computed: the part of it that differs between the CPU and a device.
 
+use std::time::Instant;
+
+use super::lanes::{Quantum, RoundTimes};
 use super::solve::Step;
 use crate::machine::driver::DeviceError;
 use crate::model::Parameters;
@@ -123,6 +126,10 @@ pub trait Backend {
     ) -> Option<Result<(Forward, Products, Step), Stop>> {
         None
     }
+
+    /// When the quanta of the round that has been stepped were computed, where that was measured. `began` and `commit` are as the
+    /// caller's clock has them, for a backend that computes while it is called.
+    fn times(&mut self, began: Instant, commit: Quantum) -> Option<RoundTimes>;
 
     /// (T) mean losses of the round's examples under the parameters as they are now.
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop>;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::backend::{Backend, Balance, Forward, Products, Stop, Work};
-use super::lanes::{Lanes, Quantum};
+use super::lanes::{Lanes, Quantum, RoundTimes};
 use super::round_options::RoundOptions;
 use super::solve::Step;
 use crate::machine::host::HostMemory;
@@ -29,7 +29,7 @@ pub struct Host {
     pub gradients: Gradients,
     touched: Touched,
     /// Where and when each fused group of the last round was computed.
-    pub quanta: Vec<Quantum>,
+    quanta: Vec<Quantum>,
     pub lanes: Lanes,
     /// Activations, by lane; evaluation uses the first.
     pub arenas: Vec<Scratch>,
@@ -64,8 +64,7 @@ impl Host {
     }
 
     /// Each task's gradient in its own row of J; groups without a common task on all lanes at once.
-    fn separate_gradients(&mut self, work: &Work, means: &mut MeanLosses) -> Result<(), Stop> {
-        let begun = Instant::now();
+    fn separate_gradients(&mut self, work: &Work, means: &mut MeanLosses, begun: Instant) -> Result<(), Stop> {
         let &Work { network, batch, random, .. } = work;
         for wave in waves(batch) {
             let before = begun.elapsed();
@@ -94,6 +93,7 @@ impl Host {
         work: &mut Work,
         means: &mut MeanLosses,
         mut balance: Option<Balance>,
+        begun: Instant,
     ) -> Result<Option<crate::surgery::balance::Factors>, Stop> {
         let mut factors = None;
         if let Some(balance) = balance.as_mut().filter(|_| work.batch.groups.len() > 1) {
@@ -101,7 +101,6 @@ impl Host {
             factors = Some(balance(&self.losses(work)?));
         }
         let &mut Work { network, batch, random, .. } = work;
-        let begun = Instant::now();
         for group in &batch.groups {
             let start = begun.elapsed();
             let parts = &batch.parts[group.clone()];
@@ -127,13 +126,13 @@ impl Host {
 
 impl Backend for Host {
     fn forward_backward(&mut self, work: &mut Work, balance: Option<Balance>) -> Result<Forward, Stop> {
-        let mut means = MeanLosses::new(work.tasks.len());
+        let (mut means, begun) = (MeanLosses::new(work.tasks.len()), Instant::now());
         self.quanta.clear();
         let mut balanced = None;
         if self.gradients.stored {
-            self.separate_gradients(work, &mut means)?;
+            self.separate_gradients(work, &mut means, begun)?;
         } else {
-            balanced = self.added_gradients(work, &mut means, balance)?;
+            balanced = self.added_gradients(work, &mut means, balance, begun)?;
         }
         work.network.row_gradients(work.batch, &mut self.gradients, work.tasks.len());
         Ok(Forward { losses: means.means(), balanced })
@@ -211,6 +210,10 @@ impl Backend for Host {
         update(&mut tape, work.network, work.blocks, parameters, &gradients, &decision, rates);
         tape.run(&memory);
         Ok(())
+    }
+
+    fn times(&mut self, began: Instant, commit: Quantum) -> Option<RoundTimes> {
+        Some(RoundTimes { began, groups: std::mem::take(&mut self.quanta), commit })
     }
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {

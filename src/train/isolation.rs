@@ -3,19 +3,18 @@
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::data::Corpus;
 use crate::model::network::Batch;
-use crate::observe::run_trace::GroupSpan;
+use crate::observe::run_trace::{ComputedRound, QuantumSpan};
 use crate::schedule::retry::Status;
 use crate::surgery::update::Rates;
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::what_happened;
-use crate::train::lanes::Quantum;
+use crate::train::lanes::{Quantum, RoundTimes};
 use crate::train::round::{Anomaly, Committed, Outcome, Trainer};
 
 /// A task's part of a round that came to nothing.
@@ -33,8 +32,8 @@ pub struct Failure {
 pub struct Attempt {
     /// The tasks that committed, and what.
     pub done: Option<(Vec<usize>, Committed)>,
-    /// How each fused group of it was computed.
-    pub groups: Vec<GroupSpan>,
+    /// When it was computed, where that was measured.
+    pub computed: Option<ComputedRound>,
     pub failures: Vec<Failure>,
     /// Something was not finite, and whose it is cannot be told: gradients were only added up.
     pub anomaly: Option<Anomaly>,
@@ -70,7 +69,7 @@ impl Work<'_> {
                 Ok((_, present)) if present.is_empty() => break,
                 Ok((batch, present)) => match self.compute(trainer, &batch, &present)? {
                     Ok(committed) => {
-                        attempt.groups = spans(trainer, &batch, &present, &committed);
+                        attempt.computed = committed.times.as_ref().map(|times| spans(times, &batch, &present));
                         attempt.done = Some((present, committed));
                         break;
                     }
@@ -119,17 +118,12 @@ impl Work<'_> {
     }
 }
 
-fn spans(trainer: &Trainer, batch: &Batch, present: &[usize], committed: &Committed) -> Vec<GroupSpan> {
-    if trainer.host.quanta.is_empty() {
-        // A card's groups are not timed one by one.
-        let (tasks, time) = (present.to_vec(), committed.stages.forward_backward);
-        return vec![GroupSpan { tasks, lane: 0, start: Duration::ZERO, time }];
-    }
-    let span = |(group, quantum): (&Range<usize>, &Quantum)| {
-        let &Quantum { lane, start, time } = quantum;
-        GroupSpan { tasks: batch.parts[group.clone()].iter().map(|part| part.task).collect(), lane, start, time }
-    };
-    batch.groups.iter().zip(&trainer.host.quanta).map(span).collect()
+/// Whose quanta they were.
+fn spans(times: &RoundTimes, batch: &Batch, present: &[usize]) -> ComputedRound {
+    let span = |tasks: Vec<usize>, &Quantum { lane, start, time }: &Quantum| QuantumSpan { tasks, lane, start, time };
+    let tasks = |group: &Range<usize>| batch.parts[group.clone()].iter().map(|part| part.task).collect();
+    let groups = batch.groups.iter().zip(&times.groups).map(|(group, quantum)| span(tasks(group), quantum)).collect();
+    ComputedRound { began: times.began, groups, commit: span(present.to_vec(), &times.commit) }
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

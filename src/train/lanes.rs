@@ -28,6 +28,16 @@ pub struct Quantum {
     pub time: Duration,
 }
 
+/// When the quanta of a committed round were computed; their starts are since `began`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundTimes {
+    pub began: Instant,
+    /// By fused group: its tasks' gradients.
+    pub groups: Vec<Quantum>,
+    /// Products of the gradients, solve and step.
+    pub commit: Quantum,
+}
+
 /// What a quantum does with its lane's arena.
 pub type Work<'w, A> = Box<dyn FnOnce(&mut A) -> Status + Send + 'w>;
 

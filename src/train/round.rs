@@ -9,6 +9,7 @@ use super::accelerator::Accelerator;
 pub use super::backend::Anomaly;
 use super::backend::{Backend, Stop, Work};
 use super::host::Host;
+use super::lanes::{Quantum, RoundTimes};
 use super::predictor::HostPredictor;
 use super::round_options::{RoundOptions, Solvers};
 use super::solve::{Known, Solver};
@@ -61,6 +62,8 @@ pub struct Committed {
     pub status: Status,
     pub conflicts: Option<RoundConflicts>,
     pub stages: Stages,
+    /// On a device, if [`Trainer::time_quanta`] wants them.
+    pub times: Option<RoundTimes>,
 }
 
 pub type Outcome = Result<Committed, Anomaly>;
@@ -128,6 +131,16 @@ impl Trainer {
         self.host.gradients.batches
     }
 
+    /// Lanes that compute fused groups.
+    pub fn lanes(&self) -> usize {
+        self.accelerator.as_ref().map_or(self.host.arenas.len(), Accelerator::lanes)
+    }
+
+    /// Whether a device times the quanta of rounds from here on, which then wait for their step; the CPU always does.
+    pub fn time_quanta(&mut self, wanted: bool) {
+        self.accelerator.iter_mut().for_each(|accelerator| accelerator.time_quanta(wanted));
+    }
+
     /// The method, by its first instance.
     pub fn method(&self) -> &dyn Method {
         self.solver.method()
@@ -168,8 +181,6 @@ impl Trainer {
 
     fn round(&mut self, batch: &Batch, tasks: &[usize], round: u64, rates: &Rates) -> Result<Committed, Stop> {
         let mut stages = Stages::default();
-        let mut clock = Instant::now();
-        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
 
         let Self { model: Model { network, parameters }, blocks, solver, host, accelerator, .. } = self;
         let stored = host.gradients.stored;
@@ -181,6 +192,9 @@ impl Trainer {
         let random = Randomness { seed: solver.round_options.seed, round: round as u32 };
         let work = &mut Work { network, parameters, blocks, batch, tasks, round, random, shares: &shares };
 
+        let began = Instant::now();
+        let mut clock = began;
+        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
         let simple = solver.simple(tasks.len(), blocks.sets());
         let (forward, products, done) = match simple.and_then(|simple| backend.whole_round(work, &simple, rates)) {
             Some(whole) => {
@@ -221,6 +235,8 @@ impl Trainer {
             backend.step(work, &step, solver.method().columnwise(), rates)?;
         }
         stages.update = lap();
+        let time = stages.gram + stages.solve + stages.update;
+        let times = backend.times(began, Quantum { lane: 0, start: stages.forward_backward, time });
 
         if solver.balancer.wants_losses_after_step() {
             let after = match backend.losses(work) {
@@ -241,6 +257,7 @@ impl Trainer {
             status: step.status,
             conflicts,
             stages,
+            times,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -16,7 +16,7 @@ use crate::machine::memory::{Memory, peak_resident};
 use crate::observe::Observer;
 use crate::observe::console::Console;
 use crate::observe::event::{ByTask, Event, RoundEvent, Weights};
-use crate::observe::run_trace::{RoundSpans, RunTrace};
+use crate::observe::run_trace::RunTrace;
 use crate::observe::trace::Kind;
 use crate::schedule::order::Order;
 use crate::schedule::straggler::Watch;
@@ -115,7 +115,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let names: Vec<String> = corpus.tasks.iter().map(|task| task.name.clone()).collect();
         let rounds = config.observe.trace_rounds;
-        let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, config.schedule.lanes, rounds)).transpose()?;
+        let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, trainer.lanes(), rounds)).transpose()?;
         let mut run = Self {
             config,
             corpus,
@@ -263,6 +263,8 @@ impl<'a> Run<'a> {
         let rates = rates(&config.optimizer, round, self.plan.rounds, self.state.commits);
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
         let work = Work { corpus, fuse: fuse(config, corpus.tasks.len()), purpose, rates: &rates, injected: &injected };
+        let traced = self.trace.as_ref().is_some_and(RunTrace::writes_rounds);
+        self.trainer.time_quanta(traced || self.adapts());
         let attempt = work.attempt(&mut self.trainer, shares)?;
         if let Some((tasks, committed)) = &attempt.done {
             self.committed(round, rates.lr, tasks, committed, clock)?;
@@ -285,11 +287,7 @@ impl<'a> Run<'a> {
     fn trace_round(&mut self, round: u64, start: f64, attempt: &Attempt) -> Result<()> {
         let Some(trace) = &mut self.trace else { return Ok(()) };
         let failed: Vec<(usize, &str)> = attempt.failures.iter().map(|failure| (failure.task, failure.why.as_str())).collect();
-        let commit = attempt.done.as_ref().map_or(Duration::ZERO, |(_, done)| {
-            let stages = done.stages;
-            stages.gram + stages.solve + stages.update
-        });
-        trace.round(&RoundSpans { round, start, groups: &attempt.groups, commit, failed: &failed })
+        trace.round(round, start, attempt.computed.as_ref(), &failed)
     }
 
     pub(super) fn trace_since(&mut self, kind: Kind, start: f64) -> Result<()> {

@@ -26,9 +26,13 @@ pub fn capture(event: sys::CUevent, stream: sys::CUstream) -> Result<()> {
 
 /// Between two timers that are done.
 pub fn elapsed(from: sys::CUevent, to: sys::CUevent) -> Result<Duration> {
+    type ElapsedTime = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+    // SAFETY: the symbol has this type in every version of the driver; the one that the bindings know begins with 12.8.
+    let found = unsafe { sys::culib().get::<ElapsedTime>(b"cuEventElapsedTime") };
+    let elapsed_time = found.map_err(|_| DeviceError::Invalid("the NVIDIA driver has no cuEventElapsedTime".to_owned()))?;
     let mut millis = 0.0;
     // SAFETY: both are of the current context and alive; the driver refuses those without a time.
-    check(unsafe { sys::cuEventElapsedTime_v2(&mut millis, from, to) })?;
+    check(unsafe { elapsed_time(&mut millis, from, to) })?;
     Ok(Duration::try_from_secs_f64(f64::from(millis) / 1e3).unwrap_or(Duration::ZERO))
 }
 

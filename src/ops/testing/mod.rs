@@ -106,7 +106,8 @@ impl On {
         }
     }
 
-    fn open(self, seed: u64) -> Result<Box<dyn Driver>, DeviceError> {
+    /// A device of its own; `seed` decides the orders that the emulated one leaves open.
+    pub fn open(self, seed: u64) -> Result<Box<dyn Driver>, DeviceError> {
         match self {
             Self::Emulated => open_emulated(seed),
             Self::Cuda => open("cuda"),

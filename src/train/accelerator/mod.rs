@@ -10,6 +10,7 @@ mod pass;
 mod program;
 mod rows;
 mod solve;
+mod timers;
 mod transfer;
 mod update_step;
 mod upload;
@@ -33,12 +34,14 @@ use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 use crate::surgery::update::{Rates, shared_update};
+use crate::train::lanes::RoundTimes;
 use lane::Lane;
 use parameters::ParametersOnDevice;
 use pass::Packed;
 use program::Graphs;
 use rows::{TableOnDevice, Touched};
 use solve::Solver;
+use timers::Timers;
 use upload::StagingBuffer;
 
 /// Pinned memory that parameters and moments go through, piece by piece.
@@ -68,6 +71,9 @@ pub struct Accelerator {
     packed: Option<Packed>,
     /// What the host read of it.
     read: Vec<f64>,
+    timers: Timers,
+    /// Of a round that was stepped and timed, until they are asked for.
+    times: Option<RoundTimes>,
     /// Those of the last evaluation batch.
     logits: Vec<f32>,
     /// A copy that is evaluated while training goes on, where it is.
@@ -227,6 +233,8 @@ impl Accelerator {
             resident,
             packed: None,
             read: Vec::new(),
+            timers: Timers::default(),
+            times: None,
             logits: Vec::new(),
             snapshot: None,
             staging,
@@ -267,6 +275,11 @@ impl Accelerator {
     /// What the device is called.
     pub fn name(&self) -> String {
         self.driver.name()
+    }
+
+    /// Streams that take fused groups.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
     }
 
     /// Stages of rounds that ran as a captured graph.

@@ -2,6 +2,7 @@
 
 use super::lane::Lane;
 use super::program::Program;
+use super::timers::RoundTimers;
 use super::upload::Upload;
 use super::{Accelerator, Readable};
 use crate::machine::driver::{DeviceError, StreamId};
@@ -28,6 +29,8 @@ pub(super) struct Packed {
     /// What waits for all groups.
     after: Vec<Command>,
     pub upload: Upload,
+    /// If the round is timed.
+    pub timers: Option<RoundTimers>,
 }
 
 /// A fused group, on the host.
@@ -49,6 +52,7 @@ struct Group {
 impl Accelerator {
     /// Lays the round's batch into pinned memory: losses, and with `backward` private gradients and their products.
     pub(super) fn pack(&mut self, work: &mut Work, backward: bool) -> Result<Packed, DeviceError> {
+        self.times = None;
         let mut upload = self.batches.upload();
         let mut before = Vec::new();
         let table = self.table.as_ref().filter(|table| table.trained);
@@ -74,7 +78,8 @@ impl Accelerator {
         let after = if backward { self.after_groups(&mut upload, work) } else { Vec::new() };
         upload.close();
         self.batches.fill(&mut *self.driver, &mut upload)?;
-        Ok(Packed { before, groups, after, upload })
+        let timers = if backward { self.timers.of_round(&mut *self.driver, groups.len())? } else { None };
+        Ok(Packed { before, groups, after, upload, timers })
     }
 
     /// Gradients of the embedding table, and products of all gradients.
@@ -137,13 +142,14 @@ impl Accelerator {
 
     /// Adds all groups. One that adds to an earlier micro-batch's gradients follows it.
     pub(super) fn add_pass(&self, program: &mut Program, packed: &Packed) {
-        let streams = &self.streams;
+        let (streams, timers) = (&self.streams, packed.timers.as_ref());
         let [first, second] = streams.lanes;
         let mut sections = packed.upload.sections.iter();
         let mut send = |program: &mut Program, lane: StreamId| {
             program.push(self.batches.send(streams.copies, sections.next().expect("a section for each stage")));
             program.order(streams.copies, streams.arrived, lane);
         };
+        program.time(timers.map(|timers| timers.begin), first);
         program.order(first, streams.fork, streams.copies);
         send(program, first);
         program.run(first, &packed.before);
@@ -158,12 +164,16 @@ impl Accelerator {
             if both && group.adds {
                 program.order(streams.lanes[1 - lane], streams.done[1 - lane], stream);
             }
+            let [begin, end] = [0, 1].map(|side| timers.map(|timers| timers.groups[number][side]));
+            program.time(begin, stream);
             program.run(stream, &group.commands);
+            program.time(end, stream);
         }
         send(program, first);
         if both {
             program.order(second, streams.done[1], first);
         }
+        program.time(timers.map(|timers| timers.commit[0]), first);
         program.run(first, &packed.after);
     }
 

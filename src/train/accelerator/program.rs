@@ -8,11 +8,28 @@ use crate::machine::launch::{Command, Launch};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    CopyIn { stream: StreamId, to: Address, from: StagingId, bytes: Range<usize> },
-    CopyOut { stream: StreamId, to: StagingId, from: Address, bytes: usize },
-    Copy { stream: StreamId, to: Address, from: Address, bytes: usize },
+    CopyIn {
+        stream: StreamId,
+        to: Address,
+        from: StagingId,
+        bytes: Range<usize>,
+    },
+    CopyOut {
+        stream: StreamId,
+        to: StagingId,
+        from: Address,
+        bytes: usize,
+    },
+    Copy {
+        stream: StreamId,
+        to: Address,
+        from: Address,
+        bytes: usize,
+    },
     Launch(StreamId, Launch),
     Record(EventId, StreamId),
+    /// Records a timer.
+    Time(EventId, StreamId),
     Wait(StreamId, EventId),
 }
 
@@ -23,7 +40,7 @@ impl Step {
             Self::CopyOut { stream, to, from, bytes } => driver.copy_out(*stream, *to, *from, *bytes),
             Self::Copy { stream, to, from, bytes } => driver.copy(*stream, *to, *from, *bytes),
             Self::Launch(stream, launch) => driver.launch(*stream, launch),
-            Self::Record(event, stream) => driver.record(*event, *stream),
+            Self::Record(event, stream) | Self::Time(event, stream) => driver.record(*event, *stream),
             Self::Wait(stream, event) => driver.wait(*stream, *event),
         }
     }
@@ -37,6 +54,10 @@ pub struct Program {
 impl Program {
     pub fn push(&mut self, step: Step) {
         self.steps.push(step);
+    }
+
+    fn is_timed(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Time(..)))
     }
 
     fn give(&self, driver: &mut dyn Driver) -> Result<()> {
@@ -58,6 +79,11 @@ impl Program {
                 &Command::Copy { to, from, bytes } => self.push(Step::Copy { stream, to, from, bytes }),
             }
         }
+    }
+
+    /// Adds the time at which everything in `stream` so far is done, if there is a timer for it.
+    pub fn time(&mut self, timer: Option<EventId>, stream: StreamId) {
+        self.steps.extend(timer.map(|timer| Step::Time(timer, stream)));
     }
 
     /// What `later` is given from here on starts after everything in `earlier` so far.
@@ -88,7 +114,7 @@ pub struct Graphs {
 impl Graphs {
     /// Gives `program` to the device. It begins and ends in `origin`, where all its streams fork and join.
     pub fn execute(&mut self, driver: &mut dyn Driver, origin: StreamId, program: Program) -> Result<()> {
-        if !driver.captures() {
+        if !driver.captures() || (program.is_timed() && !driver.captures_timers()) {
             return program.give(driver);
         }
         let Some(at) = self.seen.iter().position(|(known, _)| *known == program) else {

@@ -94,7 +94,9 @@ impl Accelerator {
         program.push(self.steps.send(stream, &upload.sections[0]));
         self.add_pass(&mut program, &packed);
         program.run(stream, &commands);
+        program.time(packed.timers.as_ref().map(|timers| timers.commit[1]), stream);
         let values = self.read(program, count)?;
+        packed.timers.iter().try_for_each(|timers| self.measure(timers))?;
         let losses = means(work.batch, &values[..count]);
         Ok((Forward { losses, balanced: None }, self.products_of(&values, work), self.solved(&values, count)))
     }

@@ -1,5 +1,7 @@
 //! From rows of J to moved parameters: the host's one read of their products, and the step.
 
+use std::time::Instant;
+
 use super::Accelerator;
 use super::pass::Packed;
 use super::program::{Program, Step};
@@ -17,6 +19,7 @@ use crate::surgery::gram::{GradientsAt, RoundGram};
 use crate::surgery::methods::Columnwise;
 use crate::surgery::update::{DecisionAt, ParametersAt, Rates, update};
 use crate::train::backend::{Backend, Balance, Forward, Products, SimpleSolve, Stop, Work};
+use crate::train::lanes::{Quantum, RoundTimes};
 use crate::train::solve;
 
 impl Backend for Accelerator {
@@ -57,7 +60,7 @@ impl Backend for Accelerator {
         Ok(values[self.results.summary()])
     }
 
-    /// Returns before it has happened.
+    /// Returns before it has happened, unless the round is timed.
     fn step(&mut self, work: &mut Work, step: &solve::Step, rule: Option<&dyn Columnwise>, rates: &Rates) -> Result<(), Stop> {
         let packed = self.packed.take().expect("gradients before the step");
         let mut upload = self.steps.upload();
@@ -73,8 +76,15 @@ impl Backend for Accelerator {
         };
         let decision = DecisionAt { tasks: work.tasks, shared, heads, halted: Tensor::NONE };
         let commands = self.step_commands(Tape::default(), &mut upload, &packed, work, &decision, rates);
-        let program = self.after_upload(upload, &commands)?;
-        Ok(self.graphs.execute(&mut *self.driver, self.streams.lanes[0], program)?)
+        let mut program = self.after_upload(upload, &commands)?;
+        let stream = self.streams.lanes[0];
+        program.time(packed.timers.as_ref().map(|timers| timers.commit[1]), stream);
+        self.graphs.execute(&mut *self.driver, stream, program)?;
+        Ok(packed.timers.iter().try_for_each(|timers| self.measure(timers))?)
+    }
+
+    fn times(&mut self, _: Instant, _: Quantum) -> Option<RoundTimes> {
+        self.times.take()
     }
 
     fn whole_round(
