@@ -11,13 +11,13 @@ use common::device::{Operation, Tampered};
 use common::{
     Place, assert_same_files, checkpoints, example, final_checkpoint, metrics, outcome, resume, run, training, weights,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use taskloom::failure::{STOPPED, exit_code};
-use taskloom::machine::driver::{self, DeviceError, open_emulated};
+use taskloom::machine::driver::{self, DeviceError, Driver, open_emulated};
 use taskloom::observe::Observer;
 use taskloom::observe::console::Console;
 use taskloom::train::fit_memory;
-use taskloom::train::run::{Built, Run};
+use taskloom::train::run::{Built, End, Run};
 use taskloom::train::run_folder::RunFolder;
 use taskloom::train::setup::{load_corpus, load_run};
 
@@ -196,9 +196,8 @@ fn other_ways_of_a_round_are_as_on_the_cpu() {
     }
 }
 
-/// Trains in a run folder without checkpoints, as the program does, on a device that is lost at the `last`th of its launches and
-/// replays.
-fn train_and_lose(run: &Path, last: usize) -> anyhow::Error {
+/// Trains in a run folder without checkpoints, as the program does, on a device of the test's own.
+fn train_on(run: &Path, device: Box<dyn Driver>) -> anyhow::Result<End> {
     let folder = RunFolder::open(run).expect("a run folder");
     let mut config = load_run(run).expect("the program wrote it");
     let console = Console::new();
@@ -208,14 +207,79 @@ fn train_and_lose(run: &Path, last: usize) -> anyhow::Error {
     let stop = AtomicBool::new(false);
     let built = Built::new(&config, &plan).expect("an emulated device");
     let mut training = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop).expect("a run");
+    training.trainer.accelerate(device, &plan.limits, &plan.start).expect("room");
+    training.run()
+}
+
+/// As [`train_on`], on a device that is lost at the `last`th of its launches and replays.
+fn train_and_lose(run: &Path, last: usize) -> anyhow::Error {
     let mut left = last;
     let instead = move |operation: Operation| -> Option<driver::Result<()>> {
         left = left.saturating_sub(usize::from(operation != Operation::Wait));
         (left == 0).then(|| Err(DeviceError::Lost("by a test".to_owned())))
     };
     let device = Tampered { inner: open_emulated(0).expect("an emulated device"), instead };
-    training.trainer.accelerate(Box::new(device), &plan.limits, &plan.start).expect("room");
-    training.run().expect_err("the device is lost")
+    train_on(run, Box::new(device)).expect_err("the device is lost")
+}
+
+/// A run folder that has only the settings of another, and its tokenizer.
+fn folder_like(other: &Path, folder: PathBuf) -> PathBuf {
+    std::fs::create_dir(&folder).expect("a fresh folder");
+    for name in ["config.toml", "tokenizer.json"] {
+        let from = other.join(name);
+        if from.is_file() {
+            std::fs::copy(from, folder.join(name)).expect("a copy");
+        }
+    }
+    folder
+}
+
+/// (rounds) of (lane, begin, end) of the spans of a kind on the lanes' tracks.
+fn lane_spans(trace: &[Value], kind: &str, rounds: usize) -> Vec<Vec<(u64, f64, f64)>> {
+    let mut by_round = vec![Vec::new(); rounds];
+    for event in trace.iter().filter(|event| event["ph"] == "X" && event["pid"] == 1 && event["cat"] == kind) {
+        let note = event["args"]["note"].as_str().expect("a note");
+        let round = note.trim_start_matches("round ").split(',').next().and_then(|round| round.parse::<usize>().ok());
+        let (start, length) = (event["ts"].as_f64().expect("a time"), event["dur"].as_f64().expect("a time"));
+        let lane = event["tid"].as_u64().expect("a lane");
+        by_round[round.expect("a round")].push((lane, start, start + length));
+    }
+    by_round
+}
+
+/// In every traced round the gradients of the two groups are in flight together, one on each lane, and its commit follows; what
+/// is traced is computed to the same bytes, whatever the seed.
+#[test]
+fn the_trace_shows_both_lanes_at_work() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    for method in ["pcgrad", "cagrad"] {
+        let sets = [&format!("surgery.method={method}"), "train.rounds=6", "eval.every=6", "checkpoint.every=6"];
+        let plain = place.train(&small(), &[&sets[..], &["observe.trace_rounds=0"]].concat());
+        let model = place.train(&small(), &[&sets[..], &["observe.trace_rounds=4"]].concat());
+        for seed in 0..4 {
+            let traced = folder_like(&model, place.path(&format!("{method}-{seed}")));
+            train_on(&traced, open_emulated(seed).expect("there was one before")).expect("no fault");
+            assert_same_files(&final_checkpoint(&traced), &final_checkpoint(&plain), "traced");
+            let text = std::fs::read_to_string(traced.join("trace.json")).expect("a trace");
+            let trace: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+            for lane in ["lane 0", "lane 1"] {
+                assert!(trace.iter().any(|event| event["args"] == json!({ "name": lane })), "a track for {lane}");
+            }
+            let mut before = 0.0;
+            for (gradients, commits) in lane_spans(&trace, "gradient", 4).iter().zip(lane_spans(&trace, "commit", 4)) {
+                let (&[(0, start, end), (1, other_start, other_end)], [(0, commit, commit_end)]) = (&gradients[..], &commits[..])
+                else {
+                    panic!("two lanes and a commit: {gradients:?}, {commits:?}");
+                };
+                assert!(before <= start && start < other_start && other_start < end, "{gradients:?} after {before}");
+                assert!(end.max(other_end) <= *commit && commit < commit_end, "{gradients:?}, {commits:?}");
+                before = *commit_end;
+            }
+        }
+    }
 }
 
 /// A device that is lost mid-run ends it with one message; the newest checkpoint is whole, and from there the run continues to
@@ -230,14 +294,7 @@ fn a_lost_device_leaves_the_last_checkpoint() {
         [(small(), vec!["surgery.method=gradvac"], 160), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 400)]
     {
         let reference = place.train(&config, &sets);
-        let lost = place.path(&format!("lost-{}", sets.len()));
-        std::fs::create_dir(&lost).expect("a fresh folder");
-        for name in ["config.toml", "tokenizer.json"] {
-            let from = reference.join(name);
-            if from.is_file() {
-                std::fs::copy(from, lost.join(name)).expect("a copy");
-            }
-        }
+        let lost = folder_like(&reference, place.path(&format!("lost-{}", sets.len())));
         let error = train_and_lose(&lost, last);
         assert_eq!(exit_code(&error), STOPPED);
         for part in ["the device was lost (by a test)", "the last checkpoint is intact", "taskloom resume"] {
