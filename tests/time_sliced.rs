@@ -56,7 +56,14 @@ fn a_resumed_run_finds_its_order_again() {
     let config = place.synthetic();
     for policy in ["round_robin", "weighted", "priority"] {
         let policy = format!("schedule.policy={policy}");
-        let sets = ["schedule.mode=time_sliced", &policy, "task_defaults.period=2", "train.rounds=30", "eval.every=end"];
+        let sets = [
+            "schedule.mode=time_sliced",
+            "schedule.clock=planned",
+            &policy,
+            "task_defaults.period=2",
+            "train.rounds=30",
+            "eval.every=end",
+        ];
         let reference = place.train(&config, &sets);
         let cut = place.train(&config, &sets);
         // As if it had been killed after round 20.

@@ -57,7 +57,11 @@ impl Console {
         match event {
             Event::Start { round, rounds, tasks, .. } => self.start(*round, *rounds, tasks),
             Event::Round(round) => self.round(round),
-            Event::Conflict { .. } | Event::Adapted { .. } | Event::Changed { .. } => {}
+            Event::Conflict { .. }
+            | Event::Adapted { .. }
+            | Event::Measured { .. }
+            | Event::Reweighted { .. }
+            | Event::Changed { .. } => {}
             Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
             Event::Failure { already_reported: true, .. } => {}
             Event::Failure { message, .. } => self.say(&format!("warning: {message}")),

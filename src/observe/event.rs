@@ -50,6 +50,26 @@ pub enum Event<'a> {
         /// Halved, because of two times in a row far beyond the usual ones.
         straggler: bool,
     },
+    /// What a round took, in microseconds, where the run goes by it.
+    Measured {
+        round: u64,
+        /// All of it, where the scheduler's clock is measured.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        us: Option<u32>,
+        /// The slowest group that each task with an `adaptive` micro-batch was in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        groups: Option<ByTask<'a, u32>>,
+    },
+    /// The weights by which tasks share the time, changed by what their rounds took and waited since the last change.
+    Reweighted {
+        /// Rounds done.
+        round: u64,
+        weights: ByTask<'a>,
+        /// In all.
+        busy_ms: ByTask<'a>,
+        /// On average.
+        wait_ms: ByTask<'a>,
+    },
     /// A task's part of a round came to nothing.
     Failure {
         round: u64,
@@ -161,12 +181,12 @@ pub struct RoundEvent<'a> {
 
 /// A value for each task: an object by their names.
 #[derive(Clone, Copy)]
-pub struct ByTask<'a> {
+pub struct ByTask<'a, T = f64> {
     pub tasks: &'a [&'a str],
-    pub values: &'a [f64],
+    pub values: &'a [T],
 }
 
-impl Serialize for ByTask<'_> {
+impl<T: Serialize> Serialize for ByTask<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.tasks.iter().zip(self.values))
     }

@@ -19,8 +19,10 @@ pub struct Work<'a> {
     pub parameters: &'a mut Parameters,
     pub blocks: &'a Blocks,
     pub batch: &'a Batch,
-    /// Run-wide indices of the present tasks, ascending.
+    /// Run-wide indices of the tasks that commit together, ascending.
     pub tasks: &'a [usize],
+    /// Position of the first of them among all that are present: 0 where all commit together.
+    pub first: usize,
     pub round: u64,
     pub random: Randomness,
     /// (rows of J) the part of its task's observed targets that each row comes from.

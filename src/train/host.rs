@@ -141,8 +141,10 @@ impl Backend for Host {
 
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
         let Work { network, parameters, blocks, tasks, shares, .. } = work;
+        let rows = self.gradients.rows_of(work.first, tasks.len());
         let count = tasks.len() * self.gradients.batches;
-        let own: Vec<&[u32]> = self.gradients.rows.iter().take(count).map(|own| &own.index.rows[..]).collect();
+        let own = if self.gradients.rows.is_empty() { &[][..] } else { &self.gradients.rows[rows] };
+        let own: Vec<&[u32]> = own.iter().map(|own| &own.index.rows[..]).collect();
         self.touched.union.merge(&own);
         if let Some(table) = parameters.rows.as_ref().filter(|_| network.spec.steps_whole_table()) {
             self.touched.union.cover(table.rows());
@@ -156,7 +158,7 @@ impl Backend for Host {
             heads: memory.lend_mut(&mut heads),
             scratch: GramScratch::NONE,
         };
-        let gradients = lend_gradients(&mut memory, &self.gradients, &self.touched.union, tasks.len());
+        let gradients = lend_gradients(&mut memory, &self.gradients, &self.touched.union, work);
         let mut tape = Tape::default();
         products(&mut tape, network, blocks, tasks, &gradients, out);
         tape.run(&memory);
@@ -174,8 +176,7 @@ impl Backend for Host {
         let host = scaled_rule(rule, factors, work);
         let mut memory = HostMemory::new();
         let out = memory.lend_mut(&mut square);
-        let GradientsAt { jacobian, rows, .. } =
-            lend_gradients(&mut memory, &self.gradients, &self.touched.union, work.tasks.len());
+        let GradientsAt { jacobian, rows, .. } = lend_gradients(&mut memory, &self.gradients, &self.touched.union, work);
         let rule = work.column_rule(rule, &host, factors);
         let mut tape = Tape::default();
         tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [Tensor::NONE; 3] });
@@ -195,7 +196,7 @@ impl Backend for Host {
         let host = rule.map(|rule| scaled_rule(rule, &step.factors, work));
         let shared_rule = rule.zip(host.as_ref()).map(|(rule, host)| work.column_rule(rule, host, &step.factors));
         let mut memory = HostMemory::new();
-        let gradients = lend_gradients(&mut memory, &self.gradients, union, work.tasks.len());
+        let gradients = lend_gradients(&mut memory, &self.gradients, union, work);
         let shared = match shared_rule {
             Some(rule) => How::Columns(rule),
             None => How::Weights(memory.lend(&sets).as_rows(step.weights.len(), sets.len() / step.weights.len())),
@@ -214,24 +215,20 @@ impl Backend for Host {
     }
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
-        let mut means = MeanLosses::new(work.tasks.len());
+        let mut means = MeanLosses::new(work.first + work.tasks.len());
         for group in &work.batch.groups {
             self.forward(work, &work.batch.parts[group.clone()], &mut means)?;
         }
-        Ok(means.means())
+        Ok(means.means().split_off(work.first))
     }
 }
 
-/// The gradients of a round as tapes see them.
-fn lend_gradients<'a>(
-    memory: &mut HostMemory<'a>,
-    gradients: &'a Gradients,
-    union: &'a Union,
-    present: usize,
-) -> GradientsAt<'a> {
-    let rows = (!gradients.rows.is_empty()).then(|| &gradients.rows[..present * gradients.batches]);
+/// The gradients of the tasks that commit, as tapes see them.
+fn lend_gradients<'a>(memory: &mut HostMemory<'a>, gradients: &'a Gradients, union: &'a Union, work: &Work) -> GradientsAt<'a> {
+    let own = gradients.rows_of(work.first, work.tasks.len());
+    let rows = (!gradients.rows.is_empty()).then(|| &gradients.rows[own.clone()]);
     GradientsAt {
-        jacobian: gradients.jacobian.lend(memory, gradients.rows_in_use(present)),
+        jacobian: gradients.jacobian.lend(memory, if gradients.stored { own } else { 0..1 }),
         stored: gradients.stored,
         heads: memory.lend(&gradients.heads),
         rows: rows.map(|rows| RowGradients::lend(memory, union, rows)),

@@ -16,7 +16,7 @@ use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::what_happened;
 use crate::train::lanes::Quantum;
-use crate::train::round::{Anomaly, Committed, Outcome, Trainer};
+use crate::train::round::{Anomaly, Commit, Committed, Outcome, Stages, Trainer};
 
 /// A task's part of a round that came to nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,11 +28,19 @@ pub struct Failure {
     pub why: String,
 }
 
-/// What came of a round.
+/// A round that was committed.
+pub struct Done {
+    pub round: u64,
+    /// Run-wide indices of its tasks, ascending.
+    pub tasks: Vec<usize>,
+    pub committed: Committed,
+}
+
+/// What came of a round, or of several that were computed together.
 #[derive(Default)]
 pub struct Attempt {
-    /// The tasks that committed, and what.
-    pub done: Option<(Vec<usize>, Committed)>,
+    /// The rounds that were committed.
+    pub done: Vec<Done>,
     /// How each fused group of it was computed.
     pub groups: Vec<GroupSpan>,
     pub failures: Vec<Failure>,
@@ -40,20 +48,30 @@ pub struct Attempt {
     pub anomaly: Option<Anomaly>,
 }
 
+impl Attempt {
+    /// Time of the slowest group that the task was in.
+    pub fn slowest_group(&self, task: usize) -> Option<Duration> {
+        self.groups.iter().filter(|group| group.tasks.contains(&task)).map(|group| group.time).max()
+    }
+}
+
 /// What a round goes by.
 pub struct Work<'a> {
     pub corpus: &'a Corpus,
     /// Most tasks in a fused group.
     pub fuse: usize,
+    /// Of the first round.
     pub purpose: Purpose,
-    pub rates: &'a Rates,
+    /// Of a round, where so many of those computed together were committed before it.
+    pub rates: &'a dyn Fn(u64, u64) -> Rates,
     pub injected: &'a InjectedFaults,
 }
 
 impl Work<'_> {
-    /// Computes and commits the round of `shares`. A task that fails is left out, and the others' round is computed again, as if it
-    /// had been absent: none of its numbers is in the result. Errors: the device is lost.
-    pub fn attempt(&self, trainer: &mut Trainer, mut shares: Vec<Share>) -> Result<Attempt> {
+    /// Computes the rounds of `shares` and commits them one after another, each the tasks of one of `commits`. A task that fails is
+    /// left out, and the others' rounds are computed again, as if it had been absent: none of its numbers is in the result. Errors: the
+    /// device is lost.
+    pub fn attempt(&self, trainer: &mut Trainer, mut shares: Vec<Share>, commits: &[Vec<usize>]) -> Result<Attempt> {
         let mut attempt = Attempt::default();
         self.injected.stall();
         shares.retain(|share| {
@@ -68,10 +86,17 @@ impl Work<'_> {
             let failure = match self.pack(trainer, &shares) {
                 Err(dead) => dead,
                 Ok((_, present)) if present.is_empty() => break,
-                Ok((batch, present)) => match self.compute(trainer, &batch, &present)? {
-                    Ok(committed) => {
-                        attempt.groups = spans(trainer, &batch, &present, &committed);
-                        attempt.done = Some((present, committed));
+                Ok((batch, present)) => match self.compute(trainer, &batch, &present, commits)? {
+                    Ok(outcomes) => {
+                        let first = |(_, outcome): &(Commit, Outcome)| outcome.as_ref().ok().map(|done| done.stages);
+                        attempt.groups = spans(trainer, &batch, &present, outcomes.iter().find_map(first));
+                        for (Commit { round, present: own }, outcome) in outcomes {
+                            let tasks = present[own].to_vec();
+                            match outcome {
+                                Ok(committed) => attempt.done.push(Done { round, tasks, committed }),
+                                Err(anomaly) => attempt.failures.push(not_finite(&anomaly, tasks[0], &shares)),
+                            }
+                        }
                         break;
                     }
                     Err(anomaly) => {
@@ -79,8 +104,7 @@ impl Work<'_> {
                             attempt.anomaly = Some(anomaly);
                             break;
                         };
-                        let examples = shares.iter().find(|share| share.task == task).map_or(&[][..], |share| &share.examples);
-                        Failure { task, status: Status::NotFinite, why: what_happened(&anomaly, examples) }
+                        not_finite(&anomaly, task, &shares)
                     }
                 },
             };
@@ -90,14 +114,22 @@ impl Work<'_> {
         Ok(attempt)
     }
 
-    fn compute(&self, trainer: &mut Trainer, batch: &Batch, present: &[usize]) -> Result<Outcome> {
+    fn compute(
+        &self,
+        trainer: &mut Trainer,
+        batch: &Batch,
+        present: &[usize],
+        commits: &[Vec<usize>],
+    ) -> Result<Result<Vec<(Commit, Outcome)>, Anomaly>> {
         let balancer = trainer.solver.balancer.state();
-        let outcome = trainer.run_round(batch, present, self.purpose.round, self.rates)?;
-        if outcome.is_err() {
+        let commits: Vec<Commit> =
+            (self.purpose.round..).zip(commits).filter_map(|(round, own)| part(round, own, present)).collect();
+        let outcomes = trainer.run_rounds(batch, present, &commits, self.rates)?;
+        if outcomes.is_err() {
             // It had seen losses that now do not count.
             trainer.solver.balancer.restore(&balancer).expect("a balancer takes back its own state");
         }
-        Ok(outcome)
+        Ok(outcomes.map(|outcomes| commits.into_iter().zip(outcomes).collect()))
     }
 
     /// Reads and packs the examples. If that panics, each task is tried alone to find whose reader died.
@@ -119,10 +151,22 @@ impl Work<'_> {
     }
 }
 
-fn spans(trainer: &Trainer, batch: &Batch, present: &[usize], committed: &Committed) -> Vec<GroupSpan> {
+/// The commit of those of `tasks` that are present; none where nobody is. Together or alone, they lie side by side.
+fn part(round: u64, tasks: &[usize], present: &[usize]) -> Option<Commit> {
+    let mut own = (0..present.len()).filter(|&at| tasks.contains(&present[at]));
+    let first = own.next()?;
+    Some(Commit { round, present: first..own.next_back().unwrap_or(first) + 1 })
+}
+
+fn not_finite(anomaly: &Anomaly, task: usize, shares: &[Share]) -> Failure {
+    let examples = shares.iter().find(|share| share.task == task).map_or(&[][..], |share| &share.examples);
+    Failure { task, status: Status::NotFinite, why: what_happened(anomaly, examples) }
+}
+
+fn spans(trainer: &Trainer, batch: &Batch, present: &[usize], stages: Option<Stages>) -> Vec<GroupSpan> {
     if trainer.host.quanta.is_empty() {
         // A card's groups are not timed one by one.
-        let (tasks, time) = (present.to_vec(), committed.stages.forward_backward);
+        let (tasks, time) = (present.to_vec(), stages.unwrap_or_default().forward_backward);
         return vec![GroupSpan { tasks, lane: 0, start: Duration::ZERO, time }];
     }
     let span = |(group, quantum): (&Range<usize>, &Quantum)| {

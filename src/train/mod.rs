@@ -17,6 +17,7 @@ mod host;
 pub mod isolation;
 pub mod lanes;
 pub mod masking;
+mod measured;
 pub mod metrics;
 pub mod overall;
 mod placement;
