@@ -12,7 +12,7 @@ use common::{Place, assert_same_run, example, metrics, outcome, resume, taskloom
 use taskloom::random::Random;
 
 /// Kills without `TASKLOOM_KILLS`, which `scripts/kill-test.sh` sets.
-const FEW: u64 = 12;
+const FEW: u64 = 20;
 
 /// Of one run, which is then left to end.
 const KILLS_OF_A_RUN: u64 = 6;
