@@ -48,6 +48,8 @@ fn document(args: &Args, times: &[Duration], shares: &Shares, urgent: &Urgent) -
         "request_p99_ms": slow,
         "request_p99_alone_ms": slow_alone,
         "request_p99_ratio": slow / slow_alone,
+        "single_ms": median(urgent.single.beside.iter().copied()),
+        "single_alone_ms": median(urgent.single.alone.iter().copied()),
         "single_p99_ms": single,
         "single_p99_alone_ms": single_alone,
         "single_extra_quanta": (single - single_alone) / quantum,

@@ -1,6 +1,6 @@
 //! The same workload twice: on the CPU's lanes, whose quanta really compute, and on the simulator's machine.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::schedule::Nanos;
 use crate::schedule::executor::{Ended, Executor};
@@ -42,7 +42,7 @@ impl<'w, A: 'w> Executor for Computing<'_, 'w, '_, A> {
 /// every quantum, too.
 ///
 /// # Errors
-/// What [`Simulation::on`] refuses.
+/// What [`Simulation::on`] refuses, and a run in which no quantum began in time.
 pub fn measured<'w, A: 'w>(
     workload: &Workload,
     lanes: &mut AtWork<'w, '_, A>,
@@ -51,6 +51,7 @@ pub fn measured<'w, A: 'w>(
 ) -> Result<(Report, Vec<f64>)> {
     let mut times = Vec::new();
     let report = run(Simulation::on(workload, Computing { lanes, compute, times: &mut times }), until)?;
+    ensure!(!times.is_empty(), "no quantum began within {} s: raise --seconds", until as f64 / 1e9);
     Ok((report, times))
 }
 
@@ -67,4 +68,67 @@ fn run<E: Executor<Work = Drawn>>(simulation: Result<Simulation<E>, String>, unt
     simulation.stop_at(until);
     let (report, ..) = simulation.run().map_err(|excess| anyhow!(excess))?;
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::access::OnStale;
+    use crate::schedule::dispatcher::Settings;
+    use crate::schedule::task::Spec;
+    use crate::simulate::{Arrival, Cost, Faults, Mode, SimTask};
+    use crate::train::lanes::Lanes;
+
+    fn workload(mode: Mode, lanes: usize) -> Workload {
+        let task = |number: usize| SimTask {
+            spec: Spec::new(format!("task{number}"), 1000),
+            class: number % 2,
+            quanta: 9,
+            cost: Cost::fixed(1000),
+            arrival: match number {
+                0 => Arrival::Trace((0..9).map(|at| 5000 * at).collect()),
+                number => Arrival::Closed { think: 500 * number as Nanos },
+            },
+            write_share: 0.5,
+            blocks: 1,
+            faults: Faults { out_of_memory: 0.1, ..Faults::default() },
+            timeout: 0,
+            every: 1,
+        };
+        Workload {
+            settings: Settings { lanes, on_stale: OnStale::Allow, split: false, ..Settings::default() },
+            mode,
+            commit: 1000,
+            classes: vec!["even".into(), "odd".into()],
+            tasks: (0..5).map(task).collect(),
+            blocks: 1,
+        }
+    }
+
+    /// Costs and ends are drawn per task, quantum after quantum, so that neither depends on the clock.
+    #[test]
+    fn real_lanes_do_the_work_of_the_simulator() {
+        for (mode, lanes) in [(Mode::TimeSliced, 1), (Mode::TimeSliced, 3), (Mode::Synchronous, 2)] {
+            let workload = workload(mode, lanes);
+            let mut computed = vec![0; lanes];
+            let compute = |count: &mut usize, drawn: Drawn| {
+                *count += 1;
+                drawn.status
+            };
+            let run = Lanes::new(lanes).unwrap().at_work(&mut computed, |lanes| measured(&workload, lanes, compute, Nanos::MAX));
+            let (real, times) = run.unwrap();
+            let virtual_run = simulated(&workload, Nanos::MAX).unwrap();
+            assert_eq!(real.samples, virtual_run.samples);
+            assert_eq!((real.left, real.counts.retries), (0, virtual_run.counts.retries));
+            assert_eq!((times.len(), computed.iter().sum()), (real.counts.quanta as usize, real.counts.quanta as usize));
+            assert!(real.classes.iter().map(|class| class.jobs).sum::<u64>() == 45 && real.makespan > 0);
+        }
+    }
+
+    #[test]
+    fn without_time_nothing_begins() {
+        let workload = workload(Mode::TimeSliced, 1);
+        let run = Lanes::alone(&mut (), |lane| measured(&workload, lane, |(), drawn| drawn.status, 0));
+        assert!(run.unwrap_err().to_string().contains("no quantum began"));
+    }
 }

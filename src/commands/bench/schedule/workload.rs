@@ -112,7 +112,7 @@ fn text(report: &Value) -> String {
     };
     let mut lines = vec![
         format!(
-            "{}: {} tasks, {}, {}, {} lanes on {} threads",
+            "{}: {} tasks, {}, {}, lanes {}, threads {}",
             report["workload"].as_str().unwrap_or_default(),
             report["tasks"],
             report["mode"].as_str().unwrap_or_default(),
@@ -128,6 +128,7 @@ fn text(report: &Value) -> String {
         row("timeouts", 0, &|side| number(&side["timeouts"])),
     ];
     for class in sides[0]["classes"].as_object().into_iter().flat_map(Map::keys) {
+        lines.push(row(&format!("{class}, jobs"), 0, &|side| number(&side["classes"][class]["jobs"])));
         for (what, key) in [("mean ms", "latency_mean_ms"), ("p99 ms", "latency_p99_ms")] {
             lines.push(row(&format!("{class}, {what}"), 2, &|side| number(&side["classes"][class][key])));
         }
@@ -136,6 +137,11 @@ fn text(report: &Value) -> String {
         let [real, virtual_run] = sides.map(|side| &side["quanta_left"]);
         let seconds = &report["seconds"];
         lines.push(format!("\nstopped after {seconds} s: {real} quanta left, {virtual_run} in the simulator (--seconds)"));
+    }
+    if number(&report["lanes"]) > number(&report["threads"]) {
+        lines.push(
+            "\nlanes share threads here: a quantum also waits for its turn on one, which the simulator does not know".to_owned(),
+        );
     }
     lines.join("\n")
 }
