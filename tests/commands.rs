@@ -258,6 +258,8 @@ fn bench_schedule_with_a_workload() {
     run(&later).failed(2, &["later.toml", "no quantum began within 0.01 s", "--seconds"]);
     let wide = place.write("wide.toml", "[schedule]\nlanes = 65\n[tasks.a]\ncost_ms = 1\n");
     run(&["bench", "schedule", "--workload", text(&wide)]).failed(2, &["wide.toml", "schedule.lanes is 65; at most 64"]);
+    let long = place.write("long.toml", "[tasks.a]\ncost_ms = 61000\n");
+    run(&["bench", "schedule", "--workload", text(&long)]).failed(2, &["long.toml", "task a may take 61.000 s; at most 60 s"]);
     run(&["bench", "schedule", "--workload", "none.toml"]).failed(2, &["cannot read none.toml"]);
     run(&words(&["--contention", "2"])).failed(2, &["--contention", "--workload"]);
     run(&words(&["--batch", "2"])).failed(2, &["--workload", "--batch"]);

@@ -15,7 +15,7 @@ use crate::config::workload;
 use crate::model::network::Batch;
 use crate::schedule::Nanos;
 use crate::schedule::retry::Status;
-use crate::simulate::{Drawn, Report, Workload};
+use crate::simulate::{Drawn, Mode, Report, SimTask, Workload};
 use crate::train::lanes::Lanes;
 
 /// Micro-batches far shorter than a millisecond, so that a quantum ends close to the time that was drawn. Which of a few tasks they
@@ -35,36 +35,68 @@ const MICRO_BATCHES: Shape = Shape {
 };
 /// Most lanes on the CPU.
 const MOST_LANES: usize = 64;
+/// Longest that a quantum may take: one that has begun is computed to its end.
+const MOST_SECONDS: f64 = 60.0;
 
 pub fn run(path: &Path, args: &Args) -> Result<()> {
     let workload = build(&workload::load(path, &[])?, None);
-    let lanes = workload.settings.lanes;
-    ensure!(
-        lanes <= MOST_LANES,
-        "{}: schedule.lanes is {lanes}; at most {MOST_LANES} can be run on the CPU: lower it",
-        path.display()
-    );
+    let name = path.display().to_string();
+    let document = side_by_side(&name, &workload, args).with_context(|| name.clone())?;
+    print(args.json, &document, text)
+}
+
+fn side_by_side(name: &str, workload: &Workload, args: &Args) -> Result<Value> {
+    check(workload)?;
     let until = (args.seconds * 1e9) as Nanos;
-    let virtual_run = simulated(&workload, until).with_context(|| path.display().to_string())?;
-    let prepared = Prepared::new(&MICRO_BATCHES)?;
-    let batches: Vec<Batch> = (0..MICRO_BATCHES.tasks).map(|task| prepared.batch(0, task..task + 1)).collect();
-    let mut arenas = (0..lanes).map(|_| prepared.passes(&batches)).collect::<Result<Vec<_>>>()?;
-    // The first passes touch memory for the first time.
-    arenas.iter_mut().for_each(|passes| (0..batches.len()).for_each(|task| passes.run(task)));
-    let real = Lanes::new(lanes)?.at_work(&mut arenas, |lanes| measured(&workload, lanes, as_drawn, until));
-    let (real, times) = real.with_context(|| path.display().to_string())?;
+    let virtual_run = simulated(workload, until)?;
+    let (real, times) = computed(workload, until)?;
     let more = json!({
-        "workload": path.display().to_string(),
+        "workload": name,
         "tasks": workload.tasks.len(),
         "policy": workload.settings.policy.name,
         "mode": workload.mode.name(),
-        "lanes": lanes,
+        "lanes": workload.settings.lanes,
         "seconds": args.seconds,
         "threads": rayon::current_num_threads(),
-        "measured": side(&workload, &real),
-        "simulated": side(&workload, &virtual_run),
+        "measured": side(workload, &real),
+        "simulated": side(workload, &virtual_run),
     });
-    print(args.json, &report("workload", &times, more), text)
+    Ok(report("workload", &times, more))
+}
+
+/// Refuses what the CPU's lanes cannot run in reasonable time.
+fn check(workload: &Workload) -> Result<()> {
+    let lanes = workload.settings.lanes;
+    ensure!(lanes <= MOST_LANES, "schedule.lanes is {lanes}; at most {MOST_LANES} can be run on the CPU: lower it");
+    let longest = |task: &SimTask| {
+        let stall = if task.faults.stall > 0.0 { task.faults.stall_factor.max(1.0) } else { 1.0 };
+        task.cost.most() as f64 * stall / 1e9
+    };
+    for task in &workload.tasks {
+        ensure!(
+            longest(task) <= MOST_SECONDS,
+            "a quantum of task {} may take {:.3} s; at most {MOST_SECONDS} s can be run on the CPU: lower its cost_ms or factors",
+            task.spec.name,
+            longest(task)
+        );
+    }
+    let commit = workload.commit as f64 / 1e9;
+    ensure!(
+        workload.mode == Mode::TimeSliced || commit <= MOST_SECONDS,
+        "schedule.commit_ms are {commit:.3} s; at most {MOST_SECONDS} s can be run on the CPU: lower it"
+    );
+    Ok(())
+}
+
+/// The workload on the CPU's lanes, each with memory of its own; the milliseconds of every quantum, too.
+fn computed(workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
+    let prepared = Prepared::new(&MICRO_BATCHES)?;
+    let batches: Vec<Batch> = (0..MICRO_BATCHES.tasks).map(|task| prepared.batch(0, task..task + 1)).collect();
+    let lanes = workload.settings.lanes;
+    let mut arenas = (0..lanes).map(|_| prepared.passes(&batches)).collect::<Result<Vec<_>>>()?;
+    // The first passes touch memory for the first time.
+    arenas.iter_mut().for_each(|passes| (0..batches.len()).for_each(|task| passes.run(task)));
+    Lanes::new(lanes)?.at_work(&mut arenas, |lanes| measured(workload, lanes, as_drawn, until))
 }
 
 /// Micro-batches, one at least, until the drawn time has passed; then the drawn end.
