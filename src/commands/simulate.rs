@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The tasks of a workload file; `concurrency` of them in all, if it says so.
-fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
+pub(super) fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
     let schedule = &written.schedule;
     let counts = written.counts(concurrency);
     let firsts: Vec<usize> = counts.iter().scan(0, |next, count| Some(std::mem::replace(next, *next + count))).collect();
@@ -193,7 +193,7 @@ fn document(workload: &Workload, report: &Report) -> Value {
     let names: Vec<&str> = report.failed.iter().map(|&task| workload.tasks[task].spec.name.as_str()).collect();
     json!({
         "policy": workload.settings.policy.name,
-        "mode": if workload.mode == Mode::Synchronous { "synchronous" } else { "time_sliced" },
+        "mode": workload.mode.name(),
         "lanes": workload.settings.lanes,
         "seed": workload.settings.seed,
         "tasks": workload.tasks.len(),
