@@ -139,8 +139,8 @@ impl Order {
         }
     }
 
-    /// Goes past rounds that are done; how many the last step of them was.
-    pub fn replay(&mut self, rounds: u64, record: Record) -> u64 {
+    /// Goes past rounds that are done; how many the last step of them was. `each` sees who takes part from which round on.
+    pub fn replay(&mut self, rounds: u64, record: Record, each: &mut dyn FnMut(u64, &Dealt)) -> u64 {
         let incidents = record.incidents.iter();
         let failed: BTreeMap<(u64, usize), Status> =
             incidents.map(|incident| ((incident.round, incident.task), incident.status)).collect();
@@ -153,6 +153,7 @@ impl Order {
                 return step;
             }
             let dealt = self.deal(rounds - round);
+            each(round, &dealt);
             for (number, tasks) in (round..).zip(&dealt.commits) {
                 let took = record.took.get(number as usize).map(|&micros| 1000 * Nanos::from(micros));
                 for &task in tasks {
@@ -293,7 +294,7 @@ mod tests {
                 }
                 dealt.push(now);
             }
-            rest.replay(33, Record { incidents: &incidents, finished: &[(30, 0)], took: &[] });
+            rest.replay(33, Record { incidents: &incidents, finished: &[(30, 0)], took: &[] }, &mut |_, _| {});
             let later = run(&mut rest, 4, |task| if task == 9 { Status::Crashed } else { Status::Ok });
             // Round 38 is the next in which somebody fails.
             assert_eq!(later.0, dealt[33..37]);

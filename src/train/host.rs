@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::backend::{Backend, Balance, Forward, Products, Stop, Work};
-use super::lanes::{Lanes, Quantum};
+use super::lanes::Lanes;
+use super::quanta::{self, Quanta, Quantum};
 use super::round_options::RoundOptions;
 use super::solve::Step;
 use crate::machine::host::HostMemory;
@@ -29,7 +30,8 @@ pub struct Host {
     pub gradients: Gradients,
     touched: Touched,
     /// Where and when each fused group of the last round was computed.
-    pub quanta: Vec<Quantum>,
+    pub computed: Vec<Quantum>,
+    pub quanta: Quanta,
     pub lanes: Lanes,
     /// Activations, by lane; evaluation uses the first.
     pub arenas: Vec<Scratch>,
@@ -53,6 +55,7 @@ impl Host {
         let gradients = Gradients::new(memory, network, keep, limits)?;
         let lanes = Lanes::new(if memory.is_dry() { 1 } else { round_options.lanes })?;
         let mut arenas = Vec::with_capacity(round_options.lanes);
+        let before = memory.used();
         for lane in 0..round_options.lanes {
             memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
             let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
@@ -60,7 +63,9 @@ impl Host {
             arenas.push(if staged { scratch.staged(memory, network.largest_piece())? } else { scratch });
         }
         memory.within(String::new());
-        Ok(Self { gradients, touched: Touched::default(), quanta: Vec::new(), lanes, arenas })
+        let scratch = (memory.used() - before) / round_options.lanes as u64;
+        let quanta = Quanta::new(network.spec.heads.len(), round_options.lanes, scratch);
+        Ok(Self { gradients, touched: Touched::default(), computed: Vec::new(), quanta, lanes, arenas })
     }
 
     /// Each task's gradient in its own row of J; groups without a common task on all lanes at once.
@@ -71,8 +76,12 @@ impl Host {
             let before = begun.elapsed();
             let own = self.gradients.split(network, batch, &wave);
             let weights = work.parameters.weights();
-            let jobs = wave.iter().zip(own).collect();
-            let done = self.lanes.run(&mut self.arenas, jobs, |scratch, (parts, gradients)| {
+            let group = |(parts, own)| {
+                let parts: &&[Part] = parts;
+                quanta::Group { task: parts[0].task, job: (*parts, own) }
+            };
+            let groups = wave.iter().zip(own).map(group).collect();
+            let done = self.quanta.gradients(&self.lanes, &mut self.arenas, groups, |scratch, (parts, gradients)| {
                 network.forward(weights, batch, parts, scratch, Some(random));
                 let losses = network.losses(parts, scratch);
                 if losses.iter().all(|loss| loss.is_finite()) {
@@ -82,7 +91,7 @@ impl Host {
             });
             for (parts, (losses, quantum)) in wave.into_iter().zip(done) {
                 means.add(parts, losses)?;
-                self.quanta.push(Quantum { start: before + quantum.start, ..quantum });
+                self.computed.push(Quantum { start: before + quantum.start, ..quantum });
             }
         }
         Ok(())
@@ -112,7 +121,7 @@ impl Host {
             }
             let gradients = self.gradients.of_group(network, batch, parts);
             network.backward(work.parameters.weights(), batch, parts, &mut self.arenas[0], gradients, random);
-            self.quanta.push(Quantum { lane: 0, start, time: begun.elapsed() - start });
+            self.computed.push(Quantum { lane: 0, start, time: begun.elapsed() - start });
         }
         Ok(factors)
     }
@@ -128,7 +137,7 @@ impl Host {
 impl Backend for Host {
     fn forward_backward(&mut self, work: &mut Work, balance: Option<Balance>) -> Result<Forward, Stop> {
         let mut means = MeanLosses::new(work.tasks.len());
-        self.quanta.clear();
+        self.computed.clear();
         let mut balanced = None;
         if self.gradients.stored {
             self.separate_gradients(work, &mut means)?;
@@ -210,7 +219,7 @@ impl Backend for Host {
         };
         let mut tape = Tape::default();
         update(&mut tape, work.network, work.blocks, parameters, &gradients, &decision, rates);
-        tape.run(&memory);
+        self.quanta.commit(|| tape.run(&memory));
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::surgery::update::Rates;
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::what_happened;
-use crate::train::lanes::Quantum;
+use crate::train::quanta::Quantum;
 use crate::train::round::{Anomaly, Commit, Committed, Outcome, Stages, Trainer};
 
 /// A task's part of a round that came to nothing.
@@ -164,7 +164,7 @@ fn not_finite(anomaly: &Anomaly, task: usize, shares: &[Share]) -> Failure {
 }
 
 fn spans(trainer: &Trainer, batch: &Batch, present: &[usize], stages: Option<Stages>) -> Vec<GroupSpan> {
-    if trainer.host.quanta.is_empty() {
+    if trainer.host.computed.is_empty() {
         // A card's groups are not timed one by one.
         let (tasks, time) = (present.to_vec(), stages.unwrap_or_default().forward_backward);
         return vec![GroupSpan { tasks, lane: 0, start: Duration::ZERO, time }];
@@ -173,7 +173,7 @@ fn spans(trainer: &Trainer, batch: &Batch, present: &[usize], stages: Option<Sta
         let &Quantum { lane, start, time } = quantum;
         GroupSpan { tasks: batch.parts[group.clone()].iter().map(|part| part.task).collect(), lane, start, time }
     };
-    batch.groups.iter().zip(&trainer.host.quanta).map(span).collect()
+    batch.groups.iter().zip(&trainer.host.computed).map(span).collect()
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

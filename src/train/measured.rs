@@ -50,7 +50,7 @@ impl Run<'_> {
             if let Some(recorded) = self.recorded.remove(&round) {
                 measured = self.as_recorded(&recorded, measured);
             }
-            self.record(round, &measured)?;
+            self.record(round, tasks, &measured)?;
             all.push(measured);
         }
         Ok(all)
@@ -66,7 +66,7 @@ impl Run<'_> {
         measured
     }
 
-    fn record(&mut self, round: u64, measured: &Measured) -> Result<()> {
+    fn record(&mut self, round: u64, tasks: &[usize], measured: &Measured) -> Result<()> {
         if let Some(took) = measured.took {
             self.state.took.resize(round as usize, 1);
             self.state.took.push(took);
@@ -74,10 +74,12 @@ impl Run<'_> {
         if measured.took.is_none() && measured.groups.is_empty() {
             return Ok(());
         }
-        let names: Vec<&str> = measured.groups.keys().map(|&task| self.corpus.tasks[task].name.as_str()).collect();
+        let name = |&task: &usize| self.corpus.tasks[task].name.as_str();
+        let (tasks, names): (Vec<&str>, Vec<&str>) =
+            (tasks.iter().map(name).collect(), measured.groups.keys().map(name).collect());
         let micros: Vec<u32> = measured.groups.values().copied().collect();
         let groups = (!names.is_empty()).then_some(ByTask { tasks: &names, values: &micros });
-        self.observer.emit(&Event::Measured { round, us: measured.took, groups })
+        self.observer.emit(&Event::Measured { round, tasks: &tasks, us: measured.took, groups })
     }
 
     /// What each round of a deal took: of the `whole` time, as much as its share of gradients and commits.

@@ -23,7 +23,8 @@ use crate::observe::trace::Kind;
 use crate::schedule::order::{Order, Record};
 use crate::surgery::methods::Status;
 use crate::train::batch::{Purpose, Share};
-use crate::train::checkpoint::{self, State, TaskState};
+use crate::train::checkpoint::{self, State};
+use crate::train::deadlines::Deadlines;
 use crate::train::evaluator::Evaluator;
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::Guard;
@@ -59,10 +60,11 @@ pub struct Run<'a> {
     /// Whose round is next, and how the tasks stand.
     pub(super) order: Order,
     pub(super) objective: Objective,
-    started: Instant,
+    pub(super) started: Instant,
     bytes: u64,
     /// By round, lines about times that an earlier process measured after the checkpoint this one began with.
     pub(super) recorded: BTreeMap<u64, Value>,
+    pub(super) deadlines: Deadlines,
     /// Rounds that the last step went on by.
     advanced: u64,
     /// Something happened since the newest checkpoint.
@@ -136,6 +138,7 @@ impl<'a> Run<'a> {
             started,
             bytes,
             recorded,
+            deadlines: Deadlines::new(corpus.tasks.iter().map(|task| task.settings.deadline_ms)),
             advanced: 1,
             unsaved: true,
             writer: Writer::default(),
@@ -154,10 +157,9 @@ impl<'a> Run<'a> {
         self.state = state;
         self.unsaved = false;
         self.open_streams();
-        let reached = |(task, state): (usize, &TaskState)| Some((state.reached?, task));
-        let reached: Vec<(u64, usize)> = self.state.tasks.iter().enumerate().filter_map(reached).collect();
+        let reached = self.state.reached();
         let record = Record { incidents: &self.state.incidents, finished: &reached, took: &self.state.took };
-        self.advanced = self.order.replay(self.state.round, record);
+        self.advanced = self.order.replay(self.state.round, record, &mut |_, _| {});
         Ok(())
     }
 
@@ -236,6 +238,7 @@ impl<'a> Run<'a> {
             conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
             blocks: self.trainer.solver.ledger.contested(&self.trainer.blocks.names, MOST_BLOCKS),
             fallbacks: &self.state.fallbacks,
+            schedule: self.schedule_end(),
             tasks: self.task_ends(end),
         };
         write_whole(&self.folder.summary(), &format!("{:#}\n", end_event.json()))?;
@@ -262,6 +265,7 @@ impl<'a> Run<'a> {
         let (round, corpus, config, plan) = (self.state.round, self.corpus, self.config, self.plan);
         let start = self.now();
         let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
+        self.start_deadlines();
         let dealt = self.order.deal(plan.rounds - round);
         let shares = self.draw(&dealt.micro_batches);
         let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
@@ -285,6 +289,7 @@ impl<'a> Run<'a> {
         self.advanced = dealt.commits.len().max(1) as u64;
         self.state.round += self.advanced;
         self.report_reweighted()?;
+        self.end_deadlines(&dealt, &times)?;
         self.unsaved = true;
         self.state.evaluation_due = self.is_finished() || self.is_due(interval(&config.eval.every, plan.rounds_per_epoch));
         Ok(())

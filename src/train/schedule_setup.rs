@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow, ensure};
 use crate::config::schema::{self, Config, SamplerKind, ScheduleMode};
 use crate::data::Corpus;
 use crate::ops::philox::{Keyed, Stream};
+use crate::schedule::Nanos;
 use crate::schedule::dispatcher::Settings;
 use crate::schedule::feedback::Feedback;
 use crate::schedule::order::Order;
@@ -74,6 +75,13 @@ impl ScheduleSetup {
         let slices = self.specs.iter().zip(&self.samplings).map(slice).collect();
         let sliced = TimeSliced::new(self.settings.clone(), slices).map_err(refused)?;
         Ok(sliced.with_feedback(self.feedback))
+    }
+
+    /// Why the deadlines cannot all be met where rounds take so long, if they cannot; a task without a time takes what is planned.
+    pub fn late(&self, costs: &[Option<Nanos>]) -> Option<String> {
+        let specs = self.specs.iter().zip(costs);
+        let specs: Vec<Spec> = specs.map(|(spec, cost)| Spec { cost: cost.unwrap_or(spec.cost), ..spec.clone() }).collect();
+        (self.settings.policy.late)(&specs, self.settings.server_share).map(|late| late.message)
     }
 
     /// Rounds in which each task is present, of a run of `rounds`. Time-sliced: see [`TimeSliced::count`]; in synchronous rounds: if

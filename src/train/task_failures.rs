@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::data::cursor::Cursor;
 use crate::failure::Stopped;
-use crate::observe::event::{Event, TaskEnd};
+use crate::observe::event::{Event, ScheduleEnd, TaskEnd};
 use crate::schedule::order::{Dealt, Incident, Verdict};
 use crate::schedule::retry::Status;
 use crate::schedule::task::State;
@@ -138,6 +138,13 @@ impl<'a> Run<'a> {
         (0..self.corpus.tasks.len()).all(|task| self.order.state(task) == State::Failed)
     }
 
+    /// What became of the schedule.
+    pub(super) fn schedule_end(&self) -> ScheduleEnd {
+        let counts = self.trainer.host.quanta.counts();
+        let stale = self.order.counts().stale;
+        ScheduleEnd { quanta: counts.quanta, write_write: counts.write_write, read_write: counts.read_write, stale }
+    }
+
     /// How each task came out of a run that ended so.
     pub(super) fn task_ends(&self, end: End) -> Vec<TaskEnd> {
         let state = |task: usize| match self.order.state(task) {
@@ -153,6 +160,8 @@ impl<'a> Run<'a> {
             retries: task.setbacks.retries,
             rollbacks: task.setbacks.rollbacks,
             micro_batch: self.micro_batch(number),
+            deadlines_met: self.deadlines.of(number).map(|[met, _]| met),
+            deadlines_missed: self.deadlines.of(number).map(|[_, missed]| missed),
             last_error: task.setbacks.last_error.clone(),
         };
         self.state.tasks.iter().enumerate().map(task_end).collect()

@@ -145,6 +145,11 @@ impl State {
     pub fn version() -> u32 {
         VERSION
     }
+
+    /// (Rounds done before, task) of the tasks that reached their target.
+    pub fn reached(&self) -> Vec<(u64, usize)> {
+        self.tasks.iter().enumerate().filter_map(|(task, state)| Some((state.reached?, task))).collect()
+    }
 }
 
 /// Writes a checkpoint of `trainer` as the folder `path`; whatever stood there stays until the new one is whole.
