@@ -40,19 +40,20 @@ fn micro_batches_follow_the_time_and_are_recorded() {
     }
 }
 
+/// And by the times it recorded: what was done is done again alike, whatever the time it takes now.
 #[test]
 fn a_resumed_run_goes_on_with_the_sizes_it_had() {
     let place = Place::new();
     let config = place.bag();
     let sets = [GROWS, SHRINKS];
-    let whole = place.train(&config, &sets);
-    let cut = place.train(&config, &sets);
-    for newer in checkpoints(&cut).into_iter().skip(1) {
+    let run = place.train(&config, &sets);
+    let (sizes, whole) = (last_sizes(&run), final_checkpoint(&run));
+    for newer in checkpoints(&run).into_iter().skip(1) {
         std::fs::remove_dir_all(newer).expect("can remove");
     }
-    resume(&cut).ok();
-    assert_eq!(last_sizes(&cut), last_sizes(&whole));
-    assert_same_files(&final_checkpoint(&cut), &final_checkpoint(&whole), "resumed");
+    resume(&run).ok();
+    assert_eq!(last_sizes(&run), sizes);
+    assert_same_files(&final_checkpoint(&run), &whole, "resumed");
 }
 
 /// The plan is made for the largest micro-batch; under pressure that gives way before the run's own micro-batch does.

@@ -183,11 +183,86 @@ fn bench_schedule() {
     ];
     let report = run(&words).ok().json();
     assert_eq!((report["name"].as_str(), report["requests"].as_u64()), (Some("schedule"), Some(10)));
-    for number in ["ms", "overhead_us", "overhead_empty_us", "request_p99_ms", "request_p99_alone_ms", "request_p99_ratio"] {
+    let positive = [
+        "ms",
+        "overhead_us",
+        "overhead_empty_us",
+        "request_p99_ms",
+        "request_p99_alone_ms",
+        "request_p99_ratio",
+        "single_ms",
+        "single_alone_ms",
+        "single_p99_ms",
+        "single_p99_alone_ms",
+        "background_share",
+    ];
+    for number in positive {
         assert!(report[number].as_f64().is_some_and(|value| value > 0.0), "{number}: {report}");
     }
     assert!(report["share_error_points"].as_f64().is_some_and(|error| error < 100.0));
+    assert!(report["single_extra_quanta"].is_number(), "{report}");
     run(&["bench", "schedule", "--requests", "9"]).failed(2, &["--requests", "expected a whole number from 10 to 1000000"]);
+}
+
+#[test]
+fn bench_schedule_with_many_tasks_at_once() {
+    let words = "bench schedule --contention 3,40 --jobs 5 --batch 2 --seconds 60 --json";
+    let out = run(&words.split(' ').collect::<Vec<_>>()).ok().out;
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.iter().map(|line| line["tasks"].as_u64()).collect::<Vec<_>>(), [Some(3), Some(40)]);
+    for (line, tasks) in lines.iter().zip([3, 40]) {
+        assert_eq!((line["name"].as_str(), line["runs"].as_u64()), (Some("contention"), Some(5 * tasks)));
+        for side in [&line["measured"], &line["simulated"]] {
+            let number = |key: &str| side[key].as_f64().unwrap_or(f64::NAN);
+            assert_eq!((number("jobs"), number("jobs_left")), (5.0 * tasks as f64, 0.0));
+            assert!(number("latency_mean_ms") > number("wait_mean_ms") && number("wait_mean_ms") >= 0.0, "{line}");
+            assert!(number("latency_p50_ms") <= number("latency_p99_ms"), "{line}");
+            assert!(number("wait_p99_ms") <= number("latency_p99_ms") && number("jobs_per_second") > 0.0, "{line}");
+            assert!(number("timeouts") <= number("jobs"), "{line}");
+        }
+    }
+    let words = "bench schedule --contention 2 --jobs 5 --batch 2 --timeout-ms 0.001";
+    let text = run(&words.split(' ').collect::<Vec<_>>()).ok().out;
+    assert!(text.contains("timeouts from 0.001 ms"), "{text}");
+    let row = text.lines().find(|line| line.contains("measured")).expect("a measured row");
+    // Tasks, side and jobs come first; no round takes less than a microsecond.
+    let fields: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!((&fields[..3], fields[fields.len() - 2]), (&["2", "measured", "10"][..], "10"), "{row}");
+}
+
+#[test]
+fn bench_schedule_with_a_workload() {
+    let place = Place::new();
+    let workload = "[schedule]\nlanes = 2\n[tasks.a]\ncount = 3\nquanta = 4\ncost_ms = 1\n\
+                    [tasks.late]\nquanta = 2\ncost_ms = 1\narrival = \"trace\"\nat_ms = [2, 3600000]\nwrite_share = 0\n";
+    let path = place.write("w.toml", workload);
+    let words = |more: &[&'static str]| [&["bench", "schedule", "--workload", text(&path)], more].concat();
+    let line = run(&words(&["--seconds", "1", "--json"])).ok().json();
+    assert_eq!((line["name"].as_str(), line["lanes"].as_u64()), (Some("workload"), Some(2)));
+    // The last job of `late` comes after an hour.
+    assert_eq!((line["runs"].as_u64(), line["tasks"].as_u64()), (Some(13), Some(4)));
+    for side in [&line["measured"], &line["simulated"]] {
+        assert_eq!((side["quanta"].as_u64(), side["quanta_left"].as_u64()), (Some(13), Some(1)), "{line}");
+        for (class, jobs) in [("a", 12), ("late", 1)] {
+            let class = &side["classes"][class];
+            assert_eq!(class["jobs"], jobs, "{line}");
+            let [mean, p99] = ["latency_mean_ms", "latency_p99_ms"].map(|key| class[key].as_f64().unwrap_or(f64::NAN));
+            // No quantum ends before the time drawn for it.
+            assert!(mean >= 1.0 && p99 >= 1.0, "{line}");
+        }
+    }
+    let said = run(&words(&["--seconds", "0.5"])).ok().out;
+    assert!(said.contains("stopped after 0.5 s: 1 quanta left, 1 in the simulator (--seconds)"), "{said}");
+    let later = place.write("later.toml", "[tasks.a]\ncost_ms = 1\narrival = \"trace\"\nat_ms = [3600000]\n");
+    let later = ["bench", "schedule", "--workload", text(&later), "--seconds", "0.01"];
+    run(&later).failed(2, &["later.toml", "no quantum began within 0.01 s", "--seconds"]);
+    let wide = place.write("wide.toml", "[schedule]\nlanes = 65\n[tasks.a]\ncost_ms = 1\n");
+    run(&["bench", "schedule", "--workload", text(&wide)]).failed(2, &["wide.toml", "schedule.lanes is 65; at most 64"]);
+    let long = place.write("long.toml", "[tasks.a]\ncost_ms = 61000\n");
+    run(&["bench", "schedule", "--workload", text(&long)]).failed(2, &["long.toml", "task a may take 61.000 s; at most 60 s"]);
+    run(&["bench", "schedule", "--workload", "none.toml"]).failed(2, &["cannot read none.toml"]);
+    run(&words(&["--contention", "2"])).failed(2, &["--contention", "--workload"]);
+    run(&words(&["--batch", "2"])).failed(2, &["--workload", "--batch"]);
 }
 
 #[test]
@@ -255,12 +330,19 @@ fn benchmarks_refuse_what_no_machine_can_take() {
         ("schedule", "--quanta"),
         ("schedule", "--requests"),
         ("schedule", "--request"),
+        ("schedule", "--contention"),
+        ("schedule", "--jobs"),
     ] {
         for count in ["0", "18446744073709551615", "18446744073709551616", "many"] {
             refused(&format!("bench {part} {option} {count}"), &[option, "expected a whole number from"]);
         }
     }
     refused("bench schedule --pause-ms nan", &["--pause-ms", "expected milliseconds from 0 to 60000"]);
+    refused("bench schedule --contention 2 --timeout-ms 0", &["--timeout-ms", "expected milliseconds from 0.001 to 1000000000"]);
+    refused("bench schedule --contention 2 --seconds inf", &["--seconds", "expected seconds from 0.001 to 86400"]);
+    refused("bench schedule --contention 1000 --batch 1000", &["--contention 1000 x --batch 1000", "at most 262144"]);
+    refused("bench schedule --contention 2 --quanta 3", &["--quanta", "--contention"]);
+    refused("bench schedule --jobs 3", &["--contention"]);
 }
 
 #[test]

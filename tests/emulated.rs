@@ -24,7 +24,7 @@ use taskloom::surgery::balance;
 use taskloom::surgery::blocks::Granularity;
 use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
 use taskloom::surgery::update::Rates;
-use taskloom::train::lanes::RoundTimes;
+use taskloom::train::quanta::RoundTimes;
 use taskloom::train::round::{Committed, Trainer};
 use taskloom::train::round_options::{Clip, RoundOptions, Solvers};
 

@@ -182,7 +182,7 @@ fn other_ways_of_a_round_are_as_on_the_cpu() {
     }
     let place = Place::new();
     for sets in [
-        &["schedule.mode=time_sliced", "schedule.policy=weighted"][..],
+        &["schedule.mode=time_sliced", "schedule.policy=weighted", "schedule.clock=planned"][..],
         &["surgery.method=cagrad", "surgery.granularity=layer"],
         &["train.accumulate=2", "surgery.granularity=tensor"],
         &["surgery.method=modo", "train.fuse=2"],

@@ -4,15 +4,15 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Place, assert_same_run, example, outcome, taskloom, training};
+use common::{Place, assert_same_run, example, metrics, outcome, resume, taskloom, training};
 use taskloom::random::Random;
 
 /// Kills without `TASKLOOM_KILLS`, which `scripts/kill-test.sh` sets.
-const FEW: u64 = 12;
+const FEW: u64 = 20;
 
 /// Of one run, which is then left to end.
 const KILLS_OF_A_RUN: u64 = 6;
@@ -31,7 +31,7 @@ const SHORT: [&str; 9] = [
 ];
 
 /// What the runs differ in.
-const KINDS: [&[&str]; 6] = [
+const KINDS: [&[&str]; 8] = [
     &["checkpoint.every=1", "eval.every=5"],
     &["checkpoint.every=3", "eval.every=4", "checkpoint.background=true"],
     &["checkpoint.every=4", "eval.every=6", "eval.batches_per_round=1", "eval.batch=16"],
@@ -42,8 +42,23 @@ const KINDS: [&[&str]; 6] = [
         "eval.every=7",
         "schedule.mode=time_sliced",
         "schedule.policy=weighted",
+        "schedule.clock=planned",
         "checkpoint.background=true",
     ],
+    // What follows from measured times differs from run to run, but not from what the run recorded of them.
+    &[
+        "checkpoint.every=5",
+        "eval.every=9",
+        "schedule.mode=time_sliced",
+        "schedule.policy=weighted",
+        "schedule.max_staleness=2",
+        "schedule.lanes=2",
+        "schedule.feedback={ every = 6 }",
+        "task_defaults.adaptive={ target_ms = 0.4 }",
+        "faults.lost={ task = \"alone_1\", kind = \"crash\", round = 5 }",
+        "faults.bad={ task = \"agree_1a\", kind = \"not_finite\", round = 9, times = 2 }",
+    ],
+    &["checkpoint.every=6", "eval.every=8", "task_defaults.adaptive={ target_ms = 0.6 }", "schedule.lanes=2"],
 ];
 
 /// Starts the run if it has no configuration yet, else continues it.
@@ -54,6 +69,17 @@ fn go_on(config: &Path, sets: &[&str], run: &Path) -> Command {
     let mut command = taskloom();
     command.arg("resume").arg(run);
     command
+}
+
+/// The run once more from its beginning, by the times that it recorded.
+fn again(run: &Path, folder: &Path) -> PathBuf {
+    std::fs::create_dir(folder).expect("a folder");
+    std::fs::create_dir(folder.join("checkpoints")).expect("a folder");
+    for name in ["config.toml", "metrics.jsonl"] {
+        std::fs::copy(run.join(name), folder.join(name)).expect("can be copied");
+    }
+    resume(folder).ok();
+    folder.to_owned()
 }
 
 #[test]
@@ -88,8 +114,10 @@ fn killed_at_random_moments() {
                 Some(_) => panic!("run {number} ({sets:?}), after {own} kills: {ended:?}"),
             }
         }
-        assert_same_run(&run, reference, &format!("run {number} ({sets:?}), {own} kills"));
-        std::fs::remove_dir_all(&run).expect("can be removed");
+        let recorded = metrics(&run).iter().any(|line| line["kind"] == "measured");
+        let again = recorded.then(|| again(&run, &place.path(&format!("again-{number}"))));
+        assert_same_run(&run, again.as_ref().unwrap_or(reference), &format!("run {number} ({sets:?}), {own} kills"));
+        [Some(run), again].iter().flatten().for_each(|run| std::fs::remove_dir_all(run).expect("can be removed"));
         number += 1;
     }
     // Shown with --nocapture.

@@ -425,6 +425,23 @@ proptest! {
     }
 
     #[test]
+    fn p15_a_stopped_simulation_begins_nothing_later_and_says_what_is_left(workload in workloads(true), until in 0u64..400) {
+        let mut simulation = Simulation::new(&workload).unwrap();
+        simulation.keep_spans();
+        simulation.stop_at(until * MS);
+        let (report, spans, _) = simulation.run().unwrap();
+        prop_assert!(spans.iter().all(|span| span.start < until * MS));
+        let over: u64 = report.samples.iter().map(|samples| samples.committed + samples.dropped).sum();
+        let planned: u64 = report.samples.iter().map(|samples| samples.planned).sum();
+        prop_assert_eq!(over + report.left, planned);
+        let whole = observed(&workload);
+        prop_assert_eq!(whole.0.left, 0);
+        // Up to then it is the run that was not stopped.
+        let started = |spans: &[Span]| spans.iter().filter(|span| span.start < until * MS).count();
+        prop_assert_eq!(started(&spans), started(&whole.1));
+    }
+
+    #[test]
     fn equal_seeds_give_equal_logs_and_others_do_not(workload in workloads(true)) {
         let (one, again) = (simulate(&workload).unwrap(), simulate(&workload).unwrap());
         prop_assert_eq!(&one, &again);

@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{Place, assert_same_files, checkpoints, final_checkpoint, metrics, resume, run, weights};
+use serde_json::Value;
 
 /// `configs/budget.toml` ends where the same run without a budget does, up to the order of f32 sums, and says what it did.
 #[test]
@@ -56,7 +57,14 @@ fn a_resumed_run_finds_its_order_again() {
     let config = place.synthetic();
     for policy in ["round_robin", "weighted", "priority"] {
         let policy = format!("schedule.policy={policy}");
-        let sets = ["schedule.mode=time_sliced", &policy, "task_defaults.period=2", "train.rounds=30", "eval.every=end"];
+        let sets = [
+            "schedule.mode=time_sliced",
+            "schedule.clock=planned",
+            &policy,
+            "task_defaults.period=2",
+            "train.rounds=30",
+            "eval.every=end",
+        ];
         let reference = place.train(&config, &sets);
         let cut = place.train(&config, &sets);
         // As if it had been killed after round 20.
@@ -65,6 +73,65 @@ fn a_resumed_run_finds_its_order_again() {
         resume(&cut).ok();
         assert_same_files(&final_checkpoint(&cut), &final_checkpoint(&reference), &policy);
     }
+}
+
+/// Rounds that are begun together are computed on lanes or fused: the same bytes.
+#[test]
+fn gradients_that_miss_commits_do_not_depend_on_lanes() {
+    let place = Place::new();
+    for config in [place.synthetic(), place.bag()] {
+        let sets = ["schedule.mode=time_sliced", "schedule.max_staleness=2", "train.rounds=31", "eval.every=10"];
+        let one = place.train(&config, &sets);
+        let three = place.train(&config, &[&sets[..], &["schedule.lanes=3", "run.threads=2"]].concat());
+        assert_same_files(&final_checkpoint(&three), &final_checkpoint(&one), "three lanes");
+        let summary = |run: &Path| -> Value {
+            serde_json::from_slice(&std::fs::read(run.join("summary.json")).expect("a summary")).expect("JSON")
+        };
+        // Of three rounds the second misses one commit and the third two; of 31 the last is alone.
+        assert_eq!(summary(&one)["schedule"]["stale"], 20);
+        let none = place.train(&config, &["schedule.mode=time_sliced", "train.rounds=31", "eval.every=10"]);
+        assert_eq!(summary(&none)["schedule"]["stale"], 0);
+        assert_ne!(final_checkpoint(&none)["model.safetensors"], final_checkpoint(&one)["model.safetensors"]);
+    }
+    let config = place.synthetic();
+    let added = ["schedule.mode=time_sliced", "schedule.max_staleness=1", "surgery.method=sum", "observe.conflict_every=0"];
+    place.outcome_of_training(&config, &added, &place.path("added")).failed(2, &["schedule.max_staleness = 1", "conflict_every"]);
+}
+
+/// What a run recorded is enough to decide as it did, under every policy, with failures and targets.
+#[test]
+fn a_replayed_schedule_is_the_runs() {
+    let place = Place::new();
+    let config = place.synthetic();
+    let crash = "faults.lost={ task = \"alone_1\", kind = \"crash\", round = 4 }";
+    let policies = ["round_robin", "weighted", "priority", "rms", "edf"].map(|name| format!("schedule.policy={name}"));
+    let sliced = policies.each_ref().map(|policy| vec!["schedule.mode=time_sliced", "schedule.clock=measured", policy]);
+    let feedback = vec!["schedule.mode=time_sliced", &policies[1], "schedule.feedback={ every = 7 }", "schedule.max_staleness=1"];
+    let synchronous = vec!["task_defaults.period=2"];
+    for own in sliced.iter().chain([&feedback, &synchronous]) {
+        let mut sets = [&own[..], &["train.rounds=40", "observe.log_every=1", crash]].concat();
+        if own.contains(&"schedule.policy=rms") || own.contains(&"schedule.policy=edf") {
+            sets.push("tasks.agree_1a.deadline_ms=50");
+        }
+        let trained = place.train(&config, &sets);
+        let words = ["simulate", "--json", "--replay", trained.to_str().expect("UTF-8")];
+        let replayed = run(&words).ok().json();
+        assert_eq!((replayed["rounds"].as_u64(), &replayed["difference"]), (Some(40), &Value::Null), "{own:?}");
+        assert!(replayed["compared"].as_u64() >= Some(20), "{replayed}");
+        // A line that gives its round to somebody else.
+        let mut lines = metrics(&trained);
+        let line = lines.iter_mut().find(|line| line["kind"] == "round" && line["round"].as_u64() >= Some(20)).expect("a round");
+        line["losses"] = serde_json::json!({ "nobody": 1.0 });
+        let round = line["round"].clone();
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(trained.join("metrics.jsonl"), text).expect("can be written");
+        let outcome = run(&words);
+        assert_eq!(outcome.code, Some(3), "{own:?}: {}", outcome.err);
+        let replayed: Value = serde_json::from_str(&outcome.out).expect("JSON");
+        assert_eq!(replayed["difference"]["round"], round, "{own:?}");
+    }
+    run(&["simulate", "--replay", place.path("nothing").to_str().expect("UTF-8")]).failed(2, &["nothing"]);
+    run(&["simulate"]).failed(2, &["WORKLOAD"]);
 }
 
 #[test]

@@ -104,16 +104,17 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
 /// Fused groups of the first rounds, by the names of their tasks.
 fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Result<Vec<Vec<Vec<&'a str>>>> {
     let mut order = plan.turns.order()?;
-    let rounds = (0..plan.rounds.min(ROUNDS_SHOWN)).map(|_| {
-        let dealt = order.deal();
-        for task in (0..dealt.len()).filter(|&task| dealt[task] > 0) {
-            order.ended(task, Status::Ok);
+    let mut rounds = Vec::new();
+    while let left @ 1.. = plan.rounds.min(ROUNDS_SHOWN).saturating_sub(rounds.len() as u64) {
+        let dealt = order.deal(left);
+        for &task in dealt.commits.iter().flatten() {
+            order.ended(task, Status::Ok, None);
         }
-        let micro_batches: Vec<usize> = dealt.iter().map(|count| count * config.train.accumulate).collect();
+        let micro_batches: Vec<usize> = dealt.micro_batches.iter().map(|count| count * config.train.accumulate).collect();
         let names = |group: &Vec<Slot>| group.iter().map(|slot| corpus.tasks[slot.task].name.as_str()).collect();
-        groups(&micro_batches, fuse(config, corpus.tasks.len())).iter().map(names).collect()
-    });
-    Ok(rounds.collect())
+        rounds.push(groups(&micro_batches, fuse(config, corpus.tasks.len())).iter().map(names).collect());
+    }
+    Ok(rounds)
 }
 
 fn print_text(document: &Value) -> Result<()> {

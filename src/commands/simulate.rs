@@ -1,8 +1,10 @@
-//! `taskloom simulate`: the scheduler on synthetic tasks.
+//! `taskloom simulate`: the scheduler on synthetic tasks, or on what a run recorded.
+
+mod replay;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 
 use crate::config::workload::{self, Task};
@@ -18,7 +20,12 @@ use crate::simulate::{self, Arrival, Cost, Faults, Mode, Quantiles, Report, SimT
 #[derive(clap::Args)]
 pub struct Args {
     /// Workload file; ready ones are in configs/workloads
-    pub workload: PathBuf,
+    #[arg(required_unless_present = "replay")]
+    pub workload: Option<PathBuf>,
+    /// Goes through the schedule of a run again, by the times, failures and targets that it recorded, and says whether the
+    /// decisions are the same
+    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = ["workload", "sets", "trace", "svg", "svg_ms"])]
+    pub replay: Option<PathBuf>,
     /// Set a key, e.g. --set schedule.policy=edf
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
@@ -36,8 +43,16 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let written = workload::load(&args.workload, &args.sets)?;
-    let name = args.workload.display();
+    match (&args.replay, &args.workload) {
+        (Some(run), _) => replay::run(run, args.json),
+        (None, Some(workload)) => synthetic(args, workload),
+        (None, None) => bail!("expected a workload file, or --replay RUN_DIR"),
+    }
+}
+
+fn synthetic(args: &Args, path: &Path) -> Result<()> {
+    let written = workload::load(path, &args.sets)?;
+    let name = path.display();
     let workload = build(&written, None);
     let mut simulation = Simulation::new(&workload).map_err(|refusal| anyhow!("{name}: {refusal}"))?;
     let wants_spans = args.trace.is_some() || args.svg.is_some();
@@ -73,7 +88,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The tasks of a workload file; `concurrency` of them in all, if it says so.
-fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
+pub(super) fn build(written: &workload::Workload, concurrency: Option<usize>) -> Workload {
     let schedule = &written.schedule;
     let counts = written.counts(concurrency);
     let firsts: Vec<usize> = counts.iter().scan(0, |next, count| Some(std::mem::replace(next, *next + count))).collect();
@@ -193,7 +208,7 @@ fn document(workload: &Workload, report: &Report) -> Value {
     let names: Vec<&str> = report.failed.iter().map(|&task| workload.tasks[task].spec.name.as_str()).collect();
     json!({
         "policy": workload.settings.policy.name,
-        "mode": if workload.mode == Mode::Synchronous { "synchronous" } else { "time_sliced" },
+        "mode": workload.mode.name(),
         "lanes": workload.settings.lanes,
         "seed": workload.settings.seed,
         "tasks": workload.tasks.len(),

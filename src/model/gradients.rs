@@ -65,9 +65,9 @@ impl Gradients {
         })
     }
 
-    /// Rows of J in use with this many tasks present.
-    pub fn rows_in_use(&self, present: usize) -> usize {
-        if self.stored { present * self.batches } else { 1 }
+    /// Rows of `count` present tasks from the position `first` on, where each task has its own.
+    pub fn rows_of(&self, first: usize, count: usize) -> Range<usize> {
+        first * self.batches..(first + count) * self.batches
     }
 }
 

@@ -43,12 +43,12 @@ impl Jacobian {
         self.width
     }
 
-    /// The first `count` rows, to be read by tapes.
-    pub fn lend<'a>(&'a self, memory: &mut HostMemory<'a>, count: usize) -> Vec<Tensor> {
+    /// Some of the rows, to be read by tapes.
+    pub fn lend<'a>(&'a self, memory: &mut HostMemory<'a>, rows: Range<usize>) -> Vec<Tensor> {
         let at = |row: usize| row * self.width..(row + 1) * self.width;
         match &self.values {
-            Values::F32(values) => (0..count).map(|row| memory.lend(&values[at(row)])).collect(),
-            Values::Bf16(rows) => (0..count).map(|row| memory.lend(&rows[at(row)])).collect(),
+            Values::F32(values) => rows.map(|row| memory.lend(&values[at(row)])).collect(),
+            Values::Bf16(values) => rows.map(|row| memory.lend(&values[at(row)])).collect(),
         }
     }
 

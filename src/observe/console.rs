@@ -57,8 +57,12 @@ impl Console {
         match event {
             Event::Start { round, rounds, tasks, .. } => self.start(*round, *rounds, tasks),
             Event::Round(round) => self.round(round),
-            Event::Conflict { .. } | Event::Adapted { .. } | Event::Changed { .. } => {}
-            Event::Anomaly { message, .. } => self.say(&format!("warning: {message}")),
+            Event::Conflict { .. }
+            | Event::Adapted { .. }
+            | Event::Measured { .. }
+            | Event::Reweighted { .. }
+            | Event::Changed { .. } => {}
+            Event::Anomaly { message, .. } | Event::Late { message, .. } => self.say(&format!("warning: {message}")),
             Event::Failure { already_reported: true, .. } => {}
             Event::Failure { message, .. } => self.say(&format!("warning: {message}")),
             Event::Evaluation { round, scores, objective, best, warnings, .. } => {
@@ -71,7 +75,7 @@ impl Console {
                 self.say(&format!("round {round}: task {task} is done: {metric} {value:.4} reaches its target of {target}"));
             }
             Event::Checkpoint { round, path, .. } => tracing::debug!("checkpoint after round {round}: {path}"),
-            Event::End { round, reason, seconds, conflicts, blocks, fallbacks, tasks, .. } => {
+            Event::End { round, reason, seconds, conflicts, blocks, fallbacks, schedule, tasks, .. } => {
                 self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());
                 self.rounds.finish_and_clear();
                 self.say(&format!("{reason} after {round} rounds, {seconds:.1} s"));
@@ -90,6 +94,10 @@ impl Console {
                     .iter()
                     .filter(|task| task.last_error.is_some() || task.state == "waiting")
                     .for_each(|task| self.say(&how(task)));
+                tasks.iter().filter_map(deadlines).for_each(|line| self.say(&line));
+                if schedule.stale > 0 {
+                    self.say(&format!("{} gradients missed commits of other tasks (schedule.max_staleness)", schedule.stale));
+                }
                 for (name, rounds) in *fallbacks {
                     self.say(&format!("warning: {name} fell back in {rounds} rounds; metrics.jsonl says why"));
                 }
@@ -169,6 +177,12 @@ fn how(task: &TaskEnd) -> String {
     let TaskEnd { task, state, rounds, rounds_lost, last_error, .. } = task;
     let why = last_error.as_ref().map_or(String::new(), |error| format!("; the last failure: {error}"));
     format!("task {task}: {state}, {rounds} rounds, {rounds_lost} lost{why}")
+}
+
+/// One line about a task with a deadline.
+fn deadlines(task: &TaskEnd) -> Option<String> {
+    let (met, missed) = (task.deadlines_met?, task.deadlines_missed?);
+    Some(format!("deadlines of task {}: {met} met, {missed} missed", task.task))
 }
 
 /// A present task's weight, where the encoder has one set of them.

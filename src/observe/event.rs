@@ -50,6 +50,33 @@ pub enum Event<'a> {
         /// Halved, because of two times in a row far beyond the usual ones.
         straggler: bool,
     },
+    /// What a round took, in microseconds, where the run goes by it.
+    Measured {
+        round: u64,
+        /// Who took part in it.
+        tasks: &'a [&'a str],
+        /// All of it, where the scheduler's clock is measured.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        us: Option<u32>,
+        /// The slowest group that each task with an `adaptive` micro-batch was in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        groups: Option<ByTask<'a, u32>>,
+    },
+    /// The weights by which tasks share the time, changed by what their rounds took and waited since the last change.
+    Reweighted {
+        /// Rounds done.
+        round: u64,
+        weights: ByTask<'a>,
+        /// In all.
+        busy_ms: ByTask<'a>,
+        /// On average.
+        wait_ms: ByTask<'a>,
+    },
+    /// Deadlines that cannot be met at what rounds really take.
+    Late {
+        round: u64,
+        message: &'a str,
+    },
     /// A task's part of a round came to nothing.
     Failure {
         round: u64,
@@ -119,8 +146,21 @@ pub enum Event<'a> {
         blocks: Vec<ContestedBlock>,
         /// Rounds in which a method or balancer fell back.
         fallbacks: &'a BTreeMap<String, u64>,
+        schedule: ScheduleEnd,
         tasks: Vec<TaskEnd>,
     },
+}
+
+/// What became of the schedule, since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScheduleEnd {
+    /// Quanta that ran on the CPU's lanes: gradients of fused groups, and commits.
+    pub quanta: u64,
+    /// Quanta that waited for one that wrote the same blocks, or for one that read what they write.
+    pub write_write: u64,
+    pub read_write: u64,
+    /// Gradients that were committed although they had missed commits, as `schedule.max_staleness` allows.
+    pub stale: u64,
 }
 
 /// How a task came out of the run.
@@ -136,6 +176,11 @@ pub struct TaskEnd {
     pub rollbacks: u64,
     /// Examples of its micro-batch at the end.
     pub micro_batch: usize,
+    /// Rounds that ended by their `deadline_ms` on the wall clock, and later, since the process began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadlines_met: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadlines_missed: Option<u64>,
     pub last_error: Option<String>,
 }
 
@@ -161,12 +206,12 @@ pub struct RoundEvent<'a> {
 
 /// A value for each task: an object by their names.
 #[derive(Clone, Copy)]
-pub struct ByTask<'a> {
+pub struct ByTask<'a, T = f64> {
     pub tasks: &'a [&'a str],
-    pub values: &'a [f64],
+    pub values: &'a [T],
 }
 
-impl Serialize for ByTask<'_> {
+impl<T: Serialize> Serialize for ByTask<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.tasks.iter().zip(self.values))
     }

@@ -21,6 +21,8 @@ pub struct MetricsFile {
     events: u64,
     /// Rounds of the newest checkpoint with a line.
     checkpoint: Option<u64>,
+    /// Lines that were dropped although what they say decides what happens again: times that were measured.
+    pub measured: Vec<Value>,
 }
 
 /// What a checkpoint knows of the lines before it.
@@ -34,13 +36,13 @@ pub struct Past {
 impl MetricsFile {
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { file, path: path.to_owned(), events: 0, checkpoint: None })
+        Ok(Self { file, path: path.to_owned(), events: 0, checkpoint: None, measured: Vec::new() })
     }
 
     /// Continues a file at a checkpoint: lines about what came after it are dropped, since it will happen again. `each` gets those
     /// that stay.
     pub fn resume(path: &Path, past: Past, each: &mut dyn FnMut(&Value) -> Result<()>) -> Result<Self> {
-        let mut checkpoint = None;
+        let (mut checkpoint, mut measured) = (None, Vec::new());
         let mut keep = |line: &[u8]| -> Result<bool> {
             // A killed process may leave its last line cut.
             let Ok(line) = serde_json::from_slice::<Value>(line) else { return Ok(false) };
@@ -49,6 +51,8 @@ impl MetricsFile {
             if is_past {
                 checkpoint = if line["kind"] == "checkpoint" { Some(round) } else { checkpoint };
                 each(&line)?;
+            } else if line["kind"] == "measured" {
+                measured.push(line);
             }
             Ok(is_past)
         };
@@ -73,7 +77,7 @@ impl MetricsFile {
             OpenOptions::new().append(true).open(path)
         };
         let file = finish().with_context(|| format!("cannot continue {}", path.display()))?;
-        Ok(Self { file, path: path.to_owned(), events: past.events, checkpoint })
+        Ok(Self { file, path: path.to_owned(), events: past.events, checkpoint, measured })
     }
 
     /// The line that was written.

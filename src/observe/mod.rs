@@ -8,9 +8,11 @@ pub mod tensorboard;
 pub mod timeline;
 pub mod trace;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use serde_json::Value;
 
 use console::Console;
 use event::Event;
@@ -58,6 +60,12 @@ impl Observer {
     /// Lines so far about what happens again after a crash.
     pub fn events(&self) -> u64 {
         self.metrics.events()
+    }
+
+    /// By round, the times that an earlier process measured after the checkpoint that the run goes on from.
+    pub fn take_measured(&mut self) -> BTreeMap<u64, Value> {
+        let lines = std::mem::take(&mut self.metrics.measured);
+        lines.into_iter().filter_map(|line| Some((line["round"].as_u64()?, line))).collect()
     }
 
     /// Whether the newest checkpoint told of is that of so many rounds.

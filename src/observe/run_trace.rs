@@ -16,12 +16,13 @@ pub struct QuantumSpan {
     pub time: Duration,
 }
 
-/// A committed round as it was computed.
-pub struct ComputedRound {
+/// A committed round as it was computed, or several that were computed together.
+pub struct ComputedRounds {
     pub began: Instant,
     /// The gradients of each fused group.
     pub groups: Vec<QuantumSpan>,
-    pub commit: QuantumSpan,
+    /// In order.
+    pub commits: Vec<QuantumSpan>,
 }
 
 /// Writes the spans of a run. Times are microseconds since the run was started first, the time between processes left out.
@@ -62,7 +63,7 @@ impl RunTrace {
     }
 
     /// A round that was begun at `start` and has just ended: what was committed, and the tasks whose part failed, with the reason.
-    pub fn round(&mut self, round: u64, start: f64, computed: Option<&ComputedRound>, failed: &[(usize, &str)]) -> Result<()> {
+    pub fn round(&mut self, round: u64, start: f64, computed: Option<&ComputedRounds>, failed: &[(usize, &str)]) -> Result<()> {
         let end = self.now();
         for &(task, why) in failed {
             self.part(Kind::Failure, task, start, end, format!("round {round}: {why}"))?;
@@ -72,11 +73,13 @@ impl RunTrace {
             return Ok(());
         }
         self.left -= 1;
-        let Some(ComputedRound { began, groups, commit }) = computed else { return Ok(()) };
+        let Some(ComputedRounds { began, groups, commits }) = computed else { return Ok(()) };
         let began = self.offset + micros(began.saturating_duration_since(self.clock));
         // A device measures on a clock of its own.
         let within = |time: Duration| (began + micros(time)).clamp(start, end);
-        for (kind, quantum) in groups.iter().map(|group| (Kind::Gradient, group)).chain([(Kind::Commit, commit)]) {
+        for (kind, quantum) in
+            groups.iter().map(|group| (Kind::Gradient, group)).chain(commits.iter().map(|commit| (Kind::Commit, commit)))
+        {
             let times = [within(quantum.start), within(quantum.start + quantum.time)];
             self.on_lane(kind, quantum, times, round)?;
         }

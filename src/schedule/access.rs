@@ -98,7 +98,7 @@ impl Access {
         if operation.writes() {
             self.written &= !blocks;
             if committed {
-                bits(blocks).for_each(|block| self.versions[block] += 1);
+                self.commit(blocks);
             }
             return;
         }
@@ -108,6 +108,11 @@ impl Access {
                 self.read &= !(1 << block);
             }
         }
+    }
+
+    /// A commit at once, between operations: a new version of its blocks.
+    pub fn commit(&mut self, blocks: Blocks) {
+        bits(blocks).for_each(|block| self.versions[block] += 1);
     }
 
     /// Notes the versions a gradient is computed at.

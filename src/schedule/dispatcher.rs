@@ -38,12 +38,16 @@ struct Task {
     /// It has been counted that this job waits for another operation.
     blocked: bool,
     watch: Watch,
+    /// Met, and missed.
+    deadlines: [u64; 2],
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Running {
     task: u32,
     charged: Nanos,
+    /// By the server.
+    served: bool,
 }
 
 pub struct Dispatcher {
@@ -87,6 +91,7 @@ impl Dispatcher {
             weight,
             blocked: false,
             watch: Watch::default(),
+            deadlines: [0; 2],
         };
         Ok(Self {
             tasks: specs.iter().zip(&weights).map(task).collect(),
@@ -133,6 +138,11 @@ impl Dispatcher {
         self.tasks[task].pass
     }
 
+    /// Jobs of the task that ended by their deadline, and those that ended later.
+    pub fn deadlines(&self, task: usize) -> [u64; 2] {
+        self.tasks[task].deadlines
+    }
+
     /// Failures in a row.
     pub fn failures(&self, task: usize) -> u32 {
         self.tasks[task].failures
@@ -171,6 +181,20 @@ impl Dispatcher {
         }
     }
 
+    /// Gives the tasks other weights. What each has been served counts no more: all go on from where the one that ran last is.
+    pub fn reweight(&mut self, weights: &[f64]) {
+        let weights = normalised_weights(weights);
+        self.heaviest = weights.iter().copied().max().unwrap_or(1);
+        for (task, weight) in self.tasks.iter_mut().zip(weights) {
+            (task.weight, task.pass) = (weight, self.pass);
+        }
+        self.ready.clear();
+        let mut waiting: Vec<(u64, u32)> =
+            self.tasks.iter().enumerate().filter_map(|(number, task)| Some((task.ticket?, number as u32))).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().for_each(|(ticket, task)| self.push(task, ticket));
+    }
+
     fn make_ready(&mut self, task: u32, now: Nanos) {
         let own = &mut self.tasks[task as usize];
         if !own.admitted {
@@ -198,23 +222,30 @@ impl Dispatcher {
     }
 
     fn enqueue(&mut self, task: u32) {
-        let spec = &self.specs[task as usize];
         let own = &mut self.tasks[task as usize];
-        let Some(job) = own.job else { return };
+        if own.job.is_none() {
+            return;
+        }
         own.ticket = Some(self.tickets);
         own.pass = own.pass.max(self.pass);
+        self.push(task, self.tickets);
+        self.tickets += 1;
+    }
+
+    fn push(&mut self, task: u32, ticket: u64) {
+        let (spec, own) = (&self.specs[task as usize], &self.tasks[task as usize]);
+        let Some(job) = own.job else { return };
         let relative = spec.relative_deadline();
         let span = relative.map_or(0, |deadline| if spec.period == 0 { deadline } else { deadline.min(spec.period) });
         self.ready.push(&Candidate {
             task,
-            ticket: self.tickets,
+            ticket,
             deadline: relative.map(|deadline| job.release.saturating_add(deadline)),
             period: span,
             priority: spec.priority,
             pass: own.pass,
             cost: job.cost,
         });
-        self.tickets += 1;
     }
 
     /// Starts the next quantum, if a lane is free and somebody may run.
@@ -243,7 +274,7 @@ impl Dispatcher {
                 continue;
             }
             self.ready.take(choice, job.cost);
-            return Some(self.start(task, job, now));
+            return Some(self.start(task, job, choice.is_served(), now));
         }
     }
 
@@ -281,7 +312,7 @@ impl Dispatcher {
         false
     }
 
-    fn start(&mut self, task: usize, job: Job, now: Nanos) -> Started {
+    fn start(&mut self, task: usize, job: Job, served: bool, now: Nanos) -> Started {
         let lane = self.lanes.iter().position(Option::is_none).expect("a lane is free");
         self.access.acquire(job.operation, job.blocks);
         if job.operation == Operation::Gradient {
@@ -293,7 +324,7 @@ impl Dispatcher {
         own.ticket = None;
         self.pass = self.pass.max(own.pass);
         own.pass = own.pass.saturating_add(charge(job.cost, own.weight, heaviest));
-        self.lanes[lane] = Some(Running { task: task as u32, charged: job.cost });
+        self.lanes[lane] = Some(Running { task: task as u32, charged: job.cost, served });
         self.busy += 1;
         self.log.add(now, task as u32, What::Start { lane: lane as u32, bytes: job.bytes });
         self.go(task, State::Running, now);

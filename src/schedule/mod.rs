@@ -9,6 +9,7 @@ pub mod budget;
 pub mod deadlines;
 pub mod dispatcher;
 pub mod executor;
+pub mod feedback;
 pub mod fuse;
 pub mod graph;
 pub mod log;

@@ -1,14 +1,15 @@
 //! Whose turn each round of a training run is, and what follows when a task's part of it fails.
 //!
-//! Both modes go by a planned clock, so that the order follows from the configuration, and from what is recorded of failures and
-//! finished tasks: a resumed run finds it again by going through the rounds that are done.
+//! The order follows from the configuration and from what is recorded of the run: failures, finished tasks and, where the
+//! scheduler's clock is measured, what each round took. A resumed run finds it again by going through the rounds that are done.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::Nanos;
-use super::dispatcher::{After, Dispatcher};
+use super::dispatcher::{After, Counts, Dispatcher};
+use super::feedback::Reweighted;
 use super::retry::Status;
 use super::synchronous::Synchronous;
 use super::task::State;
@@ -20,6 +21,33 @@ pub enum Order {
     Synchronous(Synchronous),
     /// Each round belongs to one task.
     TimeSliced(TimeSliced),
+}
+
+/// Rounds whose gradients are computed at the same version of the encoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dealt {
+    /// (tasks) micro-batches that each brings; 0: absent.
+    pub micro_batches: Vec<usize>,
+    /// The tasks of each round's commit, in the order of the commits. Empty: nobody takes part.
+    pub commits: Vec<Vec<usize>>,
+}
+
+impl Dealt {
+    /// One round that all of them commit together.
+    pub fn together(micro_batches: Vec<usize>) -> Self {
+        let present = (0..micro_batches.len()).filter(|&task| micro_batches[task] > 0).collect();
+        Self { micro_batches, commits: vec![present] }
+    }
+}
+
+/// What is recorded of rounds that are done, for [`Order::replay`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Record<'a> {
+    pub incidents: &'a [Incident],
+    /// (Rounds done before, task) of those that reached their target.
+    pub finished: &'a [(u64, usize)],
+    /// What each round took, in microseconds, where that is measured.
+    pub took: &'a [u32],
 }
 
 /// What follows from how a task's part of a round ended.
@@ -46,20 +74,33 @@ pub struct Incident {
 }
 
 impl Order {
-    /// (tasks) micro-batches that each task brings to the next round; 0: absent.
-    pub fn deal(&mut self) -> Vec<usize> {
+    /// Who takes part in what comes next: one round, or up to `most` whose gradients do not wait for each other's commits.
+    pub fn deal(&mut self, most: u64) -> Dealt {
         match self {
             Order::Synchronous(rounds) => rounds.deal(),
-            Order::TimeSliced(slices) => slices.deal(),
+            Order::TimeSliced(slices) => slices.deal(most),
         }
     }
 
-    /// Ends the part of a task that was dealt to. All of a round are ended, in the tasks' order, before the next is dealt.
-    pub fn ended(&mut self, task: usize, status: Status) -> Verdict {
+    /// Ends the part of a task that was dealt to; `took`: what its round took, where the clock is measured. All are ended, in the order
+    /// of the commits, before anything else is dealt.
+    pub fn ended(&mut self, task: usize, status: Status, took: Option<Nanos>) -> Verdict {
         match self {
             Order::Synchronous(rounds) => rounds.ended(task, status),
-            Order::TimeSliced(slices) => slices.ended(task, status),
+            Order::TimeSliced(slices) => slices.ended(task, status, took),
         }
+    }
+
+    /// The change of weights that followed from the last rounds, if one did.
+    pub fn take_reweighted(&mut self) -> Option<Reweighted> {
+        match self {
+            Order::Synchronous(_) => None,
+            Order::TimeSliced(slices) => slices.take_reweighted(),
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.dispatcher().counts
     }
 
     /// The task has reached its target: it has nothing more to do, and its children may start. False if it is backing off;
@@ -98,21 +139,30 @@ impl Order {
         }
     }
 
-    /// Goes past rounds that are done. `finished`: (round before which it was, task) of those that reached their target.
-    pub fn replay(&mut self, rounds: u64, incidents: &[Incident], finished: &[(u64, usize)]) {
+    /// Goes past rounds that are done; how many the last step of them was. `each` sees who takes part from which round on.
+    pub fn replay(&mut self, rounds: u64, record: Record, each: &mut dyn FnMut(u64, &Dealt)) -> u64 {
+        let incidents = record.incidents.iter();
         let failed: BTreeMap<(u64, usize), Status> =
-            incidents.iter().map(|incident| ((incident.round, incident.task), incident.status)).collect();
-        for round in 0..=rounds {
-            for &(_, task) in finished.iter().filter(|(before, _)| *before == round) {
+            incidents.map(|incident| ((incident.round, incident.task), incident.status)).collect();
+        let (mut round, mut step) = (0, 1);
+        loop {
+            for &(_, task) in record.finished.iter().filter(|(before, _)| *before == round) {
                 self.finish(task);
             }
-            if round == rounds {
-                break;
+            if round >= rounds {
+                return step;
             }
-            let dealt = self.deal();
-            for task in (0..dealt.len()).filter(|&task| dealt[task] > 0) {
-                self.ended(task, failed.get(&(round, task)).copied().unwrap_or(Status::Ok));
+            let dealt = self.deal(rounds - round);
+            each(round, &dealt);
+            for (number, tasks) in (round..).zip(&dealt.commits) {
+                let took = record.took.get(number as usize).map(|&micros| 1000 * Nanos::from(micros));
+                for &task in tasks {
+                    self.ended(task, failed.get(&(number, task)).copied().unwrap_or(Status::Ok), took);
+                }
             }
+            self.take_reweighted();
+            step = dealt.commits.len().max(1) as u64;
+            round += step;
         }
     }
 }
@@ -167,9 +217,9 @@ mod tests {
     fn run(order: &mut Order, rounds: u64, mut fails: impl FnMut(usize) -> Status) -> (Vec<Vec<usize>>, Vec<Verdict>) {
         let (mut dealt, mut verdicts) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let now = order.deal();
+            let now = order.deal(1).micro_batches;
             for task in (0..now.len()).filter(|&task| now[task] > 0) {
-                let verdict = order.ended(task, fails(task));
+                let verdict = order.ended(task, fails(task), None);
                 if task == 1 {
                     verdicts.push(verdict);
                 }
@@ -230,7 +280,7 @@ mod tests {
                 if round == 30 {
                     assert!(whole.finish(0));
                 }
-                let now = whole.deal();
+                let now = whole.deal(1).micro_batches;
                 for task in (0..now.len()).filter(|&task| now[task] > 0) {
                     let status = match (task, round % 7) {
                         (1, 3) => Status::Crashed,
@@ -240,11 +290,11 @@ mod tests {
                     if status != Status::Ok {
                         incidents.push(Incident { round, task, status });
                     }
-                    whole.ended(task, status);
+                    whole.ended(task, status, None);
                 }
                 dealt.push(now);
             }
-            rest.replay(33, &incidents, &[(30, 0)]);
+            rest.replay(33, Record { incidents: &incidents, finished: &[(30, 0)], took: &[] }, &mut |_, _| {});
             let later = run(&mut rest, 4, |task| if task == 9 { Status::Crashed } else { Status::Ok });
             // Round 38 is the next in which somebody fails.
             assert_eq!(later.0, dealt[33..37]);

@@ -56,6 +56,13 @@ pub struct Choice {
     source: Source,
 }
 
+impl Choice {
+    /// On the server's account.
+    pub fn is_served(self) -> bool {
+        matches!(self.source, Source::Oldest | Source::Served)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     First,
@@ -131,6 +138,19 @@ impl Ready {
                 self.server.credit -= cost as f64;
             }
         }
+    }
+
+    /// Nobody is ready; what the server has earned stays.
+    pub fn clear(&mut self) {
+        self.first.clear();
+        self.rest.clear();
+        self.oldest.clear();
+        self.live = 0;
+    }
+
+    /// A quantum that the server paid for took `cost` in place of what was planned.
+    pub fn correct(&mut self, planned: Nanos, cost: Nanos) {
+        self.server.credit += planned as f64 - cost as f64;
     }
 
     /// A ready task that will not run after all; its entries are passed over later.

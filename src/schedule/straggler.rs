@@ -1,12 +1,14 @@
 //! Quanta that take far longer than their task's others.
 
+use serde::{Deserialize, Serialize};
+
 /// Latest quanta looked at.
 const WINDOW: usize = 32;
 /// Quanta after which the 95th percentile is worth something, and after which it is taken again.
 const REFRESH: u32 = 16;
 
 /// Watches the times of one task's quanta.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
     times: [u32; WINDOW],
     seen: u32,
@@ -21,6 +23,11 @@ impl Default for Watch {
 }
 
 impl Watch {
+    /// Nothing was added yet.
+    pub fn is_new(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Adds a quantum that took `nanos`; true when it is the second in a row beyond three times the 95th percentile.
     pub fn add(&mut self, nanos: u64) -> bool {
         // Microseconds, so that an hour fits; a quantum under one counts as one.

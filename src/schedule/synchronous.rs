@@ -6,7 +6,7 @@
 use super::Nanos;
 use super::access::Operation;
 use super::dispatcher::{Dispatcher, Job, Settings};
-use super::order::{self, Verdict};
+use super::order::{self, Dealt, Verdict};
 use super::retry::Status;
 use super::sampler::{TaskSampling, deal};
 use super::task::{Spec, State};
@@ -50,7 +50,7 @@ impl Synchronous {
         })
     }
 
-    pub(super) fn deal(&mut self) -> Vec<usize> {
+    pub(super) fn deal(&mut self) -> Dealt {
         self.now = self.now.saturating_add(std::mem::take(&mut self.length));
         let done: Vec<bool> = (0..self.samplings.len()).map(|task| self.dispatcher.state(task) == State::Done).collect();
         let dealt = deal(&self.samplings, self.round, &done);
@@ -71,7 +71,7 @@ impl Synchronous {
             self.now = self.dispatcher.wakes_at().unwrap_or(self.now).max(self.now);
             present = self.start();
         }
-        present
+        Dealt::together(present)
     }
 
     /// Starts whoever may run now.

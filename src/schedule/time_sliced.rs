@@ -1,6 +1,8 @@
 //! Time-sliced training: which one task commits in each round.
 //!
-//! The dispatcher decides over a planned clock, on which an example always takes the same time.
+//! The dispatcher decides over a clock that moves with the rounds: by what each was planned to take, or by what it took. Up to
+//! `lanes` rounds are begun before the first of them ends: their gradients are then computed side by side, and committed in the order of
+//! their turns.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,7 +10,8 @@ use std::collections::BinaryHeap;
 use super::Nanos;
 use super::access::Operation;
 use super::dispatcher::{Dispatcher, Job, Settings, Started};
-use super::order::{self, Verdict};
+use super::feedback::{Feedback, Reweighted, Seen};
+use super::order::{self, Dealt, Verdict};
 use super::retry::Status;
 use super::task::Spec;
 
@@ -28,15 +31,23 @@ pub struct Slice {
 pub struct TimeSliced {
     pub(super) dispatcher: Dispatcher,
     tasks: Vec<Slice>,
-    /// The round in progress.
-    running: Option<Started>,
+    /// Rounds in progress, in the order of their turns.
+    running: Vec<Started>,
     taken: Vec<u64>,
     /// When tasks that are not due yet will be.
     due: BinaryHeap<Reverse<(Nanos, usize)>>,
-    /// Planned time of one round of every task.
-    cycle: Nanos,
+    /// What a round of each task is taken to need: as planned, then as measured lately.
+    costs: Vec<Nanos>,
     now: Nanos,
+    feedback: Option<Feedback>,
+    /// Since the weights were changed last.
+    seen: Vec<Seen>,
+    rounds: u64,
+    reweighted: Option<Reweighted>,
 }
+
+/// Of a measured time, how much it counts beside those before it.
+const NEWS: u64 = 4;
 
 /// Rounds of a planned run that are gone through one by one.
 const COUNTED: u64 = 1 << 18;
@@ -59,21 +70,40 @@ impl TimeSliced {
     /// Refuses what [`Dispatcher::new`] refuses.
     pub fn new(settings: Settings, tasks: Vec<Slice>) -> Result<Self, String> {
         let dispatcher = Dispatcher::new(settings, tasks.iter().map(|task| task.spec.clone()).collect(), 1)?;
-        let cycle = tasks.iter().fold(0, |sum: Nanos, task| sum.saturating_add(task.spec.cost));
         let due = (0..tasks.len()).map(|task| Reverse((0, task))).collect();
-        Ok(Self { dispatcher, running: None, taken: vec![0; tasks.len()], tasks, due, cycle, now: 0 })
+        let count = tasks.len();
+        Ok(Self {
+            dispatcher,
+            running: Vec::new(),
+            taken: vec![0; count],
+            costs: tasks.iter().map(|task| task.spec.cost).collect(),
+            tasks,
+            due,
+            now: 0,
+            feedback: None,
+            seen: vec![Seen::default(); count],
+            rounds: 0,
+            reweighted: None,
+        })
     }
 
-    /// (tasks) 1 for the task whose round is next; none once all are done.
-    pub(super) fn deal(&mut self) -> Vec<usize> {
-        let chosen = self.turn();
-        (0..self.tasks.len()).map(|task| usize::from(chosen == Some(task))).collect()
+    /// With weights that follow the load.
+    pub fn with_feedback(mut self, feedback: Option<Feedback>) -> Self {
+        self.feedback = feedback;
+        self
     }
 
-    /// The task whose round is next; none once all are done.
-    fn turn(&mut self) -> Option<usize> {
-        self.running = self.next();
-        self.running.map(|started| started.task)
+    /// The rounds that are next, at most `most` (one at least) and as many as there are lanes.
+    pub(super) fn deal(&mut self, most: u64) -> Dealt {
+        self.running = self.next().into_iter().collect();
+        while !self.running.is_empty() && (self.running.len() as u64) < most {
+            // One that is not ready now has its turn later.
+            let Some(started) = self.dispatcher.next(self.now) else { break };
+            self.running.push(started);
+        }
+        let mut micro_batches = vec![0; self.tasks.len()];
+        self.running.iter().for_each(|started| micro_batches[started.task] = 1);
+        Dealt { micro_batches, commits: self.running.iter().map(|started| vec![started.task]).collect() }
     }
 
     /// Rounds that each task gets of a run of `rounds`, if none fails. Exact up to [`COUNTED`] rounds; of a longer run the
@@ -85,8 +115,8 @@ impl TimeSliced {
             if round == counted / 2 {
                 half.clone_from(&self.taken);
             }
-            let Some(task) = self.turn() else { break };
-            self.ended(task, Status::Ok);
+            let Some(&[task]) = self.deal(1).commits.first().map(Vec::as_slice) else { break };
+            self.ended(task, Status::Ok, None);
         }
         let shares: Vec<f64> = self.taken.iter().zip(&half).map(|(all, half)| (all - half) as f64).collect();
         let to_its_end =
@@ -100,10 +130,9 @@ impl TimeSliced {
         loop {
             while let Some(&Reverse((at, task))) = self.due.peek().filter(|Reverse((at, _))| *at <= self.now) {
                 self.due.pop();
-                let Slice { spec, micro_batch, .. } = &self.tasks[task];
                 // No budget holds here: the examples of a micro-batch stand for its bytes, and say whether it can be halved.
-                let (cost, bytes) = (spec.cost, *micro_batch);
-                let job = Job { operation: Operation::Commit, blocks: 1, release: at, cost, bytes };
+                let (cost, bytes) = (self.costs[task], self.tasks[task].micro_batch);
+                let job = Job { operation: Operation::Gradient, blocks: 1, release: at, cost, bytes };
                 self.dispatcher.submit(task, job, self.now);
             }
             if let Some(started) = self.dispatcher.next(self.now) {
@@ -115,12 +144,14 @@ impl TimeSliced {
         }
     }
 
-    pub(super) fn ended(&mut self, task: usize, status: Status) -> Verdict {
-        let Some(Started { lane, job, .. }) = self.running.take().filter(|started| started.task == task) else {
-            return Verdict::Fine;
-        };
-        self.now = self.now.saturating_add(job.cost);
-        let (_, after) = self.dispatcher.complete(lane, job.cost, status, self.now);
+    /// The task's round has ended; `took`: what it needed, where that is measured.
+    pub(super) fn ended(&mut self, task: usize, status: Status, took: Option<Nanos>) -> Verdict {
+        let Some(at) = self.running.iter().position(|started| started.task == task) else { return Verdict::Fine };
+        let Started { lane, job, .. } = self.running.remove(at);
+        let cost = took.unwrap_or(job.cost);
+        self.note(task, &job, took);
+        self.now = self.now.saturating_add(cost);
+        let (_, after) = self.dispatcher.complete(lane, cost, status, self.now);
         let verdict = order::verdict(&mut self.dispatcher, task, after, self.now);
         match verdict {
             Verdict::Fine => self.committed(task, &job),
@@ -132,16 +163,52 @@ impl TimeSliced {
             }
             Verdict::Again { .. } | Verdict::Failed(_) => {}
         }
+        self.give_feedback();
         verdict
     }
 
+    /// What a round of the task took and waited.
+    fn note(&mut self, task: usize, job: &Job, took: Option<Nanos>) {
+        let cost = &mut self.costs[task];
+        *cost = took.map_or(*cost, |took| (*cost - *cost / NEWS).saturating_add(took / NEWS).max(1));
+        let seen = &mut self.seen[task];
+        seen.rounds += 1;
+        seen.busy = seen.busy.saturating_add(took.unwrap_or(job.cost));
+        seen.waited = seen.waited.saturating_add(self.now.saturating_sub(job.release));
+        self.rounds += 1;
+    }
+
+    /// Changes the weights where it is time, once no round is in progress that was chosen by the old ones.
+    fn give_feedback(&mut self) {
+        let Some(feedback) = self.feedback else { return };
+        if self.rounds < feedback.every || !self.running.is_empty() {
+            return;
+        }
+        self.rounds = 0;
+        let seen = std::mem::replace(&mut self.seen, vec![Seen::default(); self.tasks.len()]);
+        let weights = feedback.weights(&seen);
+        self.dispatcher.reweight(&weights);
+        self.reweighted = Some(Reweighted { weights, seen });
+    }
+
+    /// The change of weights that the last rounds brought about, if they did.
+    pub(super) fn take_reweighted(&mut self) -> Option<Reweighted> {
+        self.reweighted.take()
+    }
+
     fn committed(&mut self, task: usize, job: &Job) {
+        self.dispatcher.commit(task, job, self.now);
         self.taken[task] += 1;
         let own = &self.tasks[task];
         if own.rounds.is_some_and(|rounds| self.taken[task] >= rounds) {
             return self.dispatcher.finish(task, self.now);
         }
-        let pause = if own.spec.period > 0 { own.spec.period } else { self.cycle.saturating_mul(own.every - 1) };
+        let cycle = || self.costs.iter().fold(0, |sum: Nanos, &cost| sum.saturating_add(cost));
+        let pause = match own.spec.period {
+            0 if own.every == 1 => 0,
+            0 => cycle().saturating_mul(own.every - 1),
+            period => period,
+        };
         let at = if pause == 0 { self.now } else { job.release.saturating_add(pause) };
         self.due.push(Reverse((at, task)));
     }
@@ -164,8 +231,8 @@ mod tests {
         let settings = Settings { policy, ..Settings::default() };
         let mut slices = TimeSliced::new(settings, tasks.to_vec()).unwrap();
         let next = || {
-            let task = slices.deal().into_iter().position(|dealt| dealt > 0)?;
-            slices.ended(task, Status::Ok);
+            let task = *slices.deal(1).commits.first()?.first()?;
+            slices.ended(task, Status::Ok, None);
             Some(task)
         };
         std::iter::from_fn(next).take(count).collect()
@@ -210,6 +277,55 @@ mod tests {
     fn the_longest_times_do_not_overflow() {
         let tasks = [Slice { every: u64::MAX, ..slice("a", Nanos::MAX) }, slice("b", Nanos::MAX)];
         assert_eq!(order(&policy::round_robin::POLICY, &tasks, 6).len(), 6);
+    }
+
+    /// Tasks of equal weight whose rounds take unlike times get equal times.
+    #[test]
+    fn measured_time_is_what_is_shared() {
+        let settings = Settings { policy: &policy::weighted::POLICY, ..Settings::default() };
+        let mut slices = TimeSliced::new(settings, vec![slice("a", 10), slice("b", 10), slice("c", 10)]).unwrap();
+        let (times, mut served) = ([70, 10, 25], [0; 3]);
+        for _ in 0..500 {
+            let task = slices.deal(1).commits[0][0];
+            slices.ended(task, Status::Ok, Some(times[task]));
+            served[task] += times[task];
+        }
+        assert!(served.iter().all(|time| served[0].abs_diff(*time) <= 2 * 70), "{served:?}");
+    }
+
+    /// Three lanes: three rounds at one version, so that the second has missed one commit and the third two.
+    #[test]
+    fn rounds_begun_together_are_committed_in_turn() {
+        let settings = Settings { lanes: 3, ..Settings::default() };
+        let mut slices = TimeSliced::new(settings, ["a", "b", "c", "d"].map(|name| slice(name, 10)).to_vec()).unwrap();
+        for turns in [[0, 1, 2], [3, 0, 1], [2, 3, 0]] {
+            let dealt = slices.deal(9);
+            assert_eq!(dealt.commits, turns.map(|task| vec![task]));
+            assert_eq!(dealt.micro_batches.iter().sum::<usize>(), 3);
+            turns.into_iter().for_each(|task| assert_eq!(slices.ended(task, Status::Ok, None), Verdict::Fine));
+        }
+        assert_eq!(slices.dispatcher.counts.stale, 6);
+        assert_eq!(slices.deal(2).commits.len(), 2);
+    }
+
+    #[test]
+    fn weights_follow_the_load() {
+        let settings = Settings { policy: &policy::weighted::POLICY, ..Settings::default() };
+        let feedback = Feedback { every: 20, load: 1.0, latency: 0.0, min: 10.0, max: 100.0 };
+        let slices = TimeSliced::new(
+            settings,
+            vec![Slice { spec: Spec { weight: 3.0, ..Spec::new("a", 10) }, ..slice("a", 10) }, slice("b", 10)],
+        );
+        let mut slices = slices.unwrap().with_feedback(Some(feedback));
+        for round in 0..20 {
+            assert!(slices.take_reweighted().is_none(), "{round}");
+            let task = slices.deal(1).commits[0][0];
+            slices.ended(task, Status::Ok, None);
+        }
+        let Reweighted { weights, seen } = slices.take_reweighted().expect("after 20 rounds");
+        assert_eq!(seen.iter().map(|seen| seen.rounds).collect::<Vec<_>>(), [15, 5]);
+        assert_eq!(weights[0], 10.0);
+        assert!((weights[1] - 100.0 * (1.0 - 5.0 / 15.0)).abs() < 1e-9);
     }
 
     #[test]

@@ -10,7 +10,11 @@ use crate::schedule::retry::Status;
 /// What a quantum will come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drawn {
+    /// The number behind the last task stands for the commit of a synchronous round.
+    pub task: usize,
+    /// Time it takes.
     pub cost: Nanos,
+    /// How it ends.
     pub status: Status,
 }
 
@@ -52,7 +56,7 @@ impl Executor for Machine {
         };
         self.now = self.now.max(end);
         let Reverse((_, _, lane)) = self.ends.pop()?;
-        let Drawn { cost, status } = self.running[lane as usize].take()?;
+        let Drawn { cost, status, .. } = self.running[lane as usize].take()?;
         Some(Ended { lane: lane as usize, cost, status })
     }
 }
@@ -64,7 +68,7 @@ mod tests {
     #[test]
     fn quanta_end_in_their_order_and_the_clock_goes_along() {
         let mut machine = Machine::new(2);
-        let work = |cost| Drawn { cost, status: Status::Ok };
+        let work = |cost| Drawn { task: 0, cost, status: Status::Ok };
         assert_eq!((machine.wait(None), machine.now()), (None, 0));
         machine.submit(0, work(30));
         machine.submit(1, work(10));

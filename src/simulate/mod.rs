@@ -1,4 +1,5 @@
-//! The dispatcher over a virtual clock: seeded costs, arrivals and faults in place of a device.
+//! The dispatcher on synthetic tasks, their costs, arrivals and faults drawn by a seed: over a virtual clock, or on any other
+//! executor, whose quanta then take the time that was drawn.
 
 mod machine;
 mod report;
@@ -6,6 +7,7 @@ mod rounds;
 mod run;
 mod workload;
 
+pub use machine::{Drawn, Machine};
 pub use report::{ClassReport, Quantiles, Report, Samples};
 pub use run::{Simulation, Span, simulate};
 pub use workload::{Arrival, Cost, Faults, Mode, SimTask, Workload};

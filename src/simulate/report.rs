@@ -20,6 +20,8 @@ pub struct Report {
     /// Bytes reserved when all was over.
     pub bytes_at_end: u64,
     pub timeouts: u64,
+    /// Quanta that were still to come when it was stopped; see [`super::Simulation::stop_at`].
+    pub left: u64,
     pub failed: Vec<usize>,
     /// By task.
     pub samples: Vec<Samples>,

@@ -1,4 +1,4 @@
-//! The event loop of a simulation.
+//! The event loop of a simulation: the same whether its quanta run on the virtual machine or on real lanes.
 
 mod arrivals;
 mod outcome;
@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use super::machine::{Drawn, Machine};
 use super::report::{ClassReport, Quantiles, Report, Samples};
 use super::rounds::Rounds;
-use super::workload::{Mode, SimTask, Workload};
+use super::workload::{Arrival, Mode, SimTask, Workload};
 use crate::schedule::Nanos;
 use crate::schedule::access::Operation;
 use crate::schedule::dispatcher::{Dispatcher, Job, Started};
@@ -66,13 +66,15 @@ struct Progress {
     samples: Samples,
 }
 
-/// A simulation in progress.
-pub struct Simulation<'a> {
+/// A simulation in progress on an executor.
+pub struct Simulation<'a, E = Machine> {
     workload: &'a Workload,
     pub dispatcher: Dispatcher,
     tasks: Vec<Progress>,
     lanes: Vec<Option<InFlight>>,
-    machine: Machine,
+    machine: E,
+    /// When the last quantum may begin.
+    until: Nanos,
     /// Tasks with a job that becomes due: when, then in the order of becoming known.
     arrivals: BinaryHeap<Reverse<(Nanos, u64, u32)>>,
     sequence: u64,
@@ -97,7 +99,21 @@ pub fn simulate(workload: &Workload) -> Result<Report, String> {
 }
 
 impl<'a> Simulation<'a> {
+    /// Over the virtual clock.
+    ///
+    /// # Errors
+    /// As [`Simulation::on`].
     pub fn new(workload: &'a Workload) -> Result<Self, String> {
+        Self::on(workload, Machine::new(workload.settings.lanes))
+    }
+}
+
+impl<'a, E: Executor<Work = Drawn>> Simulation<'a, E> {
+    /// On an executor with the workload's lanes, whose clock has just begun.
+    ///
+    /// # Errors
+    /// What [`Dispatcher::new`] refuses, and a synchronous round that does not fit the memory.
+    pub fn on(workload: &'a Workload, machine: E) -> Result<Self, String> {
         let parents: Vec<Vec<usize>> = workload.tasks.iter().map(|task| task.spec.parents.clone()).collect();
         let mut specs: Vec<Spec> = workload.tasks.iter().map(|task| task.spec.clone()).collect();
         if workload.mode == Mode::Synchronous {
@@ -127,7 +143,8 @@ impl<'a> Simulation<'a> {
             dispatcher,
             tasks: (0..workload.tasks.len()).map(progress).collect(),
             lanes: vec![None; workload.settings.lanes],
-            machine: Machine::new(workload.settings.lanes),
+            machine,
+            until: Nanos::MAX,
             arrivals: BinaryHeap::new(),
             sequence: 0,
             rounds: Rounds::default(),
@@ -149,6 +166,11 @@ impl<'a> Simulation<'a> {
         self.spans = Some(Vec::new());
     }
 
+    /// Begins no quantum from this time on: what runs then still ends, the rest is left.
+    pub fn stop_at(&mut self, until: Nanos) {
+        self.until = until;
+    }
+
     /// To the end; an error where it takes too many quanta, or more time than the clock holds.
     pub fn run(mut self) -> Result<(Report, Vec<Span>, Dispatcher), String> {
         self.begin();
@@ -159,12 +181,7 @@ impl<'a> Simulation<'a> {
             if self.now() == Nanos::MAX {
                 return Err("takes longer than 584 years, the range of the clock in nanoseconds".to_owned());
             }
-            self.deal();
-            while let Some(started) = self.dispatcher.next(self.now()) {
-                self.start(started);
-            }
-            let arrival = self.arrivals.peek().map(|&Reverse((at, ..))| at);
-            let next = arrival.into_iter().chain(self.dispatcher.wakes_at()).min();
+            let next = if self.now() < self.until { self.start_all() } else { None };
             let Some(ended) = self.machine.wait(next) else {
                 if next.is_none() {
                     break;
@@ -179,6 +196,16 @@ impl<'a> Simulation<'a> {
             self.arrive_all();
         }
         Ok(self.report())
+    }
+
+    /// Starts whoever may run now; returns when somebody else becomes ready, if it is known.
+    fn start_all(&mut self) -> Option<Nanos> {
+        self.deal();
+        while let Some(started) = self.dispatcher.next(self.now()) {
+            self.start(started);
+        }
+        let arrival = self.arrivals.peek().map(|&Reverse((at, ..))| at);
+        arrival.into_iter().chain(self.dispatcher.wakes_at()).min().map(|next| next.min(self.until))
     }
 
     fn now(&self) -> Nanos {
@@ -201,7 +228,7 @@ impl<'a> Simulation<'a> {
         let (cost, status) =
             if self.is_commit_of_round(started.task) { (self.workload.commit, Status::Ok) } else { self.begin_quantum(&started) };
         self.lanes[started.lane] = Some(InFlight { started, since: self.now() });
-        self.machine.submit(started.lane, Drawn { cost, status });
+        self.machine.submit(started.lane, Drawn { task: started.task, cost, status });
     }
 
     /// What the quantum will take and come to.
@@ -272,6 +299,18 @@ impl<'a> Simulation<'a> {
         }
     }
 
+    /// Quanta that are still to come of a task.
+    fn left(&self, task: usize) -> u64 {
+        let Samples { planned, committed, dropped, .. } = self.tasks[task].samples;
+        match &self.workload.tasks[task].arrival {
+            _ if self.dispatcher.state(task).is_final() => 0,
+            Arrival::Trace(times) if self.workload.mode == Mode::TimeSliced => {
+                planned.min(times.len() as u64) - committed - dropped
+            }
+            _ => planned - committed - dropped,
+        }
+    }
+
     fn report(mut self) -> (Report, Vec<Span>, Dispatcher) {
         let classes = self.latencies.iter_mut().zip(&mut self.waits).map(|(latencies, waits)| ClassReport {
             jobs: latencies.len() as u64,
@@ -289,6 +328,7 @@ impl<'a> Simulation<'a> {
             peak_bytes,
             bytes_at_end,
             timeouts: self.timeouts,
+            left: (0..self.tasks.len()).map(|task| self.left(task)).sum(),
             failed: self.failed,
             samples: self.tasks.iter().map(|task| task.samples).collect(),
             weights: self.weights,

@@ -16,6 +16,15 @@ pub enum Mode {
     TimeSliced,
 }
 
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Synchronous => "synchronous",
+            Mode::TimeSliced => "time_sliced",
+        }
+    }
+}
+
 /// A simulation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {

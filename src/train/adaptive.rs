@@ -1,14 +1,12 @@
 //! Micro-batches that follow the measured time of the groups their tasks are in.
 //!
-//! The sizes are in the checkpoint, so that a resumed run goes on with those it had; what it measures from then on is its own.
-
-use std::time::Duration;
+//! The sizes are in the checkpoint, and the times that they came from are recorded: see [`super::measured`].
 
 use anyhow::Result;
 
 use crate::config::schema::Adaptive;
 use crate::observe::event::Event;
-use crate::train::isolation::Attempt;
+use crate::train::measured::Measured;
 use crate::train::run::Run;
 
 impl Run<'_> {
@@ -25,25 +23,21 @@ impl Run<'_> {
         })
     }
 
-    /// The next sizes of the tasks of a committed round: a task's quantum is the slowest group that it was in. Two in a row that
-    /// took more than three times what is usual halve it at once.
-    pub(super) fn adapt(&mut self, attempt: &Attempt) -> Result<()> {
-        let Some((present, _)) = &attempt.done else { return Ok(()) };
-        for &task in present {
+    /// The next sizes of the tasks of a committed round, each by the slowest group that it was in. Two in a row that took more than
+    /// three times what is usual halve it at once.
+    pub(super) fn adapt(&mut self, round: u64, measured: &Measured) -> Result<()> {
+        for (&task, &micros) in &measured.groups {
             let Some(rule) = self.corpus.tasks[task].settings.adaptive else { continue };
-            let groups =
-                attempt.computed.iter().flat_map(|computed| &computed.groups).filter(|group| group.tasks.contains(&task));
-            let time = groups.map(|group| group.time).max().unwrap_or(Duration::ZERO);
-            let ms = time.as_secs_f64() * 1e3;
+            let ms = f64::from(micros) / 1e3;
             let size = self.examples(task);
-            let straggler = self.watches[task].add(time.as_nanos() as u64);
+            let straggler = self.state.tasks[task].watch.add(1000 * u64::from(micros));
             let next = next_size(rule, size, ms, straggler);
             if next == size {
                 continue;
             }
             self.state.tasks[task].micro_batch = Some(next);
             let name = &self.corpus.tasks[task].name;
-            self.observer.emit(&Event::Adapted { round: self.state.round, task: name, micro_batch: next, ms, straggler })?;
+            self.observer.emit(&Event::Adapted { round, task: name, micro_batch: next, ms, straggler })?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::lanes::{Quantum, RoundTimes};
+use super::quanta::{Quantum, RoundTimes};
 use super::solve::Step;
 use crate::machine::driver::DeviceError;
 use crate::model::Parameters;
@@ -22,8 +22,10 @@ pub struct Work<'a> {
     pub parameters: &'a mut Parameters,
     pub blocks: &'a Blocks,
     pub batch: &'a Batch,
-    /// Run-wide indices of the present tasks, ascending.
+    /// Run-wide indices of the tasks that commit together, ascending.
     pub tasks: &'a [usize],
+    /// Position of the first of them among all that are present: 0 where all commit together.
+    pub first: usize,
     pub round: u64,
     pub random: Randomness,
     /// (rows of J) the part of its task's observed targets that each row comes from.

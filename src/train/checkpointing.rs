@@ -14,8 +14,7 @@ use crate::train::writer::Written;
 
 impl Run<'_> {
     fn is_checkpoint_due(&self) -> bool {
-        let (round, due) = (self.state.round, interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch));
-        round > 0 && due.is_some_and(|every| round.is_multiple_of(every))
+        self.is_due(interval(&self.config.checkpoint.every, self.plan.rounds_per_epoch))
     }
 
     pub(super) fn checkpoint_if_due(&mut self) -> Result<()> {

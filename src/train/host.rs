@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::backend::{Backend, Balance, Forward, Products, Stop, Work};
-use super::lanes::{Lanes, Quantum, RoundTimes};
+use super::lanes::Lanes;
+use super::quanta::{self, Quanta, Quantum, RoundTimes};
 use super::round_options::RoundOptions;
 use super::solve::Step;
 use crate::machine::host::HostMemory;
@@ -29,7 +30,8 @@ pub struct Host {
     pub gradients: Gradients,
     touched: Touched,
     /// Where and when each fused group of the last round was computed.
-    quanta: Vec<Quantum>,
+    computed: Vec<Quantum>,
+    pub quanta: Quanta,
     pub lanes: Lanes,
     /// Activations, by lane; evaluation uses the first.
     pub arenas: Vec<Scratch>,
@@ -53,6 +55,7 @@ impl Host {
         let gradients = Gradients::new(memory, network, keep, limits)?;
         let lanes = Lanes::new(if memory.is_dry() { 1 } else { round_options.lanes })?;
         let mut arenas = Vec::with_capacity(round_options.lanes);
+        let before = memory.used();
         for lane in 0..round_options.lanes {
             memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
             let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
@@ -60,7 +63,9 @@ impl Host {
             arenas.push(if staged { scratch.staged(memory, network.largest_piece())? } else { scratch });
         }
         memory.within(String::new());
-        Ok(Self { gradients, touched: Touched::default(), quanta: Vec::new(), lanes, arenas })
+        let scratch = (memory.used() - before) / round_options.lanes as u64;
+        let quanta = Quanta::new(network.spec.heads.len(), round_options.lanes, scratch);
+        Ok(Self { gradients, touched: Touched::default(), computed: Vec::new(), quanta, lanes, arenas })
     }
 
     /// Each task's gradient in its own row of J; groups without a common task on all lanes at once.
@@ -70,8 +75,12 @@ impl Host {
             let before = begun.elapsed();
             let own = self.gradients.split(network, batch, &wave);
             let weights = work.parameters.weights();
-            let jobs = wave.iter().zip(own).collect();
-            let done = self.lanes.run(&mut self.arenas, jobs, |scratch, (parts, gradients)| {
+            let group = |(parts, own)| {
+                let parts: &&[Part] = parts;
+                quanta::Group { task: parts[0].task, job: (*parts, own) }
+            };
+            let groups = wave.iter().zip(own).map(group).collect();
+            let done = self.quanta.gradients(&self.lanes, &mut self.arenas, groups, |scratch, (parts, gradients)| {
                 network.forward(weights, batch, parts, scratch, Some(random));
                 let losses = network.losses(parts, scratch);
                 if losses.iter().all(|loss| loss.is_finite()) {
@@ -81,7 +90,7 @@ impl Host {
             });
             for (parts, (losses, quantum)) in wave.into_iter().zip(done) {
                 means.add(parts, losses)?;
-                self.quanta.push(Quantum { start: before + quantum.start, ..quantum });
+                self.computed.push(Quantum { start: before + quantum.start, ..quantum });
             }
         }
         Ok(())
@@ -111,7 +120,7 @@ impl Host {
             }
             let gradients = self.gradients.of_group(network, batch, parts);
             network.backward(work.parameters.weights(), batch, parts, &mut self.arenas[0], gradients, random);
-            self.quanta.push(Quantum { lane: 0, start, time: begun.elapsed() - start });
+            self.computed.push(Quantum { lane: 0, start, time: begun.elapsed() - start });
         }
         Ok(factors)
     }
@@ -127,7 +136,7 @@ impl Host {
 impl Backend for Host {
     fn forward_backward(&mut self, work: &mut Work, balance: Option<Balance>) -> Result<Forward, Stop> {
         let (mut means, begun) = (MeanLosses::new(work.tasks.len()), Instant::now());
-        self.quanta.clear();
+        self.computed.clear();
         let mut balanced = None;
         if self.gradients.stored {
             self.separate_gradients(work, &mut means, begun)?;
@@ -140,8 +149,10 @@ impl Backend for Host {
 
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
         let Work { network, parameters, blocks, tasks, shares, .. } = work;
+        let rows = self.gradients.rows_of(work.first, tasks.len());
         let count = tasks.len() * self.gradients.batches;
-        let own: Vec<&[u32]> = self.gradients.rows.iter().take(count).map(|own| &own.index.rows[..]).collect();
+        let own = if self.gradients.rows.is_empty() { &[][..] } else { &self.gradients.rows[rows] };
+        let own: Vec<&[u32]> = own.iter().map(|own| &own.index.rows[..]).collect();
         self.touched.union.merge(&own);
         if let Some(table) = parameters.rows.as_ref().filter(|_| network.spec.steps_whole_table()) {
             self.touched.union.cover(table.rows());
@@ -155,7 +166,7 @@ impl Backend for Host {
             heads: memory.lend_mut(&mut heads),
             scratch: GramScratch::NONE,
         };
-        let gradients = lend_gradients(&mut memory, &self.gradients, &self.touched.union, tasks.len());
+        let gradients = lend_gradients(&mut memory, &self.gradients, &self.touched.union, work);
         let mut tape = Tape::default();
         products(&mut tape, network, blocks, tasks, &gradients, out);
         tape.run(&memory);
@@ -173,8 +184,7 @@ impl Backend for Host {
         let host = scaled_rule(rule, factors, work);
         let mut memory = HostMemory::new();
         let out = memory.lend_mut(&mut square);
-        let GradientsAt { jacobian, rows, .. } =
-            lend_gradients(&mut memory, &self.gradients, &self.touched.union, work.tasks.len());
+        let GradientsAt { jacobian, rows, .. } = lend_gradients(&mut memory, &self.gradients, &self.touched.union, work);
         let rule = work.column_rule(rule, &host, factors);
         let mut tape = Tape::default();
         tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [Tensor::NONE; 3] });
@@ -194,7 +204,7 @@ impl Backend for Host {
         let host = rule.map(|rule| scaled_rule(rule, &step.factors, work));
         let shared_rule = rule.zip(host.as_ref()).map(|(rule, host)| work.column_rule(rule, host, &step.factors));
         let mut memory = HostMemory::new();
-        let gradients = lend_gradients(&mut memory, &self.gradients, union, work.tasks.len());
+        let gradients = lend_gradients(&mut memory, &self.gradients, union, work);
         let shared = match shared_rule {
             Some(rule) => How::Columns(rule),
             None => How::Weights(memory.lend(&sets).as_rows(step.weights.len(), sets.len() / step.weights.len())),
@@ -208,33 +218,29 @@ impl Backend for Host {
         };
         let mut tape = Tape::default();
         update(&mut tape, work.network, work.blocks, parameters, &gradients, &decision, rates);
-        tape.run(&memory);
+        self.quanta.commit(|| tape.run(&memory));
         Ok(())
     }
 
     fn times(&mut self, began: Instant, commit: Quantum) -> Option<RoundTimes> {
-        Some(RoundTimes { began, groups: std::mem::take(&mut self.quanta), commit })
+        Some(RoundTimes { began, groups: std::mem::take(&mut self.computed), commit })
     }
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
-        let mut means = MeanLosses::new(work.tasks.len());
+        let mut means = MeanLosses::new(work.first + work.tasks.len());
         for group in &work.batch.groups {
             self.forward(work, &work.batch.parts[group.clone()], &mut means)?;
         }
-        Ok(means.means())
+        Ok(means.means().split_off(work.first))
     }
 }
 
-/// The gradients of a round as tapes see them.
-fn lend_gradients<'a>(
-    memory: &mut HostMemory<'a>,
-    gradients: &'a Gradients,
-    union: &'a Union,
-    present: usize,
-) -> GradientsAt<'a> {
-    let rows = (!gradients.rows.is_empty()).then(|| &gradients.rows[..present * gradients.batches]);
+/// The gradients of the tasks that commit, as tapes see them.
+fn lend_gradients<'a>(memory: &mut HostMemory<'a>, gradients: &'a Gradients, union: &'a Union, work: &Work) -> GradientsAt<'a> {
+    let own = gradients.rows_of(work.first, work.tasks.len());
+    let rows = (!gradients.rows.is_empty()).then(|| &gradients.rows[own.clone()]);
     GradientsAt {
-        jacobian: gradients.jacobian.lend(memory, gradients.rows_in_use(present)),
+        jacobian: gradients.jacobian.lend(memory, if gradients.stored { own } else { 0..1 }),
         stored: gradients.stored,
         heads: memory.lend(&gradients.heads),
         rows: rows.map(|rows| RowGradients::lend(memory, union, rows)),

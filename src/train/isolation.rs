@@ -3,19 +3,20 @@
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::data::Corpus;
 use crate::model::network::Batch;
-use crate::observe::run_trace::{ComputedRound, QuantumSpan};
+use crate::observe::run_trace::{ComputedRounds, QuantumSpan};
 use crate::schedule::retry::Status;
 use crate::surgery::update::Rates;
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::what_happened;
-use crate::train::lanes::{Quantum, RoundTimes};
-use crate::train::round::{Anomaly, Committed, Outcome, Trainer};
+use crate::train::quanta::Quantum;
+use crate::train::round::{Anomaly, Commit, Committed, Outcome, Trainer};
 
 /// A task's part of a round that came to nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,16 +28,32 @@ pub struct Failure {
     pub why: String,
 }
 
-/// What came of a round.
+/// A round that was committed.
+pub struct Done {
+    pub round: u64,
+    /// Run-wide indices of its tasks, ascending.
+    pub tasks: Vec<usize>,
+    pub committed: Committed,
+}
+
+/// What came of a round, or of several that were computed together.
 #[derive(Default)]
 pub struct Attempt {
-    /// The tasks that committed, and what.
-    pub done: Option<(Vec<usize>, Committed)>,
-    /// When it was computed, where that was measured.
-    pub computed: Option<ComputedRound>,
+    /// The rounds that were committed.
+    pub done: Vec<Done>,
+    /// When they were computed, where that was measured.
+    pub computed: Option<ComputedRounds>,
     pub failures: Vec<Failure>,
     /// Something was not finite, and whose it is cannot be told: gradients were only added up.
     pub anomaly: Option<Anomaly>,
+}
+
+impl Attempt {
+    /// Time of the slowest group that the task was in.
+    pub fn slowest_group(&self, task: usize) -> Option<Duration> {
+        let groups = self.computed.iter().flat_map(|computed| &computed.groups);
+        groups.filter(|group| group.tasks.contains(&task)).map(|group| group.time).max()
+    }
 }
 
 /// What a round goes by.
@@ -44,15 +61,18 @@ pub struct Work<'a> {
     pub corpus: &'a Corpus,
     /// Most tasks in a fused group.
     pub fuse: usize,
+    /// Of the first round.
     pub purpose: Purpose,
-    pub rates: &'a Rates,
+    /// Of a round, where so many of those computed together were committed before it.
+    pub rates: &'a dyn Fn(u64, u64) -> Rates,
     pub injected: &'a InjectedFaults,
 }
 
 impl Work<'_> {
-    /// Computes and commits the round of `shares`. A task that fails is left out, and the others' round is computed again, as if it
-    /// had been absent: none of its numbers is in the result. Errors: the device is lost.
-    pub fn attempt(&self, trainer: &mut Trainer, mut shares: Vec<Share>) -> Result<Attempt> {
+    /// Computes the rounds of `shares` and commits them one after another, each the tasks of one of `commits`. A task that fails is
+    /// left out, and the others' rounds are computed again, as if it had been absent: none of its numbers is in the result. Errors: the
+    /// device is lost.
+    pub fn attempt(&self, trainer: &mut Trainer, mut shares: Vec<Share>, commits: &[Vec<usize>]) -> Result<Attempt> {
         let mut attempt = Attempt::default();
         self.injected.stall();
         shares.retain(|share| {
@@ -67,10 +87,16 @@ impl Work<'_> {
             let failure = match self.pack(trainer, &shares) {
                 Err(dead) => dead,
                 Ok((_, present)) if present.is_empty() => break,
-                Ok((batch, present)) => match self.compute(trainer, &batch, &present)? {
-                    Ok(committed) => {
-                        attempt.computed = committed.times.as_ref().map(|times| spans(times, &batch, &present));
-                        attempt.done = Some((present, committed));
+                Ok((batch, present)) => match self.compute(trainer, &batch, &present, commits)? {
+                    Ok(outcomes) => {
+                        attempt.computed = spans(&outcomes, &batch, &present);
+                        for (Commit { round, present: own }, outcome) in outcomes {
+                            let tasks = present[own].to_vec();
+                            match outcome {
+                                Ok(committed) => attempt.done.push(Done { round, tasks, committed }),
+                                Err(anomaly) => attempt.failures.push(not_finite(&anomaly, tasks[0], &shares)),
+                            }
+                        }
                         break;
                     }
                     Err(anomaly) => {
@@ -78,8 +104,7 @@ impl Work<'_> {
                             attempt.anomaly = Some(anomaly);
                             break;
                         };
-                        let examples = shares.iter().find(|share| share.task == task).map_or(&[][..], |share| &share.examples);
-                        Failure { task, status: Status::NotFinite, why: what_happened(&anomaly, examples) }
+                        not_finite(&anomaly, task, &shares)
                     }
                 },
             };
@@ -89,14 +114,22 @@ impl Work<'_> {
         Ok(attempt)
     }
 
-    fn compute(&self, trainer: &mut Trainer, batch: &Batch, present: &[usize]) -> Result<Outcome> {
+    fn compute(
+        &self,
+        trainer: &mut Trainer,
+        batch: &Batch,
+        present: &[usize],
+        commits: &[Vec<usize>],
+    ) -> Result<Result<Vec<(Commit, Outcome)>, Anomaly>> {
         let balancer = trainer.solver.balancer.state();
-        let outcome = trainer.run_round(batch, present, self.purpose.round, self.rates)?;
-        if outcome.is_err() {
+        let commits: Vec<Commit> =
+            (self.purpose.round..).zip(commits).filter_map(|(round, own)| part(round, own, present)).collect();
+        let outcomes = trainer.run_rounds(batch, present, &commits, self.rates)?;
+        if outcomes.is_err() {
             // It had seen losses that now do not count.
             trainer.solver.balancer.restore(&balancer).expect("a balancer takes back its own state");
         }
-        Ok(outcome)
+        Ok(outcomes.map(|outcomes| commits.into_iter().zip(outcomes).collect()))
     }
 
     /// Reads and packs the examples. If that panics, each task is tried alone to find whose reader died.
@@ -118,12 +151,32 @@ impl Work<'_> {
     }
 }
 
+/// The commit of those of `tasks` that are present; none where nobody is. Together or alone, they lie side by side.
+fn part(round: u64, tasks: &[usize], present: &[usize]) -> Option<Commit> {
+    let mut own = (0..present.len()).filter(|&at| tasks.contains(&present[at]));
+    let first = own.next()?;
+    Some(Commit { round, present: first..own.next_back().unwrap_or(first) + 1 })
+}
+
+fn not_finite(anomaly: &Anomaly, task: usize, shares: &[Share]) -> Failure {
+    let examples = shares.iter().find(|share| share.task == task).map_or(&[][..], |share| &share.examples);
+    Failure { task, status: Status::NotFinite, why: what_happened(anomaly, examples) }
+}
+
 /// Whose quanta they were.
-fn spans(times: &RoundTimes, batch: &Batch, present: &[usize]) -> ComputedRound {
+fn spans(outcomes: &[(Commit, Outcome)], batch: &Batch, present: &[usize]) -> Option<ComputedRounds> {
     let span = |tasks: Vec<usize>, &Quantum { lane, start, time }: &Quantum| QuantumSpan { tasks, lane, start, time };
-    let tasks = |group: &Range<usize>| batch.parts[group.clone()].iter().map(|part| part.task).collect();
-    let groups = batch.groups.iter().zip(&times.groups).map(|(group, quantum)| span(tasks(group), quantum)).collect();
-    ComputedRound { began: times.began, groups, commit: span(present.to_vec(), &times.commit) }
+    let group = |(group, quantum): (&Range<usize>, &Quantum)| {
+        span(batch.parts[group.clone()].iter().map(|part| part.task).collect(), quantum)
+    };
+    let times = outcomes.iter().filter_map(|(commit, outcome)| Some((commit, outcome.as_ref().ok()?.times.as_ref()?)));
+    // The first of them has all groups.
+    let (_, first) = times.clone().next()?;
+    Some(ComputedRounds {
+        began: first.began,
+        groups: batch.groups.iter().zip(&first.groups).map(group).collect(),
+        commits: times.map(|(commit, times)| span(present[commit.present.clone()].to_vec(), &times.commit)).collect(),
+    })
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -17,25 +16,6 @@ use crate::schedule::retry::Status;
 pub struct Lanes {
     /// Empty with one lane.
     pools: Vec<ThreadPool>,
-}
-
-/// Where and when a quantum was computed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Quantum {
-    pub lane: usize,
-    /// Since the first of those that were run together began.
-    pub start: Duration,
-    pub time: Duration,
-}
-
-/// When the quanta of a committed round were computed; their starts are since `began`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RoundTimes {
-    pub began: Instant,
-    /// By fused group: its tasks' gradients.
-    pub groups: Vec<Quantum>,
-    /// Products of the gradients, solve and step.
-    pub commit: Quantum,
 }
 
 /// What a quantum does with its lane's arena.
@@ -73,38 +53,6 @@ impl Lanes {
         let (report, reports) = channel();
         let computing = Computing::Here { arena, report };
         dispatch(&mut AtWork { begun: Instant::now(), in_flight: 0, computing, reports })
-    }
-
-    /// Runs all jobs, on each lane one at a time with that lane's arena, in the order of becoming free. Results are in the order of
-    /// the jobs; what a job computes must not depend on its lane.
-    pub fn run<A: Send, J: Send, R: Send>(
-        &self,
-        arenas: &mut [A],
-        jobs: Vec<J>,
-        work: impl Fn(&mut A, J) -> R + Sync,
-    ) -> Vec<(R, Quantum)> {
-        let begun = Instant::now();
-        let results: Vec<Mutex<Option<(R, Quantum)>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
-        let (results_of, work) = (&results, &work);
-        self.at_work(arenas, |lanes| {
-            let mut free: Vec<usize> = (0..self.pools.len().max(1)).rev().collect();
-            for (number, job) in jobs.into_iter().enumerate() {
-                let lane = free.pop().or_else(|| lanes.wait(None).map(|ended| ended.lane)).expect("a lane is free or will be");
-                lanes.submit(
-                    lane,
-                    Box::new(move |arena| {
-                        let start = begun.elapsed();
-                        let result = work(arena, job);
-                        let quantum = Quantum { lane, start, time: begun.elapsed() - start };
-                        *results_of[number].lock().expect("nobody else writes this result") = Some((result, quantum));
-                        Status::Ok
-                    }),
-                );
-            }
-            while lanes.wait(None).is_some() {}
-        });
-        let result = |result: Mutex<Option<_>>| result.into_inner().ok().flatten().expect("every job was run");
-        results.into_iter().map(result).collect()
     }
 }
 
@@ -199,43 +147,6 @@ fn serve_all<A: Send>(pools: &[ThreadPool], arenas: &mut [A], workers: &mut Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Barrier;
-
-    #[test]
-    fn results_come_in_the_order_of_the_jobs() {
-        for count in [1, 2, 3] {
-            let mut arenas = vec![0u64; count];
-            let done = Lanes::new(count).unwrap().run(&mut arenas, (0..50u64).collect(), |arena, job| {
-                *arena += job;
-                job * job
-            });
-            assert!(done.iter().map(|(result, _)| *result).eq((0..50).map(|job| job * job)));
-            assert_eq!(arenas.iter().sum::<u64>(), 49 * 50 / 2);
-            assert!(done.iter().all(|(_, quantum)| quantum.lane < count));
-        }
-    }
-
-    /// Each job waits for the other: on one lane this would never end.
-    #[test]
-    fn lanes_run_at_the_same_time() {
-        let barrier = Barrier::new(2);
-        let done = Lanes::new(2).unwrap().run(&mut [(), ()], vec![1, 2], |_, job| {
-            barrier.wait();
-            job
-        });
-        assert_eq!(done.iter().map(|(result, _)| *result).collect::<Vec<_>>(), [1, 2]);
-        assert_ne!(done[0].1.lane, done[1].1.lane);
-    }
-
-    #[test]
-    fn a_panic_reaches_whoever_waits() {
-        for count in [1, 3] {
-            let lanes = Lanes::new(count).unwrap();
-            let run = || lanes.run(&mut vec![(); count], vec![1, 2, 3, 4], |(), job| assert!(job != 3, "the third one"));
-            let panic = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
-            assert_eq!(panic.downcast_ref::<&str>().copied(), Some("the third one"));
-        }
-    }
 
     #[test]
     fn waiting_ends_in_time() {

@@ -120,6 +120,18 @@ impl Plan {
             self.round_options.lanes,
             surgery.method
         );
+        let together = self.turns.is_sliced && self.limits.present > 1;
+        ensure!(
+            !together || self.round_options.stores_jacobian(&*method) && !method.needs().row_state,
+            "schedule.max_staleness = {} computes the gradients of several rounds together and {}: set schedule.max_staleness = 0{}",
+            config.schedule.max_staleness,
+            if method.needs().row_state {
+                format!("surgery.method = \"{}\" keeps buffers of every round's", surgery.method)
+            } else {
+                "needs them apart, but this run adds them up in one row (observe.conflict_every = 0)".to_owned()
+            },
+            if method.needs().row_state { "" } else { " or observe.conflict_every" }
+        );
         Ok(())
     }
 

@@ -1,5 +1,7 @@
-//! One round: forward and backward of every fused group, surgery, commit. Nothing changes unless all of it is finite.
+//! One round: forward and backward of every fused group, surgery, commit; or several whose gradients are computed together. Nothing
+//! changes unless all of it is finite.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -7,12 +9,12 @@ use serde_json::Value;
 
 use super::accelerator::Accelerator;
 pub use super::backend::Anomaly;
-use super::backend::{Backend, Stop, Work};
+use super::backend::{Backend, Forward, Products, Stop, Work};
 use super::host::Host;
-use super::lanes::{Quantum, RoundTimes};
 use super::predictor::HostPredictor;
+use super::quanta::{Quantum, RoundTimes};
 use super::round_options::{RoundOptions, Solvers};
-use super::solve::{Known, Solver};
+use super::solve::{Known, Solver, Step};
 use crate::machine::memory::Memory;
 use crate::model::network::{Batch, Keep, Limits, Network, Randomness};
 use crate::model::snapshot::Snapshot;
@@ -64,6 +66,13 @@ pub struct Committed {
     pub stages: Stages,
     /// On a device, if [`Trainer::time_quanta`] wants them.
     pub times: Option<RoundTimes>,
+}
+
+impl Stages {
+    /// All but the gradients.
+    pub fn after_gradients(&self) -> Duration {
+        self.gram + self.solve + self.update
+    }
 }
 
 pub type Outcome = Result<Committed, Anomaly>;
@@ -172,94 +181,189 @@ impl Trainer {
 
     /// Runs round `round` on `batch` for the present `tasks` (ascending run-wide indices). The error is a device's.
     pub fn run_round(&mut self, batch: &Batch, tasks: &[usize], round: u64, rates: &Rates) -> Result<Outcome> {
-        match self.round(batch, tasks, round, rates) {
-            Ok(committed) => Ok(Ok(committed)),
+        let commit = Commit { round, present: 0..tasks.len() };
+        let outcomes = self.run_rounds(batch, tasks, &[commit], &|_, _| *rates)?;
+        Ok(outcomes.and_then(|mut outcomes| outcomes.pop().expect("an outcome for each commit")))
+    }
+
+    /// Runs rounds whose gradients are all of the parameters as they are now, and whose `commits` follow each other; each takes some of
+    /// the present `tasks`. `rates` of a round, where so many of them were committed before it. One outcome each; an anomaly of
+    /// gradients is the error, and then nothing is committed.
+    pub fn run_rounds(
+        &mut self,
+        batch: &Batch,
+        tasks: &[usize],
+        commits: &[Commit],
+        rates: &dyn Fn(u64, u64) -> Rates,
+    ) -> Result<Result<Vec<Outcome>, Anomaly>> {
+        match self.rounds(batch, tasks, commits, rates) {
+            Ok(outcomes) => Ok(Ok(outcomes)),
             Err(Stop::Anomaly(anomaly)) => Ok(Err(anomaly)),
             Err(Stop::Device(error)) => Err(error.into()),
         }
     }
 
-    fn round(&mut self, batch: &Batch, tasks: &[usize], round: u64, rates: &Rates) -> Result<Committed, Stop> {
-        let mut stages = Stages::default();
-
+    fn rounds(
+        &mut self,
+        batch: &Batch,
+        tasks: &[usize],
+        commits: &[Commit],
+        rates: &dyn Fn(u64, u64) -> Rates,
+    ) -> Result<Vec<Outcome>, Stop> {
         let Self { model: Model { network, parameters }, blocks, solver, host, accelerator, .. } = self;
-        let stored = host.gradients.stored;
-        let shares = batch_shares(batch, tasks.len(), host.gradients.batches);
+        let (stored, batches) = (host.gradients.stored, host.gradients.batches);
+        let shares = batch_shares(batch, tasks.len(), batches);
         let backend: &mut dyn Backend = match accelerator {
             Some(accelerator) => accelerator,
             None => host,
         };
+        let round = commits[0].round;
         let random = Randomness { seed: solver.round_options.seed, round: round as u32 };
-        let work = &mut Work { network, parameters, blocks, batch, tasks, round, random, shares: &shares };
-
-        let began = Instant::now();
-        let mut clock = began;
-        let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
-        let simple = solver.simple(tasks.len(), blocks.sets());
-        let (forward, products, done) = match simple.and_then(|simple| backend.whole_round(work, &simple, rates)) {
-            Some(whole) => {
-                let (forward, products, step) = whole?;
-                stages.forward_backward = lap();
-                (forward, products, Some(step))
-            }
-            None => {
-                let scales_early = !stored && solver.balancer.name() != "equal";
-                let mut balance = |losses: &[f64]| solver.balance(losses, tasks, round);
-                let forward = backend.forward_backward(work, scales_early.then_some(&mut balance))?;
-                stages.forward_backward = lap();
-                (forward, backend.products(work)?, None)
-            }
-        };
-        if let Some(anomaly) = forward.anomaly(tasks).or_else(|| products.anomaly(tasks)) {
+        let mut work = Work { network, parameters, blocks, batch, tasks, first: 0, round, random, shares: &shares };
+        let mut lap = Lap::new(Instant::now());
+        if let [_] = commits {
+            let committed = only_round(solver, backend, &mut work, stored, rates(round, 0), lap)?;
+            return Ok(vec![Ok(committed)]);
+        }
+        let forward = backend.forward_backward(&mut work, None)?;
+        if let Some(anomaly) = forward.anomaly(tasks).or(backend.products(&work)?.anomaly(tasks)) {
             return Err(anomaly);
         }
-        let losses = forward.losses;
-        let tracked = stored && solver.round_options.conflict_every > 0;
-        let conflicts = tracked.then(|| RoundConflicts::of(&products.gram, tasks.len()));
-        stages.gram = lap();
-
-        let balance = forward.balanced.unwrap_or_else(|| solver.balance(&losses, tasks, round));
-        let balanced = if stored { balance.factors.clone() } else { vec![1.0; tasks.len()] };
-        let moved = done.is_some();
-        let step = match done {
-            Some(step) => step,
-            None => solver.solve(backend, work, Known { products, losses: &losses, balanced: &balanced })?,
-        };
-        if !step.norm.is_finite() {
-            return Err(Stop::anomaly(None, "update norm", step.norm));
+        let forward_backward = lap.time();
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(commits.len());
+        for Commit { round, present } in commits {
+            work.round = *round;
+            (work.tasks, work.first) = (&tasks[present.clone()], present.start);
+            work.shares = &shares[present.start * batches..present.end * batches];
+            let products = backend.products(&work)?;
+            let losses = forward.losses[present.clone()].to_vec();
+            let gradients = GradientsOf { forward: Forward { losses, balanced: None }, products, step: None };
+            let before = outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64;
+            let mut lap = Lap { forward_backward, ..Lap::new(lap.began) };
+            outcomes.push(match commit(solver, backend, &mut work, stored, gradients, &rates(*round, before), &mut lap) {
+                Ok(committed) => Ok(committed),
+                Err(Stop::Anomaly(anomaly)) => Err(anomaly),
+                Err(device) => return Err(device),
+            });
         }
-        let conflicts = conflicts.and_then(|found| solver.add_conflicts(found, work, &step.weights, &balanced));
-        stages.solve = lap();
-
-        if !moved {
-            backend.step(work, &step, solver.method().columnwise(), rates)?;
-        }
-        stages.update = lap();
-        let time = stages.gram + stages.solve + stages.update;
-        let times = backend.times(began, Quantum { lane: 0, start: stages.forward_backward, time });
-
-        if solver.balancer.wants_losses_after_step() {
-            let after = match backend.losses(work) {
-                Err(Stop::Device(error)) => return Err(error.into()),
-                after => after.ok().filter(|losses| losses.iter().all(|loss| loss.is_finite())),
-            };
-            if let Some(after) = after {
-                let seen = solver.seen(&after, tasks, round);
-                solver.balancer.after_step(&seen);
-            }
-        }
-        Ok(Committed {
-            losses,
-            balance,
-            weights: step.weights,
-            norm: step.norm,
-            clip: step.clip,
-            status: step.status,
-            conflicts,
-            stages,
-            times,
-        })
+        Ok(outcomes)
     }
+}
+
+/// A round among those that are run together.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    pub round: u64,
+    /// Its tasks, by their position among those present.
+    pub present: Range<usize>,
+}
+
+/// Times the stages of a round.
+struct Lap {
+    /// When the gradients were begun.
+    began: Instant,
+    clock: Instant,
+    forward_backward: Duration,
+}
+
+impl Lap {
+    fn new(began: Instant) -> Self {
+        Self { began, clock: Instant::now(), forward_backward: Duration::ZERO }
+    }
+
+    /// Since the last stage ended.
+    fn time(&mut self) -> Duration {
+        std::mem::replace(&mut self.clock, Instant::now()).elapsed()
+    }
+}
+
+/// Gradients of a commit's tasks, and what is known of them; the step, where it was solved and made with them.
+struct GradientsOf {
+    forward: Forward,
+    products: Products,
+    step: Option<Step>,
+}
+
+/// A round by itself: gradients and commit.
+fn only_round(
+    solver: &mut Solver,
+    backend: &mut dyn Backend,
+    work: &mut Work,
+    stored: bool,
+    rates: Rates,
+    mut lap: Lap,
+) -> Result<Committed, Stop> {
+    let (tasks, round) = (work.tasks, work.round);
+    let simple = solver.simple(tasks.len(), work.blocks.sets());
+    let gradients = match simple.and_then(|simple| backend.whole_round(work, &simple, &rates)) {
+        Some(whole) => {
+            let (forward, products, step) = whole?;
+            lap.forward_backward = lap.time();
+            GradientsOf { forward, products, step: Some(step) }
+        }
+        None => {
+            let scales_early = !stored && solver.balancer.name() != "equal";
+            let mut balance = |losses: &[f64]| solver.balance(losses, tasks, round);
+            let forward = backend.forward_backward(work, scales_early.then_some(&mut balance))?;
+            lap.forward_backward = lap.time();
+            GradientsOf { forward, products: backend.products(work)?, step: None }
+        }
+    };
+    commit(solver, backend, work, stored, gradients, &rates, &mut lap)
+}
+
+/// Surgery and the step, of gradients that `backend` holds.
+fn commit(
+    solver: &mut Solver,
+    backend: &mut dyn Backend,
+    work: &mut Work,
+    stored: bool,
+    gradients: GradientsOf,
+    rates: &Rates,
+    lap: &mut Lap,
+) -> Result<Committed, Stop> {
+    let (tasks, round, start) = (work.tasks, work.round, lap.clock - lap.began);
+    let GradientsOf { forward, products, step } = gradients;
+    if let Some(anomaly) = forward.anomaly(tasks).or_else(|| products.anomaly(tasks)) {
+        return Err(anomaly);
+    }
+    let losses = forward.losses;
+    let tracked = stored && solver.round_options.conflict_every > 0;
+    let conflicts = tracked.then(|| RoundConflicts::of(&products.gram, tasks.len()));
+    let gram = lap.time();
+
+    let balance = forward.balanced.unwrap_or_else(|| solver.balance(&losses, tasks, round));
+    let balanced = if stored { balance.factors.clone() } else { vec![1.0; tasks.len()] };
+    let moved = step.is_some();
+    let step = match step {
+        Some(step) => step,
+        None => solver.solve(backend, work, Known { products, losses: &losses, balanced: &balanced })?,
+    };
+    if !step.norm.is_finite() {
+        return Err(Stop::anomaly(None, "update norm", step.norm));
+    }
+    let conflicts = conflicts.and_then(|found| solver.add_conflicts(found, work, &step.weights, &balanced));
+    let solve = lap.time();
+
+    if !moved {
+        backend.step(work, &step, solver.method().columnwise(), rates)?;
+    }
+    let update = lap.time();
+    let times = backend.times(lap.began, Quantum { lane: 0, start, time: gram + solve + update });
+
+    if solver.balancer.wants_losses_after_step() {
+        let after = match backend.losses(work) {
+            Err(Stop::Device(error)) => return Err(error.into()),
+            after => after.ok().filter(|losses| losses.iter().all(|loss| loss.is_finite())),
+        };
+        if let Some(after) = after {
+            let seen = solver.seen(&after, tasks, round);
+            solver.balancer.after_step(&seen);
+        }
+    }
+    let stages = Stages { forward_backward: lap.forward_backward, gram, solve, update };
+    let Step { weights, norm, clip, status, .. } = step;
+    Ok(Committed { losses, balance, weights, norm, clip, status, conflicts, stages, times })
 }
 
 /// (rows of J) the part of its task's observed targets that each row comes from.

@@ -1,10 +1,12 @@
 //! The training loop.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::config::{Config, Objective};
 use crate::data::Corpus;
@@ -18,19 +20,19 @@ use crate::observe::console::Console;
 use crate::observe::event::{ByTask, Event, RoundEvent, Weights};
 use crate::observe::run_trace::RunTrace;
 use crate::observe::trace::Kind;
-use crate::schedule::order::Order;
-use crate::schedule::straggler::Watch;
+use crate::schedule::order::{Order, Record};
 use crate::surgery::methods::Status;
 use crate::train::batch::{Purpose, Share};
-use crate::train::checkpoint::{self, State, TaskState};
+use crate::train::checkpoint::{self, State};
+use crate::train::deadlines::Deadlines;
 use crate::train::evaluator::Evaluator;
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::Guard;
-use crate::train::isolation::{Attempt, Work};
+use crate::train::isolation::{Attempt, Done, Work};
 use crate::train::plan::{Plan, interval};
 use crate::train::prefix::keep_states;
 use crate::train::rates::rates;
-use crate::train::round::{Committed, Trainer};
+use crate::train::round::Trainer;
 use crate::train::run_folder::RunFolder;
 use crate::train::shapes::fuse;
 pub use crate::train::state::check_data;
@@ -58,10 +60,13 @@ pub struct Run<'a> {
     /// Whose round is next, and how the tasks stand.
     pub(super) order: Order,
     pub(super) objective: Objective,
-    started: Instant,
+    pub(super) started: Instant,
     bytes: u64,
-    /// Times of each task's quanta, where its micro-batch follows them.
-    pub(super) watches: Vec<Watch>,
+    /// By round, lines about times that an earlier process measured after the checkpoint this one began with.
+    pub(super) recorded: BTreeMap<u64, Value>,
+    pub(super) deadlines: Deadlines,
+    /// Rounds that the last step went on by.
+    advanced: u64,
     /// Something happened since the newest checkpoint.
     pub(super) unsaved: bool,
     pub(super) writer: Writer,
@@ -106,7 +111,7 @@ impl<'a> Run<'a> {
         plan: &'a Plan,
         built: Built,
         folder: &'a RunFolder,
-        observer: Observer,
+        mut observer: Observer,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
         let Built { trainer, bytes } = built;
@@ -116,6 +121,7 @@ impl<'a> Run<'a> {
         let names: Vec<String> = corpus.tasks.iter().map(|task| task.name.clone()).collect();
         let rounds = config.observe.trace_rounds;
         let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, trainer.lanes(), rounds)).transpose()?;
+        let recorded = observer.take_measured();
         let mut run = Self {
             config,
             corpus,
@@ -131,7 +137,9 @@ impl<'a> Run<'a> {
             objective,
             started,
             bytes,
-            watches: vec![Watch::default(); corpus.tasks.len()],
+            recorded,
+            deadlines: Deadlines::new(corpus.tasks.iter().map(|task| task.settings.deadline_ms)),
+            advanced: 1,
             unsaved: true,
             writer: Writer::default(),
             evaluator: None,
@@ -149,9 +157,9 @@ impl<'a> Run<'a> {
         self.state = state;
         self.unsaved = false;
         self.open_streams();
-        let reached = |(task, state): (usize, &TaskState)| Some((state.reached?, task));
-        let reached: Vec<(u64, usize)> = self.state.tasks.iter().enumerate().filter_map(reached).collect();
-        self.order.replay(self.state.round, &self.state.incidents, &reached);
+        let reached = self.state.reached();
+        let record = Record { incidents: &self.state.incidents, finished: &reached, took: &self.state.took };
+        self.advanced = self.order.replay(self.state.round, record, &mut |_, _| {});
         Ok(())
     }
 
@@ -230,6 +238,7 @@ impl<'a> Run<'a> {
             conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
             blocks: self.trainer.solver.ledger.contested(&self.trainer.blocks.names, MOST_BLOCKS),
             fallbacks: &self.state.fallbacks,
+            schedule: self.schedule_end(),
             tasks: self.task_ends(end),
         };
         write_whole(&self.folder.summary(), &format!("{:#}\n", end_event.json()))?;
@@ -253,30 +262,45 @@ impl<'a> Run<'a> {
     /// One round: draw, compute, commit; or say why not.
     fn round(&mut self) -> Result<()> {
         let clock = Instant::now();
-        let (round, corpus, config) = (self.state.round, self.corpus, self.config);
+        let (round, corpus, config, plan) = (self.state.round, self.corpus, self.config, self.plan);
         let start = self.now();
         let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
-        let shares = self.draw();
+        self.start_deadlines();
+        let dealt = self.order.deal(plan.rounds - round);
+        let shares = self.draw(&dealt.micro_batches);
         let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
         let named = |name: &str| present.iter().copied().find(|&task| corpus.tasks[task].name == name);
         let injected = InjectedFaults::of(&config.faults, &mut self.state.faults, round, named);
-        let rates = rates(&config.optimizer, round, self.plan.rounds, self.state.commits);
+        let commits = self.state.commits;
+        let rates = |round, before| rates(&config.optimizer, round, plan.rounds, commits + before);
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
-        let work = Work { corpus, fuse: fuse(config, corpus.tasks.len()), purpose, rates: &rates, injected: &injected };
+        let work = Work { corpus, fuse: fuse(config, plan.limits.present), purpose, rates: &rates, injected: &injected };
         let traced = self.trace.as_ref().is_some_and(RunTrace::writes_rounds);
         self.trainer.time_quanta(traced || self.adapts());
-        let attempt = work.attempt(&mut self.trainer, shares)?;
-        if let Some((tasks, committed)) = &attempt.done {
-            self.committed(round, rates.lr, tasks, committed, clock)?;
+        let attempt = work.attempt(&mut self.trainer, shares, &dealt.commits)?;
+        let times = Self::times(&dealt, &attempt, clock.elapsed());
+        for done in &attempt.done {
+            self.committed(done, rates(done.round, 0).lr, times[(done.round - round) as usize])?;
         }
         self.trace_round(round, start, &attempt)?;
-        self.adapt(&attempt)?;
-        self.settle(&present, &before, &attempt)?;
-        self.state.round += 1;
+        let measured = self.measure(&dealt, &attempt, &times)?;
+        for (round, measured) in (round..).zip(&measured) {
+            self.adapt(round, measured)?;
+        }
+        self.settle(&dealt, &before, &attempt, &measured)?;
+        self.advanced = dealt.commits.len().max(1) as u64;
+        self.state.round += self.advanced;
+        self.report_reweighted()?;
+        self.end_deadlines(&dealt, &times)?;
         self.unsaved = true;
-        let due = interval(&config.eval.every, self.plan.rounds_per_epoch);
-        self.state.evaluation_due = self.is_finished() || due.is_some_and(|every| self.state.round.is_multiple_of(every));
+        self.state.evaluation_due = self.is_finished() || self.is_due(interval(&config.eval.every, plan.rounds_per_epoch));
         Ok(())
+    }
+
+    /// Whether what happens every so many rounds happens after the last step.
+    pub(super) fn is_due(&self, every: Option<u64>) -> bool {
+        let round = self.state.round;
+        every.is_some_and(|every| round / every > round.saturating_sub(self.advanced) / every)
     }
 
     /// The trace's clock.
@@ -296,9 +320,9 @@ impl<'a> Run<'a> {
     }
 
     /// The examples of each present task; moves the cursors.
-    fn draw(&mut self) -> Vec<Share> {
+    fn draw(&mut self, micro_batches: &[usize]) -> Vec<Share> {
         let mut shares = Vec::new();
-        for (task, micro_batches) in self.order.deal().into_iter().enumerate().filter(|(_, count)| *count > 0) {
+        for (task, &micro_batches) in micro_batches.iter().enumerate().filter(|(_, count)| **count > 0) {
             let count = micro_batches * self.config.train.accumulate * self.examples(task);
             let examples = self.streams[task].take(count);
             self.state.tasks[task].cursor = self.streams[task].cursor();
@@ -307,7 +331,9 @@ impl<'a> Run<'a> {
         shares
     }
 
-    fn committed(&mut self, round: u64, lr: f64, tasks: &[usize], done: &Committed, clock: Instant) -> Result<()> {
+    fn committed(&mut self, done: &Done, lr: f64, time: Duration) -> Result<()> {
+        let Done { round, tasks, committed: done } = done;
+        let round = *round;
         self.state.commits += 1;
         let mut guard = Guard { in_a_row: self.state.bad_rounds };
         guard.committed();
@@ -338,7 +364,7 @@ impl<'a> Run<'a> {
             norm: done.norm,
             clip: done.clip,
             fallback,
-            ms: clock.elapsed().as_secs_f64() * 1e3,
+            ms: time.as_secs_f64() * 1e3,
         }))
     }
 }

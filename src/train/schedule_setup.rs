@@ -2,10 +2,12 @@
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::config::schema::{Config, SamplerKind, ScheduleMode};
+use crate::config::schema::{self, Config, SamplerKind, ScheduleMode};
 use crate::data::Corpus;
 use crate::ops::philox::{Keyed, Stream};
+use crate::schedule::Nanos;
 use crate::schedule::dispatcher::Settings;
+use crate::schedule::feedback::Feedback;
 use crate::schedule::order::Order;
 use crate::schedule::policy::round_robin;
 use crate::schedule::retry::Retry;
@@ -20,7 +22,10 @@ pub struct ScheduleSetup {
     specs: Vec<Spec>,
     pub samplings: Vec<TaskSampling>,
     pub is_sliced: bool,
+    /// Rounds are charged what they took.
+    pub is_measured: bool,
     micro_batch: u64,
+    feedback: Option<Feedback>,
 }
 
 impl ScheduleSetup {
@@ -34,7 +39,19 @@ impl ScheduleSetup {
             // A round is one slot of one task; how often it comes is the scheduler's.
             samplings.iter_mut().for_each(|sampling| sampling.rate = 1.0);
         }
-        let turns = Self { settings, specs, samplings, is_sliced, micro_batch: config.train.micro_batch as u64 };
+        let feedback = |rule: &schema::Feedback| {
+            let &schema::Feedback { every, load, latency, min, max } = rule;
+            Feedback { every, load, latency, min, max }
+        };
+        let turns = Self {
+            settings,
+            specs,
+            samplings,
+            is_sliced,
+            is_measured: config.schedule.is_measured(),
+            micro_batch: config.train.micro_batch as u64,
+            feedback: config.schedule.feedback.as_ref().map(feedback),
+        };
         turns.order()?;
         Ok(turns)
     }
@@ -55,7 +72,16 @@ impl ScheduleSetup {
             rounds: sampling.rounds,
             micro_batch: self.micro_batch,
         };
-        TimeSliced::new(self.settings.clone(), self.specs.iter().zip(&self.samplings).map(slice).collect()).map_err(refused)
+        let slices = self.specs.iter().zip(&self.samplings).map(slice).collect();
+        let sliced = TimeSliced::new(self.settings.clone(), slices).map_err(refused)?;
+        Ok(sliced.with_feedback(self.feedback))
+    }
+
+    /// Why the deadlines cannot all be met where rounds take so long, if they cannot; a task without a time takes what is planned.
+    pub fn late(&self, costs: &[Option<Nanos>]) -> Option<String> {
+        let specs = self.specs.iter().zip(costs);
+        let specs: Vec<Spec> = specs.map(|(spec, cost)| Spec { cost: cost.unwrap_or(spec.cost), ..spec.clone() }).collect();
+        (self.settings.policy.late)(&specs, self.settings.server_share).map(|late| late.message)
     }
 
     /// Rounds in which each task is present, of a run of `rounds`. Time-sliced: see [`TimeSliced::count`]; in synchronous rounds: if
@@ -79,6 +105,8 @@ fn settings(config: &Config, is_sliced: bool) -> Settings {
     let policy = if is_sliced { schedule.policy } else { &round_robin::POLICY };
     Settings {
         policy,
+        lanes: schedule.begun(),
+        max_staleness: schedule.max_staleness as u32,
         server_share: schedule.server_share,
         retry: Retry { max: schedule.max_retries, base: nanos(schedule.retry_base), cap: nanos(schedule.retry_cap) },
         seed: config.run.seed,

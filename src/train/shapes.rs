@@ -45,7 +45,10 @@ fn sizes(config: &Config, corpus: &Corpus) -> Vec<usize> {
 
 /// Most tasks in one round, and in one fused group.
 fn together(config: &Config, samplings: &[TaskSampling]) -> [usize; 2] {
-    let present = if config.schedule.mode == ScheduleMode::TimeSliced { 1 } else { samplings.len() };
+    let present = match config.schedule.mode {
+        ScheduleMode::Synchronous => samplings.len(),
+        ScheduleMode::TimeSliced => samplings.len().min(config.schedule.begun()),
+    };
     let fuse = fuse(config, present);
     [present, if fuse == 0 { present } else { fuse.min(present) }]
 }
@@ -64,12 +67,12 @@ fn batch_limits(
     let mut trained: Vec<usize> = spec.heads.iter().zip(&rows.trained).map(logits).collect();
     trained.sort_unstable_by(|a, b| b.cmp(a));
     let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
-    let largest = shapes.per_round.iter().max().map(|&most| vec![most]).unwrap_or_default();
+    let largest = shapes.per_round.iter().max().map(|&most| vec![most; present]).unwrap_or_default();
     let sizes = sizes(config, corpus);
     let rounds = samplings.iter().zip(&sizes).map(|(sampling, &size)| examples(config, sampling, size));
     Limits {
         group_rows: HeadRows::largest(sizes.iter().copied(), fused).max(config.eval.batch),
-        round_rows: if sliced { rounds.max().unwrap_or(0) } else { rounds.fold(0, usize::saturating_add) },
+        round_rows: HeadRows::largest(rounds, present),
         group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
         present,
         bag_rows: if sliced { largest } else { shapes.per_round },

@@ -40,6 +40,7 @@ pub(super) fn check_counts(config: &Config, corpus: &Corpus, plan: &Plan, state:
     {
         within(what, rounds, state.round)?;
     }
+    within("the rounds in `took`", state.took.len() as u64, state.round)?;
     if let Some(under_way) = state.evaluation {
         let examples: usize = corpus.tasks.iter().filter_map(|task| task.dev.as_ref()).map(Split::len).sum();
         within("evaluation.batches", under_way.batches, examples as u64)?;
@@ -71,6 +72,7 @@ pub(super) fn fresh_state(corpus: &Corpus, trainer: &Trainer) -> State {
         cursor: Cursor::default(),
         reached: None,
         micro_batch: None,
+        watch: Default::default(),
         setbacks: Setbacks::default(),
     };
     State {
@@ -86,6 +88,7 @@ pub(super) fn fresh_state(corpus: &Corpus, trainer: &Trainer) -> State {
         stopped_early: false,
         tasks: corpus.tasks.iter().map(task).collect(),
         incidents: Vec::new(),
+        took: Vec::new(),
         faults: Default::default(),
         method: trainer.method().name().to_owned(),
         method_state: trainer.method_state(),

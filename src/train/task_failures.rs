@@ -4,32 +4,39 @@ use anyhow::Result;
 
 use crate::data::cursor::Cursor;
 use crate::failure::Stopped;
-use crate::observe::event::{Event, TaskEnd};
-use crate::schedule::order::{Incident, Verdict};
+use crate::observe::event::{Event, ScheduleEnd, TaskEnd};
+use crate::schedule::order::{Dealt, Incident, Verdict};
 use crate::schedule::retry::Status;
 use crate::schedule::task::State;
 use crate::train::guard::{Guard, describe, what_happened};
 use crate::train::isolation::{Attempt, Failure};
+use crate::train::measured::Measured;
 use crate::train::run::{End, Run};
 
 impl<'a> Run<'a> {
-    /// Books how each present task's part of the round ended. `before`: the tasks' cursors as of the last round. An error once
-    /// there is no hope left, see [`Guard`].
-    pub(super) fn settle(&mut self, present: &[usize], before: &[Cursor], attempt: &Attempt) -> Result<()> {
+    /// Books how each task's part of the rounds ended, by commit. `before`: the tasks' cursors as of the last round; `measured`: what
+    /// is known of each round. An error once there is no hope left, see [`Guard`].
+    pub(super) fn settle(&mut self, dealt: &Dealt, before: &[Cursor], attempt: &Attempt, measured: &[Measured]) -> Result<()> {
         let mut verdicts = Vec::new();
-        for &task in present {
-            let failure = attempt.failures.iter().find(|failure| failure.task == task);
-            let verdict = self.order.ended(task, failure.map_or(Status::Ok, |failure| failure.status));
-            match failure {
-                None => self.state.tasks[task].taken += 1,
-                Some(failure) => verdicts.push((failure, verdict)),
+        for ((round, tasks), measured) in (self.state.round..).zip(&dealt.commits).zip(measured) {
+            let failed = verdicts.len();
+            for &task in tasks {
+                let failure = attempt.failures.iter().find(|failure| failure.task == task);
+                let status = failure.map_or(Status::Ok, |failure| failure.status);
+                let verdict = self.order.ended(task, status, measured.cost());
+                match failure {
+                    None => self.state.tasks[task].taken += 1,
+                    Some(failure) => verdicts.push((round, failure, verdict)),
+                }
             }
+            let lost = !attempt.done.iter().any(|done| done.round == round);
+            self.state.dropped_rounds += u64::from(lost && (attempt.anomaly.is_some() || verdicts.len() > failed));
         }
-        let lost = attempt.done.is_none() && (attempt.anomaly.is_some() || !verdicts.is_empty());
-        self.state.dropped_rounds += u64::from(lost);
+        let lost = attempt.done.is_empty() && (attempt.anomaly.is_some() || !verdicts.is_empty());
         let anomaly = if lost { self.not_finite(attempt)? } else { None };
-        for (failure, verdict) in &verdicts {
-            self.set_back(failure, verdict, before[failure.task], anomaly.is_some() && failure.status == Status::NotFinite)?;
+        for (round, failure, verdict) in &verdicts {
+            let reported = anomaly.is_some() && failure.status == Status::NotFinite;
+            self.set_back(*round, failure, verdict, before[failure.task], reported)?;
         }
         match anomaly {
             Some(message) => self.guard(&message, attempt.anomaly.is_some()),
@@ -61,9 +68,16 @@ impl<'a> Run<'a> {
 
     /// Brings a task back to its last commit. Its head, its moments and the sampler are as they were then, since nothing of a failed
     /// part is committed and random numbers follow from round and example; its place in the data is not.
-    fn set_back(&mut self, failure: &Failure, verdict: &Verdict, cursor: Cursor, already_reported: bool) -> Result<()> {
+    fn set_back(
+        &mut self,
+        round: u64,
+        failure: &Failure,
+        verdict: &Verdict,
+        cursor: Cursor,
+        already_reported: bool,
+    ) -> Result<()> {
         let Failure { task, status, why } = failure;
-        let (task, round) = (*task, self.state.round);
+        let task = *task;
         self.streams[task].seek(cursor);
         self.state.incidents.push(Incident { round, task, status: *status });
         let own = &mut self.state.tasks[task];
@@ -124,6 +138,13 @@ impl<'a> Run<'a> {
         (0..self.corpus.tasks.len()).all(|task| self.order.state(task) == State::Failed)
     }
 
+    /// What became of the schedule.
+    pub(super) fn schedule_end(&self) -> ScheduleEnd {
+        let counts = self.trainer.host.quanta.counts();
+        let stale = self.order.counts().stale;
+        ScheduleEnd { quanta: counts.quanta, write_write: counts.write_write, read_write: counts.read_write, stale }
+    }
+
     /// How each task came out of a run that ended so.
     pub(super) fn task_ends(&self, end: End) -> Vec<TaskEnd> {
         let state = |task: usize| match self.order.state(task) {
@@ -139,6 +160,8 @@ impl<'a> Run<'a> {
             retries: task.setbacks.retries,
             rollbacks: task.setbacks.rollbacks,
             micro_batch: self.micro_batch(number),
+            deadlines_met: self.deadlines.of(number).map(|[met, _]| met),
+            deadlines_missed: self.deadlines.of(number).map(|[_, missed]| missed),
             last_error: task.setbacks.last_error.clone(),
         };
         self.state.tasks.iter().enumerate().map(task_end).collect()

@@ -9,7 +9,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::commands::check;
 use crate::config::Config;
 use crate::data::{Corpus, Inputs};
-use crate::model::network::Batch;
+use crate::machine::memory::Memory;
+use crate::model::Model;
+use crate::model::jacobian::Storage;
+use crate::model::network::{Batch, Gradients, Keep, Randomness, Scratch};
 use crate::observe::console::Console;
 use crate::ops::philox::{Keyed, Stream};
 use crate::train::batch::{Purpose, Share, training_batch};
@@ -21,8 +24,8 @@ use crate::train::setup::load_corpus;
 use crate::train::shapes::fuse;
 use crate::train::tokens::sequence_len;
 
-/// Width of all encoders.
-const HIDDEN: usize = 768;
+/// Width of the encoders whose rounds are timed; see [`Shape::hidden`].
+pub const HIDDEN: usize = 768;
 /// BERT's vocabulary, of which texts are made of the words after the special ones.
 const VOCABULARY: u32 = 30_522;
 const FIRST_WORD: u32 = 1000;
@@ -31,7 +34,8 @@ const WORDS: usize = 50;
 /// Batches that rounds go through in turn.
 pub const BATCHES: usize = 3;
 const SEED: u64 = 1;
-const MOST_EXAMPLES: usize = 1 << 18;
+/// Examples of all tasks together in a round.
+pub const MOST_EXAMPLES: usize = 1 << 18;
 const MOST_TOKENS: usize = 1 << 24;
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -54,6 +58,8 @@ impl Encoder {
 /// What a run is like; see the options of `bench step`.
 pub struct Shape<'a> {
     pub encoder: Encoder,
+    /// Width of the encoder, and features of an example of the linear one.
+    pub hidden: usize,
     pub tasks: usize,
     pub batch: usize,
     pub layers: usize,
@@ -139,11 +145,42 @@ impl Prepared {
         let rates = rates(&self.config.optimizer, round, self.plan.rounds, round);
         self.trainer.run_round(batch, tasks, round, &rates)?.map_err(|anomaly| anyhow!("{anomaly:?}"))
     }
+
+    /// What one of several lanes computes micro-batches with, in memory of its own.
+    pub fn passes<'a>(&'a self, batches: &'a [Batch]) -> Result<Passes<'a>> {
+        let (model, limits) = (&self.trainer.model, &self.plan.limits);
+        let keep = Keep { stored: false, batches: 1, storage: Storage::F32 };
+        let mut memory = Memory::unlimited();
+        let scratch = Scratch::new(&mut memory, &model.network.spec.encoder, limits)?;
+        let gradients = Gradients::new(&mut memory, &model.network, keep, limits)?;
+        Ok(Passes { model, batches, scratch, gradients })
+    }
+}
+
+/// Passes forward and backward with a run's parameters, which stay as they are.
+pub struct Passes<'a> {
+    model: &'a Model,
+    batches: &'a [Batch],
+    scratch: Scratch,
+    gradients: Gradients,
+}
+
+impl Passes<'_> {
+    /// Both passes of one of the batches, in turn by `number`.
+    pub fn run(&mut self, number: usize) {
+        let Self { model: Model { network, parameters }, batches, scratch, gradients } = self;
+        let batch = &batches[number % batches.len()];
+        let random = Randomness { seed: SEED, round: 0 };
+        network.forward(parameters.weights(), batch, &batch.parts, scratch, Some(random));
+        network.losses(&batch.parts, scratch);
+        let gradients = gradients.of_group(network, batch, &batch.parts);
+        network.backward(parameters.weights(), batch, &batch.parts, scratch, gradients, random);
+    }
 }
 
 impl Shape<'_> {
     fn toml(&self) -> String {
-        let Self { tasks, batch, layers, recompute, method, lanes, rounds, .. } = self;
+        let Self { hidden, tasks, batch, layers, recompute, method, lanes, rounds, .. } = self;
         let kind = self.encoder.name();
         let examples = BATCHES * batch;
         // The linear encoder is PyTorch's nn.Linear(768, 768), so that both can be timed side by side; the transformer is BERT.
@@ -161,14 +198,14 @@ impl Shape<'_> {
         };
         let data = match self.encoder {
             Encoder::Linear => format!(
-                "[synthetic]\nagree = 0\noppose = 0\nalone = {tasks}\nfeatures = {HIDDEN}\ntrain = {examples}\ndev = 0\ntest = 0\n\
+                "[synthetic]\nagree = 0\noppose = 0\nalone = {tasks}\nfeatures = {hidden}\ntrain = {examples}\ndev = 0\ntest = 0\n\
                  [task_defaults]\nhead = \"classification\"\n"
             ),
             _ => "[tasks_from]\nfile = \"rows.tsv\"\ntask = \"task\"\nsplit = \"split\"\n[task_defaults]\ntext = \"text\"\nlabel = \"label\"\n"
                 .to_owned(),
         };
         format!(
-            "[run]\nseed = {SEED}\n[encoder]\nkind = \"{kind}\"\nhidden = {HIDDEN}\n{own}{plain}\
+            "[run]\nseed = {SEED}\n[encoder]\nkind = \"{kind}\"\nhidden = {hidden}\n{own}{plain}\
              [train]\nrounds = {rounds}\nmicro_batch = {batch}\n[optimizer]\nlr = 1e-4\nweight_decay = 0.01\n\
              [optimizer.schedule]\nkind = \"constant\"\n[clip]\nnorm = 0\n[surgery]\nmethod = \"{method}\"\n\
              [schedule]\nlanes = {lanes}\n[eval]\nevery = \"end\"\nbatch = 1\n[observe]\nconflict_every = 0\n{data}"

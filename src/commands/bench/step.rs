@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use serde_json::{Map, Value, json};
 
-use super::prepared::{BATCHES, Encoder, Prepared, Shape};
+use super::prepared::{BATCHES, Encoder, HIDDEN, Prepared, Shape};
 use super::{WARM_UP, count, median, millis, number, print, repeat, report};
 use crate::model::network::Batch;
 use crate::ops::gemm::time_in_products;
@@ -59,6 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(args.lanes == 1 || args.device == "cpu", "--lanes are the CPU's: a device has streams of its own");
     let mut prepared = Prepared::new(&Shape {
         encoder: args.encoder,
+        hidden: HIDDEN,
         tasks: args.tasks,
         batch: args.batch,
         layers: args.layers,

@@ -9,6 +9,7 @@ mod device;
 mod faults;
 mod files;
 mod run;
+mod schedule;
 mod surgery;
 mod tasks;
 
@@ -22,6 +23,7 @@ use super::{Resolved, synthetic};
 pub fn run(resolved: &Resolved) -> Vec<Diagnostic> {
     let mut checker = Checker { resolved, config: &resolved.config, errors: Vec::new() };
     run::check(&mut checker);
+    schedule::check(&mut checker);
     surgery::check(&mut checker);
     device::check(&mut checker);
     tasks::check(&mut checker);

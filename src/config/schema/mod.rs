@@ -17,7 +17,7 @@ pub use encoder::{Encoder, EncoderKind, Pooling};
 pub use eval::{Best, Eval, Every, EveryNamed, Slice};
 pub use methods::{Balance, Granularity, HeadGradients, METHOD_KEYS, Scale, Storage, Surgery, params_of};
 pub use run::{Checkpoint, Data, Observe, OnBadRow, Run};
-pub use schedule::{Fault, FaultKind, Memory, Sampler, SamplerKind, Schedule, ScheduleMode};
+pub use schedule::{Fault, FaultKind, Feedback, Memory, Sampler, SamplerKind, Schedule, ScheduleMode};
 pub use sources::{Synthetic, TasksFrom};
 pub use task::{Adaptive, Format, HeadKind, MetricKind, Task};
 pub use train::{Clip, ClipScope, EmbeddingSteps, LrSchedule, LrScheduleKind, Optimizer, OptimizerKind, RowMoment, Train};

@@ -16,9 +16,18 @@ table! {
         policy: &'static Policy = "round_robin", only("schedule.mode", ["time_sliced"]);
         /// Share of the time of tasks that `priority`, `rms` or `edf` would pass over.
         server_share: f64 = 0.05 in Bounds::UNIT_OPEN, only("schedule.policy", ["priority", "rms", "edf"]);
-        /// Planned time of one example: the clock that policies and retries go by, so that equal configurations have equal
-        /// orders.
+        /// The clock that policies and retries go by: what rounds are planned to take (`example_us`), so that equal
+        /// configurations have equal orders; or what each took on this machine, which metrics.jsonl and checkpoints record
+        /// (lines `measured`), so that a resumed run goes on alike. `auto`: `measured` under `weighted`, whose shares are of
+        /// real time, else `planned`.
+        clock: ScheduleClock = "auto", only("schedule.mode", ["time_sliced"]);
+        /// Planned time of one example.
         example_us: f64 = 100.0 in Bounds::POSITIVE.up_to(1e9);
+        /// Commits of other tasks that a task's gradient may miss: so many rounds more are begun before the first of them
+        /// commits, and their gradients are computed together, on `lanes` lanes or fused. What each misses follows from the
+        /// order alone. On the CPU.
+        max_staleness: usize = 0 in 0..=63, only("schedule.mode", ["time_sliced"]);
+        feedback: Option<Feedback> = none, only("schedule.policy", ["weighted"]);
         /// Failures in a row after which a task is given up, and with it those that depend on it; the others go on.
         max_retries: u32 = 3 in 0..=1_000_000;
         /// Seconds of planned time until a task whose reader died is tried again; doubles with each further failure in a row.
@@ -28,10 +37,47 @@ table! {
         /// Fused groups of a round that are computed at the same time on the CPU: each lane has its share of the worker threads
         /// and its own scratch memory. Where `train.fuse` is 0, a round is cut into as many groups. The result is the same to
         /// the bit.
-        lanes: usize = 1 in 1..=64, only("schedule.mode", ["synchronous"]);
+        lanes: usize = 1 in 1..=64;
     }
-    later ["max_staleness"]
 }
+
+impl Schedule {
+    /// Whether its clock is what rounds took.
+    pub fn is_measured(&self) -> bool {
+        let weighted = self.policy == &policy::weighted::POLICY;
+        self.mode == ScheduleMode::TimeSliced
+            && (self.clock == ScheduleClock::Measured || self.clock == ScheduleClock::Auto && weighted)
+    }
+
+    /// Time-sliced rounds that are begun before the first of them commits.
+    pub fn begun(&self) -> usize {
+        self.max_staleness + 1
+    }
+}
+
+choices! {
+    pub enum ScheduleClock { Auto = "auto", Planned = "planned", Measured = "measured" }
+}
+
+table! {
+    /// Weights that follow the load, e.g. `{ every = 50 }`: after so many rounds each task's weight becomes
+    /// 100 (1 - (load x time its rounds took + latency x mean time they waited for their turn)), both relative to the task with
+    /// the most, within `min` and `max`.
+    pub struct Feedback = FEEDBACK {
+        /// Rounds between two changes.
+        every: u64 = 50 in 1..=COUNT;
+        /// What the time taken counts.
+        load: f64 = 0.6 in Bounds::UNIT;
+        /// What the time waited counts.
+        latency: f64 = 0.4 in Bounds::UNIT;
+        /// Least weight, so that no task is forgotten.
+        min: f64 = 10.0 in Bounds::POSITIVE.up_to(100.0);
+        /// Largest weight.
+        max: f64 = 100.0 in Bounds::POSITIVE.up_to(100.0);
+    }
+}
+
+impl Copy for Feedback {}
 
 impl FieldType for &'static Policy {
     fn kind() -> Kind {

@@ -12,7 +12,7 @@ use crate::schedule::task::State;
 impl Dispatcher {
     /// Ends the quantum on `lane` after `cost`. Panics if none runs there.
     pub fn complete(&mut self, lane: usize, cost: Nanos, status: Status, now: Nanos) -> (usize, After) {
-        let Running { task, charged } = self.lanes[lane].take().expect("a quantum runs on the lane");
+        let Running { task, charged, served } = self.lanes[lane].take().expect("a quantum runs on the lane");
         let task = task as usize;
         self.busy -= 1;
         let job = self.tasks[task].job.expect("a running task has a job");
@@ -23,6 +23,9 @@ impl Dispatcher {
         }
         self.budget.release(job.bytes);
         self.correct(task, charged, cost);
+        if served {
+            self.ready.correct(charged, cost);
+        }
         self.counts.quanta += 1;
         self.log.add(now, task as u32, What::End { lane: lane as u32 });
         let after = if status == Status::Ok { self.succeeded(task, &job, cost, now) } else { self.failed(task, status, now) };
@@ -39,10 +42,12 @@ impl Dispatcher {
     }
 
     fn succeeded(&mut self, task: usize, job: &Job, cost: Nanos, now: Nanos) -> After {
-        if self.specs[task].relative_deadline().is_some_and(|deadline| now > job.release.saturating_add(deadline)) {
-            self.counts.deadline_misses += 1;
-        }
         let own = &mut self.tasks[task];
+        if let Some(deadline) = self.specs[task].relative_deadline() {
+            let missed = now > job.release.saturating_add(deadline);
+            own.deadlines[usize::from(missed)] += 1;
+            self.counts.deadline_misses += u64::from(missed);
+        }
         own.job = None;
         own.failures = 0;
         let straggler = own.watch.add(cost);
@@ -74,6 +79,19 @@ impl Dispatcher {
                 After::Again { trim: remedy == Remedy::Trim, halve: remedy == Remedy::Halve, wait }
             }
         }
+    }
+
+    /// The gradient of `job`, which has ended, is committed now: its blocks have a new version. Commits of them that it missed.
+    pub fn commit(&mut self, task: usize, job: &Job, now: Nanos) -> u32 {
+        let seen = &mut self.seen[task * self.blocks..][..self.blocks];
+        let staleness = self.access.staleness(job.blocks, seen);
+        self.access.commit(job.blocks);
+        self.access.note(job.blocks, seen);
+        if staleness > 0 {
+            self.counts.stale += 1;
+            self.log.add(now, task as u32, What::Causal { staleness });
+        }
+        staleness
     }
 
     /// The caller has brought the task back to its last commit: it goes on, or has failed, and with it all that wait for it.

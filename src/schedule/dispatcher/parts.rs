@@ -87,7 +87,10 @@ pub struct Counts {
     pub stragglers: u64,
     pub write_write: u64,
     pub read_write: u64,
+    /// Gradients that had missed more commits than they may.
     pub causal: u64,
+    /// Gradients of training that were committed although they had missed commits, as `max_staleness` allows.
+    pub stale: u64,
 }
 
 /// Refuses what cannot be scheduled, with the numbers.

@@ -7,9 +7,10 @@ use crate::schedule::Nanos;
 use crate::schedule::access::{Blocks, Operation};
 use crate::schedule::dispatcher::Job;
 use crate::schedule::executor::Executor;
+use crate::simulate::machine::Drawn;
 use crate::simulate::workload::{Arrival, Mode};
 
-impl Simulation<'_> {
+impl<E: Executor<Work = Drawn>> Simulation<'_, E> {
     /// Everything that has become due.
     pub(super) fn arrive_all(&mut self) {
         let now = self.now();

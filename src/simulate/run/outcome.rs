@@ -4,9 +4,10 @@ use super::{InFlight, MOST_PIECES, MOST_SPANS, Progress, Simulation, Span, mix};
 use crate::schedule::access::{OnStale, Operation};
 use crate::schedule::dispatcher::After;
 use crate::schedule::executor::{Ended, Executor};
+use crate::simulate::machine::Drawn;
 use crate::simulate::workload::{Arrival, Mode, SimTask};
 
-impl Simulation<'_> {
+impl<E: Executor<Work = Drawn>> Simulation<'_, E> {
     pub(super) fn end(&mut self, ended: Ended) {
         let Ended { lane, cost, status } = ended;
         let Some(InFlight { started, since }) = self.lanes[lane].take() else { return };

@@ -34,7 +34,7 @@ use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 use crate::surgery::update::{Rates, shared_update};
-use crate::train::lanes::RoundTimes;
+use crate::train::quanta::RoundTimes;
 use lane::Lane;
 use parameters::ParametersOnDevice;
 use pass::Packed;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Accelerator;
 use crate::machine::driver::{DeviceError, Driver, EventId};
-use crate::train::lanes::{Quantum, RoundTimes};
+use crate::train::quanta::{Quantum, RoundTimes};
 
 /// Timers that rounds have used so far.
 #[derive(Default)]

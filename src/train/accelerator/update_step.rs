@@ -19,7 +19,7 @@ use crate::surgery::gram::{GradientsAt, RoundGram};
 use crate::surgery::methods::Columnwise;
 use crate::surgery::update::{DecisionAt, ParametersAt, Rates, update};
 use crate::train::backend::{Backend, Balance, Forward, Products, SimpleSolve, Stop, Work};
-use crate::train::lanes::{Quantum, RoundTimes};
+use crate::train::quanta::{Quantum, RoundTimes};
 use crate::train::solve;
 
 impl Backend for Accelerator {

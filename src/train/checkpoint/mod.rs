@@ -18,6 +18,7 @@ use crate::data::cursor::Cursor;
 use crate::files::SCRATCH;
 use crate::model::spec::HeadKind;
 use crate::schedule::order::Incident;
+use crate::schedule::straggler::Watch;
 use crate::train::round::Trainer;
 
 use folders::remove;
@@ -62,6 +63,9 @@ pub struct State {
     /// Parts of rounds that failed, in the rounds' and then the tasks' order.
     #[serde(default)]
     pub incidents: Vec<Incident>,
+    /// Microseconds that each round took, where the scheduler's clock is measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub took: Vec<u32>,
     /// How often each of the configuration's `[faults]` has happened.
     #[serde(default)]
     pub faults: BTreeMap<String, u64>,
@@ -117,6 +121,9 @@ pub struct TaskState {
     /// Examples of its micro-batch, where that follows the measured time.
     #[serde(default)]
     pub micro_batch: Option<usize>,
+    /// Times of its groups lately, where that is so.
+    #[serde(default, skip_serializing_if = "Watch::is_new")]
+    pub watch: Watch,
     #[serde(default)]
     pub setbacks: Setbacks,
 }
@@ -137,6 +144,11 @@ pub struct Setbacks {
 impl State {
     pub fn version() -> u32 {
         VERSION
+    }
+
+    /// (Rounds done before, task) of the tasks that reached their target.
+    pub fn reached(&self) -> Vec<(u64, usize)> {
+        self.tasks.iter().enumerate().filter_map(|(task, state)| Some((state.reached?, task))).collect()
     }
 }
 

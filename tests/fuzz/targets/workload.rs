@@ -109,7 +109,8 @@ pub fn make(random: &mut Random) -> Input {
 pub fn run(place: &Path, words: &[String]) -> Result<()> {
     let with_pictures = !words.is_empty();
     commands::simulate::run(&commands::simulate::Args {
-        workload: place.join("workload.toml"),
+        workload: Some(place.join("workload.toml")),
+        replay: None,
         sets: Vec::new(),
         json: true,
         trace: with_pictures.then(|| place.join("trace.json")),

@@ -1,0 +1,185 @@
+//! The quanta of rounds on the CPU's lanes: the dispatcher says which runs where and beside what, on the wall clock.
+//!
+//! What a round computes is settled before ([`crate::schedule::order`]); here only the place and the order of quanta follow from the
+//! clock, and no result depends on those.
+
+use std::time::{Duration, Instant};
+
+use crate::schedule::Nanos;
+use crate::schedule::access::{Blocks, Operation};
+use crate::schedule::dispatcher::{Counts, Dispatcher, Job, Settings};
+use crate::schedule::executor::Executor;
+use crate::schedule::retry::Status;
+use crate::schedule::task::Spec;
+use crate::train::lanes::Lanes;
+
+/// All of the encoder: every gradient reads it, every commit writes it.
+const ENCODER: Blocks = 1;
+
+/// Where and when a quantum was computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantum {
+    pub lane: usize,
+    /// Since the first of those that were submitted together was.
+    pub start: Duration,
+    pub time: Duration,
+}
+
+/// When the quanta of a committed round were computed; their starts are since `began`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoundTimes {
+    pub began: Instant,
+    /// By fused group: its tasks' gradients. Of rounds that were computed together, the first has them all.
+    pub groups: Vec<Quantum>,
+    /// Products of the gradients, solve and step.
+    pub commit: Quantum,
+}
+
+/// A fused group to be computed: the first of its tasks, which stands for it, and what is computed.
+pub struct Group<J> {
+    pub task: usize,
+    pub job: J,
+}
+
+/// The dispatcher of a machine's lanes.
+pub struct Quanta {
+    dispatcher: Dispatcher,
+    begun: Instant,
+    /// What stands for commits among the tasks.
+    commit: usize,
+    /// Bytes of a lane's arena, which a gradient has to itself.
+    scratch: u64,
+}
+
+impl Quanta {
+    /// For so many tasks, with an arena of `scratch` bytes on each lane.
+    pub fn new(tasks: usize, lanes: usize, scratch: u64) -> Self {
+        let specs = (0..=tasks).map(|number| Spec { scratch, ..Spec::new(number.to_string(), 0) }).collect();
+        let settings = Settings { lanes, device: scratch.saturating_mul(lanes as u64), ..Settings::default() };
+        let dispatcher = Dispatcher::new(settings, specs, 1).expect("a quantum for each lane fits into the lanes' arenas");
+        Self { dispatcher, begun: Instant::now(), commit: tasks, scratch }
+    }
+
+    /// What the dispatcher counted, conflicts of quanta on the encoder's parameters among it.
+    pub fn counts(&self) -> Counts {
+        self.dispatcher.counts
+    }
+
+    fn now(&self) -> Nanos {
+        self.begun.elapsed().as_nanos() as Nanos
+    }
+
+    fn submit(&mut self, task: usize, operation: Operation, bytes: u64) {
+        let now = self.now();
+        self.dispatcher.submit(task, Job { operation, blocks: ENCODER, release: now, cost: 0, bytes }, now);
+    }
+
+    /// Computes gradients of groups without a common task, each on a lane with that lane's arena. Results are in the groups' order; what
+    /// a group computes must not depend on its lane.
+    pub fn gradients<A: Send, J: Send, R: Send>(
+        &mut self,
+        lanes: &Lanes,
+        arenas: &mut [A],
+        groups: Vec<Group<J>>,
+        work: impl Fn(&mut A, J) -> R + Sync,
+    ) -> Vec<(R, Quantum)> {
+        let (begun, work) = (Instant::now(), &work);
+        let mut results: Vec<Option<(R, Quantum)>> = groups.iter().map(|_| None).collect();
+        let mut waiting: Vec<(usize, _)> =
+            groups.into_iter().zip(&mut results).map(|(group, out)| (group.task, (group.job, out))).collect();
+        waiting
+            .iter()
+            .map(|(task, _)| *task)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|task| self.submit(task, Operation::Gradient, self.scratch));
+        lanes.at_work(arenas, |executor| {
+            loop {
+                while let Some(started) = self.dispatcher.next(self.now()) {
+                    let at = waiting.iter().position(|(task, _)| *task == started.task).expect("only these were submitted");
+                    let (_, (job, out)) = waiting.swap_remove(at);
+                    let lane = started.lane;
+                    let compute = move |arena: &mut A| {
+                        let start = begun.elapsed();
+                        let result = work(arena, job);
+                        *out = Some((result, Quantum { lane, start, time: begun.elapsed() - start }));
+                        Status::Ok
+                    };
+                    executor.submit(lane, Box::new(compute));
+                }
+                let Some(ended) = executor.wait(None) else { break };
+                self.dispatcher.complete(ended.lane, ended.cost, ended.status, self.now());
+            }
+        });
+        results.into_iter().map(|result| result.expect("every group was computed")).collect()
+    }
+
+    /// Writes the encoder, once nobody reads it any more.
+    pub fn commit<R>(&mut self, write: impl FnOnce() -> R) -> R {
+        self.submit(self.commit, Operation::Commit, 0);
+        let started = self.dispatcher.next(self.now()).expect("all gradients have ended");
+        let clock = Instant::now();
+        let result = write();
+        self.dispatcher.complete(started.lane, clock.elapsed().as_nanos() as Nanos, Status::Ok, self.now());
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Barrier;
+
+    fn run<A: Send, R: Send>(
+        arenas: &mut [A],
+        jobs: std::ops::Range<u64>,
+        work: impl Fn(&mut A, u64) -> R + Sync,
+    ) -> Vec<(R, Quantum)> {
+        let lanes = Lanes::new(arenas.len()).unwrap();
+        let groups = jobs.map(|job| Group { task: job as usize, job }).collect();
+        Quanta::new(50, arenas.len(), 100).gradients(&lanes, arenas, groups, work)
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_groups() {
+        for count in [1, 2, 3] {
+            let mut arenas = vec![0u64; count];
+            let done = run(&mut arenas, 0..50, |arena, job| {
+                *arena += job;
+                job * job
+            });
+            assert!(done.iter().map(|(result, _)| *result).eq((0..50).map(|job| job * job)));
+            assert_eq!(arenas.iter().sum::<u64>(), 49 * 50 / 2);
+            assert!(done.iter().all(|(_, quantum)| quantum.lane < count));
+        }
+    }
+
+    /// Each waits for the other: on one lane this would never end.
+    #[test]
+    fn lanes_run_at_the_same_time() {
+        let barrier = Barrier::new(2);
+        let done = run(&mut [(), ()], 1..3, |(), job| {
+            barrier.wait();
+            job
+        });
+        assert_eq!(done.iter().map(|(result, _)| *result).collect::<Vec<_>>(), [1, 2]);
+        assert_ne!(done[0].1.lane, done[1].1.lane);
+    }
+
+    #[test]
+    fn a_panic_reaches_whoever_waits() {
+        for count in [1, 3] {
+            let run = || run(&mut vec![(); count], 1..5, |(), job| assert!(job != 3, "the third one"));
+            let panic = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+            assert_eq!(panic.downcast_ref::<&str>().copied(), Some("the third one"));
+        }
+    }
+
+    #[test]
+    fn a_commit_counts_as_a_version_and_conflicts_with_nobody_at_rest() {
+        let mut quanta = Quanta::new(2, 1, 8);
+        assert_eq!(quanta.commit(|| 7), 7);
+        assert_eq!((quanta.counts().quanta, quanta.counts().read_write), (1, 0));
+    }
+}
