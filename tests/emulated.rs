@@ -447,7 +447,8 @@ fn every_wait_orders_something(timed: bool) {
     let round = waits / 2;
     assert!(round >= 8, "{round} waits a round");
     let mut unseen = Vec::new();
-    for missed in round..waits {
+    // The first wait is for the step of the round before, which the host has waited for where rounds are timed.
+    for missed in round + usize::from(timed)..waits {
         let fault = without_wait(case, timed, missed, missed as u64).and_then(|(fault, _)| fault);
         if !fault.is_some_and(|fault| {
             fault.contains("no event puts that before this one") || fault.contains("nothing has been written")
@@ -455,6 +456,8 @@ fn every_wait_orders_something(timed: bool) {
             unseen.push(missed - round);
         }
     }
+    // The host waits for a round that is timed, so that the next one's first wait may have nothing left to order.
+    unseen.retain(|&wait| !timed || wait > 0);
     assert!(unseen.is_empty(), "waits {unseen:?} of {round} order nothing");
 }
 

@@ -187,6 +187,9 @@ fn other_ways_of_a_round_are_as_on_the_cpu() {
         &["train.accumulate=2", "surgery.granularity=tensor"],
         &["surgery.method=modo", "train.fuse=2"],
         &["surgery.method=sdmgrad", "surgery.n_iter=1"],
+        &["schedule.mode=time_sliced", "schedule.max_staleness=2"],
+        &["schedule.mode=time_sliced", "schedule.max_staleness=1", "train.fuse=1", "balance.method=famo"],
+        &["schedule.mode=time_sliced", "schedule.max_staleness=1", "surgery.method=graddrop"],
     ] {
         for config in [small(), place.bag()] {
             let on = |device| [sets, &["encoder.dropout=0", "train.rounds=12", "eval.every=4", device]].concat();
@@ -336,6 +339,38 @@ fn too_little_memory_is_said_before_anything_is_allocated() {
     let buffers = run(&["plan", &config, "--json"]).ok().json();
     let names: Vec<&str> = buffers["buffers"].as_array().unwrap().iter().filter_map(|buffer| buffer["name"].as_str()).collect();
     assert!(names.contains(&"lane 1: hidden states") && names.contains(&"encoder: parameters in bf16"), "{names:?}");
+}
+
+/// Sixteen tasks within the bytes that shared parameters and the largest task take, by the plan: one task a round, smaller micro-batches,
+/// and what the same run without a budget comes to, but for the order of sums.
+#[test]
+fn sixteen_tasks_stay_within_a_tight_budget() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let config = small();
+    let sets = [
+        EMULATED,
+        "schedule.mode=time_sliced",
+        "synthetic={ agree = 0, oppose = 0, alone = 16, features = 32, train = 64, dev = 16, test = 0 }",
+        "train.micro_batch=32",
+        "train.rounds=24",
+        "eval.every=12",
+        "eval.batch=8",
+        "encoder.dropout=0",
+    ];
+    let plan = |more: &[&str]| {
+        let words: Vec<&str> = sets.iter().chain(more).flat_map(|set| ["--set", set]).collect();
+        run(&[&["plan", config.to_str().expect("UTF-8"), "--json"], &words[..]].concat()).ok().json()
+    };
+    let budget = plan(&["train.micro_batch=8", "train.accumulate=4"])["total_bytes"].as_u64().expect("bytes");
+    assert!(plan(&[])["total_bytes"].as_u64().expect("bytes") > budget);
+    let tight = [format!("memory.device={budget}"), "memory.on_pressure=split".to_owned()];
+    let tight = tight.each_ref().map(String::as_str);
+    assert_eq!(plan(&tight)["total_bytes"], budget, "the arenas are what the budget allows");
+    let [free, tight] = [&[][..], &tight].map(|more| place.train(&config, &[&sets[..], more].concat()));
+    assert_close(&losses(&tight), &losses(&free), 0.02, "within a budget");
 }
 
 #[test]

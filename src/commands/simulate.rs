@@ -333,6 +333,7 @@ fn pictures(args: &Args, workload: &Workload, spans: &[simulate::Span]) -> Resul
         due: micros(span.release),
         start: micros(span.start),
         end: micros(span.end),
+        waited_for: None,
         note: String::new(),
     };
     let spans: Vec<Span> = spans.iter().map(span).collect();

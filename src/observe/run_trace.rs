@@ -25,6 +25,12 @@ pub struct ComputedRounds {
     pub commits: Vec<QuantumSpan>,
 }
 
+/// Reasons to wait: other tasks' rounds, and the packing of the own one; a group on the same lane; the gradients of the others that
+/// commit together, or the commit of the round before.
+const TURN: &str = "turn";
+const LANE: &str = "lane";
+const GRADIENTS: &str = "gradients";
+
 /// Writes the spans of a run. Times are microseconds since the run was started first, the time between processes left out.
 pub struct RunTrace {
     trace: Trace,
@@ -53,7 +59,7 @@ impl RunTrace {
     /// What concerns all tasks, from `start` until now.
     pub fn add(&mut self, kind: Kind, start: f64, note: String) -> Result<()> {
         let end = self.now();
-        self.trace.add(&Span { kind, task: None, lane: 0, due: start, start, end, note })?;
+        self.trace.add(&Span { kind, task: None, lane: 0, due: start, start, end, waited_for: None, note })?;
         self.trace.flush()
     }
 
@@ -66,7 +72,7 @@ impl RunTrace {
     pub fn round(&mut self, round: u64, start: f64, computed: Option<&ComputedRounds>, failed: &[(usize, &str)]) -> Result<()> {
         let end = self.now();
         for &(task, why) in failed {
-            self.part(Kind::Failure, task, start, end, format!("round {round}: {why}"))?;
+            self.part(Kind::Failure, task, [start, end], TURN, format!("round {round}: {why}"))?;
             self.retries[task] = true;
         }
         if self.left == 0 {
@@ -77,30 +83,38 @@ impl RunTrace {
         let began = self.offset + micros(began.saturating_duration_since(self.clock));
         // A device measures on a clock of its own.
         let within = |time: Duration| (began + micros(time)).clamp(start, end);
-        for (kind, quantum) in
-            groups.iter().map(|group| (Kind::Gradient, group)).chain(commits.iter().map(|commit| (Kind::Commit, commit)))
-        {
+        let on_lane = |number: usize| groups[..number].iter().any(|other| other.lane == groups[number].lane);
+        let gradients = groups.iter().enumerate();
+        let gradients = gradients.map(|(number, group)| (Kind::Gradient, group, if on_lane(number) { LANE } else { TURN }));
+        for (kind, quantum, waited_for) in gradients.chain(commits.iter().map(|commit| (Kind::Commit, commit, GRADIENTS))) {
             let times = [within(quantum.start), within(quantum.start + quantum.time)];
-            self.on_lane(kind, quantum, times, round)?;
+            self.on_lane(kind, quantum, times, waited_for, round)?;
         }
         Ok(())
     }
 
     /// A quantum that the tasks share: once on the lane, and on each one's own track.
-    fn on_lane(&mut self, kind: Kind, quantum: &QuantumSpan, [start, end]: [f64; 2], round: u64) -> Result<()> {
+    fn on_lane(
+        &mut self,
+        kind: Kind,
+        quantum: &QuantumSpan,
+        [start, end]: [f64; 2],
+        waited_for: &'static str,
+        round: u64,
+    ) -> Result<()> {
         let &QuantumSpan { ref tasks, lane, .. } = quantum;
         let note = format!("round {round}, {} tasks", tasks.len());
-        self.trace.add(&Span { kind, task: None, lane, due: start, start, end, note })?;
+        self.trace.add(&Span { kind, task: None, lane, due: start, start, end, waited_for: None, note })?;
         for &task in tasks {
             let retry = if std::mem::take(&mut self.retries[task]) { ", tried again" } else { "" };
-            self.part(kind, task, start, end, format!("round {round}{retry}"))?;
+            self.part(kind, task, [start, end], waited_for, format!("round {round}{retry}"))?;
         }
         Ok(())
     }
 
-    fn part(&mut self, kind: Kind, task: usize, start: f64, end: f64, note: String) -> Result<()> {
+    fn part(&mut self, kind: Kind, task: usize, [start, end]: [f64; 2], waited_for: &'static str, note: String) -> Result<()> {
         let due = std::mem::replace(&mut self.due[task], end);
-        self.trace.add_to_task(&Span { kind, task: Some(task), lane: 0, due, start, end, note })
+        self.trace.add_to_task(&Span { kind, task: Some(task), lane: 0, due, start, end, waited_for: Some(waited_for), note })
     }
 
     pub fn finish(&mut self) -> Result<()> {

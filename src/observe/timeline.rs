@@ -92,6 +92,7 @@ mod tests {
             due: 0.0,
             start,
             end: start + 500.0,
+            waited_for: None,
             note: String::new(),
         };
         let names = ["a<b", "idle", "c"].map(str::to_owned);

@@ -53,6 +53,8 @@ pub struct Span {
     pub due: f64,
     pub start: f64,
     pub end: f64,
+    /// What it waited for, where that is known.
+    pub waited_for: Option<&'static str>,
     /// Said beside the name, e.g. the round.
     pub note: String,
 }
@@ -110,7 +112,11 @@ impl Trace {
     pub fn add_to_task(&mut self, span: &Span) -> Result<()> {
         let Some(task) = span.task else { return Ok(()) };
         if span.due < span.start {
-            self.put(&event("wait", TASKS, task, span.due, &Span { end: span.start, ..span.clone() }))?;
+            let mut wait = event("wait", TASKS, task, span.due, &Span { end: span.start, ..span.clone() });
+            if let Some(reason) = span.waited_for {
+                wait["args"]["for"] = json!(reason);
+            }
+            self.put(&wait)?;
         }
         self.put(&event(span.kind.name(), TASKS, task, span.start, span))
     }
@@ -151,7 +157,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trace.json");
         let mut trace = Trace::create(&path, &["books".to_owned()], 1).unwrap();
-        let span = Span { kind: Kind::Gradient, task: Some(0), lane: 0, due: 1.0, start: 3.0, end: 7.0, note: String::new() };
+        let span = Span {
+            kind: Kind::Gradient,
+            task: Some(0),
+            lane: 0,
+            due: 1.0,
+            start: 3.0,
+            end: 7.0,
+            waited_for: None,
+            note: String::new(),
+        };
         trace.add(&span).unwrap();
         trace.add(&Span { task: None, kind: Kind::Checkpoint, ..span }).unwrap();
         trace.finish().unwrap();
@@ -169,7 +184,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trace.json");
         let names = ["books".to_owned()];
-        let span = Span { kind: Kind::Gradient, task: None, lane: 0, due: 1.0, start: 3.0, end: 7.0, note: String::new() };
+        let span = Span {
+            kind: Kind::Gradient,
+            task: None,
+            lane: 0,
+            due: 1.0,
+            start: 3.0,
+            end: 7.0,
+            waited_for: None,
+            note: String::new(),
+        };
         let mut trace = Trace::create(&path, &names, 1).unwrap();
         trace.add(&span).unwrap();
         trace.add(&Span { start: 8.0, end: 9.0, ..span.clone() }).unwrap();

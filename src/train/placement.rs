@@ -25,7 +25,8 @@ impl Trainer {
     /// Everything that a device needs for this run, on any driver; parameters are still to come.
     pub fn plan_accelerator(&self, driver: Box<dyn Driver>, limits: &Limits, start: &Start) -> Result<Accelerator> {
         self.check_accelerable(limits)?;
-        let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, self.batches(), limits, start)?;
+        let apart = self.solver.round_options.commits_apart;
+        let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, self.batches(), apart, limits, start)?;
         Ok(if self.snapshot.is_some() { accelerator.with_snapshot()? } else { accelerator })
     }
 

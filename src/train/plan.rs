@@ -251,6 +251,7 @@ fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
         conflict_every: config.observe.conflict_every,
         rounds_per_epoch,
         lanes: config.schedule.lanes,
+        commits_apart: config.schedule.max_staleness > 0,
         evaluates_copy: config.eval.batches_per_round > 0,
         copies_checkpoints: config.checkpoint.background,
     }

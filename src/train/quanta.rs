@@ -11,6 +11,7 @@ use crate::schedule::dispatcher::{Counts, Dispatcher, Job, Settings};
 use crate::schedule::executor::Executor;
 use crate::schedule::retry::Status;
 use crate::schedule::task::Spec;
+use crate::simulate::{Drawn, Machine};
 use crate::train::lanes::Lanes;
 
 /// All of the encoder: every gradient reads it, every commit writes it.
@@ -125,6 +126,26 @@ impl Quanta {
     }
 }
 
+/// The lane of each group of a round that is given to a device as a whole, where each takes as long as its `costs` says: the one that is
+/// free first.
+pub fn planned_lanes(costs: &[Nanos], lanes: usize) -> Vec<usize> {
+    let specs = costs.iter().map(|&cost| Spec::new(String::new(), cost)).collect();
+    let mut dispatcher =
+        Dispatcher::new(Settings { lanes, ..Settings::default() }, specs, 1).expect("groups without bytes or deadlines fit");
+    let (mut machine, mut placed) = (Machine::new(lanes), vec![0; costs.len()]);
+    for (group, &cost) in costs.iter().enumerate() {
+        dispatcher.submit(group, Job { operation: Operation::Gradient, blocks: ENCODER, release: 0, cost, bytes: 0 }, 0);
+    }
+    loop {
+        while let Some(started) = dispatcher.next(machine.now()) {
+            placed[started.task] = started.lane;
+            machine.submit(started.lane, Drawn { task: started.task, cost: started.job.cost, status: Status::Ok });
+        }
+        let Some(ended) = machine.wait(None) else { return placed };
+        dispatcher.complete(ended.lane, ended.cost, ended.status, machine.now());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +195,13 @@ mod tests {
             let panic = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
             assert_eq!(panic.downcast_ref::<&str>().copied(), Some("the third one"));
         }
+    }
+
+    #[test]
+    fn long_groups_have_a_lane_to_themselves() {
+        assert_eq!(planned_lanes(&[50, 10, 10, 10, 30, 10], 2), [0, 1, 1, 1, 1, 0]);
+        assert_eq!(planned_lanes(&[7; 4], 2), [0, 1, 0, 1]);
+        assert_eq!(planned_lanes(&[7; 2], 1), [0, 0]);
     }
 
     #[test]

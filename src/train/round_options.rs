@@ -31,6 +31,8 @@ pub struct RoundOptions {
     pub rounds_per_epoch: u64,
     /// Fused groups that are computed at the same time.
     pub lanes: usize,
+    /// Gradients of several rounds are computed together and committed one after another.
+    pub commits_apart: bool,
     /// Evaluation reads a copy of the parameters while training goes on.
     pub evaluates_copy: bool,
     /// Checkpoints are copied before they are written.
@@ -57,6 +59,7 @@ impl RoundOptions {
             conflict_every: 0,
             rounds_per_epoch: 1,
             lanes: 1,
+            commits_apart: false,
             evaluates_copy: false,
             copies_checkpoints: false,
         }

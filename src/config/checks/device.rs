@@ -23,10 +23,6 @@ pub fn check(checker: &mut Checker) {
         let message = format!("are the CPU's: a device has streams of its own, and run.device is \"{device}\"");
         checker.error(&["schedule.lanes", "run.device"], message, "remove the key");
     }
-    if config.schedule.max_staleness > 0 {
-        let what = cpu_only("rounds whose gradients miss commits run");
-        checker.error(&["schedule.max_staleness", "run.device"], what, "remove the key");
-    }
     if config.surgery.storage == Storage::Bf16 {
         let message = format!("\"bf16\" is for the CPU: J is f32 on a device in this version, but run.device is \"{device}\"");
         checker.error(&["surgery.storage", "run.device"], message, "set surgery.storage = \"f32\"");

@@ -25,7 +25,7 @@ table! {
         example_us: f64 = 100.0 in Bounds::POSITIVE.up_to(1e9);
         /// Commits of other tasks that a task's gradient may miss: so many rounds more are begun before the first of them
         /// commits, and their gradients are computed together, on `lanes` lanes or fused. What each misses follows from the
-        /// order alone. On the CPU.
+        /// order alone.
         max_staleness: usize = 0 in 0..=63, only("schedule.mode", ["time_sliced"]);
         feedback: Option<Feedback> = none, only("schedule.policy", ["weighted"]);
         /// Failures in a row after which a task is given up, and with it those that depend on it; the others go on.

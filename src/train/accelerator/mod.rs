@@ -67,8 +67,12 @@ pub struct Accelerator {
     steps: StagingBuffer,
     /// Tables that are the same in every round.
     resident: Resident,
-    /// The round whose gradients lie here.
+    /// The round whose gradients lie here, or the rounds that are computed together.
     packed: Option<Packed>,
+    /// Tasks that are present in them.
+    present: usize,
+    /// A step was given to the device since the host waited for it last.
+    stepping: bool,
     /// What the host read of it.
     read: Vec<f64>,
     timers: Timers,
@@ -174,12 +178,14 @@ impl Resident {
 }
 
 impl Accelerator {
-    /// Allocates everything for `network`; each of a round's independent batches has rows of J of its own.
+    /// Allocates everything for `network`; each of a round's independent batches has rows of J of its own. Gradients that are computed
+    /// together may be committed `apart`.
     pub fn new(
         mut driver: Box<dyn Driver>,
         network: &Network,
         blocks: &Blocks,
         batches_per_round: usize,
+        apart: bool,
         limits: &Limits,
         start: &Start,
     ) -> Result<Self, DeviceError> {
@@ -209,7 +215,9 @@ impl Accelerator {
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
         let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, batches_per_round, limits))?;
-        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, rows_of_j, blocks.sets()))?;
+        // Of all rows that are touched together, the batch has the lists.
+        let lists = if apart && table.is_some() { TableOnDevice::table_bytes(network, batches_per_round, limits) } else { 0 };
+        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, rows_of_j, blocks.sets()) + lists)?;
         let resident = Resident::new(device, streams.lanes[0], network, blocks)?;
         let in_table = table.as_ref().map_or(0, |table| table.state.values.rows * table.state.values.columns);
         let largest = [shared.values.columns, heads.values.columns, in_table];
@@ -232,6 +240,8 @@ impl Accelerator {
             steps,
             resident,
             packed: None,
+            present: 0,
+            stepping: false,
             read: Vec::new(),
             timers: Timers::default(),
             times: None,

@@ -1,5 +1,7 @@
 //! A round's fused groups on the device: their inputs and tables laid out, and their tapes in the order of two lanes.
 
+use std::ops::Range;
+
 use super::lane::Lane;
 use super::program::Program;
 use super::timers::RoundTimers;
@@ -18,8 +20,10 @@ use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::row_gradients::RowGradientsBackward;
+use crate::schedule::Nanos;
 use crate::surgery::gram::products;
 use crate::train::backend::Work;
+use crate::train::quanta::planned_lanes;
 
 /// A round's batch, on the device.
 pub(super) struct Packed {
@@ -44,21 +48,22 @@ struct GroupOf<'a> {
 
 /// A fused group, on the device.
 struct Group {
+    lane: usize,
     commands: Vec<Command>,
     /// A task of it has had an earlier micro-batch, or batch.
     adds: bool,
 }
 
 impl Accelerator {
-    /// Lays the round's batch into pinned memory: losses, and with `backward` private gradients and their products.
-    pub(super) fn pack(&mut self, work: &mut Work, backward: bool) -> Result<Packed, DeviceError> {
+    /// Lays the batch of so many present tasks into pinned memory: losses, and with `backward` private gradients and their products.
+    pub(super) fn pack(&mut self, work: &mut Work, present: usize, backward: bool) -> Result<Packed, DeviceError> {
         self.times = None;
         let mut upload = self.batches.upload();
         let mut before = Vec::new();
         let table = self.table.as_ref().filter(|table| table.trained);
         if let (Some(table), Some(host)) = (table, &mut work.parameters.rows) {
             let touched = &mut self.touched;
-            touched.index(work.network, work.batch, work.tasks.len(), self.results.batches);
+            touched.index(work.network, work.batch, present, self.results.batches);
             let known = host.touched().len();
             host.touch(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
@@ -68,17 +73,18 @@ impl Accelerator {
         }
         upload.close();
         let mut groups = Vec::with_capacity(work.batch.groups.len());
-        // Groups take the lanes in turn, if there are two.
-        for (range, lane) in work.batch.groups.iter().zip(self.lanes.iter().cycle()) {
+        let tokens = |range: &Range<usize>| work.network.input_rows(work.batch, &work.batch.parts[range.clone()]).len() as Nanos;
+        let lanes = planned_lanes(&work.batch.groups.iter().map(tokens).collect::<Vec<_>>(), self.lanes.len());
+        for (range, &lane) in work.batch.groups.iter().zip(&lanes) {
             let parts = &work.batch.parts[range.clone()];
-            let commands = self.group(&mut upload, work, parts, lane, backward);
-            groups.push(Group { commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
+            let commands = self.group(&mut upload, work, parts, &self.lanes[lane], present, backward);
+            groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
         let after = if backward { self.after_groups(&mut upload, work) } else { Vec::new() };
         upload.close();
         self.batches.fill(&mut *self.driver, &mut upload)?;
-        let timers = if backward { self.timers.of_round(&mut *self.driver, groups.len())? } else { None };
+        let timers = if backward { self.timers.of_round(&mut *self.driver, &lanes)? } else { None };
         Ok(Packed { before, groups, after, upload, timers })
     }
 
@@ -92,7 +98,7 @@ impl Accelerator {
             upload.table(bytes_of(&touched.slots));
             upload.table(bytes_of(&touched.union.rows));
         }
-        let gradients = self.gradients(work.tasks.len());
+        let gradients = self.gradients(0, work.tasks.len());
         products(&mut tape, work.network, work.blocks, work.tasks, &gradients, self.results.products(work.tasks.len()));
         tape.commands(&self.card, |table| self.resident.place(&table).unwrap_or_else(|| upload.table(table)))
     }
@@ -126,14 +132,22 @@ impl Accelerator {
     }
 
     /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
-    fn group(&self, upload: &mut Upload, work: &Work, parts: &[Part], lane: &Lane, backward: bool) -> Vec<Command> {
+    fn group(
+        &self,
+        upload: &mut Upload,
+        work: &Work,
+        parts: &[Part],
+        lane: &Lane,
+        present: usize,
+        backward: bool,
+    ) -> Vec<Command> {
         let &Work { network, batch, random, .. } = work;
         let tokens = network.tokens(batch, parts);
         let group = GroupOf { network, parameters: work.parameters, batch, parts, tokens: tokens.as_ref() };
         let own = self.tensors(upload, group, lane, self.readable());
         let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, Some(random));
-        network.emit_losses(&mut tape, &own, self.results.losses(work.tasks.len()), lane.row_losses);
+        network.emit_losses(&mut tape, &own, self.results.losses(present), lane.row_losses);
         if backward {
             network.emit_backward(&mut tape, &own, self.gradients_of_group(network, &own), random);
         }
@@ -158,13 +172,13 @@ impl Accelerator {
             program.order(first, streams.done[0], second);
         }
         for (number, group) in packed.groups.iter().enumerate() {
-            let lane = if both { number % 2 } else { 0 };
+            let lane = group.lane;
             let stream = streams.lanes[lane];
             send(program, stream);
             if both && group.adds {
                 program.order(streams.lanes[1 - lane], streams.done[1 - lane], stream);
             }
-            let [begin, end] = [0, 1].map(|side| timers.map(|timers| timers.groups[number][side]));
+            let [begin, end] = [0, 1].map(|side| timers.map(|timers| timers.groups[number].1[side]));
             program.time(begin, stream);
             program.run(stream, &group.commands);
             program.time(end, stream);

@@ -1,5 +1,7 @@
 //! The embedding table on a device.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use crate::machine::driver::{Address, DeviceError, Driver};
@@ -107,8 +109,10 @@ fn gradient_rows(batches: usize, limits: &Limits) -> usize {
 pub struct Touched {
     /// By row of J.
     pub indexes: Vec<RowIndex>,
+    /// Those of the rows of J that are committed together.
     pub union: Union,
-    /// (union rows) where they lie in the table.
+    pub united: Range<usize>,
+    /// (union rows) where they lie in the table; none until they are looked up.
     pub slots: Vec<u32>,
 }
 
@@ -120,15 +124,23 @@ impl Touched {
             let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
             index.fill(&batch.bags, parts.flat_map(|part| network.input_rows(batch, std::slice::from_ref(part))));
         }
-        let rows: Vec<&[u32]> = self.indexes.iter().map(|index| &index.rows[..]).collect();
-        self.union.merge(&rows);
+        self.unite(network, 0..present * batches);
+    }
+
+    /// The table's rows that some rows of J touch are what is committed together.
+    pub fn unite(&mut self, network: &Network, rows: Range<usize>) {
+        let own: Vec<&[u32]> = self.indexes[rows.clone()].iter().map(|index| &index.rows[..]).collect();
+        self.union.merge(&own);
         if let Some(table) = network.spec.encoder.table().filter(|_| network.spec.steps_whole_table()) {
             self.union.cover(table.rows);
         }
+        self.united = rows;
+        self.slots.clear();
     }
 
-    /// The tasks' gradients of the rows.
+    /// The gradients, by row of J, of the table's rows that are committed together.
     pub fn gradients(&self, table: &TableOnDevice) -> RowGradients<'_> {
-        RowGradients { union: &self.union, tasks: table.gradients(&self.indexes), dim: table.state.values.columns }
+        let tasks = table.gradients(&self.indexes)[self.united.clone()].to_vec();
+        RowGradients { union: &self.union, tasks, dim: table.state.values.columns }
     }
 }

@@ -15,16 +15,16 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Those of a round with so many groups, if it is to be timed.
-    pub fn of_round(&mut self, driver: &mut dyn Driver, groups: usize) -> Result<Option<RoundTimers>, DeviceError> {
+    /// Those of a round whose groups run on these lanes, if it is to be timed.
+    pub fn of_round(&mut self, driver: &mut dyn Driver, lanes: &[usize]) -> Result<Option<RoundTimers>, DeviceError> {
         if !self.wanted {
             return Ok(None);
         }
-        while self.made.len() < 3 + 2 * groups {
+        while self.made.len() < 3 + 2 * lanes.len() {
             self.made.push(driver.timer()?);
         }
         let pair = |first: usize| [self.made[first], self.made[first + 1]];
-        let groups = (0..groups).map(|group| pair(3 + 2 * group)).collect();
+        let groups = lanes.iter().enumerate().map(|(group, &lane)| (lane, pair(3 + 2 * group))).collect();
         Ok(Some(RoundTimers { begin: self.made[0], commit: pair(1), groups }))
     }
 }
@@ -33,8 +33,8 @@ impl Timers {
 pub(super) struct RoundTimers {
     /// Before anything of the round.
     pub begin: EventId,
-    /// By fused group, on its lane's stream.
-    pub groups: Vec<[EventId; 2]>,
+    /// By fused group, with its lane.
+    pub groups: Vec<(usize, [EventId; 2])>,
     /// After all groups, and after the step.
     pub commit: [EventId; 2],
 }
@@ -52,11 +52,10 @@ impl Accelerator {
             self.driver.synchronize(self.streams.lanes[0])?;
         }
         let now = Instant::now();
-        let lanes = self.lanes.len();
         let mut quantum = |lane: usize, [from, to]: [EventId; 2]| -> Result<Quantum, DeviceError> {
             Ok(Quantum { lane, start: self.driver.elapsed(begin, from)?, time: self.driver.elapsed(from, to)? })
         };
-        let groups = groups.iter().enumerate().map(|(number, &pair)| quantum(number % lanes, pair)).collect::<Result<_, _>>()?;
+        let groups = groups.iter().map(|&(lane, pair)| quantum(lane, pair)).collect::<Result<_, _>>()?;
         let commit = quantum(0, commit)?;
         let took: Duration = commit.start + commit.time;
         self.times = Some(RoundTimes { began: now.checked_sub(took).unwrap_or(now), groups, commit });

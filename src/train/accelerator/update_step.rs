@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::Accelerator;
 use super::pass::Packed;
 use super::program::{Program, Step};
+use super::rows::Touched;
 use super::upload::Upload;
 use crate::machine::driver::{Address, DeviceError};
 use crate::machine::launch::Command;
@@ -25,18 +26,22 @@ use crate::train::solve;
 impl Backend for Accelerator {
     /// The round's one wait: with the losses come the products.
     fn forward_backward(&mut self, work: &mut Work, _: Option<Balance>) -> Result<Forward, Stop> {
-        let packed = self.pack(work, true)?;
+        let packed = self.pack(work, work.tasks.len(), true)?;
         let mut program = Program::default();
         self.add_pass(&mut program, &packed);
         let values = self.read(program, work.tasks.len())?;
-        self.packed = Some(packed);
+        (self.packed, self.present) = (Some(packed), work.tasks.len());
         let losses = means(work.batch, &values[..work.tasks.len()]);
         self.read = values;
         Ok(Forward { losses, balanced: None })
     }
 
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
-        Ok(self.products_of(&self.read, work))
+        let results = &self.results;
+        let grams = part_of(&self.read[results.grams()..], results.blocks + 1, self.present, work, results.batches);
+        let gram = RoundGram::new(&grams, None, work.blocks, work.tasks.len(), work.shares);
+        let heads = self.read[results.squares() + work.first..][..work.tasks.len()].to_vec();
+        Ok(Products { gram, heads })
     }
 
     fn move_buffers(&mut self, _: &mut TaskBuffers, _: &Passes, _: &Work) -> Vec<Vec<f64>> {
@@ -45,9 +50,10 @@ impl Backend for Accelerator {
 
     /// A second wait of the round, for the methods that have no other way to know it.
     fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop> {
+        self.unite(work);
         let (results, count) = (&self.results, work.tasks.len());
         let GramScratch { partials, cosines, conflicts } = results.scratch;
-        let GradientsAt { jacobian, rows, .. } = self.gradients(count);
+        let GradientsAt { jacobian, rows, .. } = self.gradients(work.first, count);
         let (rule, out) = (work.column_rule(rule, NOT_HERE, factors), results.tensor(results.summary(), 1, 1));
         let mut tape = Tape::default();
         tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [partials, cosines, conflicts] });
@@ -55,7 +61,8 @@ impl Backend for Accelerator {
         let mut upload = self.steps.upload();
         let commands = tape.commands(&self.card, |table| self.place(packed, &mut upload, table));
         drop(tape);
-        let program = self.after_upload(upload, &commands)?;
+        let mut program = Program::default();
+        self.add_after_upload(&mut program, upload, &commands)?;
         let values = self.read(program, count)?;
         Ok(values[self.results.summary()])
     }
@@ -63,6 +70,12 @@ impl Backend for Accelerator {
     /// Returns before it has happened, unless the round is timed.
     fn step(&mut self, work: &mut Work, step: &solve::Step, rule: Option<&dyn Columnwise>, rates: &Rates) -> Result<(), Stop> {
         let packed = self.packed.take().expect("gradients before the step");
+        let (stream, follows) = (self.streams.lanes[0], self.stepping);
+        self.unite(work);
+        let Touched { union, slots, .. } = &mut self.touched;
+        if let Some(host) = work.parameters.rows.as_mut().filter(|_| slots.len() != union.rows.len()) {
+            host.touch(&union.rows, slots);
+        }
         let mut upload = self.steps.upload();
         let mut narrow = |sets: &[Vec<f64>]| {
             let values: Vec<f32> = sets.iter().flatten().map(|&value| value as f32).collect();
@@ -76,11 +89,17 @@ impl Backend for Accelerator {
         };
         let decision = DecisionAt { tasks: work.tasks, shared, heads, halted: Tensor::NONE };
         let commands = self.step_commands(Tape::default(), &mut upload, &packed, work, &decision, rates);
-        let mut program = self.after_upload(upload, &commands)?;
-        let stream = self.streams.lanes[0];
-        program.time(packed.timers.as_ref().map(|timers| timers.commit[1]), stream);
+        let timers = packed.timers.as_ref().map(|timers| timers.commit);
+        let mut program = Program::default();
+        program.time(timers.filter(|_| follows).map(|[begin, _]| begin), stream);
+        self.add_after_upload(&mut program, upload, &commands)?;
+        program.time(timers.map(|[_, end]| end), stream);
         self.graphs.execute(&mut *self.driver, stream, program)?;
-        Ok(packed.timers.iter().try_for_each(|timers| self.measure(timers))?)
+        self.stepping = true;
+        packed.timers.iter().try_for_each(|timers| self.measure(timers))?;
+        // For the rounds that were computed with this one.
+        self.packed = Some(packed);
+        Ok(())
     }
 
     fn times(&mut self, _: Instant, _: Quantum) -> Option<RoundTimes> {
@@ -97,16 +116,26 @@ impl Backend for Accelerator {
     }
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
-        let packed = self.pack(work, false)?;
+        let present = self.present.max(work.first + work.tasks.len());
+        let packed = self.pack(work, present, false)?;
         let mut program = Program::default();
         self.add_pass(&mut program, &packed);
-        let values = self.read(program, work.tasks.len())?;
-        Ok(means(work.batch, &values[..work.tasks.len()]))
+        let values = self.read(program, present)?;
+        // What the gradients' upload had is gone.
+        self.packed.iter_mut().for_each(|packed| packed.upload.forget());
+        Ok(means(work.batch, &values[..present])[work.first..][..work.tasks.len()].to_vec())
     }
 }
 
 /// The host's form of a rule, where kernels have their own.
 const NOT_HERE: ColumnRule = &|_, _, _| unreachable!("a device's kernels have the rule");
+
+/// Of some matrices over the rows of `present` tasks, the part that belongs to the tasks of a commit.
+fn part_of(matrices: &[f64], count: usize, present: usize, work: &Work, batches: usize) -> Vec<f64> {
+    let (side, own) = (present * batches, work.first * batches..(work.first + work.tasks.len()) * batches);
+    let row = |matrix: usize, row: usize| &matrices[(matrix * side + row) * side..][own.clone()];
+    (0..count).flat_map(|matrix| own.clone().flat_map(move |at| row(matrix, at))).copied().collect()
+}
 
 /// (T) mean losses from their sums over a round.
 pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
@@ -118,13 +147,23 @@ pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
 }
 
 impl Accelerator {
-    /// Gradients of the round's `count` present tasks.
-    pub(super) fn gradients(&self, count: usize) -> GradientsAt<'_> {
+    /// Gradients of `count` present tasks that are committed together, from the position `first` on.
+    pub(super) fn gradients(&self, first: usize, count: usize) -> GradientsAt<'_> {
+        let batches = self.results.batches;
         GradientsAt {
-            jacobian: (0..count * self.results.batches).map(|row| self.row_of_j(row)).collect(),
+            jacobian: (first * batches..(first + count) * batches).map(|row| self.row_of_j(row)).collect(),
             stored: true,
             heads: self.head_gradients,
             rows: self.trained_table().map(|table| self.touched.gradients(table)),
+        }
+    }
+
+    /// Of the table's rows, those that the tasks of a commit touch are what it is about.
+    fn unite(&mut self, work: &Work) {
+        let batches = self.results.batches;
+        let rows = work.first * batches..(work.first + work.tasks.len()) * batches;
+        if self.trained_table().is_some() && self.touched.united != rows {
+            self.touched.unite(work.network, rows);
         }
     }
 
@@ -150,7 +189,7 @@ impl Accelerator {
     ) -> Vec<Command> {
         let table = self.trained_table().map(|table| (table.state, &self.touched.slots[..]));
         let parameters = ParametersAt { shared: self.parameters.shared, heads: self.parameters.heads, table };
-        let gradients = self.gradients(work.tasks.len());
+        let gradients = self.gradients(work.first, work.tasks.len());
         update(&mut tape, work.network, work.blocks, parameters, &gradients, decision, rates);
         let mut commands = tape.commands(&self.card, |table| self.place(packed, upload, table));
         if self.parameters.shared.copy.is_none() {
@@ -159,15 +198,18 @@ impl Accelerator {
         commands
     }
 
-    /// Commands that wait for an upload of the step.
-    fn after_upload(&mut self, mut upload: Upload, commands: &[Command]) -> Result<Program, DeviceError> {
+    /// Adds an upload of the step, and commands that wait for it.
+    fn add_after_upload(&mut self, program: &mut Program, mut upload: Upload, commands: &[Command]) -> Result<(), DeviceError> {
         upload.close();
-        self.steps.fill(&mut *self.driver, &mut upload)?;
         let stream = self.streams.lanes[0];
-        let mut program = Program::default();
+        if self.stepping {
+            // The step before this one is sent from the same memory.
+            self.driver.synchronize(stream)?;
+        }
+        self.steps.fill(&mut *self.driver, &mut upload)?;
         program.push(self.steps.send(stream, &upload.sections[0]));
         program.run(stream, commands);
-        Ok(program)
+        Ok(())
     }
 
     /// Runs a program and reads what it left for `count` present tasks.
@@ -178,6 +220,7 @@ impl Accelerator {
         program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * values });
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)?;
+        self.stepping = false;
         Ok(bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * values]))
     }
 

@@ -113,6 +113,11 @@ impl Upload {
         self.tables.get(bytes).copied()
     }
 
+    /// Nothing of it is on the device any more.
+    pub fn forget(&mut self) {
+        self.tables.clear();
+    }
+
     /// Ends the section of all arrays pushed since the one before.
     pub fn close(&mut self) {
         self.align();
