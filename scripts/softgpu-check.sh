@@ -29,3 +29,5 @@ train odd --set encoder.hidden=61 --set synthetic.features=13 --set train.micro_
 # As many tasks as fill the shared memory that needs no permission; launches waited for one by one.
 TASKLOOM_SYNC_LAUNCHES=1 train many --set synthetic.agree=8 --set synthetic.oppose=4 --set synthetic.alone=0 \
     --set synthetic.features=32 --set surgery.method=graddrop
+# Gradients of two rounds on two lanes, committed one after the other.
+train sliced --set schedule.mode=time_sliced --set schedule.max_staleness=1 --set train.fuse=1

@@ -23,8 +23,8 @@ pub struct Args {
     #[arg(required_unless_present = "replay")]
     pub workload: Option<PathBuf>,
     /// Goes through the schedule of a run again, by the times, failures and targets that it recorded, and says whether the
-    /// decisions are the same
-    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = ["workload", "sets", "trace", "svg", "svg_ms"])]
+    /// decisions are the same; with --svg also draws the run's trace
+    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = ["workload", "sets", "trace"])]
     pub replay: Option<PathBuf>,
     /// Set a key, e.g. --set schedule.policy=edf
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -44,7 +44,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     match (&args.replay, &args.workload) {
-        (Some(run), _) => replay::run(run, args.json),
+        (Some(run), _) => replay::run(run, args),
         (None, Some(workload)) => synthetic(args, workload),
         (None, None) => bail!("expected a workload file, or --replay RUN_DIR"),
     }

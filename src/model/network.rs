@@ -38,6 +38,13 @@ pub struct Batch {
     pub tokens: TokenBatch,
 }
 
+impl Batch {
+    /// Tasks that are present.
+    pub fn present(&self) -> usize {
+        self.parts.iter().map(|part| part.present + 1).max().unwrap_or(0)
+    }
+}
+
 /// One task's micro-batch.
 pub struct Part {
     /// Run-wide index of the task.

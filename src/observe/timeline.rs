@@ -54,8 +54,7 @@ pub fn svg(spans: &[Span], names: &[String], millis: f64) -> String {
             );
         }
     }
-    let kinds = [Kind::Gradient, Kind::Commit, Kind::Evaluation, Kind::Checkpoint, Kind::Failure];
-    let present = kinds.into_iter().filter(|kind| rows.values().flatten().any(|span| span.kind == *kind));
+    let present = Kind::ALL.into_iter().filter(|kind| rows.values().flatten().any(|span| span.kind == *kind));
     for (number, kind) in present.enumerate() {
         let (at, y) = (LEFT + 110.0 * number as f64, height - 26.0);
         text += &format!("<rect x=\"{at:.0}\" y=\"{y:.0}\" width=\"12\" height=\"12\" fill=\"{}\"/>\n", colour(kind));

@@ -3,6 +3,7 @@
 //! `chrome://tracing` and ui.perfetto.dev open the file. It is valid JSON once [`Trace::finish`] has run; a viewer also
 //! takes what a killed run left.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -39,6 +40,14 @@ impl Kind {
             Kind::Checkpoint => "checkpoint",
             Kind::Failure => "failure",
         }
+    }
+}
+
+impl Kind {
+    pub const ALL: [Kind; 5] = [Kind::Gradient, Kind::Commit, Kind::Evaluation, Kind::Checkpoint, Kind::Failure];
+
+    fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -91,9 +100,7 @@ impl Trace {
     /// Goes on with the trace of a process before this one: what it wrote stays, and its last microsecond is returned.
     pub fn resume(path: &Path, names: &[String], lanes: usize) -> Result<(Self, f64)> {
         let Ok(text) = std::fs::read_to_string(path) else { return Ok((Self::create(path, names, lanes)?, 0.0)) };
-        // One event a line; a killed process leaves its last one cut and the list open.
-        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.trim_end_matches(',')).ok());
-        let events: Vec<Value> = events.filter(|event| event["ph"] == "X").collect();
+        let events: Vec<Value> = events(&text).filter(|event| event["ph"] == "X").collect();
         let end = |event: &Value| event["ts"].as_f64().unwrap_or_default() + event["dur"].as_f64().unwrap_or_default();
         let last = events.iter().map(end).fold(0.0, f64::max);
         let mut trace = Self::create(path, names, lanes)?;
@@ -142,6 +149,37 @@ impl Trace {
     }
 }
 
+/// One event a line; a killed process leaves its last one cut and the list open.
+fn events(text: &str) -> impl Iterator<Item = Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line.trim_end_matches(',')).ok())
+}
+
+/// The tasks' names and quanta in the text of a trace, from the time on at which the first one began.
+pub fn read(text: &str) -> (Vec<String>, Vec<Span>) {
+    let (mut names, mut spans, mut due): (Vec<String>, Vec<Span>, BTreeMap<usize, f64>) = Default::default();
+    for event in events(text).filter(|event| event["pid"] == TASKS) {
+        let Some(task) = event["tid"].as_u64().map(|task| task as usize) else { continue };
+        let [start, dur] = ["ts", "dur"].map(|key| event[key].as_f64().unwrap_or_default());
+        match (event["ph"].as_str(), event["name"].as_str()) {
+            // Titles come in the tasks' order.
+            (Some("M"), _) => names.extend(event["args"]["name"].as_str().map(str::to_owned)),
+            (Some("X"), Some("wait")) => drop(due.insert(task, start)),
+            (Some("X"), Some(name)) if task < names.len() => {
+                let Some(kind) = Kind::find(name) else { continue };
+                let note = event["args"]["note"].as_str().unwrap_or_default().to_owned();
+                let due = due.remove(&task).unwrap_or(start);
+                spans.push(Span { kind, task: Some(task), lane: 0, due, start, end: start + dur, waited_for: None, note });
+            }
+            _ => {}
+        }
+    }
+    let first = spans.iter().map(|span| span.start).fold(f64::INFINITY, f64::min);
+    for span in &mut spans {
+        (span.due, span.start, span.end) = ((span.due - first).max(0.0), span.start - first, span.end - first);
+    }
+    (names, spans)
+}
+
 /// The event of a span from `from` on.
 fn event(name: &str, pid: u32, tid: usize, from: f64, span: &Span) -> Value {
     let (kind, dur) = (span.kind.name(), span.end - from);
@@ -168,15 +206,19 @@ mod tests {
             note: String::new(),
         };
         trace.add(&span).unwrap();
-        trace.add(&Span { task: None, kind: Kind::Checkpoint, ..span }).unwrap();
+        trace.add(&Span { task: None, kind: Kind::Checkpoint, ..span.clone() }).unwrap();
         trace.finish().unwrap();
-        let events: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        let events: Vec<Value> = serde_json::from_str(&text).unwrap();
         let spans: Vec<(&str, f64)> = events
             .iter()
             .filter(|event| event["ph"] == "X")
             .map(|event| (event["name"].as_str().unwrap(), event["dur"].as_f64().unwrap()))
             .collect();
         assert_eq!(spans, [("gradient books", 4.0), ("wait", 2.0), ("gradient", 4.0), ("checkpoint", 4.0)]);
+        let (names, spans) = read(&text);
+        assert_eq!(names, ["books"]);
+        assert_eq!(spans, [Span { due: 0.0, start: 0.0, end: 4.0, ..span }]);
     }
 
     #[test]

@@ -227,11 +227,11 @@ impl Backend for Host {
     }
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
-        let mut means = MeanLosses::new(work.first + work.tasks.len());
+        let mut means = MeanLosses::new(work.batch.present());
         for group in &work.batch.groups {
             self.forward(work, &work.batch.parts[group.clone()], &mut means)?;
         }
-        Ok(means.means().split_off(work.first))
+        Ok(means.means()[work.first..][..work.tasks.len()].to_vec())
     }
 }
 

@@ -5,8 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::{Args, write};
 use crate::failure::Stopped;
 use crate::observe::console::Console;
+use crate::observe::timeline;
+use crate::observe::trace::read;
 use crate::output;
 use crate::train::fit_memory;
 use crate::train::replay::{self, Difference};
@@ -15,7 +18,7 @@ use crate::train::run_folder::newest_whole;
 use crate::train::setup::{load_corpus, load_run};
 
 /// The schedule of a run once more. Exit code 3 where a decision is another one.
-pub fn run(run: &Path, json: bool) -> Result<()> {
+pub fn run(run: &Path, args: &Args) -> Result<()> {
     let console = Console::new();
     let mut config = load_run(run)?;
     let newest = newest_whole(&run.join("checkpoints"), &mut |warning| console.say(&format!("warning: {warning}")))?;
@@ -37,7 +40,13 @@ pub fn run(run: &Path, json: bool) -> Result<()> {
         "difference": difference,
         "tasks": tasks.collect::<Vec<_>>(),
     });
-    if json {
+    if let Some(picture) = &args.svg {
+        let trace = run.join("trace.json");
+        let text = std::fs::read_to_string(&trace).with_context(|| format!("cannot read {}", trace.display()))?;
+        let (names, spans) = read(&text);
+        write(picture, &timeline::svg(&spans, &names, args.svg_ms))?;
+    }
+    if args.json {
         output::line(&document)?;
     } else {
         print_text(&document)?;

@@ -116,7 +116,7 @@ impl Backend for Accelerator {
     }
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
-        let present = self.present.max(work.first + work.tasks.len());
+        let present = work.batch.present();
         let packed = self.pack(work, present, false)?;
         let mut program = Program::default();
         self.add_pass(&mut program, &packed);
