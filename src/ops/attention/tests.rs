@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::token_dropout::TokenKey;
 
 const HEADS: usize = 2;
 const DIM: usize = 8;
