@@ -55,12 +55,14 @@ fn a_synchronous_run_gives_way_without_a_trace() {
 fn a_resumed_run_finds_its_order_again() {
     let place = Place::new();
     let config = place.synthetic();
-    for policy in ["round_robin", "weighted", "priority"] {
+    for policy in ["round_robin", "weighted", "priority", "rms", "edf"] {
+        let deadline = if ["rms", "edf"].contains(&policy) { "tasks.agree_1a.deadline_ms=50" } else { "eval.test=true" };
         let policy = format!("schedule.policy={policy}");
         let sets = [
             "schedule.mode=time_sliced",
             "schedule.clock=planned",
             &policy,
+            deadline,
             "task_defaults.period=2",
             "train.rounds=30",
             "eval.every=end",

@@ -151,11 +151,9 @@ pub enum Event<'a> {
     },
 }
 
-/// What became of the schedule, since the process began.
+/// Conflicts of access on the encoder's parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ScheduleEnd {
-    /// Quanta that ran on the CPU's lanes: gradients of fused groups, and commits.
-    pub quanta: u64,
     /// Quanta that waited for one that wrote the same blocks, or for one that read what they write.
     pub write_write: u64,
     pub read_write: u64,

@@ -138,11 +138,11 @@ impl<'a> Run<'a> {
         (0..self.corpus.tasks.len()).all(|task| self.order.state(task) == State::Failed)
     }
 
-    /// What became of the schedule.
+    /// Conflicts of access, of which none but stale gradients can be where commits wait for all gradients.
     pub(super) fn schedule_end(&self) -> ScheduleEnd {
         let counts = self.trainer.host.quanta.counts();
         let stale = self.order.counts().stale;
-        ScheduleEnd { quanta: counts.quanta, write_write: counts.write_write, read_write: counts.read_write, stale }
+        ScheduleEnd { write_write: counts.write_write, read_write: counts.read_write, stale }
     }
 
     /// How each task came out of a run that ended so.
