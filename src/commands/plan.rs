@@ -112,7 +112,7 @@ fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Result<
         }
         let micro_batches: Vec<usize> = dealt.micro_batches.iter().map(|count| count * config.train.accumulate).collect();
         let names = |group: &Vec<Slot>| group.iter().map(|slot| corpus.tasks[slot.task].name.as_str()).collect();
-        rounds.push(groups(&micro_batches, fuse(config, corpus.tasks.len())).iter().map(names).collect());
+        rounds.push(groups(&micro_batches, fuse(config, plan.limits.present)).iter().map(names).collect());
     }
     Ok(rounds)
 }

@@ -20,6 +20,7 @@ use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Scrat
 use crate::ops::column_rule::{ColumnSquare, How};
 use crate::ops::gram::GramScratch;
 use crate::ops::row_gradients::{RowGradients, Union};
+use crate::surgery::balance::Factors;
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::gram::{GradientsAt, ProductsAt, RoundGram, products};
 use crate::surgery::methods::{ColumnBlock, Columnwise, columns};
@@ -103,26 +104,39 @@ impl Host {
         means: &mut MeanLosses,
         mut balance: Option<Balance>,
         begun: Instant,
-    ) -> Result<Option<crate::surgery::balance::Factors>, Stop> {
+    ) -> Result<Option<Factors>, Stop> {
         let mut factors = None;
         if let Some(balance) = balance.as_mut().filter(|_| work.batch.groups.len() > 1) {
             // How far back a loss counts is known once all of them are: one more pass forward instead of T rows of J.
             factors = Some(balance(&self.losses(work)?));
         }
-        let &mut Work { network, batch, random, .. } = work;
-        for group in &batch.groups {
-            let start = begun.elapsed();
-            let parts = &batch.parts[group.clone()];
-            self.forward(work, parts, means)?;
-            if let Some(balance) = &mut balance {
-                let known = factors.get_or_insert_with(|| balance(&means.means()));
-                network.scale_logit_gradients(parts, &mut self.arenas[0], &known.factors);
-            }
-            let gradients = self.gradients.of_group(network, batch, parts);
-            network.backward(work.parameters.weights(), batch, parts, &mut self.arenas[0], gradients, random);
-            self.computed.push(Quantum { lane: 0, start, time: begun.elapsed() - start });
+        for group in &work.batch.groups {
+            let parts = &work.batch.parts[group.clone()];
+            let (start, quantum) = (begun.elapsed(), self.quanta.begin_gradient(parts[0].task));
+            let done = self.added_gradient(work, parts, means, &mut balance, &mut factors);
+            self.computed.push(Quantum { lane: 0, start, time: self.quanta.end(quantum) });
+            done?;
         }
         Ok(factors)
+    }
+
+    fn added_gradient(
+        &mut self,
+        work: &Work,
+        parts: &[Part],
+        means: &mut MeanLosses,
+        balance: &mut Option<Balance>,
+        factors: &mut Option<Factors>,
+    ) -> Result<(), Stop> {
+        let &Work { network, batch, random, .. } = work;
+        self.forward(work, parts, means)?;
+        if let Some(balance) = balance {
+            let known = factors.get_or_insert_with(|| balance(&means.means()));
+            network.scale_logit_gradients(parts, &mut self.arenas[0], &known.factors);
+        }
+        let gradients = self.gradients.of_group(network, batch, parts);
+        network.backward(work.parameters.weights(), batch, parts, &mut self.arenas[0], gradients, random);
+        Ok(())
     }
 
     /// One group's losses; its logit gradients are left in the scratch.
@@ -218,7 +232,9 @@ impl Backend for Host {
         };
         let mut tape = Tape::default();
         update(&mut tape, work.network, work.blocks, parameters, &gradients, &decision, rates);
-        self.quanta.commit(|| tape.run(&memory));
+        let quantum = self.quanta.begin_commit();
+        tape.run(&memory);
+        self.quanta.end(quantum);
         Ok(())
     }
 

@@ -99,8 +99,9 @@ impl Run<'_> {
             commits.as_secs_f64() + gradients
         };
         let own: Vec<f64> = dealt.commits.iter().map(own).collect();
-        let all = own.iter().sum::<f64>().max(f64::MIN_POSITIVE);
-        own.iter().map(|own| whole.mul_f64(own / all)).collect()
+        let all: f64 = own.iter().sum();
+        let share = |own: &f64| if all > 0.0 { own / all } else { 1.0 / dealt.commits.len() as f64 };
+        own.iter().map(|own| whole.mul_f64(share(own))).collect()
     }
 
     /// Reports a change of the tasks' weights that followed from the last rounds.

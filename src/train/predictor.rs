@@ -56,7 +56,12 @@ impl Predictor for Trainer {
     fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
         match &mut self.accelerator {
             Some(accelerator) => Ok(accelerator.predict(&self.model, batch)?),
-            None => Ok(self.model.predict(batch, &mut self.host.arenas[0])),
+            None => {
+                let quantum = self.host.quanta.begin_evaluation();
+                self.model.predict(batch, &mut self.host.arenas[0]);
+                self.host.quanta.end(quantum);
+                Ok(self.host.arenas[0].logits())
+            }
         }
     }
 }

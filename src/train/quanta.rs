@@ -42,12 +42,19 @@ pub struct Group<J> {
     pub job: J,
 }
 
+/// A quantum of its own, computed by whoever began it.
+#[must_use]
+pub struct Running {
+    lane: usize,
+    clock: Instant,
+}
+
 /// The dispatcher of a machine's lanes.
 pub struct Quanta {
     dispatcher: Dispatcher,
     begun: Instant,
-    /// What stands for commits among the tasks.
-    commit: usize,
+    /// Behind them, what stands for commits and for evaluations.
+    tasks: usize,
     /// Bytes of a lane's arena, which a gradient has to itself.
     scratch: u64,
 }
@@ -55,10 +62,10 @@ pub struct Quanta {
 impl Quanta {
     /// For so many tasks, with an arena of `scratch` bytes on each lane.
     pub fn new(tasks: usize, lanes: usize, scratch: u64) -> Self {
-        let specs = (0..=tasks).map(|_| Spec::new(String::new(), 0)).collect();
+        let specs = (0..tasks + 2).map(|_| Spec::new(String::new(), 0)).collect();
         let settings = Settings { lanes, device: scratch.saturating_mul(lanes as u64), ..Settings::default() };
         let dispatcher = Dispatcher::new(settings, specs, 1).expect("tasks without bytes or deadlines fit");
-        Self { dispatcher, begun: Instant::now(), commit: tasks, scratch }
+        Self { dispatcher, begun: Instant::now(), tasks, scratch }
     }
 
     /// What the dispatcher counted, conflicts of quanta on the encoder's parameters among it.
@@ -86,19 +93,13 @@ impl Quanta {
     ) -> Vec<(R, Quantum)> {
         let (begun, work) = (Instant::now(), &work);
         let mut results: Vec<Option<(R, Quantum)>> = groups.iter().map(|_| None).collect();
-        let mut waiting: Vec<(usize, _)> =
-            groups.into_iter().zip(&mut results).map(|(group, out)| (group.task, (group.job, out))).collect();
-        waiting
-            .iter()
-            .map(|(task, _)| *task)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .for_each(|task| self.submit(task, Operation::Gradient, self.scratch));
+        groups.iter().for_each(|group| self.submit(group.task, Operation::Gradient, self.scratch));
+        let mut waiting: Vec<_> = groups.into_iter().zip(&mut results).collect();
         lanes.at_work(arenas, |executor| {
             loop {
                 while let Some(started) = self.dispatcher.next(self.now()) {
-                    let at = waiting.iter().position(|(task, _)| *task == started.task).expect("only these were submitted");
-                    let (_, (job, out)) = waiting.swap_remove(at);
+                    let at = waiting.iter().position(|(group, _)| group.task == started.task);
+                    let (Group { job, .. }, out) = waiting.swap_remove(at.expect("only these were submitted"));
                     let lane = started.lane;
                     let compute = move |arena: &mut A| {
                         let start = begun.elapsed();
@@ -115,14 +116,31 @@ impl Quanta {
         results.into_iter().map(|result| result.expect("every group was computed")).collect()
     }
 
-    /// Writes the encoder, once nobody reads it any more.
-    pub fn commit<R>(&mut self, write: impl FnOnce() -> R) -> R {
-        self.submit(self.commit, Operation::Commit, 0);
-        let started = self.dispatcher.next(self.now()).expect("all gradients have ended");
-        let clock = Instant::now();
-        let result = write();
-        self.dispatcher.complete(started.lane, clock.elapsed().as_nanos() as Nanos, Status::Ok, self.now());
-        result
+    /// Begins the gradient of a group for which `task` stands.
+    pub fn begin_gradient(&mut self, task: usize) -> Running {
+        self.begin(task, Operation::Gradient, self.scratch)
+    }
+
+    pub fn begin_commit(&mut self) -> Running {
+        self.begin(self.tasks, Operation::Commit, 0)
+    }
+
+    pub fn begin_evaluation(&mut self) -> Running {
+        self.begin(self.tasks + 1, Operation::Evaluation, self.scratch)
+    }
+
+    /// Between quanta that lanes compute, so that it need not wait.
+    fn begin(&mut self, task: usize, operation: Operation, bytes: u64) -> Running {
+        self.submit(task, operation, bytes);
+        let started = self.dispatcher.next(self.now()).expect("nothing else is in flight");
+        Running { lane: started.lane, clock: Instant::now() }
+    }
+
+    /// How long it took.
+    pub fn end(&mut self, quantum: Running) -> Duration {
+        let time = quantum.clock.elapsed();
+        self.dispatcher.complete(quantum.lane, time.as_nanos() as Nanos, Status::Ok, self.now());
+        time
     }
 }
 
@@ -205,9 +223,14 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_counts_as_a_version_and_conflicts_with_nobody_at_rest() {
+    fn quanta_one_after_another_conflict_with_nobody() {
         let mut quanta = Quanta::new(2, 1, 8);
-        assert_eq!(quanta.commit(|| 7), 7);
-        assert_eq!((quanta.counts().quanta, quanta.counts().read_write), (1, 0));
+        for _ in 0..3 {
+            for begin in [Quanta::begin_commit, Quanta::begin_evaluation, |quanta: &mut Quanta| quanta.begin_gradient(1)] {
+                let quantum = begin(&mut quanta);
+                quanta.end(quantum);
+            }
+        }
+        assert_eq!((quanta.counts().quanta, quanta.counts().read_write), (9, 0));
     }
 }

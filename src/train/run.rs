@@ -276,7 +276,8 @@ impl<'a> Run<'a> {
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
         let work = Work { corpus, fuse: fuse(config, plan.limits.present), purpose, rates: &rates, injected: &injected };
         let traced = self.trace.as_ref().is_some_and(RunTrace::writes_rounds);
-        self.trainer.time_quanta(traced || self.adapts());
+        let shared_out = plan.turns.is_measured && dealt.commits.len() > 1;
+        self.trainer.time_quanta(traced || shared_out || self.adapts());
         let attempt = work.attempt(&mut self.trainer, shares, &dealt.commits)?;
         let times = Self::times(&dealt, &attempt, clock.elapsed());
         for done in &attempt.done {
