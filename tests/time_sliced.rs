@@ -145,7 +145,12 @@ fn deadlines_that_cannot_be_met_are_refused() {
     let parts = ["schedule: the deadline of task ", "too much"];
     place.outcome_of_training(&config, &sets, &place.path("late")).failed(2, &parts);
     let sets = ["schedule.mode=time_sliced", "schedule.policy=edf", "task_defaults.deadline_ms=20", "train.rounds=20"];
-    place.train(&config, &sets);
+    let run = place.train(&config, &sets);
+    let summary: Value = serde_json::from_slice(&std::fs::read(run.join("summary.json")).expect("a summary")).expect("JSON");
+    let count = |task: &Value, key: &str| task[key].as_u64().expect("a count");
+    let tasks = summary["tasks"].as_array().expect("tasks").iter();
+    let rounds = tasks.map(|task| count(task, "deadlines_met") + count(task, "deadlines_missed"));
+    assert_eq!(rounds.sum::<u64>(), 20, "each round was in time or not");
 }
 
 /// A child starts in the round after the evaluation at which its parent reached its target, and a resumed run knows.

@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::observe::event::Event;
 use crate::schedule::Nanos;
-use crate::schedule::order::Dealt;
 use crate::schedule::task::State;
+use crate::train::isolation::Done;
 use crate::train::run::Run;
 
 /// Rounds between two looks at whether the deadlines can be met.
@@ -82,16 +82,16 @@ impl Run<'_> {
         }
     }
 
-    /// The rounds of a deal have ended, each after the time it took; a warning, once, where deadlines cannot be met so.
-    pub(super) fn end_deadlines(&mut self, dealt: &Dealt, times: &[Duration]) -> Result<()> {
+    /// Rounds were committed, each after the time it took; a warning, once, where deadlines cannot be met so.
+    pub(super) fn end_deadlines(&mut self, committed: &[(&Done, Duration)]) -> Result<()> {
         if !self.deadlines.any() {
             return Ok(());
         }
         let now = self.started.elapsed();
-        for (tasks, &time) in dealt.commits.iter().zip(times) {
-            for &task in tasks {
+        for (done, time) in committed {
+            for &task in &done.tasks {
                 let (sum, count) = &mut self.deadlines.times[task];
-                (*sum, *count) = (*sum + time, *count + 1);
+                (*sum, *count) = (*sum + *time, *count + 1);
                 self.deadlines.own[task].iter_mut().for_each(|own| own.ended(now));
             }
         }

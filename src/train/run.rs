@@ -280,8 +280,10 @@ impl<'a> Run<'a> {
         self.trainer.time_quanta(traced || shared_out || self.adapts());
         let attempt = work.attempt(&mut self.trainer, shares, &dealt.commits)?;
         let times = Self::times(&dealt, &attempt, clock.elapsed());
-        for done in &attempt.done {
-            self.committed(done, rates(done.round, 0).lr, times[(done.round - round) as usize])?;
+        let committed: Vec<(&Done, Duration)> =
+            attempt.done.iter().map(|done| (done, times[(done.round - round) as usize])).collect();
+        for &(done, time) in &committed {
+            self.committed(done, rates(done.round, 0).lr, time)?;
         }
         self.trace_round(round, start, &attempt)?;
         let measured = self.measure(&dealt, &attempt, &times)?;
@@ -292,7 +294,7 @@ impl<'a> Run<'a> {
         self.advanced = dealt.commits.len().max(1) as u64;
         self.state.round += self.advanced;
         self.report_reweighted()?;
-        self.end_deadlines(&dealt, &times)?;
+        self.end_deadlines(&committed)?;
         self.unsaved = true;
         self.state.evaluation_due = self.is_finished() || self.is_due(interval(&config.eval.every, plan.rounds_per_epoch));
         Ok(())
