@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use cudarc::driver::sys;
 
-use super::{Cuda, check};
+use super::Cuda;
+use super::library::check;
 use crate::machine::driver::{DeviceError, Driver, Priority, Result};
 
 /// The context has to be current.
