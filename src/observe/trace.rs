@@ -190,21 +190,17 @@ fn event(name: &str, pid: u32, tid: usize, from: f64, span: &Span) -> Value {
 mod tests {
     use super::*;
 
+    fn gradient() -> Span {
+        let note = String::new();
+        Span { kind: Kind::Gradient, task: None, lane: 0, due: 1.0, start: 3.0, end: 7.0, waited_for: None, note }
+    }
+
     #[test]
     fn a_trace_is_json_with_both_tracks() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trace.json");
         let mut trace = Trace::create(&path, &["books".to_owned()], 1).unwrap();
-        let span = Span {
-            kind: Kind::Gradient,
-            task: Some(0),
-            lane: 0,
-            due: 1.0,
-            start: 3.0,
-            end: 7.0,
-            waited_for: None,
-            note: String::new(),
-        };
+        let span = Span { task: Some(0), ..gradient() };
         trace.add(&span).unwrap();
         trace.add(&Span { task: None, kind: Kind::Checkpoint, ..span.clone() }).unwrap();
         trace.finish().unwrap();
@@ -226,16 +222,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trace.json");
         let names = ["books".to_owned()];
-        let span = Span {
-            kind: Kind::Gradient,
-            task: None,
-            lane: 0,
-            due: 1.0,
-            start: 3.0,
-            end: 7.0,
-            waited_for: None,
-            note: String::new(),
-        };
+        let span = gradient();
         let mut trace = Trace::create(&path, &names, 1).unwrap();
         trace.add(&span).unwrap();
         trace.add(&Span { start: 8.0, end: 9.0, ..span.clone() }).unwrap();

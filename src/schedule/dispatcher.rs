@@ -38,8 +38,6 @@ struct Task {
     /// It has been counted that this job waits for another operation.
     blocked: bool,
     watch: Watch,
-    /// Met, and missed.
-    deadlines: [u64; 2],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +89,6 @@ impl Dispatcher {
             weight,
             blocked: false,
             watch: Watch::default(),
-            deadlines: [0; 2],
         };
         Ok(Self {
             tasks: specs.iter().zip(&weights).map(task).collect(),
@@ -136,11 +133,6 @@ impl Dispatcher {
     /// Weighted service of a task, in nanoseconds of the heaviest.
     pub fn pass(&self, task: usize) -> u64 {
         self.tasks[task].pass
-    }
-
-    /// Jobs of the task that ended by their deadline, and those that ended later.
-    pub fn deadlines(&self, task: usize) -> [u64; 2] {
-        self.tasks[task].deadlines
     }
 
     /// Failures in a row.
