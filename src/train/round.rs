@@ -226,7 +226,7 @@ impl Trainer {
             return Ok(vec![Ok(committed)]);
         }
         let forward = backend.forward_backward(&mut work, None)?;
-        if let Some(anomaly) = forward.anomaly(tasks).or(backend.products(&work)?.anomaly(tasks)) {
+        if let Some(anomaly) = forward.anomaly(tasks) {
             return Err(anomaly);
         }
         let forward_backward = lap.time();

@@ -69,8 +69,6 @@ pub struct Accelerator {
     resident: Resident,
     /// The round whose gradients lie here, or the rounds that are computed together.
     packed: Option<Packed>,
-    /// Tasks that are present in them.
-    present: usize,
     /// A step was given to the device since the host waited for it last.
     stepping: bool,
     /// What the host read of it.
@@ -240,7 +238,6 @@ impl Accelerator {
             steps,
             resident,
             packed: None,
-            present: 0,
             stepping: false,
             read: Vec::new(),
             timers: Timers::default(),

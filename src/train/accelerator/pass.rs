@@ -55,15 +55,15 @@ struct Group {
 }
 
 impl Accelerator {
-    /// Lays the batch of so many present tasks into pinned memory: losses, and with `backward` private gradients and their products.
-    pub(super) fn pack(&mut self, work: &mut Work, present: usize, backward: bool) -> Result<Packed, DeviceError> {
+    /// Lays the round's batch into pinned memory: losses, and with `backward` private gradients and their products.
+    pub(super) fn pack(&mut self, work: &mut Work, backward: bool) -> Result<Packed, DeviceError> {
         self.times = None;
         let mut upload = self.batches.upload();
         let mut before = Vec::new();
         let table = self.table.as_ref().filter(|table| table.trained);
         if let (Some(table), Some(host)) = (table, &mut work.parameters.rows) {
             let touched = &mut self.touched;
-            touched.index(work.network, work.batch, present, self.results.batches);
+            touched.index(work.network, work.batch, self.results.batches);
             let known = host.touched().len();
             host.touch(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
@@ -77,7 +77,7 @@ impl Accelerator {
         let lanes = planned_lanes(&work.batch.groups.iter().map(tokens).collect::<Vec<_>>(), self.lanes.len());
         for (range, &lane) in work.batch.groups.iter().zip(&lanes) {
             let parts = &work.batch.parts[range.clone()];
-            let commands = self.group(&mut upload, work, parts, &self.lanes[lane], present, backward);
+            let commands = self.group(&mut upload, work, parts, &self.lanes[lane], backward);
             groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
@@ -132,22 +132,14 @@ impl Accelerator {
     }
 
     /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
-    fn group(
-        &self,
-        upload: &mut Upload,
-        work: &Work,
-        parts: &[Part],
-        lane: &Lane,
-        present: usize,
-        backward: bool,
-    ) -> Vec<Command> {
+    fn group(&self, upload: &mut Upload, work: &Work, parts: &[Part], lane: &Lane, backward: bool) -> Vec<Command> {
         let &Work { network, batch, random, .. } = work;
         let tokens = network.tokens(batch, parts);
         let group = GroupOf { network, parameters: work.parameters, batch, parts, tokens: tokens.as_ref() };
         let own = self.tensors(upload, group, lane, self.readable());
         let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, Some(random));
-        network.emit_losses(&mut tape, &own, self.results.losses(present), lane.row_losses);
+        network.emit_losses(&mut tape, &own, self.results.losses(batch.present()), lane.row_losses);
         if backward {
             network.emit_backward(&mut tape, &own, self.gradients_of_group(network, &own), random);
         }

@@ -114,7 +114,7 @@ pub struct Graphs {
 impl Graphs {
     /// Gives `program` to the device. It begins and ends in `origin`, where all its streams fork and join.
     pub fn execute(&mut self, driver: &mut dyn Driver, origin: StreamId, program: Program) -> Result<()> {
-        if !driver.captures() || (program.is_timed() && !driver.captures_timers()) {
+        if !driver.captures() || (!driver.captures_timers() && program.is_timed()) {
             return program.give(driver);
         }
         let Some(at) = self.seen.iter().position(|(known, _)| *known == program) else {

@@ -118,13 +118,14 @@ pub struct Touched {
 
 impl Touched {
     /// Which rows these are, slots aside.
-    pub fn index(&mut self, network: &Network, batch: &Batch, present: usize, batches: usize) {
-        self.indexes.resize_with(present * batches, RowIndex::default);
+    pub fn index(&mut self, network: &Network, batch: &Batch, batches: usize) {
+        let rows = batch.present() * batches;
+        self.indexes.resize_with(rows, RowIndex::default);
         for (row, index) in self.indexes.iter_mut().enumerate() {
             let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
             index.fill(&batch.bags, parts.flat_map(|part| network.input_rows(batch, std::slice::from_ref(part))));
         }
-        self.unite(network, 0..present * batches);
+        self.unite(network, 0..rows);
     }
 
     /// The table's rows that some rows of J touch are what is committed together.

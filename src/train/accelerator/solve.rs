@@ -57,7 +57,7 @@ impl Accelerator {
         rates: &Rates,
     ) -> Result<(Forward, Products, Step), DeviceError> {
         let count = work.tasks.len();
-        let packed = self.pack(work, count, true)?;
+        let packed = self.pack(work, true)?;
         let (solver, results, sets) = (&self.solver, &self.results, self.results.sets);
         let shared_factors = solver.shared_factors.as_rows(sets, count);
         let mut tape = Tape::default();

@@ -26,11 +26,11 @@ use crate::train::solve;
 impl Backend for Accelerator {
     /// The round's one wait: with the losses come the products.
     fn forward_backward(&mut self, work: &mut Work, _: Option<Balance>) -> Result<Forward, Stop> {
-        let packed = self.pack(work, work.tasks.len(), true)?;
+        let packed = self.pack(work, true)?;
         let mut program = Program::default();
         self.add_pass(&mut program, &packed);
         let values = self.read(program, work.tasks.len())?;
-        (self.packed, self.present) = (Some(packed), work.tasks.len());
+        self.packed = Some(packed);
         let losses = means(work.batch, &values[..work.tasks.len()]);
         self.read = values;
         Ok(Forward { losses, balanced: None })
@@ -38,7 +38,7 @@ impl Backend for Accelerator {
 
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
         let results = &self.results;
-        let grams = part_of(&self.read[results.grams()..], results.blocks + 1, self.present, work, results.batches);
+        let grams = part_of(&self.read[results.grams()..], results.blocks + 1, work, results.batches);
         let gram = RoundGram::new(&grams, None, work.blocks, work.tasks.len(), work.shares);
         let heads = self.read[results.squares() + work.first..][..work.tasks.len()].to_vec();
         Ok(Products { gram, heads })
@@ -117,7 +117,7 @@ impl Backend for Accelerator {
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
         let present = work.batch.present();
-        let packed = self.pack(work, present, false)?;
+        let packed = self.pack(work, false)?;
         let mut program = Program::default();
         self.add_pass(&mut program, &packed);
         let values = self.read(program, present)?;
@@ -130,9 +130,9 @@ impl Backend for Accelerator {
 /// The host's form of a rule, where kernels have their own.
 const NOT_HERE: ColumnRule = &|_, _, _| unreachable!("a device's kernels have the rule");
 
-/// Of some matrices over the rows of `present` tasks, the part that belongs to the tasks of a commit.
-fn part_of(matrices: &[f64], count: usize, present: usize, work: &Work, batches: usize) -> Vec<f64> {
-    let (side, own) = (present * batches, work.first * batches..(work.first + work.tasks.len()) * batches);
+/// Of some matrices over the rows of all present tasks, the part that belongs to the tasks of a commit.
+fn part_of(matrices: &[f64], count: usize, work: &Work, batches: usize) -> Vec<f64> {
+    let (side, own) = (work.batch.present() * batches, work.first * batches..(work.first + work.tasks.len()) * batches);
     let row = |matrix: usize, row: usize| &matrices[(matrix * side + row) * side..][own.clone()];
     (0..count).flat_map(|matrix| own.clone().flat_map(move |at| row(matrix, at))).copied().collect()
 }
