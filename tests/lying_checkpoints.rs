@@ -62,6 +62,23 @@ fn counters_beyond_the_run() {
     resume(&folder).ok();
 }
 
+/// A file that has no end would be read for ever.
+#[test]
+fn a_file_that_is_none_of_a_checkpoint() {
+    let place = Place::new();
+    let folder = halfway(&place);
+    let checkpoint = &checkpoints(&folder)[0];
+    let honest = state(checkpoint);
+    for name in ["/dev/zero", "../../config.toml"] {
+        let mut state = honest.clone();
+        state["hashes"][name] = json!(blake3::hash(b"").to_hex().to_string());
+        put_state(checkpoint, &state);
+        resume(&folder).failed(2, &[name, "which is no file of a checkpoint"]);
+    }
+    put_state(checkpoint, &honest);
+    resume(&folder).ok();
+}
+
 /// A language model reads every row of its table.
 #[test]
 fn a_table_that_has_lost_rows() {

@@ -280,6 +280,9 @@ pub fn read_state(path: &Path) -> Result<State> {
     let state: State = serde_json::from_str(&text).with_context(|| format!("{} is not a state", file.display()))?;
     ensure!(state.version == VERSION, "{} has version {}, this program reads {VERSION}", file.display(), state.version);
     for (name, expected) in &state.hashes {
+        // Any other name may lead out of the folder, or to what has no end.
+        let known = [MODEL, OPTIMIZER, EVALUATED].contains(&name.as_str());
+        ensure!(known, "{} has the hash of \"{}\", which is no file of a checkpoint", file.display(), name.escape_debug());
         let file = path.join(name);
         ensure!(hash(&file)? == *expected, "{} is damaged: its hash is not the one in {STATE}", file.display());
     }
