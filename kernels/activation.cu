@@ -72,30 +72,3 @@ extern "C" __global__ void __launch_bounds__(256) convert_to_bf16(bf16* out, con
         store_pack(out + item * kVector, to);
     });
 }
-
-// gradients[offsets[s]..] (width) = or += column sums of rows starts[s]..ends[s] of dout (rows x width).
-// grid: (tiles of 32 columns, segments); 1024 threads; 32 x 33 floats of shared memory, summed warp by warp.
-extern "C" __global__ void __launch_bounds__(1024) bias_gradients_bf16(float* gradients, const bf16* dout, const uint32_t* starts,
-                                                                       const uint32_t* ends, const uint64_t* offsets,
-                                                                       const uint32_t* add, int width) {
-    __shared__ float sums[kWarp][kWarp + 1];
-    int segment = int(blockIdx.y), column = int(blockIdx.x) * kWarp + lane_id();
-    uint32_t end = ends[segment];
-    float sum = 0.0f;
-    if (column < width) {
-#pragma unroll 8
-        for (uint32_t row = starts[segment] + warp_id(); row < end; row += kWarp) {
-            sum += to_float(dout[uint64_t(row) * pitch_of(width) + column]);
-        }
-    }
-    sums[warp_id()][lane_id()] = sum;
-    __syncthreads();
-    if (warp_id() == 0 && column < width) {
-        float* out = gradients + offsets[segment] + column;
-        float total = 0.0f;
-        for (int warp = 0; warp < kWarp; ++warp) {
-            total += sums[warp][lane_id()];
-        }
-        *out = add[segment] ? *out + total : total;
-    }
-}

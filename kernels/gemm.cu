@@ -9,8 +9,11 @@
 //   are always aligned; zeros pad what is ragged, in shared memory and in the outputs.
 // Floor: 2 M N K operations; each operand read once and the output written once. The large tile does 85 operations a byte it
 //   takes from the second-level cache, which is what that cache can feed at 0.6 of the tensor cores' rate on an H200.
+// Outputs go through shared memory, 32 rows of a warp at a time, so that a thread has eight neighbours and what is done with them is
+//   a loop: unrolled by accumulators it would not fit the instruction cache.
 #include "activation.cuh"
-#include "mma.cuh"
+#include "jacobian.cuh"
+#include "vectors.cuh"
 
 namespace gemm {
 
@@ -137,36 +140,70 @@ struct Product {
         }
     }
 
-    // Calls store(row, column, first, second) for each pair of neighbouring outputs of this thread.
-    template <typename Store>
-    __device__ __forceinline__ void each(int row, int column, Store store) const {
-        int group = lane_id() / 4, thread = lane_id() % 4;
+    // Calls finish(row, column, values) for every eight neighbouring outputs, from each column that is a multiple of eight. Overwrites
+    // the operands' tiles.
+    template <typename Finish>
+    __device__ __forceinline__ void each(bf16* shared, int row, int column, Finish finish) const {
+        constexpr int kRows = 32, kVectors = WN / kVector;
+        // Eight floats more than a row has: the 16 lanes whose pairs are stored together then meet each bank once.
+        constexpr int kPitch = WN + 8;
+        float* own = reinterpret_cast<float*>(shared) + warp_id() * kRows * kPitch;
+        float* pairs = own + lane_id() / 4 * kPitch + lane_id() % 4 * 2;
+        // Everyone is through with the operands.
+        __syncthreads();
 #pragma unroll
-        for (int i = 0; i < kTall; ++i) {
+        for (int part = 0; part < WM / kRows; ++part) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                int r = row + warp_row() + 16 * i + 8 * half + group;
+            for (int i = 0; i < kRows / 16; ++i) {
 #pragma unroll
                 for (int j = 0; j < kWide; ++j) {
-                    store(r, column + warp_column() + 8 * j + 2 * thread, sums[i][j][2 * half], sums[i][j][2 * half + 1]);
+                    const float(&four)[4] = sums[part * (kRows / 16) + i][j];
+                    store_pack(pairs + 16 * i * kPitch + 8 * j, Pack<float, 2>{{four[0], four[1]}});
+                    store_pack(pairs + (16 * i + 8) * kPitch + 8 * j, Pack<float, 2>{{four[2], four[3]}});
                 }
             }
+            __syncwarp();
+#pragma unroll 1
+            for (int item = lane_id(); item < kRows * kVectors; item += kWarp) {
+                int r = item / kVectors, c = item % kVectors * kVector;
+                Floats values = load_floats(own + r * kPitch + c);
+                finish(row + warp_row() + part * kRows + r, column + warp_column() + c, values);
+            }
+            __syncwarp();
         }
     }
 };
 
-// `at` is even.
-template <typename T>
-__device__ __forceinline__ void store_pair(T* out, uint64_t at, float first, float second) {
-    store_pack(out + at, Pack<T, 2>{{from_float<T>(first), from_float<T>(second)}});
+// Columns c to c + 7 of a row, zero from column `end` on.
+__device__ __forceinline__ Floats load_eight(const bf16* row, int c, int end) {
+    if (c + kVector <= end) {
+        return widen(load_raw(row + c));
+    }
+    Floats values;
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+        values.at[i] = c + i < end ? to_float(row[c + i]) : 0.0f;
+    }
+    return values;
 }
 
-// What is added to the first columns of a row of `n`: columns c and c + 1 of a matrix of `columns`.
-__device__ __forceinline__ void add_residual(float& first, float& second, const bf16* residual, int columns, int r, int c, int n) {
-    const bf16* own = residual + uint64_t(r) * pitch_of(columns);
-    int end = columns < n ? columns : n;
-    first += c < end ? to_float(own[c]) : 0.0f;
-    second += c + 1 < end ? to_float(own[c + 1]) : 0.0f;
+// Adds the columns from c on of row r of a matrix of `columns`, as far as the output's `n` go.
+__device__ __forceinline__ void add_residual(Floats& values, const bf16* residual, int columns, int r, int c, int n) {
+    Floats own = load_eight(residual + uint64_t(r) * pitch_of(columns), c, columns < n ? columns : n);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+        values.at[i] += own.at[i];
+    }
+}
+
+// To the output that is not null, or to both.
+__device__ __forceinline__ void store_outputs(bf16* out, float* out_wide, uint64_t at, const Floats& values) {
+    if (out) {
+        store_raw(out + at, narrowed(values));
+    }
+    if (out_wide) {
+        store_floats(out_wide + at, values);
+    }
 }
 
 template <int BM, int BN, int WM, int WN>
@@ -176,29 +213,28 @@ __device__ __forceinline__ void forward(bf16* out, float* out_wide, bf16* pre, c
     Product<BM, BN, WM, WN, true, true> product;
     int row = int(blockIdx.y) * BM, column = int(blockIdx.x) * BN;
     product.run(shared, Operand{x, m, k}, Operand{weight, n, k}, row, column, 0, k);
-    product.each(row, column, [&](int r, int c, float first, float second) {
+    product.each(shared, row, column, [&](int r, int c, Floats& values) {
         if (r >= m || c >= pitch_of(n)) {
             return;
         }
         uint64_t at = uint64_t(r) * pitch_of(n) + c;
         if (bias) {
-            first += c < n ? bias[c] : 0.0f;
-            second += c + 1 < n ? bias[c + 1] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < kVector; ++i) {
+                values.at[i] += c + i < n ? bias[c + i] : 0.0f;
+            }
         }
         if (pre) {
-            store_pair(pre, at, first, second);
+            store_raw(pre + at, narrowed(values));
         }
-        first = activate(first, activation);
-        second = activate(second, activation);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+            values.at[i] = activate(values.at[i], activation);
+        }
         if (residual) {
-            add_residual(first, second, residual, residual_columns, r, c, n);
+            add_residual(values, residual, residual_columns, r, c, n);
         }
-        if (out) {
-            store_pair(out, at, first, second);
-        }
-        if (out_wide) {
-            store_pair(out_wide, at, first, second);
-        }
+        store_outputs(out, out_wide, at, values);
     });
 }
 
@@ -209,51 +245,38 @@ __device__ __forceinline__ void input(bf16* out, float* out_wide, const bf16* do
     Product<BM, BN, WM, WN, true, false> product;
     int row = int(blockIdx.y) * BM, column = int(blockIdx.x) * BN;
     product.run(shared, Operand{dout, m, k}, Operand{weight, k, n}, row, column, 0, k);
-    product.each(row, column, [&](int r, int c, float first, float second) {
+    product.each(shared, row, column, [&](int r, int c, Floats& values) {
         if (r >= m || c >= pitch_of(n)) {
             return;
         }
         uint64_t at = uint64_t(r) * pitch_of(n) + c;
         if (residual) {
-            add_residual(first, second, residual, residual_columns, r, c, n);
+            add_residual(values, residual, residual_columns, r, c, n);
         }
         if (pre) {
-            first *= c < n ? activation_slope(to_float(pre[at]), activation) : 0.0f;
-            second *= c + 1 < n ? activation_slope(to_float(pre[at + 1]), activation) : 0.0f;
+            Floats argument = load_eight(pre + uint64_t(r) * pitch_of(n), c, n);
+#pragma unroll
+            for (int i = 0; i < kVector; ++i) {
+                values.at[i] *= c + i < n ? activation_slope(argument.at[i], activation) : 0.0f;
+            }
         }
-        if (out) {
-            store_pair(out, at, first, second);
-        }
-        if (out_wide) {
-            store_pair(out_wide, at, first, second);
-        }
+        store_outputs(out, out_wide, at, values);
     });
 }
 
 template <int BM, int BN, int WM, int WN>
-__device__ __forceinline__ void weight(float* gradients, const bf16* dout, const bf16* x, const uint32_t* starts,
-                                       const uint32_t* ends, const uint64_t* offsets, const uint32_t* add, int outputs, int inputs) {
+__device__ __forceinline__ void weight(void* gradients, const bf16* dout, const bf16* x, const uint32_t* starts,
+                                       const uint32_t* ends, const uint64_t* offsets, const uint32_t* add, int outputs, int inputs,
+                                       int narrow) {
     SHARED_DYNAMIC(bf16, shared);
     Product<BM, BN, WM, WN, false, false> product;
     int segment = int(blockIdx.z), row = int(blockIdx.y) * BM, column = int(blockIdx.x) * BN;
     int begin = int(starts[segment]), end = int(ends[segment]);
     product.run(shared, Operand{dout, end, outputs}, Operand{x, end, inputs}, row, column, begin, end);
-    float* out = gradients + offsets[segment];
-    bool adds = add[segment] != 0;
-    product.each(row, column, [&](int r, int c, float first, float second) {
-        if (r >= outputs || c >= inputs) {
-            return;
-        }
-        bool both = c + 1 < inputs;
-        uint64_t at = uint64_t(r) * inputs + c;
-        if (adds) {
-            first += out[at];
-            second += both ? out[at + 1] : 0.0f;
-        }
-        // A row of J may begin at any multiple of 4 bytes.
-        out[at] = first;
-        if (both) {
-            out[at + 1] = second;
+    JacobianRow out(gradients, narrow, offsets[segment], add[segment] != 0);
+    product.each(shared, row, column, [&](int r, int c, Floats& values) {
+        if (r < outputs && c < inputs) {
+            out.put(uint64_t(r) * inputs + c, values.at, inputs - c);
         }
     });
 }
@@ -288,18 +311,18 @@ extern "C" __global__ void __launch_bounds__(128) gemm_input_small(bf16* out, fl
     gemm::input<64, 64, 32, 32>(out, out_wide, dout, weight, pre, residual, residual_columns, m, n, k, activation);
 }
 
-// gradients[offsets[s]..] (outputs x inputs, f32) = or += dout_s^T x_s over the packed rows starts[s]..ends[s] of dout
-// (rows x outputs) and x (rows x inputs), for every segment s. grid: (inputs tiles, outputs tiles, segments).
-extern "C" __global__ void __launch_bounds__(256, 1) gemm_weight(float* gradients, const bf16* dout, const bf16* x,
+// gradients[offsets[s]..] (outputs x inputs; f32, or bf16 if narrow) = or += dout_s^T x_s over the packed rows starts[s]..ends[s] of
+// dout (rows x outputs) and x (rows x inputs), for every segment s. grid: (inputs tiles, outputs tiles, segments).
+extern "C" __global__ void __launch_bounds__(256, 1) gemm_weight(void* gradients, const bf16* dout, const bf16* x,
                                                                  const uint32_t* starts, const uint32_t* ends,
                                                                  const uint64_t* offsets, const uint32_t* add, int outputs,
-                                                                 int inputs) {
-    gemm::weight<128, 256, 64, 64>(gradients, dout, x, starts, ends, offsets, add, outputs, inputs);
+                                                                 int inputs, int narrow) {
+    gemm::weight<128, 256, 64, 64>(gradients, dout, x, starts, ends, offsets, add, outputs, inputs, narrow);
 }
 
-extern "C" __global__ void __launch_bounds__(128) gemm_weight_small(float* gradients, const bf16* dout, const bf16* x,
+extern "C" __global__ void __launch_bounds__(128) gemm_weight_small(void* gradients, const bf16* dout, const bf16* x,
                                                                     const uint32_t* starts, const uint32_t* ends,
                                                                     const uint64_t* offsets, const uint32_t* add, int outputs,
-                                                                    int inputs) {
-    gemm::weight<64, 64, 32, 32>(gradients, dout, x, starts, ends, offsets, add, outputs, inputs);
+                                                                    int inputs, int narrow) {
+    gemm::weight<64, 64, 32, 32>(gradients, dout, x, starts, ends, offsets, add, outputs, inputs, narrow);
 }

@@ -1,6 +1,6 @@
 // Gram matrices of the private gradients: every product of two rows of J, for all blocks of columns in one pass.
 //
-// J is (T x stride) f32. The columns of a run's blocks (a layer, a tensor, the whole model) are cut into chunks; chunk c is
+// J is (T x stride), f32 or bf16. The columns of a run's blocks (a layer, a tensor, the whole model) are cut into chunks; chunk c is
 // `lengths[c]` columns from `firsts[c]` and lies in one block. Each chunk leaves T x T partial products in f64
 // (`partials[c]`, the upper triangle), and `gram_finish` adds the partials of each block in order.
 //
@@ -8,12 +8,13 @@
 // nearly parallel rows.
 //
 // gram_<T>: 256 threads a chunk, T(T+1)/2 accumulators a thread in registers; warp w takes batches w, w+8, .. of 32 x 32
-//   columns, lane l column 32 k + l of its batch. No shared memory but 8 x T(T+1)/2 doubles at the end.
-//   Floor: 4 T bytes and T(T+1)/2 FMA a column; T = 16 needs 34 FMA per 16 bytes, a third of what the H200's f32 units do
+//   columns, lane l column 32 k + l of its batch, or of bf16 columns 64 k + 2 l and the next. No shared memory but 8 x T(T+1)/2
+//   doubles at the end.
+//   Floor: 4 (or 2) T bytes and T(T+1)/2 FMA a column; T = 16 needs 34 FMA per 16 bytes, a third of what the H200's f32 units do
 //   while its memory delivers them.
 // gram_tile: T > 16. One block per (pair of row groups of 8, chunk), pairs fastest, so that a chunk's rows are read from
 //   memory once and then from the second-level cache.
-#include "common.cuh"
+#include "jacobian.cuh"
 
 namespace gram {
 
@@ -40,11 +41,47 @@ __device__ __forceinline__ void scatter_sums(float (&values)[N]) {
     }
 }
 
-// One batch of 32 x 32 columns from `column`, added to `totals`; columns from `end` on count as zero. Rows i of `left` times
-// rows j of `right`; `triangle`: they are the same rows, and only i <= j counts.
-template <int L, int R, bool triangle, int N>
-__device__ __forceinline__ void batch(double (&totals)[N / kWarp], const float* left, const float* right, int left_rows,
-                                      int right_rows, uint64_t stride, uint64_t column, uint64_t end) {
+// What a lane loads of a row at a time: an f32, or two neighbours of bf16.
+template <typename T>
+struct Own;
+
+template <>
+struct Own<float> {
+    static constexpr int kCount = 1;
+    float value;
+
+    // The column `at` of `row`, as far as it lies in first .. end; zero beyond.
+    __device__ __forceinline__ void load(const float* row, uint64_t at, uint64_t, uint64_t end) {
+        value = at < end ? row[at] : 0.0f;
+    }
+
+    __device__ __forceinline__ float number(int) const { return value; }
+};
+
+template <>
+struct Own<bf16> {
+    static constexpr int kCount = 2;
+    uint32_t pair;
+
+    // `at` is even, as the rows' stride.
+    __device__ __forceinline__ void load(const bf16* row, uint64_t at, uint64_t first, uint64_t end) {
+        if (at >= first && at + 1 < end) {
+            pair = load_pack<uint32_t>(row + at);
+        } else {
+            uint32_t low = at >= first && at < end ? row[at] : 0, high = at + 1 >= first && at + 1 < end ? row[at + 1] : 0;
+            pair = low | high << 16;
+        }
+    }
+
+    __device__ __forceinline__ float number(int i) const { return bits_of<float>(i == 0 ? pair << 16 : pair & 0xffff0000u); }
+};
+
+// One batch of 32 x 32 columns from `column`, added to `totals`; columns before `first` and from `end` on count as zero. Rows i of
+// `left` times rows j of `right`; `triangle`: they are the same rows, and only i <= j counts.
+template <int L, int R, bool triangle, int N, typename T>
+__device__ __forceinline__ void batch(double (&totals)[N / kWarp], const T* left, const T* right, int left_rows, int right_rows,
+                                      uint64_t stride, uint64_t column, uint64_t first, uint64_t end) {
+    constexpr int kCount = Own<T>::kCount;
     float sums[N];
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -53,25 +90,28 @@ __device__ __forceinline__ void batch(double (&totals)[N / kWarp], const float* 
     // Loads in flight: enough bytes a multiprocessor to cover the latency of memory.
     constexpr int kAhead = L <= 4 ? 8 : 2;
 #pragma unroll kAhead
-    for (int k = 0; k < kFold; ++k) {
-        uint64_t at = column + uint64_t(k) * kWarp + lane_id();
-        bool inside = at < end;
-        float a[L], b[R];
+    for (int k = 0; k < kFold / kCount; ++k) {
+        uint64_t at = column + (uint64_t(k) * kWarp + lane_id()) * kCount;
+        Own<T> own[L], other[R];
 #pragma unroll
         for (int i = 0; i < L; ++i) {
-            a[i] = inside && i < left_rows ? left[i * stride + at] : 0.0f;
+            own[i].load(left + i * stride, at, first, i < left_rows ? end : 0);
         }
 #pragma unroll
-        for (int j = 0; j < R; ++j) {
-            b[j] = triangle ? a[j] : (inside && j < right_rows ? right[j * stride + at] : 0.0f);
+        for (int j = 0; j < R && !triangle; ++j) {
+            other[j].load(right + j * stride, at, first, j < right_rows ? end : 0);
         }
-        int value = 0;
 #pragma unroll
-        for (int i = 0; i < L; ++i) {
+        for (int column = 0; column < kCount; ++column) {
+            int value = 0;
 #pragma unroll
-            for (int j = triangle ? i : 0; j < R; ++j) {
-                sums[value] = fmaf(a[i], b[j], sums[value]);
-                ++value;
+            for (int i = 0; i < L; ++i) {
+                float a = own[i].number(column);
+#pragma unroll
+                for (int j = triangle ? i : 0; j < R; ++j) {
+                    sums[value] = fmaf(a, triangle ? own[j].number(column) : other[j].number(column), sums[value]);
+                    ++value;
+                }
             }
         }
     }
@@ -83,17 +123,18 @@ __device__ __forceinline__ void batch(double (&totals)[N / kWarp], const float* 
 }
 
 // Products of a chunk for up to L x R rows, left in `out` (values in the order of `batch`), which is shared.
-template <int L, int R, bool triangle, int N>
-__device__ __forceinline__ void chunk(double* out, const float* left, const float* right, int left_rows, int right_rows,
-                                      uint64_t stride, uint64_t first, uint64_t length) {
+template <int L, int R, bool triangle, int N, typename T>
+__device__ __forceinline__ void chunk(double* out, const T* left, const T* right, int left_rows, int right_rows, uint64_t stride,
+                                      uint64_t first, uint64_t length) {
     double totals[N / kWarp];
 #pragma unroll
     for (int i = 0; i < N / kWarp; ++i) {
         totals[i] = 0.0;
     }
     constexpr uint64_t kBatch = kFold * kWarp;
-    for (uint64_t at = uint64_t(warp_id()) * kBatch; at < length; at += kWarps * kBatch) {
-        batch<L, R, triangle, N>(totals, left, right, left_rows, right_rows, stride, first + at, first + length);
+    uint64_t end = first + length;
+    for (uint64_t at = first / Own<T>::kCount * Own<T>::kCount + uint64_t(warp_id()) * kBatch; at < end; at += kWarps * kBatch) {
+        batch<L, R, triangle, N>(totals, left, right, left_rows, right_rows, stride, at, first, end);
     }
 #pragma unroll
     for (int i = 0; i < N / kWarp; ++i) {
@@ -113,11 +154,13 @@ __device__ __forceinline__ double over_warps(const double* sums, int value) {
 
 // Chunk blockIdx.x for `tasks` <= T rows.
 template <int T>
-__device__ __forceinline__ void gram_rows(double* partials, const float* jacobian, uint64_t stride, int tasks,
-                                          const uint64_t* firsts, const uint32_t* lengths) {
+__device__ __forceinline__ void gram_rows(double* partials, const void* jacobian, uint64_t stride, int tasks, const uint64_t* firsts,
+                                          const uint32_t* lengths, int narrow) {
     constexpr int N = padded(T * (T + 1) / 2);
     __shared__ double sums[kWarps * N];
-    chunk<T, T, true, N>(sums, jacobian, jacobian, tasks, tasks, stride, firsts[blockIdx.x], lengths[blockIdx.x]);
+    with_rows(jacobian, narrow, [&](auto rows) {
+        chunk<T, T, true, N>(sums, rows, rows, tasks, tasks, stride, firsts[blockIdx.x], lengths[blockIdx.x]);
+    });
     double* partial = partials + uint64_t(blockIdx.x) * tasks * tasks;
     for (int cell = threadIdx.x; cell < T * T; cell += kThreads) {
         int i = cell / T, j = cell % T;
@@ -129,35 +172,35 @@ __device__ __forceinline__ void gram_rows(double* partials, const float* jacobia
 
 }  // namespace gram
 
-// partials (chunks x tasks x tasks) f64, upper triangles; grid: chunks; tasks <= the number in the name.
-extern "C" __global__ void __launch_bounds__(256) gram_2(double* partials, const float* jacobian, uint64_t stride, int tasks,
-                                                         const uint64_t* firsts, const uint32_t* lengths) {
-    gram::gram_rows<2>(partials, jacobian, stride, tasks, firsts, lengths);
+// partials (chunks x tasks x tasks) f64, upper triangles; J is bf16 if narrow. grid: chunks; tasks <= the number in the name.
+extern "C" __global__ void __launch_bounds__(256) gram_2(double* partials, const void* jacobian, uint64_t stride, int tasks,
+                                                         const uint64_t* firsts, const uint32_t* lengths, int narrow) {
+    gram::gram_rows<2>(partials, jacobian, stride, tasks, firsts, lengths, narrow);
 }
 
-extern "C" __global__ void __launch_bounds__(256) gram_4(double* partials, const float* jacobian, uint64_t stride, int tasks,
-                                                         const uint64_t* firsts, const uint32_t* lengths) {
-    gram::gram_rows<4>(partials, jacobian, stride, tasks, firsts, lengths);
+extern "C" __global__ void __launch_bounds__(256) gram_4(double* partials, const void* jacobian, uint64_t stride, int tasks,
+                                                         const uint64_t* firsts, const uint32_t* lengths, int narrow) {
+    gram::gram_rows<4>(partials, jacobian, stride, tasks, firsts, lengths, narrow);
 }
 
-extern "C" __global__ void __launch_bounds__(256) gram_8(double* partials, const float* jacobian, uint64_t stride, int tasks,
-                                                         const uint64_t* firsts, const uint32_t* lengths) {
-    gram::gram_rows<8>(partials, jacobian, stride, tasks, firsts, lengths);
+extern "C" __global__ void __launch_bounds__(256) gram_8(double* partials, const void* jacobian, uint64_t stride, int tasks,
+                                                         const uint64_t* firsts, const uint32_t* lengths, int narrow) {
+    gram::gram_rows<8>(partials, jacobian, stride, tasks, firsts, lengths, narrow);
 }
 
-extern "C" __global__ void __launch_bounds__(256) gram_12(double* partials, const float* jacobian, uint64_t stride, int tasks,
-                                                          const uint64_t* firsts, const uint32_t* lengths) {
-    gram::gram_rows<12>(partials, jacobian, stride, tasks, firsts, lengths);
+extern "C" __global__ void __launch_bounds__(256) gram_12(double* partials, const void* jacobian, uint64_t stride, int tasks,
+                                                          const uint64_t* firsts, const uint32_t* lengths, int narrow) {
+    gram::gram_rows<12>(partials, jacobian, stride, tasks, firsts, lengths, narrow);
 }
 
-extern "C" __global__ void __launch_bounds__(256) gram_16(double* partials, const float* jacobian, uint64_t stride, int tasks,
-                                                          const uint64_t* firsts, const uint32_t* lengths) {
-    gram::gram_rows<16>(partials, jacobian, stride, tasks, firsts, lengths);
+extern "C" __global__ void __launch_bounds__(256) gram_16(double* partials, const void* jacobian, uint64_t stride, int tasks,
+                                                          const uint64_t* firsts, const uint32_t* lengths, int narrow) {
+    gram::gram_rows<16>(partials, jacobian, stride, tasks, firsts, lengths, narrow);
 }
 
 // Any number of tasks; grid: (pairs (a <= b) of groups of 8 rows, chunks).
-extern "C" __global__ void __launch_bounds__(256) gram_tile(double* partials, const float* jacobian, uint64_t stride, int tasks,
-                                                            const uint64_t* firsts, const uint32_t* lengths) {
+extern "C" __global__ void __launch_bounds__(256) gram_tile(double* partials, const void* jacobian, uint64_t stride, int tasks,
+                                                            const uint64_t* firsts, const uint32_t* lengths, int narrow) {
     constexpr int kSide = 8;
     constexpr int N = kSide * kSide;
     __shared__ double sums[gram::kWarps * N];
@@ -169,8 +212,10 @@ extern "C" __global__ void __launch_bounds__(256) gram_tile(double* partials, co
     }
     b += a;
     int i0 = a * kSide, j0 = b * kSide;
-    gram::chunk<kSide, kSide, false, N>(sums, jacobian + i0 * stride, jacobian + j0 * stride, tasks - i0, tasks - j0, stride,
-                                        firsts[blockIdx.y], lengths[blockIdx.y]);
+    with_rows(jacobian, narrow, [&](auto rows) {
+        gram::chunk<kSide, kSide, false, N>(sums, rows + i0 * stride, rows + j0 * stride, tasks - i0, tasks - j0, stride,
+                                            firsts[blockIdx.y], lengths[blockIdx.y]);
+    });
     double* partial = partials + uint64_t(blockIdx.y) * tasks * tasks;
     int i = int(threadIdx.x) / kSide, j = int(threadIdx.x) % kSide;
     if (int(threadIdx.x) < N && i0 + i <= j0 + j && j0 + j < tasks) {

@@ -3,6 +3,7 @@
 // Forward: a warp a token, 16 bytes a lane and access. Floor: 4 bytes a value of the word rows, 2 written; positions and types come
 // from the caches. Backward: a block a row of the gradient and 256 columns, the rows' tokens sorted by the host; a type has so many
 // tokens that `add_partials` adds it up. Floor: 4 bytes a value, since every token is read by its position and by its type.
+#include "jacobian.cuh"
 #include "row_init.cuh"
 #include "row_sums.cuh"
 
@@ -53,16 +54,16 @@ struct TokenSum {
     uint64_t add;
 };
 
-// rows[sums[i].at..] (dim) = or += the sum of sum i's rows of dsum (tokens x dim). grid: (sums, tiles of 256 columns).
-extern "C" __global__ void __launch_bounds__(256) token_embedding_sums(float* rows, const bf16* dsum, const uint32_t* sources,
-                                                                       const TokenSum* sums, int dim) {
+// rows[sums[i].at..] (dim; f32, or bf16 if narrow) = or += the sum of sum i's rows of dsum (tokens x dim). grid: (sums, tiles of 256
+// columns).
+extern "C" __global__ void __launch_bounds__(256) token_embedding_sums(void* rows, const bf16* dsum, const uint32_t* sources,
+                                                                       const TokenSum* sums, int dim, int narrow) {
     __shared__ SumRoom room;
     TokenSum own = sums[blockIdx.x];
     auto row_of = [&](uint32_t i) { return sources[i]; };
     float sum = column_of_sum(dsum, dim, own.first, own.last, row_of, [](uint32_t) { return 1.0f; }, room);
     int column = int(blockIdx.y) * kSumTile + int(threadIdx.x);
     if (column < dim) {
-        float* out = rows + own.at + column;
-        *out = own.add ? *out + sum : sum;
+        JacobianRow(rows, narrow, own.at, own.add != 0).put(column, sum);
     }
 }

@@ -4,7 +4,8 @@
 // The parameters are cut into chunks as for the Gram matrices; chunk c takes the weights of block `blocks[c]` and the rates of
 // group `groups[c]`. 256 threads, each 4 neighbouring columns at a time (16-byte accesses).
 // No shared memory in update_weights; update_columns keeps T doubles a thread of it.
-// Floor: 4 T + 26 bytes a parameter (J; p, m, v read and written; the copy), T + 12 operations.
+// Floor: 4 (of bf16 2) T + 26 bytes a parameter (J; p, m, v read and written; the copy), T + 12 operations.
+#include "jacobian.cuh"
 #include "update.cuh"
 
 namespace update {
@@ -58,7 +59,8 @@ __device__ __forceinline__ void step_vector(const State& state, const Rates& rat
 }
 
 // d (4 columns) = sum_t weights[t] J[t], in task order.
-__device__ __forceinline__ void combine_vector(float (&d)[kVector], const float* jacobian, uint64_t stride, const float* weights,
+template <typename T>
+__device__ __forceinline__ void combine_vector(float (&d)[kVector], const T* jacobian, uint64_t stride, const float* weights,
                                                int tasks, uint64_t at) {
 #pragma unroll
     for (int k = 0; k < kVector; ++k) {
@@ -66,25 +68,46 @@ __device__ __forceinline__ void combine_vector(float (&d)[kVector], const float*
     }
 #pragma unroll 8
     for (int t = 0; t < tasks; ++t) {
-        Pack<float, kVector> g = load_pack<Pack<float, kVector>>(jacobian + t * stride + at);
+        Pack<T, kVector> g = load_pack<Pack<T, kVector>>(jacobian + t * stride + at);
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
-            d[k] = fmaf(weights[t], g.at[k], d[k]);
+            d[k] = fmaf(weights[t], to_float(g.at[k]), d[k]);
         }
     }
 }
 
+// A rule for columns at work: graddrop (parameter: leak) or trimmed mean (parameter: trim) on gradients scaled by factors (tasks) f64.
+struct ByRule {
+    int rule;
+    double parameter;
+    const double* factors;
+    uint64_t seed, round;
+    uint64_t stride;
+    int tasks;
+    // This thread's, of every blockDim.x doubles.
+    double* column;
+
+    template <typename T>
+    __device__ __forceinline__ float operator()(const T* rows, uint64_t at) const {
+        int pitch = int(blockDim.x);
+        for (int t = 0; t < tasks; ++t) {
+            column[t * pitch] = factors[t] * double(to_float(rows[t * stride + at]));
+        }
+        return float(column_value(rule, parameter, column, pitch, tasks, column_bits(seed, round, at)));
+    }
+};
+
 }  // namespace update
 
-// values, first, second (P) f32; second is null under SGD; copy (P) bf16 or null. jacobian (tasks x stride): column p is that
-// of parameter p; the stride is a multiple of 4. weights (blocks x tasks) f32 hold clipping and balancing. halted: null, or
-// nonzero where the round is not finite and nothing may change. grid: chunks.
+// values, first, second (P) f32; second is null under SGD; copy (P) bf16 or null. jacobian (tasks x stride; f32, or bf16 if
+// narrow): column p is that of parameter p; the stride is a multiple of 4. weights (blocks x tasks) f32 hold clipping and
+// balancing. halted: null, or nonzero where the round is not finite and nothing may change. grid: chunks.
 extern "C" __global__ void __launch_bounds__(256) update_weights(float* values, float* first, float* second, bf16* copy,
-                                                                 const float* jacobian, uint64_t stride, int tasks,
+                                                                 const void* jacobian, uint64_t stride, int tasks,
                                                                  const float* weights, const Rates* rates,
                                                                  const GroupRates* groups, const uint64_t* firsts,
                                                                  const uint32_t* lengths, const uint32_t* chunk_blocks,
-                                                                 const uint32_t* chunk_groups, const uint32_t* halted) {
+                                                                 const uint32_t* chunk_groups, int narrow, const uint32_t* halted) {
     using namespace update;
     if (halted && *halted) {
         return;
@@ -97,32 +120,33 @@ extern "C" __global__ void __launch_bounds__(256) update_weights(float* values, 
     uint64_t body = (start + kVector - 1) / kVector * kVector;
     body = body < end ? body : end;
     uint64_t tail = body + (end - body) / kVector * kVector;
-    for (uint64_t at = body + threadIdx.x * kVector; at < tail; at += kThreads * kVector) {
-        float d[kVector];
-        combine_vector(d, jacobian, stride, own, tasks, at);
-        step_vector(state, common, group, at, d);
-    }
-    // What no whole vector covers: before `body` and from `tail` on.
-    uint64_t rest = (body - start) + (end - tail);
-    for (uint64_t index = threadIdx.x; index < rest; index += kThreads) {
-        uint64_t at = start + index < body ? start + index : tail + (index - (body - start));
-        float d = 0.0f;
-        for (int t = 0; t < tasks; ++t) {
-            d = fmaf(own[t], jacobian[t * stride + at], d);
+    with_rows(jacobian, narrow, [&](auto rows) {
+        for (uint64_t at = body + threadIdx.x * kVector; at < tail; at += kThreads * kVector) {
+            float d[kVector];
+            combine_vector(d, rows, stride, own, tasks, at);
+            step_vector(state, common, group, at, d);
         }
-        step_column(state, common, group, at, d);
-    }
+        // What no whole vector covers: before `body` and from `tail` on.
+        uint64_t rest = (body - start) + (end - tail);
+        for (uint64_t index = threadIdx.x; index < rest; index += kThreads) {
+            uint64_t at = start + index < body ? start + index : tail + (index - (body - start));
+            float d = 0.0f;
+            for (int t = 0; t < tasks; ++t) {
+                d = fmaf(own[t], to_float(rows[t * stride + at]), d);
+            }
+            step_column(state, common, group, at, d);
+        }
+    });
 }
 
-// As update_weights, with a rule for columns: graddrop (parameter: leak) or trimmed mean (parameter: trim). factors (tasks)
-// f64 scale the gradients first. Shared memory: tasks x blockDim.x doubles.
+// As update_weights, with a rule for columns. Shared memory: tasks x blockDim.x doubles.
 extern "C" __global__ void __launch_bounds__(256) update_columns(float* values, float* first, float* second, bf16* copy,
-                                                                 const float* jacobian, uint64_t stride, int tasks, int rule,
+                                                                 const void* jacobian, uint64_t stride, int tasks, int rule,
                                                                  double parameter, const double* factors, uint64_t seed,
                                                                  const uint64_t* round, const Rates* rates,
                                                                  const GroupRates* groups, const uint64_t* firsts,
                                                                  const uint32_t* lengths, const uint32_t* chunk_groups,
-                                                                 const uint32_t* halted) {
+                                                                 int narrow, const uint32_t* halted) {
     using namespace update;
     SHARED_DYNAMIC(double, shared);
     if (halted && *halted) {
@@ -132,35 +156,31 @@ extern "C" __global__ void __launch_bounds__(256) update_columns(float* values, 
     State state = {values, first, second, copy};
     GroupRates group = groups[chunk_groups[blockIdx.x]];
     uint64_t start = firsts[blockIdx.x], end = start + lengths[blockIdx.x];
-    double* column = shared + threadIdx.x;
-    int pitch = int(blockDim.x);
-    for (uint64_t at = start + threadIdx.x; at < end; at += blockDim.x) {
-        for (int t = 0; t < tasks; ++t) {
-            column[t * pitch] = factors[t] * double(jacobian[t * stride + at]);
+    update::ByRule by_rule = {rule, parameter, factors, seed, *round, stride, tasks, shared + threadIdx.x};
+    with_rows(jacobian, narrow, [&](auto rows) {
+        for (uint64_t at = start + threadIdx.x; at < end; at += blockDim.x) {
+            float d = by_rule(rows, at);
+            step_column(state, common, group, at, d);
         }
-        float d = float(column_value(rule, parameter, column, pitch, tasks, column_bits(seed, *round, at)));
-        step_column(state, common, group, at, d);
-    }
+    });
 }
 
 // squares (chunks) f64: squared norm of the update that a rule makes of each chunk. Shared memory: tasks x blockDim.x doubles.
-extern "C" __global__ void __launch_bounds__(256) column_squares(double* squares, const float* jacobian, uint64_t stride, int tasks,
+extern "C" __global__ void __launch_bounds__(256) column_squares(double* squares, const void* jacobian, uint64_t stride, int tasks,
                                                                  int rule, double parameter, const double* factors, uint64_t seed,
                                                                  const uint64_t* round, const uint64_t* firsts,
-                                                                 const uint32_t* lengths) {
+                                                                 const uint32_t* lengths, int narrow) {
     SHARED_DYNAMIC(double, shared);
     __shared__ double warps[kWarp];
     uint64_t start = firsts[blockIdx.x], end = start + lengths[blockIdx.x];
-    double* column = shared + threadIdx.x;
-    int pitch = int(blockDim.x);
+    update::ByRule by_rule = {rule, parameter, factors, seed, *round, stride, tasks, shared + threadIdx.x};
     double square = 0.0;
-    for (uint64_t at = start + threadIdx.x; at < end; at += blockDim.x) {
-        for (int t = 0; t < tasks; ++t) {
-            column[t * pitch] = factors[t] * double(jacobian[t * stride + at]);
+    with_rows(jacobian, narrow, [&](auto rows) {
+        for (uint64_t at = start + threadIdx.x; at < end; at += blockDim.x) {
+            double d = double(by_rule(rows, at));
+            square += d * d;
         }
-        double d = double(float(column_value(rule, parameter, column, pitch, tasks, column_bits(seed, *round, at))));
-        square += d * d;
-    }
+    });
     double total = block_sum(square, warps);
     if (threadIdx.x == 0) {
         squares[blockIdx.x] = total;

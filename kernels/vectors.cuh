@@ -54,6 +54,12 @@ __device__ __forceinline__ Floats load_floats(const float* from) {
     return values;
 }
 
+// To a multiple of 16 bytes.
+__device__ __forceinline__ void store_floats(float* to, const Floats& values) {
+    store_pack(to, Pack<float, 4>{{values.at[0], values.at[1], values.at[2], values.at[3]}});
+    store_pack(to + 4, Pack<float, 4>{{values.at[4], values.at[5], values.at[6], values.at[7]}});
+}
+
 // For each of this lane's vectors of a row of `width`: use(column, what load(column) gave). `kAtOnce` are loaded before the first
 // is used.
 template <int kAtOnce, typename Load, typename Use>

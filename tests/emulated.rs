@@ -14,6 +14,7 @@ use taskloom::machine::driver::{self, DeviceError, open_emulated};
 use taskloom::machine::memory::Memory;
 use taskloom::machine::planned::Planned;
 use taskloom::model::Start;
+use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
 use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
 use taskloom::ops::activation::Activation;
@@ -49,6 +50,9 @@ struct Case {
     method: &'static str,
     balance: &'static str,
     granularity: Granularity,
+    storage: Storage,
+    /// Rounds between conflict statistics; without them a sum keeps no task's gradient apart.
+    conflict_every: u64,
     activation: Activation,
     residual: bool,
     dropout: f64,
@@ -67,6 +71,8 @@ const PLAIN: Case = Case {
     method: "pcgrad",
     balance: "equal",
     granularity: Granularity::Model,
+    storage: Storage::F32,
+    conflict_every: 1,
     activation: Activation::Gelu,
     residual: false,
     dropout: 0.0,
@@ -112,8 +118,9 @@ fn setup(case: Case) -> Setup {
     let round_options = RoundOptions {
         clip: Clip { norm: 1.0, scope: case.clip },
         granularity: case.granularity,
+        storage: case.storage,
         weighted_heads: case.weighted_heads,
-        conflict_every: 1,
+        conflict_every: case.conflict_every,
         ..RoundOptions::plain(7)
     };
     let trainer = Trainer::new(&mut Memory::unlimited(), network, &start, Solvers { balancer, methods }, round_options, &limits);
@@ -237,6 +244,11 @@ fn the_linear_encoder_trains_as_on_the_cpu() {
         Case { method: "sum", balance: "famo", apart: true, ..PLAIN },
         Case { method: "trimmed_mean", uneven: true, apart: true, ..PLAIN },
         Case { method: "trimmed_mean", balance: "dwa", clip: ClipScope::Task, ..PLAIN },
+        Case { storage: Storage::Bf16, uneven: true, ..PLAIN },
+        Case { storage: Storage::Bf16, method: "trimmed_mean", ..PLAIN },
+        Case { conflict_every: 0, method: "sum", uneven: true, apart: true, ..PLAIN },
+        Case { conflict_every: 0, method: "mean", storage: Storage::Bf16, ..PLAIN },
+        Case { conflict_every: 0, method: "sum", balance: "dwa", ..PLAIN },
     ] {
         five_rounds_match(case, SGD);
     }
@@ -250,6 +262,9 @@ fn the_bag_encoder_trains_as_on_the_cpu() {
         Case { method: "upgrad", residual: true, apart: true, ..BAG },
         Case { granularity: Granularity::Tensor, residual: true, activation: Activation::None, ..BAG },
         Case { method: "trimmed_mean", uneven: true, apart: true, ..BAG },
+        Case { storage: Storage::Bf16, method: "upgrad", uneven: true, ..BAG },
+        Case { conflict_every: 0, method: "sum", uneven: true, ..BAG },
+        Case { conflict_every: 0, method: "mean", apart: true, ..BAG },
     ] {
         five_rounds_match(case, SGD);
     }

@@ -373,6 +373,27 @@ fn sixteen_tasks_stay_within_a_tight_budget() {
     assert_close(&losses(&tight), &losses(&free), 0.02, "within a budget");
 }
 
+/// Half the bytes in bf16, and one row where nothing needs the tasks' gradients apart.
+#[test]
+fn the_rows_of_j_take_what_the_plan_says() {
+    let place = Place::new();
+    let config = place.linear().display().to_string();
+    let plan = |sets: &[&str]| {
+        let mut arguments = vec!["plan", &config, "--json", "--set", EMULATED];
+        sets.iter().for_each(|set| arguments.extend(["--set", set]));
+        let plan = run(&arguments).ok().json();
+        let buffers = plan["buffers"].as_array().unwrap().clone();
+        let own = buffers.iter().find(|own| own["name"].as_str().unwrap().starts_with("jacobian: dense")).unwrap();
+        [own["bytes"].as_u64().unwrap(), plan["saved_bytes"].as_u64().unwrap()]
+    };
+    let [bytes, saved] = plan(&[]);
+    assert_eq!(saved, 0);
+    assert_eq!(plan(&["surgery.storage=bf16"]), [bytes / 2, 0]);
+    let [row, saved] = plan(&["surgery.method=mean", "observe.conflict_every=0"]);
+    assert!(row == bytes / 3 && saved > 0, "{row} of {bytes}, {saved} saved");
+    assert_eq!(plan(&["surgery.method=mean", "observe.conflict_every=0", "balance.method=dwa"]), [bytes, 0]);
+}
+
 #[test]
 fn what_the_device_lacks_is_refused_by_check() {
     let place = Place::new();
@@ -381,7 +402,6 @@ fn what_the_device_lacks_is_refused_by_check() {
     check("surgery.method=graddrop").ok();
     check("surgery.method=modo").ok();
     check("surgery.method=moco").failed(2, &["surgery.method", "runs on the CPU only in this version"]);
-    check("surgery.storage=bf16").failed(2, &["surgery.storage", "J is f32 on a device"]);
 }
 
 /// Times of the emulated device mean nothing, and a machine without a card says so.

@@ -6,6 +6,7 @@ use serde_json::Map;
 use taskloom::machine::driver::{self, DeviceError, Driver, open_emulated};
 use taskloom::machine::memory::Memory;
 use taskloom::model::Start;
+use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
 use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
 use taskloom::model::transformer::{Pooling, TokenLimits, TransformerSpec};
@@ -36,11 +37,25 @@ struct Case {
     frozen: usize,
     recompute: bool,
     dense_steps: bool,
+    method: &'static str,
+    storage: Storage,
+    /// Rounds between conflict statistics; without them a sum keeps no task's gradient apart.
+    conflict_every: u64,
     /// Every task is a group of its own, on two lanes, and task 0 has two micro-batches.
     apart: bool,
 }
 
-const PLAIN: Case = Case { pooling: Pooling::Cls, dropout: 0.1, frozen: 0, recompute: false, dense_steps: false, apart: false };
+const PLAIN: Case = Case {
+    pooling: Pooling::Cls,
+    dropout: 0.1,
+    frozen: 0,
+    recompute: false,
+    dense_steps: false,
+    method: "pcgrad",
+    storage: Storage::F32,
+    conflict_every: 1,
+    apart: false,
+};
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9 };
 const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.1, correction2: 0.001 };
@@ -80,7 +95,7 @@ fn setup(case: Case) -> Setup {
     };
     let network = Network::new(ModelSpec { encoder, heads: KINDS.into_iter().enumerate().map(head).collect() });
     let balancer = balance::registry::build("equal", &Map::new(), KINDS.len()).unwrap();
-    let methods = vec![taskloom::surgery::methods::registry::build("pcgrad", &Map::new(), KINDS.len()).unwrap()];
+    let methods = vec![taskloom::surgery::methods::registry::build(case.method, &Map::new(), KINDS.len()).unwrap()];
     let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: VOCABULARY };
     let rows = (KINDS.len() + 1) * SEQUENCES;
     let tokens = rows * POSITIONS;
@@ -95,7 +110,7 @@ fn setup(case: Case) -> Setup {
         tokens: TokenLimits { group_tokens: tokens, group_queries: tokens, head_rows: rows, masked: 0, round_tokens: tokens },
         ..Limits::default()
     };
-    let round_options = RoundOptions { conflict_every: 1, ..RoundOptions::plain(7) };
+    let round_options = RoundOptions { conflict_every: case.conflict_every, storage: case.storage, ..RoundOptions::plain(7) };
     let solvers = Solvers { balancer, methods };
     let trainer = Trainer::new(&mut Memory::unlimited(), network, &start, solvers, round_options, &limits).unwrap();
     Setup { trainer, limits, start }
@@ -214,13 +229,15 @@ fn five_rounds_match(mut device: Trainer, case: Case) {
     assert!(error <= 3e-2 * size, "{case:?}: logits {error} of {size}");
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 8] = [
     PLAIN,
     Case { pooling: Pooling::Mean, apart: true, ..PLAIN },
     Case { pooling: Pooling::Pooler, recompute: true, ..PLAIN },
     Case { frozen: 1, dropout: 0.0, ..PLAIN },
     Case { frozen: 2, pooling: Pooling::Pooler, apart: true, ..PLAIN },
     Case { dense_steps: true, ..PLAIN },
+    Case { storage: Storage::Bf16, apart: true, ..PLAIN },
+    Case { method: "mean", conflict_every: 0, apart: true, ..PLAIN },
 ];
 
 #[test]

@@ -5,6 +5,7 @@
 // each brings half of the second operand for both.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+#include "../jacobian.cuh"
 #include "gemm.cuh"
 
 namespace hopper {
@@ -57,11 +58,12 @@ __device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, 
     Own::leave();
 }
 
-// For every segment s: gradients[offsets[s]..] (outputs x inputs, f32) = or += dout_s^T x_s over the rows starts[s]..ends[s].
+// For every segment s: gradients[offsets[s]..] (outputs x inputs; f32, or bf16 if narrow) = or += dout_s^T x_s over the rows
+// starts[s]..ends[s].
 template <int kWide, int kBlocks>
-__device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x, float* gradients, const uint32_t* starts,
+__device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x, void* gradients, const uint32_t* starts,
                                        const uint32_t* ends, const uint64_t* offsets, const uint32_t* add, int segments,
-                                       int outputs, int inputs) {
+                                       int outputs, int inputs, int narrow) {
     using Own = Ring<kWide, true, true, kBlocks>;
     Own ring;
     Tiles<kBlocks> tiles(outputs, inputs, kWide, segments);
@@ -82,17 +84,16 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
         bool own = group == 1;
         tiles.each([&](int segment, int row, int column) {
             int begin = int(starts[segment]), end = int(ends[segment]);
-            float* to = gradients + offsets[segment];
-            bool adds = add[segment] != 0;
+            JacobianRow to(gradients, narrow, offsets[segment], add[segment] != 0);
             if (own) {
                 ring.wait_for_turn(group);
             }
             if (own && begin >= end) {
                 ring.pass_turn(group);
-                for (int at = threadIdx.x % 128; at < kRows * kWide && !adds; at += 128) {
+                for (int at = threadIdx.x % 128; at < kRows * kWide && !to.adds; at += 128) {
                     int r = row + at / kWide, c = column + at % kWide;
                     if (r < outputs && c < inputs) {
-                        to[uint64_t(r) * inputs + c] = 0.0f;
+                        to.put(uint64_t(r) * inputs + c, 0.0f);
                     }
                 }
             } else if (own) {
@@ -104,18 +105,8 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
                 }
                 ring.pass_turn(group);
                 ring.finish();
-                bool aligned = (uint64_t(to) & 15) == 0 && inputs % 4 == 0;
                 output.wide(sums, row, column, outputs, inputs, false, [&](float (&sum)[4], int r, int c) {
-                    float* at = to + uint64_t(r) * inputs + c;
-                    if (aligned) {
-                        Pack<float, 4> before = adds ? load_pack<Pack<float, 4>>(at) : Pack<float, 4>{};
-                        store_pack(at, Pack<float, 4>{{sum[0] + before.at[0], sum[1] + before.at[1], sum[2] + before.at[2],
-                                                       sum[3] + before.at[3]}});
-                        return;
-                    }
-                    for (int i = 0; i < 4 && c + i < inputs; ++i) {
-                        at[i] = adds ? at[i] + sum[i] : sum[i];
-                    }
+                    to.put(uint64_t(r) * inputs + c, sum, inputs - c);
                 });
             } else {
                 ring.skip((max(end - begin, 0) + kInner - 1) / kInner);
@@ -152,10 +143,10 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
     }                                                                                                                          \
     extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
         gemm_weight_hopper_##wide##_##blocks(const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap x,      \
-                                             float* gradients, const uint32_t* starts, const uint32_t* ends,                   \
+                                             void* gradients, const uint32_t* starts, const uint32_t* ends,                   \
                                              const uint64_t* offsets, const uint32_t* add, int segments, int outputs,          \
-                                             int inputs) {                                                                     \
-        hopper::weight<wide, blocks>(&dout, &x, gradients, starts, ends, offsets, add, segments, outputs, inputs);             \
+                                             int inputs, int narrow) {                                                         \
+        hopper::weight<wide, blocks>(&dout, &x, gradients, starts, ends, offsets, add, segments, outputs, inputs, narrow);     \
     }
 
 TASKLOOM_PRODUCTS(64, 1)

@@ -18,14 +18,23 @@ pub struct Keep {
     pub storage: Storage,
 }
 
+impl Keep {
+    /// Rows of J, where so many tasks are present.
+    pub fn rows(&self, present: usize) -> usize {
+        if self.stored { present * self.batches } else { 1 }
+    }
+
+    /// A sum is one row: nothing to save.
+    pub fn storage(&self) -> Storage {
+        if self.stored { self.storage } else { Storage::F32 }
+    }
+}
+
 /// Private gradients of one round.
 pub struct Gradients {
-    /// (J rows x P); row `present * batches + batch` belongs to that task, or row 0 to all when `stored` is false.
+    /// (J rows x P); row `present * batches + batch` belongs to that task, or row 0 to all where none is stored.
     pub jacobian: Jacobian,
-    /// Whether each task has its own row of J.
-    pub stored: bool,
-    /// Independent batches of a round, each with its own row of J for every task.
-    pub batches: usize,
+    pub keep: Keep,
     /// (H) gradients of all heads; each is its task's own.
     pub heads: Buffer,
     /// Row-sparse gradients of the embedding table by row of J; empty without one.
@@ -37,7 +46,7 @@ pub struct Gradients {
 impl Gradients {
     /// Room for the gradients of all tasks.
     pub fn new(memory: &mut Memory, network: &Network, keep: Keep, limits: &Limits) -> anyhow::Result<Self> {
-        let Keep { stored, batches, storage } = keep;
+        let batches = keep.batches;
         let encoder = &network.spec.encoder;
         let dinput = match encoder.input {
             Input::Features(_) => 0,
@@ -52,13 +61,9 @@ impl Gradients {
             let name = format!("jacobian: embedding rows {row}");
             rows_of_tasks.push(RowGradient::new(memory, &name, encoder.inputs(), capacity)?);
         }
-        let rows = if stored { limits.present * batches } else { 1 };
-        // A sum is one row: nothing to save.
-        let storage = if stored { storage } else { Storage::F32 };
         Ok(Self {
-            jacobian: Jacobian::new(memory, rows, network.table.shared_len(), storage)?,
-            stored,
-            batches,
+            jacobian: Jacobian::new(memory, keep.rows(limits.present), network.table.shared_len(), keep.storage())?,
+            keep,
             heads: memory.buffer("heads: gradients", network.table.heads_len())?,
             rows: rows_of_tasks,
             dinput: memory.buffer("gradient of the encoder's input", dinput)?,
@@ -67,7 +72,7 @@ impl Gradients {
 
     /// Rows of `count` present tasks from the position `first` on, where each task has its own.
     pub fn rows_of(&self, first: usize, count: usize) -> Range<usize> {
-        first * self.batches..(first + count) * self.batches
+        first * self.keep.batches..(first + count) * self.keep.batches
     }
 }
 
@@ -91,9 +96,9 @@ impl Gradients {
     /// What each of some groups writes. The groups follow each other in the batch and none has a task of another; where all tasks
     /// add to one row, there is one group.
     pub fn split<'a>(&'a mut self, network: &Network, batch: &Batch, groups: &[&[Part]]) -> Vec<GroupGradients<'a>> {
-        let row_of = |part: &Part| part.present * self.batches + part.batch;
+        let row_of = |part: &Part| part.present * self.keep.batches + part.batch;
         let rows: Vec<Vec<usize>> = groups.iter().map(|parts| parts.iter().map(row_of).collect()).collect();
-        let mut jacobian = self.jacobian.split(&rows, self.stored).into_iter();
+        let mut jacobian = self.jacobian.split(&rows, self.keep.stored).into_iter();
         let mut heads = Cutter::new(&mut self.heads);
         let mut words = self.rows.iter_mut().enumerate();
         let mut dinput = Cutter::new(&mut self.dinput);

@@ -380,7 +380,7 @@ impl Network {
         if gradients.dinput.is_empty() {
             return;
         }
-        let (dinput, batches) = (&gradients.dinput, gradients.batches);
+        let (dinput, batches) = (&gradients.dinput, gradients.keep.batches);
         use rayon::prelude::*;
         let own = |index: usize| batch.parts.iter().filter(move |part| part.present * batches + part.batch == index);
         let transformer = matches!(self.encoder, Encoder::Transformer(_));

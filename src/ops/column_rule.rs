@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::adamw::{ColumnRule, Combine};
 use super::chunks::Chunks;
-use super::gram::{jacobian_rows, stride};
+use super::gram::{jacobian_rows, narrow, stride};
 use super::row_gradients::{PARTIAL_ROWS, RowGradients};
 use crate::machine::driver::{Address, Card, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
@@ -169,7 +169,7 @@ impl Op for ColumnSquare<'_> {
         let ([partials, gram, conflicts], count, chunks) = (self.scratch, self.jacobian.len(), self.chunks().len());
         let dense = self.rule.launch("column_squares", chunks, count).addresses([partials.at, self.jacobian[0].at]);
         let dense = self.rule.arguments(dense.long(stride(&self.jacobian)).int(count), rule).addresses([firsts, lengths]);
-        let mut commands: Vec<Command> = vec![dense.into()];
+        let mut commands: Vec<Command> = vec![dense.int(narrow(&self.jacobian)).into()];
         if let Some(rows) = &self.rows {
             let &[starts, members, numbers] = &tables[5..] else { unreachable!("three tables of rows") };
             let own = self

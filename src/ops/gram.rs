@@ -76,6 +76,11 @@ pub(super) fn jacobian_rows<'m>(memory: &'m HostMemory, rows: &[Tensor], columns
     }
 }
 
+/// Whether rows of J are kept in bf16, as kernels are told.
+pub(super) fn narrow(rows: &[Tensor]) -> usize {
+    usize::from(rows.first().is_some_and(|row| row.dtype == DType::Bf16))
+}
+
 /// Elements from one row of J to the next on a device.
 pub(super) fn stride(rows: &[Tensor]) -> u64 {
     match rows {
@@ -121,7 +126,12 @@ impl GramMatrices<'_> {
     }
 
     fn cut(&self) -> Cut {
-        Cut::new(self.blocks, self.rows.as_ref().map(|(_, block)| *block))
+        let with_rows = self.rows.as_ref().map(|(_, block)| *block);
+        if self.jacobian.is_empty() {
+            Cut::new(&vec![0..0; self.blocks.len()], with_rows)
+        } else {
+            Cut::new(self.blocks, with_rows)
+        }
     }
 }
 
@@ -212,7 +222,8 @@ impl Op for GramMatrices<'_> {
             .addresses([partials.at, self.jacobian.first().map_or(0, |row| row.at)])
             .long(stride(&self.jacobian))
             .int(count)
-            .addresses([firsts, lengths]);
+            .addresses([firsts, lengths])
+            .int(narrow(&self.jacobian));
         let mut commands: Vec<Command> = vec![dense.into()];
         if let (Some((rows, _)), &[row_starts, members]) = (&self.rows, members) {
             let behind = partials.at + 8 * (chunks * count * count) as Address;
@@ -432,7 +443,7 @@ mod tests {
 #[cfg(test)]
 mod cases {
     use super::*;
-    use crate::ops::testing::{On, Place, noise, on_devices};
+    use crate::ops::testing::{On, Place, noise, on_devices, rounded};
 
     /// Rows nearly parallel, their scales up to 1000 apart.
     fn rows(tasks: usize, width: usize) -> Vec<f32> {
@@ -445,8 +456,8 @@ mod cases {
     }
 
     /// Two blocks of columns that begin and end anywhere; each product against the exact one, on the host as well.
-    fn gram_matches(on: On, tasks: usize, width: usize) {
-        let values = rows(tasks, width);
+    fn gram_matches(on: On, tasks: usize, width: usize, dtype: DType) {
+        let values = rounded(rows(tasks, width), dtype);
         let (blocks, cells) = ([1..width / 3, width / 3..width], tasks * tasks);
         let exact = |block: &Range<usize>| {
             let rows: Vec<&[f32]> = values.chunks(width).map(|row| &row[block.clone()]).collect();
@@ -456,7 +467,7 @@ mod cases {
         };
         let expected: Vec<f64> = blocks.iter().flat_map(exact).collect();
         on.compare(|place: &mut Place| {
-            let all = place.f32(&values, width);
+            let all = place.jacobian(&values, width, dtype);
             let jacobian: Vec<Tensor> = (0..tasks).map(|task| all.rows(task..task + 1)).collect();
             let scratch = place.gram_scratch(2, 2, cells);
             let gram = place.room(3, cells, DType::F64);
@@ -470,27 +481,31 @@ mod cases {
     }
 
     fn gram_of_two(on: On) {
-        gram_matches(on, 2, 2_500);
+        gram_matches(on, 2, 2_500, DType::F32);
+        gram_matches(on, 2, 2_500, DType::Bf16);
     }
 
     fn gram_of_three(on: On) {
-        gram_matches(on, 3, 10_001);
+        gram_matches(on, 3, 10_001, DType::F32);
     }
 
     fn gram_of_five(on: On) {
-        gram_matches(on, 5, 3_001);
+        gram_matches(on, 5, 3_001, DType::F32);
+        gram_matches(on, 5, 3_002, DType::Bf16);
     }
 
     fn gram_of_nine(on: On) {
-        gram_matches(on, 9, 2_000);
+        gram_matches(on, 9, 2_000, DType::F32);
     }
 
     fn gram_of_sixteen(on: On) {
-        gram_matches(on, 16, 1_500);
+        gram_matches(on, 16, 1_500, DType::F32);
+        gram_matches(on, 16, 1_502, DType::Bf16);
     }
 
     fn gram_of_nineteen(on: On) {
-        gram_matches(on, 19, 1_100);
+        gram_matches(on, 19, 1_100, DType::F32);
+        gram_matches(on, 19, 1_100, DType::Bf16);
     }
 
     fn squares_of_segments(on: On) {

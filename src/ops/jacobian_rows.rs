@@ -25,7 +25,7 @@ pub struct JacobianRows {
     pub segments: Vec<Segment>,
     /// All segments add to one row.
     pub added: bool,
-    /// Room for the largest piece of a row that is kept in bf16, while it is computed.
+    /// On the host, room for the largest piece of a row that is kept in bf16, while it is computed.
     pub staging: Tensor,
 }
 
@@ -46,6 +46,11 @@ impl JacobianRows {
     /// Where the first of the rows lies.
     pub fn base(&self) -> Address {
         self.segments.iter().map(|segment| segment.row.at).min().unwrap_or(0)
+    }
+
+    /// Whether rows are kept in bf16, as kernels are told.
+    pub fn narrow(&self) -> usize {
+        usize::from(self.segments.first().is_some_and(|segment| segment.row.dtype == DType::Bf16))
     }
 
     /// Values from [`JacobianRows::base`] to a column of a segment's row.
@@ -146,11 +151,12 @@ impl PartialSums {
         [bytes_of(&self.bounds), bytes_of(&self.offsets), bytes_of(&self.add)]
     }
 
-    /// Adds up partial rows of `width`, with where its tables are; offsets are counted from `base`.
-    pub fn launch(&self, base: Address, partials: Tensor, [bounds, offsets, add]: [Address; 3], width: usize) -> Launch {
+    /// Adds up partial rows of `width`, with where its tables are.
+    pub fn launch(&self, into: &JacobianRows, partials: Tensor, [bounds, offsets, add]: [Address; 3], width: usize) -> Launch {
         assert!(self.count() * width <= partials.columns, "{} partial rows of {width} in {partials:?}", self.count());
         Launch::new("add_partials", [width.div_ceil(32), self.offsets.len(), 1], 1024)
-            .addresses([base, partials.at, bounds, offsets, add])
+            .addresses([into.base(), partials.at, bounds, offsets, add])
             .int(width)
+            .int(into.narrow())
     }
 }

@@ -390,7 +390,7 @@ impl Op for LayerNormWeightBackward {
             .vectors(width)
             .addresses([self.partials.at, self.dout.at, self.x.at, self.stats.at, chunks])
             .int(width);
-        let sums = sums.launch(self.jacobian.base(), self.partials, [bounds, offsets, add], 2 * width);
+        let sums = sums.launch(&self.jacobian, self.partials, [bounds, offsets, add], 2 * width);
         vec![partials.into(), sums.into()]
     }
 }

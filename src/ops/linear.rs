@@ -347,13 +347,14 @@ impl LinearWeightBackward {
     }
 
     fn bias_launches(&self, tables: &[Address]) -> Vec<Launch> {
-        let (base, outputs) = (self.jacobian.base(), self.dout.columns);
+        let outputs = self.dout.columns;
         let &[starts, ends, add, _, biases, ref partial @ ..] = tables else { unreachable!("five tables, or nine") };
         let &[chunks, bounds, offsets, added] = partial else {
             let grid = [outputs.div_ceil(32), self.jacobian.merged().len(), 1];
-            let launch = Launch::new("bias_gradients_bf16", grid, 1024)
-                .addresses([base, self.dout.at, starts, ends, biases, add])
-                .int(outputs);
+            let launch = Launch::new("bias_gradients", grid, 1024)
+                .addresses([self.jacobian.base(), self.dout.at, starts, ends, biases, add])
+                .int(outputs)
+                .int(self.jacobian.narrow());
             return vec![launch];
         };
         let (_, sums) = self.jacobian.partial_sums(self.biases());
@@ -361,7 +362,7 @@ impl LinearWeightBackward {
             .vectors(outputs)
             .addresses([self.partials.at, self.dout.at, chunks])
             .int(outputs);
-        vec![partials, sums.launch(base, self.partials, [bounds, offsets, added], outputs)]
+        vec![partials, sums.launch(&self.jacobian, self.partials, [bounds, offsets, added], outputs)]
     }
 }
 
@@ -373,6 +374,7 @@ impl LinearWeightBackward {
             .addresses([self.jacobian.base(), self.dout.at, self.x.at, starts, ends, weights, add])
             .int(outputs)
             .int(inputs)
+            .int(self.jacobian.narrow())
     }
 
     fn on_hopper(&self, tile: HopperTile, tables: &[Address]) -> Launch {
@@ -383,6 +385,7 @@ impl LinearWeightBackward {
             .int(self.jacobian.merged().len())
             .int(self.dout.columns)
             .int(self.x.columns)
+            .int(self.jacobian.narrow())
     }
 }
 

@@ -236,16 +236,17 @@ impl Op for TokenEmbeddingBackward<'_> {
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[sources, positions, types, bounds, offsets, add] = tables else { unreachable!("six tables") };
-        let (sums, base, dim) = (self.sums(), self.jacobian.base(), self.dsum.columns);
-        let launch = |rows: Address, table: Address, count: usize| {
+        let (sums, jacobian, dim) = (self.sums(), &self.jacobian, self.dsum.columns);
+        let launch = |rows: Address, narrow: usize, table: Address, count: usize| {
             Launch::new("token_embedding_sums", [count, dim.div_ceil(256), 1], 256)
                 .vectors(dim)
                 .addresses([rows, self.dsum.at, sources, table])
                 .int(dim)
+                .int(narrow)
         };
-        let by_position = launch(base, positions, sums.positions.len());
-        let by_type = launch(self.partials.at, types, sums.types.len());
-        let added = sums.partials.launch(base, self.partials, [bounds, offsets, add], dim);
+        let by_position = launch(jacobian.base(), jacobian.narrow(), positions, sums.positions.len());
+        let by_type = launch(self.partials.at, 0, types, sums.types.len());
+        let added = sums.partials.launch(jacobian, self.partials, [bounds, offsets, add], dim);
         vec![by_position.into(), by_type.into(), added.into()]
     }
 }
@@ -312,20 +313,20 @@ mod cases {
     }
 
     /// Three sequences of 70 tokens, which two segments share; no token has the last position.
-    fn gradients(on: On, added: bool) {
+    fn gradients(on: On, added: bool, dtype: DType) {
         let (dim, count, positions) = (264, 210, 71);
         let numbers: Vec<u32> = (0..count).map(|token| token % 70).collect();
         let types: Vec<u32> = (0..count).map(|token| u32::from(token % 70 > 66)).collect();
         let tokens = Tokens { ids: &[], positions: &numbers, types: &types };
         let (width, stride) = ((positions + 2) * dim, (positions + 2) * dim + 1);
         on.compare(|place: &mut Place| {
-            let all = place.f32(&noise(2 * stride, 4), stride);
+            let all = place.jacobian(&noise(2 * stride, 4), stride, dtype);
             let segment = |(row, rows, write): (usize, Range<usize>, Write)| {
                 let row = if added { 0 } else { row };
                 Segment { rows, row: all.rows(row..row + 1), write }
             };
             let segments = [(0, 0..140, Write::Replace), (1, 140..210, Write::Add)].map(segment).into();
-            let jacobian = JacobianRows { segments, added, staging: Tensor::NONE };
+            let jacobian = JacobianRows { segments, added, staging: place.staging(width, dtype) };
             let dsum = place.narrow(&coarse_noise(count as usize * dim, 5), dim);
             let partials = place.scratch(type_partials(count as usize, 2, 2, dim), DType::F32);
             place.run(&TokenEmbeddingBackward {
@@ -341,11 +342,12 @@ mod cases {
     }
 
     fn gradients_of_segments(on: On) {
-        gradients(on, false);
+        gradients(on, false, DType::F32);
+        gradients(on, false, DType::Bf16);
     }
 
     fn gradients_of_one_row(on: On) {
-        gradients(on, true);
+        gradients(on, true, DType::F32);
     }
 
     on_devices! {

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use super::adamw::{Group, Rule, Step, combine_and_step};
 use super::chunks::Chunks;
 use super::column_rule::How;
-use super::gram::{jacobian_rows, stride};
+use super::gram::{jacobian_rows, narrow, stride};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
@@ -154,7 +154,7 @@ impl Op for Update<'_> {
                     .arguments(state(rule.launch("update_columns", chunks, count)), rule_tables)
                     .addresses([rates, group_rates, firsts, lengths, groups]),
             };
-        vec![launch.addresses([self.halted.at]).into()]
+        vec![launch.int(narrow(&self.jacobian)).addresses([self.halted.at]).into()]
     }
 }
 
@@ -167,11 +167,11 @@ mod cases {
     const ADAM: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.19, correction2: 0.002 };
 
     /// Two groups with their own weights and rates; where they meet, no vector begins. Once a halted round changes nothing.
-    fn update_matches(on: On, tasks: usize, width: usize, rule: Rule) {
+    fn update_matches(on: On, tasks: usize, width: usize, rule: Rule, dtype: DType) {
         let stride = width.next_multiple_of(4);
         let square = |values: Vec<f32>| values.iter().map(|x| x * x).collect::<Vec<f32>>();
         on.compare(|place: &mut Place| {
-            let all = place.f32(&noise(tasks * stride, 7), stride);
+            let all = place.jacobian(&noise(tasks * stride, 7), stride, dtype);
             let state = ParameterState {
                 values: place.f32(&noise(width, 8), width),
                 first: place.f32(&noise(width, 9), width),
@@ -206,15 +206,16 @@ mod cases {
     }
 
     fn adamw_in_vectors(on: On) {
-        update_matches(on, 3, 2_048, ADAM);
+        update_matches(on, 3, 2_048, ADAM, DType::F32);
     }
 
     fn adamw_ragged(on: On) {
-        update_matches(on, 8, 1_333, ADAM);
+        update_matches(on, 8, 1_333, ADAM, DType::F32);
+        update_matches(on, 8, 1_333, ADAM, DType::Bf16);
     }
 
     fn sgd(on: On) {
-        update_matches(on, 2, 700, Rule::Sgd { momentum: 0.9 });
+        update_matches(on, 2, 700, Rule::Sgd { momentum: 0.9 }, DType::Bf16);
     }
 
     /// The copy is that of the moved values.

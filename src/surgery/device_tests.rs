@@ -151,11 +151,11 @@ fn rules_for_columns(on: On) {
     let (width, dim) = (300, 37);
     let mut union = Union::default();
     union.merge(&[&[3, 8], &[3], &[3, 8], &[3, 8]]);
-    for (name, kernel) in RULES {
+    for ((name, kernel), dtype) in RULES.into_iter().zip([DType::F32, DType::Bf16]) {
         let host = |rows: &[(usize, &[f32])], first: u64, out: &mut [f32]| combine(name, rows, first, out);
         on.compare(|place: &mut Place| {
             let rule = rule(&host, kernel, &FACTORS);
-            let (all, rows) = (place.f32(&values(TASKS * width), width), place.f32(&values(7 * dim), dim));
+            let (all, rows) = (place.jacobian(&values(TASKS * width), width, dtype), place.f32(&values(7 * dim), dim));
             let jacobian: Vec<Tensor> = (0..TASKS).map(|task| all.rows(task..task + 1)).collect();
             let tasks = vec![rows.rows(0..2), rows.rows(2..3), rows.rows(3..5), rows.rows(5..7)];
             let gradients = RowGradients { union: &union, tasks, dim };

@@ -6,7 +6,7 @@ use super::quanta::{Quantum, RoundTimes};
 use super::solve::Step;
 use crate::machine::driver::DeviceError;
 use crate::model::Parameters;
-use crate::model::network::{Batch, Network, Randomness};
+use crate::model::network::{Batch, Keep, Network, Randomness};
 use crate::ops::adamw::ColumnRule;
 use crate::ops::column_rule::{Kernel, Rule};
 use crate::surgery::balance::Factors;
@@ -102,6 +102,9 @@ pub struct SimpleSolve {
 }
 
 pub trait Backend {
+    /// Which gradients it keeps.
+    fn keep(&self) -> Keep;
+
     /// Private gradients of every present task, in place of the last round's. `balance` where they are only added up and have to be
     /// scaled on the way.
     fn forward_backward(&mut self, work: &mut Work, balance: Option<Balance>) -> Result<Forward, Stop>;

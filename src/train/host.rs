@@ -60,7 +60,7 @@ impl Host {
         for lane in 0..round_options.lanes {
             memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
             let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
-            let staged = keep.stored && keep.storage == Storage::Bf16;
+            let staged = keep.storage() == Storage::Bf16;
             arenas.push(if staged { scratch.staged(memory, network.largest_piece())? } else { scratch });
         }
         memory.within(String::new());
@@ -148,11 +148,15 @@ impl Host {
 }
 
 impl Backend for Host {
+    fn keep(&self) -> Keep {
+        self.gradients.keep
+    }
+
     fn forward_backward(&mut self, work: &mut Work, balance: Option<Balance>) -> Result<Forward, Stop> {
         let (mut means, begun) = (MeanLosses::new(work.tasks.len()), Instant::now());
         self.computed.clear();
         let mut balanced = None;
-        if self.gradients.stored {
+        if self.gradients.keep.stored {
             self.separate_gradients(work, &mut means, begun)?;
         } else {
             balanced = self.added_gradients(work, &mut means, balance, begun)?;
@@ -164,7 +168,7 @@ impl Backend for Host {
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
         let Work { network, parameters, blocks, tasks, shares, .. } = work;
         let rows = self.gradients.rows_of(work.first, tasks.len());
-        let count = tasks.len() * self.gradients.batches;
+        let count = tasks.len() * self.gradients.keep.batches;
         let own = if self.gradients.rows.is_empty() { &[][..] } else { &self.gradients.rows[rows] };
         let own: Vec<&[u32]> = own.iter().map(|own| &own.index.rows[..]).collect();
         self.touched.union.merge(&own);
@@ -185,7 +189,7 @@ impl Backend for Host {
         products(&mut tape, network, blocks, tasks, &gradients, out);
         tape.run(&memory);
         drop((tape, memory));
-        let added = (!self.gradients.stored).then(|| added[blocks.count()]);
+        let added = (!self.gradients.keep.stored).then(|| added[blocks.count()]);
         Ok(Products { gram: RoundGram::new(&grams, added, blocks, tasks.len(), shares), heads })
     }
 
@@ -213,7 +217,7 @@ impl Backend for Host {
             table.touch(&union.rows, slots);
         }
         // A row of J for each of a round's batches, which have their task's weight.
-        let sets: Vec<f32> = step.by_row(self.gradients.batches).iter().flatten().map(|&weight| weight as f32).collect();
+        let sets: Vec<f32> = step.by_row(self.gradients.keep.batches).iter().flatten().map(|&weight| weight as f32).collect();
         let heads: Vec<f32> = step.heads.iter().map(|&factor| factor as f32).collect();
         let host = rule.map(|rule| scaled_rule(rule, &step.factors, work));
         let shared_rule = rule.zip(host.as_ref()).map(|(rule, host)| work.column_rule(rule, host, &step.factors));
@@ -256,8 +260,8 @@ fn lend_gradients<'a>(memory: &mut HostMemory<'a>, gradients: &'a Gradients, uni
     let own = gradients.rows_of(work.first, work.tasks.len());
     let rows = (!gradients.rows.is_empty()).then(|| &gradients.rows[own.clone()]);
     GradientsAt {
-        jacobian: gradients.jacobian.lend(memory, if gradients.stored { own } else { 0..1 }),
-        stored: gradients.stored,
+        jacobian: gradients.jacobian.lend(memory, if gradients.keep.stored { own } else { 0..1 }),
+        stored: gradients.keep.stored,
         heads: memory.lend(&gradients.heads),
         rows: rows.map(|rows| RowGradients::lend(memory, union, rows)),
     }

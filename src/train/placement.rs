@@ -6,7 +6,7 @@ use super::accelerator::Accelerator;
 use super::round::Trainer;
 use crate::machine::driver::Driver;
 use crate::model::Start;
-use crate::model::network::Limits;
+use crate::model::network::{Keep, Limits};
 use crate::model::spec::{HeadKind, ModelSpec};
 use crate::ops::column_rule::RULE_TASKS;
 use crate::ops::gram::MOST_TASKS;
@@ -26,8 +26,15 @@ impl Trainer {
     pub fn plan_accelerator(&self, driver: Box<dyn Driver>, limits: &Limits, start: &Start) -> Result<Accelerator> {
         self.check_accelerable(limits)?;
         let apart = self.solver.round_options.commits_apart;
-        let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, self.batches(), apart, limits, start)?;
+        let keep = self.keep_on_device();
+        let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, keep, apart, limits, start)?;
         Ok(if self.snapshot.is_some() { accelerator.with_snapshot()? } else { accelerator })
+    }
+
+    /// Which gradients a device keeps: it cannot scale what it adds up in one row, as the CPU does for a balancer.
+    pub fn keep_on_device(&self) -> Keep {
+        let keep = self.host.gradients.keep;
+        Keep { stored: keep.stored || self.solver.balancer.name() != "equal", ..keep }
     }
 
     /// An error where this run has parts that no device computes yet.

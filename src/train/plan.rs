@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow, ensure};
 use crate::config;
 use crate::config::schema::{self, Config, EncoderKind, EveryNamed};
 use crate::data::{Corpus, Tokenizer};
+use crate::machine::Device;
 use crate::machine::memory::{Memory, check_machine, human_bytes};
 use crate::model::jacobian::Storage;
 use crate::model::network::{Limits, Network, Scratch};
@@ -205,13 +206,12 @@ impl Plan {
 
     /// Bytes of J's dense part that the run does without, because nothing in it needs the tasks' gradients apart.
     pub fn saved_bytes(&self, config: &Config) -> Result<u64> {
-        if self.device_buffers(config)?.is_some() {
-            return Ok(0);
-        }
         let trainer = self.trainer(config, &mut Memory::plan(0))?;
+        let on_device = Device::parse(&config.run.device)? != Device::Cpu;
+        let keep = if on_device { trainer.keep_on_device() } else { trainer.host.gradients.keep };
         let row = 4 * trainer.model.network.table.shared_len() as u64;
         let rows = self.spec.heads.len() as u64;
-        Ok(if self.round_options.stores_jacobian(trainer.method()) { 0 } else { (rows - 1) * row })
+        Ok(if keep.stored { 0 } else { (rows - 1) * row })
     }
 
     /// Passes over each task's data in the whole run, from [`ScheduleSetup::presence`].

@@ -137,7 +137,7 @@ impl Trainer {
 
     /// Independent batches that a round is divided into.
     pub fn batches(&self) -> usize {
-        self.host.gradients.batches
+        self.host.gradients.keep.batches
     }
 
     /// Lanes that compute fused groups.
@@ -211,12 +211,12 @@ impl Trainer {
         rates: &dyn Fn(u64, u64) -> Rates,
     ) -> Result<Vec<Outcome>, Stop> {
         let Self { model: Model { network, parameters }, blocks, solver, host, accelerator, .. } = self;
-        let (stored, batches) = (host.gradients.stored, host.gradients.batches);
-        let shares = batch_shares(batch, tasks.len(), batches);
         let backend: &mut dyn Backend = match accelerator {
             Some(accelerator) => accelerator,
             None => host,
         };
+        let Keep { stored, batches, .. } = backend.keep();
+        let shares = batch_shares(batch, tasks.len(), batches);
         let round = commits[0].round;
         let random = Randomness { seed: solver.round_options.seed, round: round as u32 };
         let mut work = Work { network, parameters, blocks, batch, tasks, first: 0, round, random, shares: &shares };

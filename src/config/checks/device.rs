@@ -1,6 +1,6 @@
 //! What a device other than the CPU does not compute yet.
 
-use super::super::schema::{HeadKind, Storage};
+use super::super::schema::HeadKind;
 use super::{Checker, task_key};
 use crate::surgery::methods::registry;
 
@@ -22,10 +22,6 @@ pub fn check(checker: &mut Checker) {
     if config.schedule.lanes > 1 {
         let message = format!("are the CPU's: a device has streams of its own, and run.device is \"{device}\"");
         checker.error(&["schedule.lanes", "run.device"], message, "remove the key");
-    }
-    if config.surgery.storage == Storage::Bf16 {
-        let message = format!("\"bf16\" is for the CPU: J is f32 on a device in this version, but run.device is \"{device}\"");
-        checker.error(&["surgery.storage", "run.device"], message, "set surgery.storage = \"f32\"");
     }
     let Ok(method) = registry::find(&config.surgery.method) else { return };
     if method.needs.row_state {

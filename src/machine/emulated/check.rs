@@ -2,7 +2,7 @@
 //! other threads, blocks and streams did to the same bytes.
 
 use super::machine::{Machine, Moment, WARP, fault, split};
-use super::shadow::{ATOMIC, Cell, MANY, Stamp, WARPS, cells};
+use super::shadow::{ATOMIC, Cell, HALVES, MANY, Stamp, WARPS, cells};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -86,7 +86,7 @@ impl Machine {
                 let now = self.stamp(kind, self.serial);
                 for (cell, mask) in cells(address, len) {
                     let mut copy = *self.shared.cell(cell);
-                    if copy.write.operation != self.serial && copy.read.operation != self.serial {
+                    if copy.write.operation != self.serial && copy.reads.iter().all(|read| read.operation != self.serial) {
                         copy = Cell::default();
                     }
                     self.step(&mut copy, Stamp { mask, ..now }, kind).map_err(|what| {
@@ -164,11 +164,15 @@ impl Machine {
         if kind != Kind::CopyEnds {
             self.ordered(cell.write, now, "written")?;
             if kind != Kind::Read {
-                self.ordered(cell.read, now, "read")?;
+                cell.reads.iter().try_for_each(|&read| self.ordered(read, now, "read"))?;
             }
         }
         match kind {
-            Kind::Read => self.note_read(&mut cell.read, now),
+            Kind::Read => {
+                for (read, half) in cell.reads.iter_mut().zip(HALVES).filter(|(_, half)| mask & half != 0) {
+                    self.note_read(read, Stamp { mask: mask & half, ..now });
+                }
+            }
             Kind::Write | Kind::Atomic => {
                 cell.write = now;
                 cell.written |= mask;

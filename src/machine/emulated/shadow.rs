@@ -6,6 +6,9 @@ use std::collections::HashMap;
 pub const GRAIN: usize = 4;
 const PAGE_CELLS: usize = 1024;
 
+/// The bytes of each half.
+pub const HALVES: [u8; 2] = [0b0011, 0b1100];
+
 /// One access: when, by whom, and to which bytes of the cell.
 #[derive(Clone, Copy, Default)]
 pub struct Stamp {
@@ -29,7 +32,8 @@ pub const WARPS: u8 = 4;
 #[derive(Clone, Copy, Default)]
 pub struct Cell {
     pub write: Stamp,
-    pub read: Stamp,
+    /// Of each half: neighbours of two bytes are read by threads of their own, which then write what they read.
+    pub reads: [Stamp; 2],
     /// Bytes that hold a value.
     pub written: u8,
     /// Bytes that an async copy has yet to fill.

@@ -76,18 +76,18 @@ fn gradients_pass_a_normalization(on: On) {
 }
 
 /// Segments of many rows and of none, one that adds; their rows of J begin at odd places.
-fn gains(on: On, width: usize, segments: &[(Range<usize>, Write)], added: bool) {
+fn gains(on: On, width: usize, segments: &[(Range<usize>, Write)], added: bool, dtype: DType) {
     let (rows, stride) = (segments.last().expect("some").0.end, 2 * width + 3);
     let stats: Vec<f32> = noise(2 * rows, 4).iter().map(|x| x.abs()).collect();
     on.compare(|place: &mut Place| {
-        let all = place.f32(&noise(segments.len() * stride, 5), stride);
+        let all = place.jacobian(&noise(segments.len() * stride, 5), stride, dtype);
         let segment = |(row, (rows, write)): (usize, &(Range<usize>, Write))| {
             let row = if added { 0 } else { row };
             Segment { rows: rows.clone(), row: all.rows(row..row + 1), write: *write }
         };
         let segments: Vec<Segment> = segments.iter().enumerate().map(segment).collect();
         let partials = place.scratch(norm_partials(rows, segments.len(), width), DType::F32);
-        let jacobian = JacobianRows { segments, added, staging: Tensor::NONE };
+        let jacobian = JacobianRows { segments, added, staging: place.staging(2 * width, dtype) };
         let (dout, x) =
             (place.narrow(&coarse_noise(rows * width, 6), width), place.narrow(&coarse_noise(rows * width, 7), width));
         let stats = place.f32(&stats, 2);
@@ -99,12 +99,16 @@ fn gains(on: On, width: usize, segments: &[(Range<usize>, Write)], added: bool) 
 fn gains_of_segments(on: On) {
     use Write::{Add, Replace};
     for width in [8, 264, 768] {
-        gains(on, width, &[(0..5, Replace), (5..5, Replace), (5..140, Add), (140..268, Replace)], false);
+        gains(on, width, &[(0..5, Replace), (5..5, Replace), (5..140, Add), (140..268, Replace)], false, DType::F32);
     }
 }
 
 fn gains_of_one_row(on: On) {
-    gains(on, 264, &[(0..70, Write::Replace), (70..90, Write::Add)], true);
+    gains(on, 264, &[(0..70, Write::Replace), (70..90, Write::Add)], true, DType::F32);
+}
+
+fn gains_in_bf16(on: On) {
+    gains(on, 264, &[(0..70, Write::Replace), (70..90, Write::Add)], false, DType::Bf16);
 }
 
 on_devices! {
@@ -114,4 +118,5 @@ on_devices! {
     gradients_pass_a_normalization,
     gains_of_segments,
     gains_of_one_row,
+    gains_in_bf16,
 }

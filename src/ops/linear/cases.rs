@@ -200,19 +200,19 @@ fn input_large_ragged(on: On) {
 }
 
 /// Three segments, one empty and one that adds; their rows of J begin at odd places.
-fn weight(on: On, outputs: usize, inputs: usize, with: With) {
+fn weight(on: On, outputs: usize, inputs: usize, with: With, dtype: DType) {
     let (rows, width) = (90, outputs * (inputs + 1));
     let stride = width + 1;
     let (dout, x, before) = (coarse_noise(rows * outputs, 8), coarse_noise(rows * inputs, 9), noise(3 * stride, 10));
     compare(on, with, [outputs, inputs], |place| {
-        let all = place.f32(&before, stride);
+        let all = place.jacobian(&before, stride, dtype);
         let segment = |(row, (rows, write)): (usize, (Range<usize>, Write))| {
             let row = Tensor { columns: width, ..all.rows(row..row + 1) };
             Segment { rows, row, write }
         };
         let segments = [(0..37, Write::Replace), (37..37, Write::Replace), (37..90, Write::Add)];
         let segments = segments.into_iter().enumerate().map(segment).collect();
-        let jacobian = JacobianRows { segments, added: false, staging: Tensor::NONE };
+        let jacobian = JacobianRows { segments, added: false, staging: place.staging(width, dtype) };
         let (dout, x) = (place.narrow(&dout, outputs), place.narrow(&x, inputs));
         // Partial sums of biases where rows of dout are whole vectors.
         let partials =
@@ -223,15 +223,17 @@ fn weight(on: On, outputs: usize, inputs: usize, with: With) {
 }
 
 fn weight_small(on: On) {
-    weight(on, 72, 40, With::Own);
+    weight(on, 72, 40, With::Own, DType::F32);
+    weight(on, 72, 40, With::Own, DType::Bf16);
 }
 
 fn weight_small_padded(on: On) {
-    weight(on, 5, 67, With::Own);
+    weight(on, 5, 67, With::Own, DType::F32);
+    weight(on, 5, 67, With::Own, DType::Bf16);
 }
 
 fn weight_large(on: On) {
-    weight(on, 136, 16, With::Large);
+    weight(on, 136, 16, With::Large, DType::F32);
 }
 
 /// All segments add to one row.
@@ -257,8 +259,8 @@ fn hopper_tiles(on: On) {
         forward(on, &Case { m: 65, n: 264, k: 40, activation: Activation::Gelu, residual: 0, with });
         input(on, &Case { m: 300, n: 72, k: 328, activation: Activation::None, residual: 20, with });
         input(on, &Case { m: 140, n: 200, k: 40, activation: Activation::Gelu, residual: 0, with });
-        weight(on, 264, 200, with);
-        weight(on, 5, 67, with);
+        weight(on, 264, 200, with, DType::F32);
+        weight(on, 5, 67, with, DType::Bf16);
     }
 }
 

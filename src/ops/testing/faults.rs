@@ -131,9 +131,9 @@ fn one_too_many() {
     }
 }
 
-/// A row of f32 pairs that begins at an odd place: a card stops there.
+/// A row of f32 that begins at an odd place: a card stops there.
 #[test]
-fn a_misaligned_pair() {
+fn a_misaligned_vector() {
     let launch = |device: &mut Device| {
         let (m, n, k) = (3, 13, 16);
         let out = Tensor::padded(device.room::<f32>(m * pitch(n) + 1) + 4, m, n, DType::F32);
@@ -141,6 +141,6 @@ fn a_misaligned_pair() {
         first(device, &LinearInputBackward::new(out, dout, weight))
     };
     for fault in faults(launch) {
-        assert!(fault.contains("misaligned access of 8 bytes"), "{fault}");
+        assert!(fault.contains("misaligned access of 16 bytes"), "{fault}");
     }
 }

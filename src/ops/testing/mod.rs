@@ -235,6 +235,24 @@ impl<'d> Place<'d> {
         Tensor::padded(at, values.len() / columns, columns, DType::Bf16)
     }
 
+    /// (rows x columns) of J, f32 or bf16 everywhere.
+    pub fn jacobian(&mut self, values: &[f32], columns: usize, dtype: DType) -> Tensor {
+        if dtype == DType::F32 {
+            return self.f32(values, columns);
+        }
+        let values = narrow(values);
+        let at = match &mut self.device {
+            Some(device) => device.upload(&values),
+            None => self.filled(&values),
+        };
+        Tensor::dense(at, values.len() / columns, columns, dtype)
+    }
+
+    /// What the host needs to compute pieces of such rows.
+    pub fn staging(&mut self, columns: usize, dtype: DType) -> Tensor {
+        if self.device.is_some() || dtype == DType::F32 { Tensor::NONE } else { self.room(1, columns, DType::F32) }
+    }
+
     /// Room for a result in f32, bf16 (f32 on the host) or f64.
     pub fn room(&mut self, rows: usize, columns: usize, dtype: DType) -> Tensor {
         match (&mut self.device, dtype) {
@@ -302,7 +320,8 @@ impl<'d> Place<'d> {
         let Tensor { at, rows, columns, ld, dtype } = tensor;
         let values: Vec<f64> = match (&mut self.device, dtype) {
             (Some(device), DType::Bf16) => {
-                let values = dense(&device.download::<u16>(at, rows * ld), columns);
+                let values = device.download::<u16>(at, rows * ld);
+                let values = if ld == columns { values } else { dense(&values, columns) };
                 wide(&values).into_iter().map(f64::from).collect()
             }
             (Some(device), DType::F64) => device.download(at, rows * columns),
@@ -313,6 +332,7 @@ impl<'d> Place<'d> {
                 let bytes = &bytemuck::cast_slice::<f64, u8>(room)[..rows * columns * dtype.bytes()];
                 match dtype {
                     DType::F64 => bytemuck::pod_collect_to_vec(bytes),
+                    DType::Bf16 => wide(&bytemuck::pod_collect_to_vec::<u8, u16>(bytes)).into_iter().map(f64::from).collect(),
                     _ => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect(),
                 }
             }
@@ -362,6 +382,11 @@ impl Found {
 pub fn noise(count: usize, id: u32) -> Vec<f32> {
     let random = Keyed::new(11, Stream::Synthetic, 0, 0, id);
     (0..count as u32).map(|at| random.normal(at) as f32).collect()
+}
+
+/// Values as they are kept.
+pub fn rounded(values: Vec<f32>, dtype: DType) -> Vec<f32> {
+    if dtype == DType::Bf16 { wide(&narrow(&values)) } else { values }
 }
 
 /// Normals that bf16 holds exactly.

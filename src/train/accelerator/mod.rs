@@ -24,7 +24,8 @@ use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::encoders::{Values, Weights};
-use crate::model::network::{Limits, Network};
+use crate::model::jacobian::Storage;
+use crate::model::network::{Keep, Limits, Network};
 use crate::model::spec::Input;
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
@@ -55,7 +56,8 @@ pub struct Accelerator {
     parameters: ParametersOnDevice,
     table: Option<TableOnDevice>,
     touched: Touched,
-    /// (present tasks x batches x P) f32
+    keep: Keep,
+    /// (rows of J x P) f32 or bf16
     jacobian: Tensor,
     /// f32, as the heads' values.
     head_gradients: Tensor,
@@ -104,7 +106,8 @@ struct Streams {
 }
 
 /// What the host reads after a round, all f64: T loss sums, T squares of head gradients, T balancing and task clipping,
-/// 4 of summary, sets x T weights, then the Gram matrices of all blocks and of their sum.
+/// 4 of summary, sets x T weights, squares by block and in all of the one row that all gradients were added to, then the Gram matrices
+/// of all blocks and of their sum.
 struct Results {
     at: Address,
     bytes: usize,
@@ -135,8 +138,12 @@ impl Results {
         3 * self.tasks + 4
     }
 
-    fn grams(&self) -> usize {
+    fn added(&self) -> usize {
         self.weights() + self.sets * self.tasks
+    }
+
+    fn grams(&self) -> usize {
+        self.added() + self.blocks + 1
     }
 
     /// (rows x columns) from the result of this number on.
@@ -158,7 +165,7 @@ impl Results {
     fn products(&self, count: usize) -> ProductsAt {
         ProductsAt {
             grams: self.tensor(self.grams(), self.blocks + 1, (count * self.batches).pow(2)),
-            added: Tensor::NONE,
+            added: self.tensor(self.added(), self.blocks + 1, 1),
             heads: self.tensor(self.squares(), 1, count),
             scratch: self.scratch,
         }
@@ -176,21 +183,20 @@ impl Resident {
 }
 
 impl Accelerator {
-    /// Allocates everything for `network`; each of a round's independent batches has rows of J of its own. Gradients that are computed
-    /// together may be committed `apart`.
+    /// Allocates everything for `network`. Gradients that are computed together may be committed `apart`.
     pub fn new(
         mut driver: Box<dyn Driver>,
         network: &Network,
         blocks: &Blocks,
-        batches_per_round: usize,
+        keep: Keep,
         apart: bool,
         limits: &Limits,
         start: &Start,
     ) -> Result<Self, DeviceError> {
         let device = &mut *driver;
         let streams = Streams::new(device)?;
-        let present = limits.present.max(1);
-        let rows_of_j = present * batches_per_round;
+        let (present, batches_per_round) = (limits.present.max(1), keep.batches);
+        let rows_of_j = keep.rows(present);
         let parameters = ParametersOnDevice::new(device, network, start)?;
         let ParametersOnDevice { shared, heads, .. } = parameters;
         let table = match network.spec.encoder.table() {
@@ -198,15 +204,15 @@ impl Accelerator {
             None => None,
         };
         let stride = shared.values.columns.next_multiple_of(64);
-        let jacobian = Tensor {
-            at: device.allocate("jacobian: dense", 4 * rows_of_j * stride)?,
-            rows: rows_of_j,
-            ld: stride,
-            ..shared.values
+        let (name, dtype) = match keep.storage() {
+            Storage::F32 => ("jacobian: dense", DType::F32),
+            Storage::Bf16 => ("jacobian: dense, bf16", DType::Bf16),
         };
+        let at = device.allocate(name, dtype.bytes() * rows_of_j * stride)?;
+        let jacobian = Tensor { at, rows: rows_of_j, ld: stride, dtype, ..shared.values };
         let head_gradients = Tensor { at: device.allocate("heads: gradients", 4 * heads.values.columns)?, ..heads.values };
-        // More rows in a round than in a group: there are several groups, which can overlap.
-        let lanes = if limits.round_rows > limits.group_rows { 2 } else { 1 };
+        // More rows in a round than in a group: there are several groups, which can overlap unless all add to one row.
+        let lanes = if limits.round_rows > limits.group_rows && keep.stored { 2 } else { 1 };
         let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_, _>>()?;
         let partials = gram_cut(blocks).chunks.len()
             + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
@@ -215,7 +221,11 @@ impl Accelerator {
         let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, batches_per_round, limits))?;
         // Of all rows that are touched together, the batch has the lists.
         let lists = if apart && table.is_some() { TableOnDevice::table_bytes(network, batches_per_round, limits) } else { 0 };
-        let steps = StagingBuffer::new(device, "a round's step", step_bytes(network, rows_of_j, blocks.sets()) + lists)?;
+        let steps = StagingBuffer::new(
+            device,
+            "a round's step",
+            step_bytes(network, present * batches_per_round, blocks.sets()) + lists,
+        )?;
         let resident = Resident::new(device, streams.lanes[0], network, blocks)?;
         let in_table = table.as_ref().map_or(0, |table| table.state.values.rows * table.state.values.columns);
         let largest = [shared.values.columns, heads.values.columns, in_table];
@@ -229,6 +239,7 @@ impl Accelerator {
             parameters,
             table,
             touched: Touched::default(),
+            keep,
             jacobian,
             head_gradients,
             lanes,
@@ -308,7 +319,7 @@ impl Results {
     fn new(device: &mut dyn Driver, tasks: usize, batches: usize, blocks: &Blocks, partials: usize) -> Result<Self, DeviceError> {
         let cells = (tasks * batches).pow(2);
         let (gram, sets, blocks) = (8 * cells, blocks.sets(), blocks.count());
-        let bytes = 8 * (3 * tasks + 4 + sets * tasks) + (blocks + 1) * gram;
+        let bytes = 8 * (3 * tasks + 4 + sets * tasks + blocks + 1) + (blocks + 1) * gram;
         let at = device.allocate("losses and products of gradients", bytes)?;
         let matrices = |at: Address, count: usize| Tensor::dense(at, count, cells, DType::F64);
         let scratch = GramScratch {

@@ -12,7 +12,7 @@ use crate::machine::launch::Command;
 use crate::machine::tape::{Tape, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 use crate::model::encoders::{self, Gradients, Table};
-use crate::model::network::{Batch, Network, Part, group_rows};
+use crate::model::network::{Batch, Keep, Network, Part, group_rows};
 use crate::model::spec::Input;
 use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
@@ -63,7 +63,7 @@ impl Accelerator {
         let table = self.table.as_ref().filter(|table| table.trained);
         if let (Some(table), Some(host)) = (table, &mut work.parameters.rows) {
             let touched = &mut self.touched;
-            touched.index(work.network, work.batch, self.results.batches);
+            touched.index(work.network, work.batch, self.keep.batches);
             let known = host.touched().len();
             host.touch(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
@@ -202,14 +202,15 @@ impl Accelerator {
     fn gradients_of_group(&self, network: &Network, group: &encoders::Group) -> Gradients {
         let segment = |(part, rows)| {
             let part: &Part = part;
-            let write = if part.first { Write::Replace } else { Write::Add };
-            Segment { rows, row: self.row_of_j(part.present * self.results.batches + part.batch), write }
+            let Keep { stored, batches, .. } = self.keep;
+            let write = if part.first && (stored || part.present == 0) { Write::Replace } else { Write::Add };
+            Segment { rows, row: self.row_of_j(if stored { part.present * batches + part.batch } else { 0 }), write }
         };
         let segments = group.parts.iter().zip(network.input_segments(group)).map(segment).collect();
         let heads = self.head_gradients;
         let rows = network.input_rows(group.batch, group.parts);
         Gradients {
-            jacobian: JacobianRows { segments, added: false, staging: Tensor::NONE },
+            jacobian: JacobianRows { segments, added: !self.keep.stored, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),
             words: vec![Tensor::NONE; group.parts.len()],
             dinput: self.trained_table().map_or(Tensor::NONE, |table| table.dinput.rows(rows)),

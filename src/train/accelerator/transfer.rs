@@ -5,7 +5,9 @@ use anyhow::Result;
 use super::program::Program;
 use super::{Accelerator, Readable};
 use crate::machine::driver::{Address, DeviceError};
+use crate::machine::tensor::DType;
 use crate::model::Parameters;
+use crate::ops::storage::{bf16, widen};
 
 impl Accelerator {
     /// Copies all parameters and moments to the device.
@@ -72,7 +74,15 @@ impl Accelerator {
     pub fn private_gradients(&mut self, tasks: usize) -> Result<Vec<Vec<f32>>, DeviceError> {
         let mut rows = vec![vec![0.0f32; self.jacobian.columns]; tasks];
         for (task, row) in rows.iter_mut().enumerate() {
-            self.download(self.jacobian.rows(task..task + 1).at, bytemuck::cast_slice_mut(row))?;
+            let from = self.jacobian.rows(task..task + 1).at;
+            match self.jacobian.dtype {
+                DType::Bf16 => {
+                    let mut narrow = vec![bf16::ZERO; row.len()];
+                    self.download(from, bytemuck::cast_slice_mut(&mut narrow))?;
+                    widen(row, &narrow);
+                }
+                _ => self.download(from, bytemuck::cast_slice_mut(row))?,
+            }
         }
         Ok(rows)
     }

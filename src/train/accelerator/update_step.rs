@@ -11,7 +11,7 @@ use crate::machine::driver::{Address, DeviceError};
 use crate::machine::launch::Command;
 use crate::machine::tape::{Bytes, Tape};
 use crate::machine::tensor::{DType, Tensor};
-use crate::model::network::Batch;
+use crate::model::network::{Batch, Keep};
 use crate::ops::adamw::ColumnRule;
 use crate::ops::column_rule::{ColumnSquare, How};
 use crate::ops::gram::GramScratch;
@@ -24,6 +24,10 @@ use crate::train::quanta::{Quantum, RoundTimes};
 use crate::train::solve;
 
 impl Backend for Accelerator {
+    fn keep(&self) -> Keep {
+        self.keep
+    }
+
     /// The round's one wait: with the losses come the products.
     fn forward_backward(&mut self, work: &mut Work, _: Option<Balance>) -> Result<Forward, Stop> {
         let packed = self.pack(work, true)?;
@@ -39,7 +43,8 @@ impl Backend for Accelerator {
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
         let results = &self.results;
         let grams = part_of(&self.read[results.grams()..], results.blocks + 1, work, results.batches);
-        let gram = RoundGram::new(&grams, None, work.blocks, work.tasks.len(), work.shares);
+        let added = (!self.keep.stored).then(|| self.read[results.added() + results.blocks]);
+        let gram = RoundGram::new(&grams, added, work.blocks, work.tasks.len(), work.shares);
         let heads = self.read[results.squares() + work.first..][..work.tasks.len()].to_vec();
         Ok(Products { gram, heads })
     }
@@ -112,7 +117,7 @@ impl Backend for Accelerator {
         solve: &SimpleSolve,
         rates: &Rates,
     ) -> Option<Result<(Forward, Products, solve::Step), Stop>> {
-        Some(self.solve_and_step(work, solve, rates).map_err(Stop::from))
+        self.keep.stored.then(|| self.solve_and_step(work, solve, rates).map_err(Stop::from))
     }
 
     fn losses(&mut self, work: &mut Work) -> Result<Vec<f64>, Stop> {
@@ -149,10 +154,11 @@ pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
 impl Accelerator {
     /// Gradients of `count` present tasks that are committed together, from the position `first` on.
     pub(super) fn gradients(&self, first: usize, count: usize) -> GradientsAt<'_> {
-        let batches = self.results.batches;
+        let Keep { stored, batches, .. } = self.keep;
+        let own = if stored { first * batches..(first + count) * batches } else { 0..1 };
         GradientsAt {
-            jacobian: (first * batches..(first + count) * batches).map(|row| self.row_of_j(row)).collect(),
-            stored: true,
+            jacobian: own.map(|row| self.row_of_j(row)).collect(),
+            stored,
             heads: self.head_gradients,
             rows: self.trained_table().map(|table| self.touched.gradients(table)),
         }
@@ -160,7 +166,7 @@ impl Accelerator {
 
     /// Of the table's rows, those that the tasks of a commit touch are what it is about.
     fn unite(&mut self, work: &Work) {
-        let batches = self.results.batches;
+        let batches = self.keep.batches;
         let rows = work.first * batches..(work.first + work.tasks.len()) * batches;
         if self.trained_table().is_some() && self.touched.united != rows {
             self.touched.unite(work.network, rows);
@@ -215,13 +221,17 @@ impl Accelerator {
     /// Runs a program and reads what it left for `count` present tasks.
     pub(super) fn read(&mut self, mut program: Program, count: usize) -> Result<Vec<f64>, DeviceError> {
         let results = &self.results;
-        let values = results.grams() + (results.blocks + 1) * (count * results.batches).pow(2);
+        let grams = (results.blocks + 1) * (count * results.batches).pow(2);
+        let written = results.grams() + if self.keep.stored || self.trained_table().is_some() { grams } else { 0 };
         let (stream, staging) = (self.streams.lanes[0], self.results.staging);
-        program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * values });
+        program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * written });
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)?;
         self.stepping = false;
-        Ok(bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * values]))
+        let mut values: Vec<f64> = bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * written]);
+        // Where all gradients are added up, their products are those of embedding rows alone.
+        values.resize(self.results.grams() + grams, 0.0);
+        Ok(values)
     }
 
     pub(super) fn products_of(&self, values: &[f64], work: &Work) -> Products {
