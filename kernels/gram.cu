@@ -50,9 +50,9 @@ struct Own<float> {
     static constexpr int kCount = 1;
     float value;
 
-    // The column `at` of `row`, as far as it lies in first .. end; zero beyond.
-    __device__ __forceinline__ void load(const float* row, uint64_t at, uint64_t, uint64_t end) {
-        value = at < end ? row[at] : 0.0f;
+    // The column `at` of a row that is there, as far as it lies in first .. end; zero else.
+    __device__ __forceinline__ void load(const float* row, uint64_t at, uint64_t, uint64_t end, bool is_there) {
+        value = at < end && is_there ? row[at] : 0.0f;
     }
 
     __device__ __forceinline__ float number(int) const { return value; }
@@ -64,12 +64,12 @@ struct Own<bf16> {
     uint32_t pair;
 
     // `at` is even, as the rows' stride.
-    __device__ __forceinline__ void load(const bf16* row, uint64_t at, uint64_t first, uint64_t end) {
-        if (at >= first && at + 1 < end) {
+    __device__ __forceinline__ void load(const bf16* row, uint64_t at, uint64_t first, uint64_t end, bool is_there) {
+        bool low = at >= first && at < end && is_there, high = at + 1 >= first && at + 1 < end && is_there;
+        if (low && high) {
             pair = load_pack<uint32_t>(row + at);
         } else {
-            uint32_t low = at >= first && at < end ? row[at] : 0, high = at + 1 >= first && at + 1 < end ? row[at + 1] : 0;
-            pair = low | high << 16;
+            pair = low ? row[at] : high ? uint32_t(row[at + 1]) << 16 : 0;
         }
     }
 
@@ -88,18 +88,18 @@ __device__ __forceinline__ void batch(double (&totals)[N / kWarp], const T* left
         sums[i] = 0.0f;
     }
     // Loads in flight: enough bytes a multiprocessor to cover the latency of memory.
-    constexpr int kAhead = L <= 4 ? 8 : 2;
+    constexpr int kAhead = triangle ? (L <= 4 ? 8 : 2) / kCount : 1;
 #pragma unroll kAhead
     for (int k = 0; k < kFold / kCount; ++k) {
         uint64_t at = column + (uint64_t(k) * kWarp + lane_id()) * kCount;
         Own<T> own[L], other[R];
 #pragma unroll
         for (int i = 0; i < L; ++i) {
-            own[i].load(left + i * stride, at, first, i < left_rows ? end : 0);
+            own[i].load(left + i * stride, at, first, end, i < left_rows);
         }
 #pragma unroll
         for (int j = 0; j < R && !triangle; ++j) {
-            other[j].load(right + j * stride, at, first, j < right_rows ? end : 0);
+            other[j].load(right + j * stride, at, first, end, j < right_rows);
         }
 #pragma unroll
         for (int column = 0; column < kCount; ++column) {
@@ -199,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(256) gram_16(double* partials, cons
 }
 
 // Any number of tasks; grid: (pairs (a <= b) of groups of 8 rows, chunks).
-extern "C" __global__ void __launch_bounds__(256) gram_tile(double* partials, const void* jacobian, uint64_t stride, int tasks,
+extern "C" __global__ void __launch_bounds__(256, 2) gram_tile(double* partials, const void* jacobian, uint64_t stride, int tasks,
                                                             const uint64_t* firsts, const uint32_t* lengths, int narrow) {
     constexpr int kSide = 8;
     constexpr int N = kSide * kSide;
