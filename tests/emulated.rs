@@ -106,6 +106,7 @@ fn setup(case: Case) -> Setup {
         group_logits: 3 * rows,
         present: KINDS.len(),
         bag_rows: if bag { vec![TABLE_ROWS; KINDS.len()] } else { Vec::new() },
+        task_rows: if bag { vec![TABLE_ROWS; KINDS.len()] } else { Vec::new() },
         bag_entries: 5 * rows,
         ..Limits::default()
     };
@@ -237,6 +238,10 @@ fn the_linear_encoder_trains_as_on_the_cpu() {
         Case { method: "sum", balance: "famo", apart: true, ..PLAIN },
         Case { method: "trimmed_mean", uneven: true, apart: true, ..PLAIN },
         Case { method: "trimmed_mean", balance: "dwa", clip: ClipScope::Task, ..PLAIN },
+        Case { method: "moco", balance: "dwa", ..PLAIN },
+        Case { method: "moco", granularity: tensor, uneven: true, clip: ClipScope::Task, ..PLAIN },
+        Case { method: "excess_mtl", weighted_heads: true, apart: true, ..PLAIN },
+        Case { method: "excess_mtl", granularity: tensor, uneven: true, ..PLAIN },
     ] {
         five_rounds_match(case, SGD);
     }
@@ -250,6 +255,10 @@ fn the_bag_encoder_trains_as_on_the_cpu() {
         Case { method: "upgrad", residual: true, apart: true, ..BAG },
         Case { granularity: Granularity::Tensor, residual: true, activation: Activation::None, ..BAG },
         Case { method: "trimmed_mean", uneven: true, apart: true, ..BAG },
+        Case { method: "moco", uneven: true, apart: true, ..BAG },
+        Case { method: "moco", granularity: Granularity::Tensor, ..BAG },
+        Case { method: "excess_mtl", uneven: true, ..BAG },
+        Case { method: "excess_mtl", granularity: Granularity::Tensor, clip: ClipScope::Task, ..BAG },
     ] {
         five_rounds_match(case, SGD);
     }

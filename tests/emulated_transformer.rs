@@ -31,6 +31,7 @@ const KINDS: [(HeadKind, usize); 4] =
 /// What the cases differ in.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    method: &'static str,
     pooling: Pooling,
     dropout: f64,
     frozen: usize,
@@ -40,7 +41,8 @@ struct Case {
     apart: bool,
 }
 
-const PLAIN: Case = Case { pooling: Pooling::Cls, dropout: 0.1, frozen: 0, recompute: false, dense_steps: false, apart: false };
+const PLAIN: Case =
+    Case { method: "pcgrad", pooling: Pooling::Cls, dropout: 0.1, frozen: 0, recompute: false, dense_steps: false, apart: false };
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9 };
 const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, correction1: 0.1, correction2: 0.001 };
@@ -80,7 +82,7 @@ fn setup(case: Case) -> Setup {
     };
     let network = Network::new(ModelSpec { encoder, heads: KINDS.into_iter().enumerate().map(head).collect() });
     let balancer = balance::registry::build("equal", &Map::new(), KINDS.len()).unwrap();
-    let methods = vec![taskloom::surgery::methods::registry::build("pcgrad", &Map::new(), KINDS.len()).unwrap()];
+    let methods = vec![taskloom::surgery::methods::registry::build(case.method, &Map::new(), KINDS.len()).unwrap()];
     let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: VOCABULARY };
     let rows = (KINDS.len() + 1) * SEQUENCES;
     let tokens = rows * POSITIONS;
@@ -214,13 +216,14 @@ fn five_rounds_match(mut device: Trainer, case: Case) {
     assert!(error <= 3e-2 * size, "{case:?}: logits {error} of {size}");
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     PLAIN,
     Case { pooling: Pooling::Mean, apart: true, ..PLAIN },
     Case { pooling: Pooling::Pooler, recompute: true, ..PLAIN },
     Case { frozen: 1, dropout: 0.0, ..PLAIN },
     Case { frozen: 2, pooling: Pooling::Pooler, apart: true, ..PLAIN },
-    Case { dense_steps: true, ..PLAIN },
+    Case { method: "moco", dense_steps: true, ..PLAIN },
+    Case { method: "excess_mtl", apart: true, ..PLAIN },
 ];
 
 #[test]

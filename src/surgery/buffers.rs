@@ -9,7 +9,6 @@ use super::blocks::Blocks;
 use super::methods::RowPass;
 use crate::machine::host::HostMemory;
 use crate::machine::memory::{Buffer, Memory};
-use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
 use crate::model::network::Network;
 use crate::model::rows::Slots;
@@ -54,14 +53,14 @@ pub struct PassAt {
 }
 
 impl<'a> Passes<'a> {
-    /// Runs the passes over all columns; under [`RowPass::Blend`] the buffers' values take the gradients' place.
-    pub fn emit(&'a self, tape: &mut Tape<'a>, blocks: &'a Blocks, at: PassAt) {
+    /// The passes over all columns; under [`RowPass::Blend`] the buffers' values take the gradients' place.
+    pub fn over(&'a self, blocks: &'a Blocks, at: PassAt) -> row_pass::RowPass<'a> {
         let PassAt { jacobian, buffers, rows, sums, partials } = at;
         let of_task = |pass: &RowPass, task: usize| match pass {
             RowPass::Blend { keep, add } => Kernel::Blend { keep: *keep, add: add[task] * self.factors[task] },
             RowPass::Squares { eps } => Kernel::Squares { factor: self.factors[task], eps: *eps },
         };
-        tape.push(row_pass::RowPass {
+        row_pass::RowPass {
             jacobian,
             buffers,
             rows: rows.zip(blocks.table),
@@ -71,7 +70,7 @@ impl<'a> Passes<'a> {
             kernels: self.passes.iter().flat_map(|pass| (0..self.tasks.len()).map(move |task| of_task(pass, task))).collect(),
             sums,
             partials,
-        });
+        }
     }
 
     fn run(&self, set: usize, task: usize, gradient: &mut [f32], buffer: &mut [f32]) -> f64 {

@@ -208,7 +208,7 @@ impl Backend for Host {
             partials: Tensor::NONE,
         };
         let mut tape = Tape::default();
-        passes.emit(&mut tape, work.blocks, at);
+        tape.push(passes.over(work.blocks, at));
         tape.run(&memory);
         drop((tape, memory));
         Ok(passes.by_set(&sums))

@@ -2,7 +2,6 @@
 
 use super::super::schema::{HeadKind, Storage};
 use super::{Checker, task_key};
-use crate::surgery::methods::registry;
 
 pub fn check(checker: &mut Checker) {
     let config = checker.config;
@@ -27,11 +26,6 @@ pub fn check(checker: &mut Checker) {
         let message = format!("\"bf16\" is for the CPU: J is f32 on a device in this version, but run.device is \"{device}\"");
         checker.error(&["surgery.storage", "run.device"], message, "set surgery.storage = \"f32\"");
     }
-    let Ok(method) = registry::find(&config.surgery.method) else { return };
-    if method.needs.row_state {
-        let message = cpu_only(&format!("\"{}\" needs buffers of its own and runs", method.name));
-        checker.error(&["surgery.method", "run.device"], message, help);
-    }
 }
 
 #[cfg(test)]
@@ -42,12 +36,11 @@ mod tests {
     fn what_a_device_lacks_is_said_of_the_key() {
         for device in ["cuda", "cuda:1", "emulated"] {
             let text = |rest: &str| format!("[run]\ndevice = \"{device}\"\n[train]\nrounds = 1\n[synthetic]\n{rest}");
-            for method in ["moco", "excess_mtl"] {
-                let errors = errors(&text(&format!("[encoder]\nkind = \"linear\"\n[surgery]\nmethod = \"{method}\"\n")));
-                assert_eq!(locations(&errors), [(9, 10, "surgery.method")]);
-                assert!(errors.diagnostics()[0].message.contains("runs on the CPU only"), "{method}");
-            }
+            let errors = errors(&text("[encoder]\nkind = \"linear\"\n[surgery]\nstorage = \"bf16\"\n"));
+            assert_eq!(locations(&errors), [(9, 11, "surgery.storage")]);
             for surgery in [
+                "method = \"moco\"",
+                "method = \"excess_mtl\"\ngranularity = \"layer\"",
                 "method = \"modo\"",
                 "method = \"cagrad\"\ngranularity = \"tensor\"",
                 "method = \"graddrop\"",

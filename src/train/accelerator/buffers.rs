@@ -36,7 +36,7 @@ impl Accelerator {
         let dense = Tensor::dense(room("surgery: buffers", 4 * tasks * width)?, tasks, width, DType::F32);
         let (dim, slots) = (network.spec.encoder.inputs(), limits.task_rows.iter().sum::<usize>());
         let mut rows = Vec::new();
-        if slots > 0 {
+        if !limits.task_rows.is_empty() {
             let all = Tensor::dense(room("surgery: buffers of embedding rows", 4 * slots * dim)?, slots, dim, DType::F32);
             let mut first = 0;
             rows.extend(limits.task_rows.iter().map(|&own| {
@@ -110,7 +110,7 @@ impl Accelerator {
             partials: own.partials,
         };
         let mut tape = Tape::default();
-        passes.emit(&mut tape, work.blocks, at);
+        tape.push(passes.over(work.blocks, at));
         if passes.passes.iter().any(methods::RowPass::updates_from_buffers) {
             products(&mut tape, work.network, work.blocks, work.tasks, &gradients, self.results.products(count));
         }
