@@ -31,3 +31,5 @@ TASKLOOM_SYNC_LAUNCHES=1 train many --set synthetic.agree=8 --set synthetic.oppo
     --set synthetic.features=32 --set surgery.method=graddrop
 # Gradients of two rounds on two lanes, committed one after the other.
 train sliced --set schedule.mode=time_sliced --set schedule.max_staleness=1 --set train.fuse=1
+# Buffers by task, and products of what takes the gradients' place.
+train buffers --set surgery.method=moco --set surgery.granularity=tensor

@@ -112,6 +112,7 @@ fn setup(case: Case) -> Setup {
         group_logits: 3 * rows,
         present: KINDS.len(),
         bag_rows: if bag { vec![TABLE_ROWS; KINDS.len()] } else { Vec::new() },
+        task_rows: if bag { vec![TABLE_ROWS; KINDS.len()] } else { Vec::new() },
         bag_entries: 5 * rows,
         ..Limits::default()
     };
@@ -249,6 +250,10 @@ fn the_linear_encoder_trains_as_on_the_cpu() {
         Case { conflict_every: 0, method: "sum", uneven: true, apart: true, ..PLAIN },
         Case { conflict_every: 0, method: "mean", storage: Storage::Bf16, ..PLAIN },
         Case { conflict_every: 0, method: "sum", balance: "dwa", ..PLAIN },
+        Case { method: "moco", balance: "dwa", ..PLAIN },
+        Case { method: "moco", granularity: tensor, uneven: true, clip: ClipScope::Task, ..PLAIN },
+        Case { method: "excess_mtl", weighted_heads: true, apart: true, ..PLAIN },
+        Case { method: "excess_mtl", granularity: tensor, uneven: true, ..PLAIN },
     ] {
         five_rounds_match(case, SGD);
     }
@@ -265,6 +270,10 @@ fn the_bag_encoder_trains_as_on_the_cpu() {
         Case { storage: Storage::Bf16, method: "upgrad", uneven: true, ..BAG },
         Case { conflict_every: 0, method: "sum", uneven: true, ..BAG },
         Case { conflict_every: 0, method: "mean", apart: true, ..BAG },
+        Case { method: "moco", uneven: true, apart: true, ..BAG },
+        Case { method: "moco", granularity: Granularity::Tensor, ..BAG },
+        Case { method: "excess_mtl", uneven: true, ..BAG },
+        Case { method: "excess_mtl", granularity: Granularity::Tensor, clip: ClipScope::Task, ..BAG },
     ] {
         five_rounds_match(case, SGD);
     }

@@ -229,14 +229,15 @@ fn five_rounds_match(mut device: Trainer, case: Case) {
     assert!(error <= 3e-2 * size, "{case:?}: logits {error} of {size}");
 }
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     PLAIN,
     Case { pooling: Pooling::Mean, apart: true, ..PLAIN },
     Case { pooling: Pooling::Pooler, recompute: true, ..PLAIN },
     Case { frozen: 1, dropout: 0.0, ..PLAIN },
     Case { frozen: 2, pooling: Pooling::Pooler, apart: true, ..PLAIN },
-    Case { dense_steps: true, ..PLAIN },
-    Case { storage: Storage::Bf16, apart: true, ..PLAIN },
+    Case { method: "moco", dense_steps: true, ..PLAIN },
+    Case { method: "excess_mtl", apart: true, ..PLAIN },
+    Case { storage: Storage::Bf16, ..PLAIN },
     Case { method: "mean", conflict_every: 0, apart: true, ..PLAIN },
 ];
 

@@ -1,5 +1,6 @@
 //! The transformer as a whole: what it is packed with, what is computed twice and what is frozen change no gradient.
 
+use taskloom::machine::host::HostMemory;
 use taskloom::machine::memory::Memory;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
@@ -156,7 +157,11 @@ fn run_kept(shape: Shape, batch: &Batch, keep: Keep) -> Round {
         scratch = scratch.staged(&mut memory, network.largest_piece()).unwrap();
     }
     // What an earlier round left must not show.
-    gradients.jacobian.f32_mut().into_iter().for_each(|values| values.fill(7.0));
+    if keep.storage == Storage::F32 {
+        let mut lent = HostMemory::new();
+        let old = gradients.jacobian.lend_mut(&mut lent, 0..rows);
+        old.into_iter().for_each(|row| lent.write(row).fill(7.0_f32));
+    }
     let (mut logits, mut losses) = (Vec::new(), [0.0; 3]);
     for group in &batch.groups {
         let parts = &batch.parts[group.clone()];

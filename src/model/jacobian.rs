@@ -65,12 +65,14 @@ impl Jacobian {
         }
     }
 
-    /// All values, row after row, where they are f32.
-    pub fn f32_mut(&mut self) -> Option<&mut [f32]> {
-        match &mut self.values {
-            Values::F32(values) => Some(values),
-            Values::Bf16(_) => None,
-        }
+    /// As [`Jacobian::lend`], to be changed.
+    pub fn lend_mut<'a>(&'a mut self, memory: &mut HostMemory<'a>, rows: Range<usize>) -> Vec<Tensor> {
+        let width = self.width;
+        let all = match &mut self.values {
+            Values::F32(values) => memory.lend_mut(values),
+            Values::Bf16(values) => memory.lend_mut(values),
+        };
+        rows.map(|row| all.as_rows(row + 1, width).rows(row..row + 1)).collect()
     }
 }
 

@@ -152,6 +152,11 @@ impl Cut {
         Self { chunks: Chunks::new(ranges, Chunks::gram_length(columns)), order }
     }
 
+    /// (chunks) the block of each.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = usize> {
+        self.chunks.ranges.iter().map(|&range| self.order[range as usize])
+    }
+
     /// (blocks + 1) bounds of each block's partial sums, and of all, if `rows` more belong to the last in order.
     fn bounds(&self, rows: usize) -> Vec<[u32; 2]> {
         let count = self.order.len();

@@ -81,6 +81,12 @@ impl RowGradient {
         self.dim
     }
 
+    /// The values in use, to be changed by tapes.
+    pub fn lend_mut<'a>(&'a mut self, memory: &mut HostMemory<'a>) -> Tensor {
+        let (rows, dim) = (self.index.rows.len(), self.dim);
+        memory.lend_mut(&mut self.values[..rows * dim]).as_rows(rows, dim)
+    }
+
     /// The values in use.
     pub fn used(&self) -> &[f32] {
         &self.values[..self.index.rows.len() * self.dim]
@@ -207,7 +213,7 @@ impl<'a> RowGradients<'a> {
 
     /// Where the first task's rows lie on a device.
     pub(super) fn base(&self) -> Address {
-        self.tasks.iter().filter(|task| !task.is_none()).map(|task| task.at).min().unwrap_or(0)
+        first_of(&self.tasks)
     }
 
     /// Bounds of each union row's members, and (task, row of all tasks' gradients) of each.
@@ -237,6 +243,11 @@ impl<'a> RowGradients<'a> {
             .int(self.dim)
             .signed(i32::from(shared))
     }
+}
+
+/// Where the first of some tensors lies; 0 if there is none.
+pub(super) fn first_of(tensors: &[Tensor]) -> Address {
+    tensors.iter().filter(|tensor| !tensor.is_none()).map(|tensor| tensor.at).min().unwrap_or(0)
 }
 
 const THREADS: u32 = 256;
@@ -310,7 +321,7 @@ impl Op for RowGradientsBackward<'_> {
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[sources, starts, scales] = tables else { unreachable!("three tables") };
         let rows = self.indexes.iter().map(|index| index.rows.len()).sum();
-        let first = self.out.iter().filter(|out| !out.is_none()).map(|out| out.at).min().unwrap_or(0);
+        let first = first_of(&self.out);
         let width = self.dout.columns;
         let launch = match self.dout.dtype {
             DType::Bf16 => Launch::new("row_gradients_backward_bf16", [rows, width.div_ceil(256), 1], THREADS).vectors(width),

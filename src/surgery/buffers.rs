@@ -1,19 +1,18 @@
 //! The P-long buffers of methods with row state, one per task, kept from round to round.
 //!
 //! On an embedding table a buffer lives by touched row, like the optimizer's moments: the buffer of (task, row) moves, and
-//! counts, only in rounds in which that task touches that row.
+//! counts, only in rounds in which that task touches that row. Which rows have one is known to the host; a device holds values.
 
 use anyhow::Result;
-use rayon::prelude::*;
 
 use super::blocks::Blocks;
 use super::methods::RowPass;
+use crate::machine::host::HostMemory;
 use crate::machine::memory::{Buffer, Memory};
-use crate::model::network::{Gradients, Network};
+use crate::machine::tensor::Tensor;
+use crate::model::network::Network;
 use crate::model::rows::Slots;
-
-/// Columns of one partial sum; fixed, so that threads cannot change the order of additions.
-const COLUMNS: usize = 4096;
+use crate::ops::row_pass::{self, Kernel, PassRows};
 
 pub struct TaskBuffers {
     /// (tasks x P)
@@ -41,6 +40,54 @@ pub struct Passes<'a> {
     pub tasks: &'a [usize],
 }
 
+/// Where gradients and buffers of a round's T tasks lie.
+pub struct PassAt {
+    /// (P) of each
+    pub jacobian: Vec<Tensor>,
+    pub buffers: Vec<Tensor>,
+    pub rows: Option<PassRows>,
+    /// (sets x T) f64: sums of each pass under [`RowPass::Squares`], else 0.
+    pub sums: Tensor,
+    /// For a device's kernels.
+    pub partials: Tensor,
+}
+
+impl<'a> Passes<'a> {
+    /// The passes over all columns; under [`RowPass::Blend`] the buffers' values take the gradients' place.
+    pub fn over(&'a self, blocks: &'a Blocks, at: PassAt) -> row_pass::RowPass<'a> {
+        let PassAt { jacobian, buffers, rows, sums, partials } = at;
+        let of_task = |pass: &RowPass, task: usize| match pass {
+            RowPass::Blend { keep, add } => Kernel::Blend { keep: *keep, add: add[task] * self.factors[task] },
+            RowPass::Squares { eps } => Kernel::Squares { factor: self.factors[task], eps: *eps },
+        };
+        row_pass::RowPass {
+            jacobian,
+            buffers,
+            rows: rows.zip(blocks.table),
+            blocks: &blocks.ranges,
+            sets: (0..blocks.count()).map(|block| blocks.set_of(block)).collect(),
+            host: Box::new(|set, task, gradient, buffer| self.run(set, task, gradient, buffer)),
+            kernels: self.passes.iter().flat_map(|pass| (0..self.tasks.len()).map(move |task| of_task(pass, task))).collect(),
+            sums,
+            partials,
+        }
+    }
+
+    fn run(&self, set: usize, task: usize, gradient: &mut [f32], buffer: &mut [f32]) -> f64 {
+        let pass = &self.passes[set];
+        let sum = pass.apply_row(task, self.factors[task], gradient, buffer);
+        if pass.updates_from_buffers() {
+            gradient.copy_from_slice(buffer);
+        }
+        sum
+    }
+
+    /// (sets) of (T) sums from all of them.
+    pub fn by_set(&self, sums: &[f64]) -> Vec<Vec<f64>> {
+        sums.chunks_exact(self.tasks.len()).take(self.passes.len()).map(<[f64]>::to_vec).collect()
+    }
+}
+
 impl TaskBuffers {
     /// `task_rows`: embedding rows that each task can touch; empty without a table.
     pub fn new(memory: &mut Memory, network: &Network, task_rows: &[usize]) -> Result<Self> {
@@ -57,46 +104,25 @@ impl TaskBuffers {
         Ok(Self { dense, width, rows })
     }
 
-    /// Runs the passes over all columns. Returns (T) sums of each pass under [`RowPass::Squares`]; under [`RowPass::Blend`]
-    /// the buffers' values take the gradients' place in J.
-    pub fn apply(&mut self, passes: &Passes, blocks: &Blocks, gradients: &mut Gradients) -> Vec<Vec<f64>> {
-        let mut sums = vec![vec![0.0; passes.tasks.len()]; passes.passes.len()];
-        for (row, (&task, &factor)) in passes.tasks.iter().zip(passes.factors).enumerate() {
-            for (block, range) in blocks.ranges.iter().enumerate() {
-                let set = blocks.set_of(block);
-                let run = |gradient: &mut [f32], buffer: &mut [f32]| pass_row(&passes.passes[set], row, factor, gradient, buffer);
-                let at = |row: usize| row * self.width + range.start..row * self.width + range.end;
-                let gradient =
-                    &mut gradients.jacobian.f32_mut().expect("the configuration keeps buffered methods' J in f32")[at(row)];
-                let parts = gradient.par_chunks_mut(COLUMNS).zip(self.dense[at(task)].par_chunks_mut(COLUMNS));
-                // Collected before they are added: the order of additions must not depend on threads.
-                let parts: Vec<f64> = parts.map(|(gradient, buffer)| run(gradient, buffer)).collect();
-                sums[set][row] += parts.iter().sum::<f64>();
-            }
-            let Some(set) = blocks.table.map(|table| blocks.set_of(table)) else { continue };
-            let (buffer, gradient) = (&mut self.rows[task], &mut gradients.rows[row]);
-            for (index, &number) in gradient.index.rows.iter().enumerate() {
-                let values = &mut gradient.values[index * buffer.dim..][..buffer.dim];
-                sums[set][row] += pass_row(&passes.passes[set], row, factor, values, buffer.row(number));
-            }
-        }
-        sums
+    /// Where the buffers of the table's rows that some tasks touch lie; none without a table. A row's buffer is zero at first.
+    pub fn touch(&mut self, tasks: &[usize], rows: &[&[u32]]) -> Vec<Vec<u32>> {
+        let own = tasks.iter().zip(rows);
+        own.map(|(&task, rows)| rows.iter().map(|&row| self.rows[task].slots.touch(row).0).collect()).collect()
     }
-}
 
-fn pass_row(pass: &RowPass, row: usize, factor: f64, gradient: &mut [f32], buffer: &mut [f32]) -> f64 {
-    let sum = pass.apply_row(row, factor, gradient, buffer);
-    if pass.updates_from_buffers() {
-        gradient.copy_from_slice(buffer);
+    /// Buffers of some tasks as tapes see them: dense, and of the table's rows.
+    pub fn lend<'a>(&'a mut self, memory: &mut HostMemory<'a>, tasks: &[usize]) -> [Vec<Tensor>; 2] {
+        let (width, dense) = (self.width, memory.lend_mut(&mut self.dense));
+        let all: Vec<Tensor> = self.rows.iter_mut().map(|rows| rows.lend(memory)).collect();
+        let dense = tasks.iter().map(|&task| dense.as_rows(task + 1, width).rows(task..task + 1)).collect();
+        [dense, tasks.iter().filter_map(|&task| all.get(task).copied()).collect()]
     }
-    sum
 }
 
 impl RowBuffer {
-    /// The buffer of table row `number`, zero at first.
-    fn row(&mut self, number: u32) -> &mut [f32] {
-        let (slot, _) = self.slots.touch(number);
-        &mut self.values[slot as usize * self.dim..][..self.dim]
+    fn lend<'a>(&'a mut self, memory: &mut HostMemory<'a>) -> Tensor {
+        let slots = self.values.len() / self.dim.max(1);
+        memory.lend_mut(&mut self.values).as_rows(slots, self.dim)
     }
 
     pub fn dim(&self) -> usize {
@@ -109,9 +135,14 @@ impl RowBuffer {
         (touched, &self.values[..touched.len() * self.dim])
     }
 
+    /// The buffers that [`RowBuffer::stored`] gives, to be filled.
+    pub fn stored_mut(&mut self) -> &mut [f32] {
+        &mut self.values[..self.slots.touched().len() * self.dim]
+    }
+
     /// Gives these rows the first slots; returns their buffers, to be filled.
     pub fn restore(&mut self, touched: &[u32]) -> Result<&mut [f32]> {
         self.slots.restore(touched, self.values.len() / self.dim.max(1))?;
-        Ok(&mut self.values[..touched.len() * self.dim])
+        Ok(self.stored_mut())
     }
 }

@@ -1,10 +1,14 @@
-//! kernels/solve.cu and the rules for columns against the methods: one Gram matrix, several rounds of state.
+//! kernels/solve.cu, the rules for columns and the passes over buffers against the methods: one Gram matrix, several rounds of
+//! state.
 
-use super::methods::{ColumnBlock, Inputs, columns, registry};
+use super::blocks::Blocks;
+use super::buffers::{PassAt, Passes};
+use super::methods::{ColumnBlock, Inputs, RowPass, columns, registry};
 use crate::machine::tensor::{DType, Tensor};
 use crate::ops::adamw::{Rule, Step};
 use crate::ops::column_rule::{self, ColumnSquare, How, Kernel};
 use crate::ops::row_gradients::{RowGradients, Union};
+use crate::ops::row_pass::PassRows;
 use crate::ops::row_update::{RowUpdate, TableState};
 use crate::ops::solve::{Method, Solve};
 use crate::ops::testing::{On, Place};
@@ -231,7 +235,63 @@ fn a_rule_with_one_moment_a_row(on: On) {
     });
 }
 
+/// Three tasks of a run's four, two rounds: dense columns in blocks of which one has the table's rows, and rows that tasks touch
+/// for the first time, for the second, and not at all.
+fn passes_over_buffers(on: On, passes: &[RowPass], apart: bool) {
+    // The block of the table's rows is not the last, and more columns than a chunk has.
+    let (width, dim, tasks) = (9_000, 37, [0, 2, 3]);
+    let names = ["a", "b", "c"].map(String::from).to_vec();
+    let blocks = Blocks { names, ranges: vec![0..101, 101..300, 300..width], table: Some(1), apart };
+    let factors = [0.5, 2.0, 1.25];
+    let moved = Passes { passes, factors: &factors, tasks: &tasks };
+    on.compare(|place: &mut Place| {
+        let stride = width + 24;
+        let (all, buffers) = (place.f32(&values(tasks.len() * stride), stride), place.f32(&vec![0.0; 4 * width], width));
+        let (rows, row_buffers) = (place.f32(&values(5 * dim), dim), place.f32(&vec![0.0; 12 * dim], dim));
+        let (sums, partials) = (place.room(passes.len(), tasks.len(), DType::F64), place.scratch(64, DType::F64));
+        let mut found = Vec::new();
+        // By task: slots of its buffer, of which there are three.
+        for slots in [[vec![0, 1], vec![], vec![0, 2, 1]], [vec![2, 1], vec![0], vec![1, 0]]] {
+            let mut first = 0;
+            let gradients = slots.iter().map(|own: &Vec<u32>| {
+                first += own.len();
+                if own.is_empty() { Tensor::NONE } else { rows.rows(first - own.len()..first) }
+            });
+            let at = PassAt {
+                jacobian: (0..tasks.len()).map(|task| Tensor { columns: width, ..all.rows(task..task + 1) }).collect(),
+                buffers: tasks.iter().map(|&task| buffers.rows(task..task + 1)).collect(),
+                rows: Some(PassRows {
+                    gradients: gradients.collect(),
+                    buffers: tasks.iter().map(|&task| row_buffers.rows(3 * task..3 * task + 3)).collect(),
+                    slots: slots.to_vec(),
+                    dim,
+                }),
+                sums,
+                partials,
+            };
+            place.run(&moved.over(&blocks, at));
+            found.push(place.found("sums", sums));
+        }
+        let results = [("gradients", all), ("buffers", buffers), ("row gradients", rows), ("row buffers", row_buffers)];
+        found.extend(results.map(|(what, tensor)| place.found(what, tensor)));
+        found
+    });
+}
+
+fn gradients_blend_into_their_buffers(on: On) {
+    let blend = |keep| RowPass::Blend { keep, add: vec![1.5, 0.25, 3.0] };
+    passes_over_buffers(on, &[blend(0.5)], false);
+    passes_over_buffers(on, &[blend(0.5), blend(0.75), blend(0.0)], true);
+}
+
+fn squares_add_up_in_their_buffers(on: On) {
+    passes_over_buffers(on, &[RowPass::Squares { eps: 1e-7 }], false);
+    passes_over_buffers(on, &[1e-7, 1e-3, 1.0].map(|eps| RowPass::Squares { eps }), true);
+}
+
 crate::ops::testing::on_devices! {
+    gradients_blend_into_their_buffers,
+    squares_add_up_in_their_buffers,
     several_blocks_and_clipped_tasks,
     rules_for_columns,
     a_rule_for_24_tasks,

@@ -113,7 +113,7 @@ pub trait Backend {
     fn products(&mut self, work: &Work) -> Result<Products, Stop>;
 
     /// Runs the passes of a method with row state over the gradients; (sets) of (T) sums.
-    fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Vec<Vec<f64>>;
+    fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Result<Vec<Vec<f64>>, Stop>;
 
     /// Squared norm of the shared update that a rule for columns makes of gradients scaled by (T) `factors`.
     fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop>;

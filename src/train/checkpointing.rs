@@ -41,6 +41,7 @@ impl Run<'_> {
         let start = self.now();
         let path = self.folder.checkpoints().join(checkpoint::folder_name(self.state.round));
         self.trainer.fetch_parameters()?;
+        self.trainer.fetch_buffers()?;
         self.keep_states();
         let state = self.state.clone();
         self.write(Written { path, round: state.round, interrupted, time: Duration::ZERO }, &state, true)?;

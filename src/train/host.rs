@@ -19,9 +19,10 @@ use crate::model::jacobian::Storage;
 use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Scratch};
 use crate::ops::column_rule::{ColumnSquare, How};
 use crate::ops::gram::GramScratch;
-use crate::ops::row_gradients::{RowGradients, Union};
+use crate::ops::row_gradients::{RowGradient, RowGradients, Union};
+use crate::ops::row_pass::PassRows;
 use crate::surgery::balance::Factors;
-use crate::surgery::buffers::{Passes, TaskBuffers};
+use crate::surgery::buffers::{PassAt, Passes, TaskBuffers};
 use crate::surgery::gram::{GradientsAt, ProductsAt, RoundGram, products};
 use crate::surgery::methods::{ColumnBlock, Columnwise, columns};
 use crate::surgery::update::{DecisionAt, ParametersAt, Rates, update};
@@ -193,8 +194,28 @@ impl Backend for Host {
         Ok(Products { gram: RoundGram::new(&grams, added, blocks, tasks.len(), shares), heads })
     }
 
-    fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Vec<Vec<f64>> {
-        buffers.apply(passes, work.blocks, &mut self.gradients)
+    fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Result<Vec<Vec<f64>>, Stop> {
+        let own = self.gradients.rows_of(work.first, work.tasks.len());
+        let Gradients { jacobian, rows, .. } = &mut self.gradients;
+        let rows = if rows.is_empty() { &mut [][..] } else { &mut rows[own.clone()] };
+        let slots = buffers.touch(work.tasks, &rows.iter().map(|row| &row.index.rows[..]).collect::<Vec<_>>());
+        let mut sums = vec![0.0; work.blocks.sets() * work.tasks.len()];
+        let mut memory = HostMemory::new();
+        let [dense, table] = buffers.lend(&mut memory, work.tasks);
+        let dim = rows.first().map_or(0, RowGradient::dim);
+        let gradients: Vec<Tensor> = rows.iter_mut().map(|row| row.lend_mut(&mut memory)).collect();
+        let at = PassAt {
+            jacobian: jacobian.lend_mut(&mut memory, own),
+            buffers: dense,
+            rows: (!gradients.is_empty()).then_some(PassRows { gradients, buffers: table, slots, dim }),
+            sums: memory.lend_mut(&mut sums),
+            partials: Tensor::NONE,
+        };
+        let mut tape = Tape::default();
+        tape.push(passes.over(work.blocks, at));
+        tape.run(&memory);
+        drop((tape, memory));
+        Ok(passes.by_set(&sums))
     }
 
     fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop> {

@@ -28,7 +28,9 @@ impl Trainer {
         let apart = self.solver.round_options.commits_apart;
         let keep = self.keep_on_device();
         let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, keep, apart, limits, start)?;
-        Ok(if self.snapshot.is_some() { accelerator.with_snapshot()? } else { accelerator })
+        let accelerator = if self.snapshot.is_some() { accelerator.with_snapshot()? } else { accelerator };
+        let Some(_) = self.solver.buffers else { return Ok(accelerator) };
+        Ok(accelerator.with_buffers(&self.model.network, &self.blocks, limits)?)
     }
 
     /// Which gradients a device keeps: it cannot scale what it adds up in one row, as the CPU does for a balancer.
@@ -43,7 +45,6 @@ impl Trainer {
         if let Some(message) = transformer_fault(&self.model.network.spec) {
             bail!(message);
         }
-        ensure!(!needs.row_state, "surgery.method = \"{name}\" needs buffers of its own and {CPU_ONLY}");
         ensure!(
             !needs.elementwise || limits.present <= RULE_TASKS,
             "surgery.method = \"{name}\" takes at most {RULE_TASKS} tasks a round on a device, found {}: set run.device = \"cpu\"",
@@ -105,6 +106,14 @@ impl Trainer {
         Ok(stored?)
     }
 
+    /// As [`Trainer::fetch_parameters`], of the buffers that the method keeps by task: for checkpoints.
+    pub fn fetch_buffers(&mut self) -> Result<()> {
+        match (&mut self.accelerator, &mut self.solver.buffers) {
+            (Some(accelerator), Some(buffers)) => Ok(accelerator.store_buffers(buffers)?),
+            _ => Ok(()),
+        }
+    }
+
     /// Brings changed parameters to the device, if there is one.
     pub fn send_parameters(&mut self) -> Result<()> {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
@@ -124,6 +133,7 @@ impl Trainer {
 
     fn send(&mut self, accelerator: &mut Accelerator) -> Result<()> {
         accelerator.load(&self.model.parameters)?;
+        self.solver.buffers.iter().try_for_each(|buffers| accelerator.load_buffers(buffers))?;
         let targets: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
         Ok(accelerator.load_targets(&targets)?)
     }

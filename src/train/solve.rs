@@ -160,7 +160,7 @@ impl Solver {
         let grams = gram.by_set(work.blocks);
         let pass = |(method, [gram, _]): (&mut Box<dyn Method>, &[Vec<f64>; 2])| method.row_pass(&Inputs { gram, ..*inputs });
         let passes: Vec<RowPass> = self.methods.iter_mut().zip(&grams).filter_map(pass).collect();
-        let sums = backend.move_buffers(buffers, &Passes { passes: &passes, factors, tasks: inputs.tasks }, work);
+        let sums = backend.move_buffers(buffers, &Passes { passes: &passes, factors, tasks: inputs.tasks }, work)?;
         if !passes.iter().any(RowPass::updates_from_buffers) {
             return Ok(sums);
         }

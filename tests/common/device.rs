@@ -12,6 +12,8 @@ pub enum Operation {
     Wait,
     Launch,
     Replay,
+    /// Of so many bytes; only an error is taken.
+    Allocate(usize),
 }
 
 /// Forwards everything to a device but what `instead` answers.
@@ -32,7 +34,8 @@ impl<F: FnMut(Operation) -> Option<Result<()>>> Driver for Tampered<F> {
         self.inner.memory()
     }
     fn allocate(&mut self, name: &str, bytes: usize) -> Result<Address> {
-        self.inner.allocate(name, bytes)
+        let refused = (self.instead)(Operation::Allocate(bytes)).and_then(Result::err);
+        refused.map_or_else(|| self.inner.allocate(name, bytes), Err)
     }
     fn free(&mut self, address: Address) {
         self.inner.free(address);

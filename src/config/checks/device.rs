@@ -2,7 +2,6 @@
 
 use super::super::schema::HeadKind;
 use super::{Checker, task_key};
-use crate::surgery::methods::registry;
 
 pub fn check(checker: &mut Checker) {
     let config = checker.config;
@@ -23,11 +22,6 @@ pub fn check(checker: &mut Checker) {
         let message = format!("are the CPU's: a device has streams of its own, and run.device is \"{device}\"");
         checker.error(&["schedule.lanes", "run.device"], message, "remove the key");
     }
-    let Ok(method) = registry::find(&config.surgery.method) else { return };
-    if method.needs.row_state {
-        let message = cpu_only(&format!("\"{}\" needs buffers of its own and runs", method.name));
-        checker.error(&["surgery.method", "run.device"], message, help);
-    }
 }
 
 #[cfg(test)]
@@ -38,12 +32,12 @@ mod tests {
     fn what_a_device_lacks_is_said_of_the_key() {
         for device in ["cuda", "cuda:1", "emulated"] {
             let text = |rest: &str| format!("[run]\ndevice = \"{device}\"\n[train]\nrounds = 1\n[synthetic]\n{rest}");
-            for method in ["moco", "excess_mtl"] {
-                let errors = errors(&text(&format!("[encoder]\nkind = \"linear\"\n[surgery]\nmethod = \"{method}\"\n")));
-                assert_eq!(locations(&errors), [(9, 10, "surgery.method")]);
-                assert!(errors.diagnostics()[0].message.contains("runs on the CPU only"), "{method}");
-            }
+            let errors = errors(&text("[encoder]\nkind = \"linear\"\n[schedule]\nlanes = 2\n"));
+            assert_eq!(locations(&errors), [(9, 9, "schedule.lanes")]);
             for surgery in [
+                "storage = \"bf16\"",
+                "method = \"moco\"",
+                "method = \"excess_mtl\"\ngranularity = \"layer\"",
                 "method = \"modo\"",
                 "method = \"cagrad\"\ngranularity = \"tensor\"",
                 "method = \"graddrop\"",

@@ -4,6 +4,7 @@
 //! gradients. Three streams: two lanes that fused groups take in turn, and one for copies, so that a group's inputs travel
 //! while the one before computes; events order them.
 
+mod buffers;
 mod lane;
 mod parameters;
 mod pass;
@@ -36,6 +37,7 @@ use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 use crate::surgery::update::{Rates, shared_update};
 use crate::train::quanta::RoundTimes;
+use buffers::BuffersOnDevice;
 use lane::Lane;
 use parameters::ParametersOnDevice;
 use pass::Packed;
@@ -82,6 +84,8 @@ pub struct Accelerator {
     logits: Vec<f32>,
     /// A copy that is evaluated while training goes on, where it is.
     snapshot: Option<Readable>,
+    /// Those of a surgery method that keeps some.
+    buffers: Option<BuffersOnDevice>,
     staging: StagingId,
     staging_bytes: usize,
 }
@@ -255,6 +259,7 @@ impl Accelerator {
             times: None,
             logits: Vec::new(),
             snapshot: None,
+            buffers: None,
             staging,
             staging_bytes,
         })

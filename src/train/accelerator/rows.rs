@@ -100,7 +100,8 @@ fn union_rows(network: &Network, batches: usize, limits: &Limits) -> usize {
     whole.map_or_else(|| gradient_rows(batches, limits), |table| table.rows)
 }
 
-fn gradient_rows(batches: usize, limits: &Limits) -> usize {
+/// Most rows of all gradients of the table.
+pub(super) fn gradient_rows(batches: usize, limits: &Limits) -> usize {
     batches * limits.bag_rows.iter().sum::<usize>()
 }
 

@@ -49,8 +49,9 @@ impl Backend for Accelerator {
         Ok(Products { gram, heads })
     }
 
-    fn move_buffers(&mut self, _: &mut TaskBuffers, _: &Passes, _: &Work) -> Vec<Vec<f64>> {
-        unreachable!("Trainer::check_accelerable refuses methods with buffers")
+    /// A second wait of the round.
+    fn move_buffers(&mut self, buffers: &mut TaskBuffers, passes: &Passes, work: &Work) -> Result<Vec<Vec<f64>>, Stop> {
+        Ok(self.pass_over_buffers(buffers, passes, work)?)
     }
 
     /// A second wait of the round, for the methods that have no other way to know it.
@@ -165,7 +166,7 @@ impl Accelerator {
     }
 
     /// Of the table's rows, those that the tasks of a commit touch are what it is about.
-    fn unite(&mut self, work: &Work) {
+    pub(super) fn unite(&mut self, work: &Work) {
         let batches = self.keep.batches;
         let rows = work.first * batches..(work.first + work.tasks.len()) * batches;
         if self.trained_table().is_some() && self.touched.united != rows {
@@ -178,7 +179,7 @@ impl Accelerator {
     }
 
     /// Where a table of the step lies: it may be there for good, or since the round's batch came.
-    fn place(&self, packed: &Packed, upload: &mut Upload, table: Bytes) -> Address {
+    pub(super) fn place(&self, packed: &Packed, upload: &mut Upload, table: Bytes) -> Address {
         let there = self.resident.place(&table).or_else(|| packed.upload.find(&table));
         there.unwrap_or_else(|| upload.table(table))
     }
