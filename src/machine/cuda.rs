@@ -1,11 +1,10 @@
 //! An NVIDIA card through its driver, by way of cudarc's bindings, which load the driver's library at run time.
 //!
-//! Only raw driver calls are used: allocations, streams and events are ours, so nothing is tracked, allocated or ordered
-//! behind our back. With `TASKLOOM_SYNC_LAUNCHES=1` every launch is waited for and nothing is captured, so that an error
-//! names its kernel.
+//! One implementation of `Driver` fills this file. Only raw driver calls are used: allocations, streams and events are ours, so
+//! nothing is tracked, allocated or ordered behind our back. With `TASKLOOM_SYNC_LAUNCHES=1` every launch is waited for and nothing
+//! is captured, so that an error names its kernel.
 
-use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ops::Range;
 use std::ptr::null_mut;
 use std::sync::Arc;
@@ -14,20 +13,16 @@ use std::time::Duration;
 use cudarc::driver::CudaContext;
 use cudarc::driver::sys::{self, CUresult};
 
-use super::driver::{
-    Address, Card, DeviceError, Driver, EventId, GraphId, MemoryInfo, PLAIN_SHARED, Priority, Result, StagingId, StreamId,
-};
-use super::launch::{Launch, TensorMap};
-use super::tensor::DType;
+use super::driver::{Address, Card, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use super::launch::Launch;
 use library::{STICKY, cards, check, check_of, driver, of, unavailable};
-
-/// Machine code and PTX of every kernel; empty in a build without nvcc.
-static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+use module::{Module, encoded};
 
 /// Environment variable: 1 waits for every launch.
 const SYNC_LAUNCHES: &str = "TASKLOOM_SYNC_LAUNCHES";
 
 mod library;
+mod module;
 mod timers;
 
 struct Staging {
@@ -44,18 +39,11 @@ struct Event {
     timed: bool,
 }
 
-/// A kernel, and how much dynamic shared memory it has been permitted: at first what its own leaves of the plain limit.
-struct Function {
-    handle: sys::CUfunction,
-    permitted: u32,
-}
-
 pub struct Cuda {
     context: Arc<CudaContext>,
     ordinal: usize,
     card: Card,
-    module: sys::CUmodule,
-    functions: HashMap<String, Function>,
+    module: Module,
     /// Lowest and highest, as numbers of the driver.
     priorities: [c_int; 2],
     streams: Vec<sys::CUstream>,
@@ -67,13 +55,6 @@ pub struct Cuda {
     allocations: Vec<Address>,
     capturing: bool,
     sync_launches: bool,
-}
-
-/// Eight bytes of the image, the last ones filled up with zeros.
-fn padded(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    u64::from_ne_bytes(word)
 }
 
 const MULTIPROCESSORS: sys::CUdevice_attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
@@ -92,37 +73,6 @@ fn is_hopper(context: &CudaContext) -> Result<bool> {
     Ok((major, attribute(context, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?) == (9, 0))
 }
 
-/// As the copy engine reads it.
-fn encoded(TensorMap { tensor, rows }: &TensorMap) -> Result<sys::CUtensorMap> {
-    let bytes = tensor.dtype.bytes();
-    let element = match tensor.dtype {
-        DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        DType::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-        DType::F64 | DType::U32 => return Err(DeviceError::Invalid("only products' operands are copied by boxes".to_owned())),
-    };
-    let mut map = sys::CUtensorMap { opaque: [0; 16] };
-    let (shape, pitch) = ([tensor.columns as u64, tensor.rows as u64], (tensor.ld * bytes) as u64);
-    // SAFETY: arrays of two dimensions, one stride between them; the driver checks the rest and reads no memory of the device.
-    let encoded = unsafe {
-        sys::cuTensorMapEncodeTiled(
-            &mut map,
-            element,
-            2,
-            tensor.at as *mut c_void,
-            shape.as_ptr(),
-            &pitch,
-            [(128 / bytes) as u32, *rows].as_ptr(),
-            [1, 1].as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    };
-    check_of(&format!("a map of {tensor:?} in boxes of {rows} rows"), encoded)?;
-    Ok(map)
-}
-
 impl Cuda {
     pub fn open(ordinal: usize) -> Result<Self> {
         driver()?;
@@ -130,30 +80,9 @@ impl Cuda {
         if ordinal >= count {
             return unavailable(&format!("there is no card {ordinal}: this machine has {count}, numbered from 0"));
         }
-        if KERNELS.is_empty() {
-            return unavailable(&format!(
-                "this build has no CUDA kernels ({}): build again where nvcc is (scripts/cuda-toolkit.sh fetches one)",
-                super::CUDA_BUILD
-            ));
-        }
+        Module::check_there()?;
         let context = CudaContext::new(ordinal).map_err(of)?;
         let card = Card { multiprocessors: attribute(&context, MULTIPROCESSORS)?, hopper: is_hopper(&context)? };
-        let mut module = null_mut();
-        // The driver reads headers in place: the copy is aligned.
-        let image: Vec<u64> = KERNELS.chunks(8).map(padded).collect();
-        // SAFETY: the context is current, the image is a whole fatbin and outlives the call.
-        match unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) } {
-            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
-                return unavailable("this card is older than the kernels: compute capability 8.0 (Ampere) is the least");
-            }
-            CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | CUresult::CUDA_ERROR_INVALID_IMAGE => {
-                return unavailable(&format!(
-                    "the NVIDIA driver is too old for this build's kernels ({}): update it",
-                    super::CUDA_BUILD
-                ));
-            }
-            result => check(result)?,
-        }
         let (mut least, mut greatest) = (0, 0);
         // SAFETY: the context is current.
         check(unsafe { sys::cuCtxGetStreamPriorityRange(&mut least, &mut greatest) })?;
@@ -161,8 +90,7 @@ impl Cuda {
             context,
             ordinal,
             card,
-            module,
-            functions: HashMap::new(),
+            module: Module::load()?,
             priorities: [least, greatest],
             streams: Vec::new(),
             events: Vec::new(),
@@ -178,33 +106,6 @@ impl Cuda {
     /// Makes the context current, which every call needs.
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(of)
-    }
-
-    /// The kernel, permitted to use as much shared memory as this launch wants.
-    fn function(&mut self, call: &Launch) -> Result<sys::CUfunction> {
-        let kernel = call.kernel;
-        if !self.functions.contains_key(call.kernel) {
-            let name = CString::new(call.kernel).map_err(|_| DeviceError::Invalid("a kernel's name has no zero".to_owned()))?;
-            let mut handle = null_mut();
-            // SAFETY: the module is loaded; the name ends in zero.
-            if unsafe { sys::cuModuleGetFunction(&mut handle, self.module, name.as_ptr()) } != CUresult::CUDA_SUCCESS {
-                return Err(DeviceError::Invalid(format!("there is no kernel {} in this build", call.kernel)));
-            }
-            let (attribute, mut own) = (sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, 0);
-            // SAFETY: the function belongs to the loaded module.
-            check(unsafe { sys::cuFuncGetAttribute(&mut own, attribute, handle) })?;
-            let permitted = (PLAIN_SHARED as u32).saturating_sub(own.unsigned_abs());
-            self.functions.insert(call.kernel.to_owned(), Function { handle, permitted });
-        }
-        let function = self.functions.get_mut(call.kernel).expect("inserted above");
-        if call.shared > function.permitted {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function belongs to the loaded module.
-            let set = unsafe { sys::cuFuncSetAttribute(function.handle, attribute, call.shared as c_int) };
-            check_of(&format!("kernel {kernel} with {} bytes of dynamic shared memory", call.shared), set)?;
-            function.permitted = call.shared;
-        }
-        Ok(function.handle)
     }
 
     /// Notes that a copy in `stream` uses this pinned memory.
@@ -398,7 +299,7 @@ impl Driver for Cuda {
     fn launch(&mut self, stream: StreamId, call: &Launch) -> Result<()> {
         call.check()?;
         self.bind()?;
-        let function = self.function(call)?;
+        let function = self.module.function(call)?;
         let maps = call.maps.iter().map(encoded).collect::<Result<Vec<_>>>()?;
         let words = call.arguments.iter().map(|argument| std::ptr::from_ref(argument).cast_mut().cast());
         let mut arguments: Vec<*mut c_void> =
@@ -511,7 +412,7 @@ impl Drop for Cuda {
             for &address in &self.allocations {
                 sys::cuMemFree_v2(address);
             }
-            sys::cuModuleUnload(self.module);
+            self.module.unload();
         }
     }
 }

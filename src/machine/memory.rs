@@ -106,7 +106,13 @@ impl Memory {
         Buffer::new(if self.dry { 0 } else { len }).with_context(|| name.to_owned())
     }
 
-    /// Counts bytes that the caller allocates itself.
+    /// An empty vector with room for `capacity` values.
+    pub fn vec<T>(&mut self, name: &str, capacity: usize) -> Result<Vec<T>> {
+        self.reserve(name, (size_of::<T>() as u64).saturating_mul(capacity as u64))?;
+        Ok(Vec::with_capacity(if self.dry { 0 } else { capacity }))
+    }
+
+    /// Counts bytes that the caller allocates itself; neighbours of one name count as one.
     pub fn reserve(&mut self, name: &str, bytes: u64) -> Result<()> {
         let used = self.used.saturating_add(bytes);
         ensure!(used <= isize::MAX as u64, "\"{name}\" makes more bytes than can be addressed: {ADVICE}");
@@ -123,8 +129,11 @@ impl Memory {
             );
         }
         self.used = used;
-        if bytes > 0 {
-            self.buffers.push((format!("{}{name}", self.place), bytes));
+        let name = format!("{}{name}", self.place);
+        match self.buffers.last_mut() {
+            Some((last, sum)) if *last == name => *sum += bytes,
+            _ if bytes > 0 => self.buffers.push((name, bytes)),
+            _ => {}
         }
         Ok(())
     }

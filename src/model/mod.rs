@@ -67,13 +67,10 @@ pub struct Start {
 
 impl Parameters {
     pub fn new(memory: &mut Memory, network: &Network, start: &Start) -> Result<Self> {
-        let rows = match network.spec.encoder.table() {
-            Some(table) => Some(RowTable::new(memory, table, start)?),
-            None => None,
-        };
-        let mut rows: Option<RowTable> = rows;
+        let table = network.spec.encoder.table();
+        let mut rows = table.map(|table| RowTable::new(memory, table, start)).transpose()?;
         let whole = network.spec.reads_whole_table();
-        rows.iter_mut().filter(|_| whole && !memory.is_dry()).for_each(RowTable::touch_all);
+        rows.iter_mut().filter(|_| whole).for_each(RowTable::touch_all);
         Ok(Self {
             shared: DenseParams::new(memory, "encoder", &network.table.shared, start)?,
             frozen: fixed_params(memory, "frozen encoder", &network.table.frozen, start)?,

@@ -24,10 +24,7 @@ pub struct DenseParams {
 impl DenseParams {
     pub fn new(memory: &mut Memory, name: &str, params: &[Param], start: &Start) -> anyhow::Result<Self> {
         let len = params.last().map_or(0, |param| param.range().end);
-        let mut values = memory.buffer(&format!("{name}: parameters"), len)?;
-        for param in params.iter().filter(|_| !memory.is_dry()) {
-            initialize(&mut values[param.range()], param, start);
-        }
+        let values = fixed_params(memory, name, params, start)?;
         let first = memory.buffer(&format!("{name}: first moment"), len)?;
         let second = memory.buffer(&format!("{name}: second moment"), if start.second_moment { len } else { 0 })?;
         Ok(Self { values, first, second })
@@ -44,7 +41,8 @@ impl DenseParams {
 /// Values of parameters that do not change.
 pub fn fixed_params(memory: &mut Memory, name: &str, params: &[Param], start: &Start) -> anyhow::Result<Buffer> {
     let mut values = memory.buffer(&format!("{name}: parameters"), params.last().map_or(0, |param| param.range().end))?;
-    for param in params.iter().filter(|_| !memory.is_dry()) {
+    // The buffers of a plan stay empty.
+    for param in params.iter().take(if values.is_empty() { 0 } else { params.len() }) {
         initialize(&mut values[param.range()], param, start);
     }
     Ok(values)

@@ -15,20 +15,17 @@ use rayon::prelude::*;
 /// The slots of touched rows, given in the order in which rows are first asked for.
 pub struct Slots {
     /// (rows) slot of each row, or [`UNTOUCHED`].
-    of_row: Vec<u32>,
+    of_row: Buffer<u32>,
     /// Row of each slot.
     touched: Vec<u32>,
 }
 
 impl Slots {
-    /// For a table of `rows`, of which at most `capacity` get a slot; the caller counts the bytes.
-    pub fn new(rows: usize, capacity: usize) -> Self {
-        Self { of_row: vec![UNTOUCHED; rows], touched: Vec::with_capacity(capacity) }
-    }
-
-    /// Bytes of the index.
-    pub fn bytes(rows: usize, capacity: usize) -> u64 {
-        4 * (rows + capacity) as u64
+    /// For a table of `rows`, of which at most `capacity` get a slot.
+    pub fn new(memory: &mut Memory, name: &str, rows: usize, capacity: usize) -> Result<Self> {
+        let mut of_row = memory.buffer_of::<u32>(name, rows)?;
+        of_row.fill(UNTOUCHED);
+        Ok(Self { of_row, touched: memory.vec(name, capacity)? })
     }
 
     /// The row's slot, and whether it is new.
@@ -91,8 +88,7 @@ impl TableCopy {
     /// Room for a copy of `table`.
     pub fn new(memory: &mut Memory, table: &RowTable) -> Result<Self> {
         let (rows, capacity) = (table.rows, table.capacity);
-        memory.reserve("embeddings: row index", Slots::bytes(rows, capacity))?;
-        let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(rows, capacity) };
+        let slots = Slots::new(memory, "embeddings: row index", rows, capacity)?;
         Ok(Self { slots, values: memory.buffer("embeddings: parameters", capacity * table.dim)? })
     }
 }
@@ -105,8 +101,7 @@ impl RowTable {
             (true, true) => 1,
             (true, false) => spec.dim,
         };
-        memory.reserve("embeddings: row index", Slots::bytes(spec.rows, capacity))?;
-        let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(spec.rows, capacity) };
+        let slots = Slots::new(memory, "embeddings: row index", spec.rows, capacity)?;
         Ok(Self {
             rows: spec.rows,
             capacity,

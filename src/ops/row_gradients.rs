@@ -1,6 +1,11 @@
 //! Row-sparse private gradients of an embedding table: built per task, multiplied on the rows two tasks share, and combined
 //! on the union of all tasks' rows. A table row that no task touched costs nothing anywhere.
 
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+pub(super) mod tests;
+
 use anyhow::Result;
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -27,9 +32,10 @@ pub struct RowIndex {
 }
 
 impl RowIndex {
-    fn with_capacity(rows: usize) -> Self {
-        let sources = Vec::with_capacity(rows);
-        Self { rows: Vec::with_capacity(rows), sources, starts: Vec::with_capacity(rows + 1) }
+    /// Room for `capacity` rows.
+    fn new(memory: &mut Memory, name: &str, capacity: usize) -> Result<Self> {
+        let sources = memory.vec(name, capacity)?;
+        Ok(Self { rows: memory.vec(name, capacity)?, sources, starts: memory.vec(name, capacity + 1)? })
     }
 
     /// Of these examples of `bags`, in place of what it was.
@@ -72,8 +78,7 @@ impl RowGradient {
     /// Room for `capacity` rows.
     pub fn new(memory: &mut Memory, name: &str, dim: usize, capacity: usize) -> Result<Self> {
         let values = memory.buffer(name, capacity * dim)?;
-        memory.reserve(&format!("{name}: index"), (capacity * (4 + 8 + 4)) as u64)?;
-        Ok(Self { index: RowIndex::with_capacity(if memory.is_dry() { 0 } else { capacity }), values, dim })
+        Ok(Self { index: RowIndex::new(memory, &format!("{name}: index"), capacity)?, values, dim })
     }
 
     /// Columns of the table.
@@ -364,93 +369,4 @@ fn member_products(sums: &mut [f64], members: &[(u32, u32)], values: &RowValues)
             sums[i as usize * count + j as usize] += f64::from(product);
         }
     }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// Task 0 touches rows 1, 4; task 1 touches rows 4, 9.
-    pub fn two_tasks() -> (Vec<RowGradient>, Union) {
-        let mut memory = Memory::unlimited();
-        let mut gradients: Vec<RowGradient> = (0..2).map(|_| RowGradient::new(&mut memory, "rows", 2, 4).unwrap()).collect();
-        let bags = Bags { offsets: vec![0, 2, 3], rows: vec![1, 4, 4], scales: vec![1.0, 2.0] };
-        gradients[0].backward(&[1.0, 2.0, 3.0, 4.0], &bags, 0..2);
-        let bags = Bags { offsets: vec![0, 2], rows: vec![4, 9], scales: vec![0.5] };
-        gradients[1].backward(&[2.0, -2.0], &bags, 0..1);
-        let mut union = Union::default();
-        union.merge(&[&gradients[0].index.rows, &gradients[1].index.rows]);
-        (gradients, union)
-    }
-
-    #[test]
-    fn backward_adds_the_examples_of_a_row() {
-        let (gradients, _) = two_tasks();
-        assert_eq!(gradients[0].index.rows, [1, 4]);
-        assert_eq!(gradients[0].used(), [1.0, 2.0, 7.0, 10.0]);
-        assert_eq!(gradients[1].used(), [1.0, -1.0, 1.0, -1.0]);
-    }
-
-    #[test]
-    fn a_whole_gradient_gains_the_touched_rows() {
-        let mut gradient = RowGradient::new(&mut Memory::unlimited(), "rows", 2, 3).unwrap();
-        gradient.whole(3).copy_from_slice(&[1.0; 6]);
-        let bags = Bags { offsets: vec![0, 1, 2], rows: vec![2, 2], scales: vec![1.0, 2.0] };
-        gradient.backward_onto_whole(&[1.0, 2.0, 3.0, 4.0], &bags, 0..2);
-        assert_eq!(gradient.index.rows, [0, 1, 2]);
-        assert_eq!(gradient.values[..6], [1.0, 1.0, 1.0, 1.0, 8.0, 11.0]);
-    }
-
-    #[test]
-    fn gram_takes_the_intersection() {
-        let (gradients, union) = two_tasks();
-        assert_eq!(union.rows, [1, 4, 9]);
-        let mut gram = vec![0.0; 4];
-        row_gram(&mut gram, &union, &RowValues { tasks: gradients.iter().map(RowGradient::used).collect(), dim: 2 });
-        assert_eq!(gram, [154.0, -3.0, -3.0, 4.0]);
-    }
-
-    #[test]
-    fn a_covered_union_has_every_row() {
-        let (_, union) = two_tasks();
-        let (_, mut all) = two_tasks();
-        all.cover(11);
-        assert_eq!(all.rows, (0..11).collect::<Vec<u32>>());
-        for (index, &row) in union.rows.iter().enumerate() {
-            assert_eq!(all.members(row as usize), union.members(index));
-        }
-        assert!([0, 2, 3, 5, 10].iter().all(|&row| all.members(row).is_empty()));
-    }
-}
-
-#[cfg(test)]
-mod cases {
-    use std::ops::Range;
-
-    use super::*;
-    use crate::ops::testing::{On, Place, coarse_noise, on_devices};
-
-    /// Tokens of two tasks in bf16; one word is in 50 places.
-    fn gradients_of_words(on: On) {
-        const DIM: usize = 264;
-        let rows = (0..60).map(|token| if token % 6 == 0 { token } else { 7 }).collect();
-        let bags = Bags { offsets: (0..=60).collect(), rows, scales: (0..60).map(|token| 1.0 + token as f32).collect() };
-        let index = |examples: Range<usize>| {
-            let mut index = RowIndex::default();
-            index.fill(&bags, examples);
-            index
-        };
-        let indexes = [index(0..3), index(3..60)];
-        let count: usize = indexes.iter().map(|index| index.rows.len()).sum();
-        on.compare(|place: &mut Place| {
-            let all = place.f32(&vec![9.0; count * DIM], DIM);
-            let first = indexes[0].rows.len();
-            let out = vec![all.rows(0..first), all.rows(first..count)];
-            let dout = place.narrow(&coarse_noise(60 * DIM, 1), DIM);
-            place.run(&RowGradientsBackward { indexes: &indexes, out, dout, scales: &bags.scales });
-            vec![place.found("row gradients", all)]
-        });
-    }
-
-    on_devices! { gradients_of_words }
 }

@@ -96,8 +96,7 @@ impl TaskBuffers {
         let mut rows = Vec::new();
         for &capacity in task_rows {
             let table = network.spec.encoder.table().map_or(0, |table| table.rows);
-            memory.reserve("surgery: buffers' row index", Slots::bytes(table, capacity))?;
-            let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(table, capacity) };
+            let slots = Slots::new(memory, "surgery: buffers' row index", table, capacity)?;
             let dim = network.spec.encoder.inputs();
             rows.push(RowBuffer { dim, slots, values: memory.buffer("surgery: buffers of embedding rows", capacity * dim)? });
         }

@@ -7,13 +7,14 @@
 //! as long as [`Work::nanos`] says, whatever else runs. So times do not depend on the seed, and what two streams do without
 //! waiting for each other overlaps.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::clock::Clock;
 use super::kernels::{self, Kernel};
 use super::machine::{Launch, Moment, ThreadOrder, with_machine};
+use super::streams::{Event, Queued, Stream, Work};
 use crate::machine::driver::{
     Address, Card, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId,
 };
@@ -22,63 +23,6 @@ use crate::random::Random;
 
 /// Memory of the emulated device: enough for tests, and small enough to be run out of.
 const MEMORY: u64 = 4 << 30;
-
-#[derive(Clone, Debug)]
-enum Work {
-    CopyIn { to: Address, from: StagingId, bytes: Range<usize> },
-    CopyOut { to: StagingId, from: Address, bytes: usize },
-    Copy { to: Address, from: Address, bytes: usize },
-    Fill { address: Address, byte: u8, bytes: usize },
-    Launch { kernel: &'static str, grid: [u32; 3], threads: u32, shared: u32, arguments: Vec<u64> },
-    Record(EventId),
-    Wait(EventId),
-}
-
-impl Work {
-    fn staging(&self) -> Option<StagingId> {
-        match self {
-            Self::CopyIn { from, .. } => Some(*from),
-            Self::CopyOut { to, .. } => Some(*to),
-            _ => None,
-        }
-    }
-
-    /// Virtual nanoseconds that it takes: one for each thread of a launch, one for every 16 bytes of a copy, none for an event.
-    fn nanos(&self) -> u64 {
-        match self {
-            Self::CopyIn { bytes, .. } => bytes.len().div_ceil(16) as u64,
-            Self::CopyOut { bytes, .. } | Self::Copy { bytes, .. } | Self::Fill { bytes, .. } => bytes.div_ceil(16) as u64,
-            Self::Launch { grid, threads, .. } => grid.iter().chain([threads]).map(|&size| u64::from(size)).product(),
-            Self::Record(_) | Self::Wait(_) => 0,
-        }
-    }
-}
-
-/// An operation in its stream's queue.
-struct Queued {
-    work: Work,
-    moment: Moment,
-}
-
-#[derive(Default)]
-struct Stream {
-    queue: VecDeque<Queued>,
-    /// Operations given to it so far.
-    given: u32,
-    /// Operations done.
-    done: u32,
-    /// What its next operation is known to follow.
-    clock: Clock,
-}
-
-#[derive(Default)]
-struct Event {
-    timed: bool,
-    /// It was recorded last in a capture, and is no timer: a card knows nothing of it then.
-    captured: bool,
-    /// The clock of its stream when it was recorded last, if it was.
-    recorded: Option<Clock>,
-}
 
 pub struct Emulated {
     random: Random,

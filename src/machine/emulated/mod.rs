@@ -7,12 +7,11 @@
 //!
 //! What it does not show: the hardware's layout of tensor-core fragments (only how we read it), memory ordering within a warp
 //! beyond __syncwarp, registers, occupancy, speed (its time is a virtual one), and bits that depend on the card's rounding of exp, division or fused
-//! operations. A static shared array has no red zone of its own, a copied cell remembers one access of each kind per four
-//! bytes, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
+//! operations. A static shared array has no red zone of its own, a cell of four bytes remembers one write, and one read of each half, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
 //! was captured on. It runs on x86-64 Linux.
 //!
 //! [`machine`] runs a launch, [`fiber`] switches threads, [`check`] and [`shadow`] judge accesses, [`memory`] owns what is
-//! allocated, [`callbacks`] is what kernels call, [`device`] makes a driver of it, whose order and time [`clock`] keeps.
+//! allocated, [`callbacks`] is what kernels call, [`device`] makes a driver of it, whose queues are [`streams`] and whose order and time [`clock`] keeps.
 
 mod callbacks;
 mod check;
@@ -23,6 +22,7 @@ mod kernels;
 mod machine;
 mod memory;
 mod shadow;
+mod streams;
 
 pub use device::Emulated;
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::*;
 use crate::machine::tensor::DType;
+use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::Segment;
 use crate::ops::testing::{Found, On, Place, coarse_noise, noise, on_devices};
 use crate::ops::token_dropout::TokenKey;

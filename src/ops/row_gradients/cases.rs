@@ -1,0 +1,30 @@
+//! Gradients of embedding rows on devices against the host.
+
+use std::ops::Range;
+
+use super::*;
+use crate::ops::testing::{On, Place, coarse_noise, on_devices};
+
+/// Tokens of two tasks in bf16; one word is in 50 places.
+fn gradients_of_words(on: On) {
+    const DIM: usize = 264;
+    let rows = (0..60).map(|token| if token % 6 == 0 { token } else { 7 }).collect();
+    let bags = Bags { offsets: (0..=60).collect(), rows, scales: (0..60).map(|token| 1.0 + token as f32).collect() };
+    let index = |examples: Range<usize>| {
+        let mut index = RowIndex::default();
+        index.fill(&bags, examples);
+        index
+    };
+    let indexes = [index(0..3), index(3..60)];
+    let count: usize = indexes.iter().map(|index| index.rows.len()).sum();
+    on.compare(|place: &mut Place| {
+        let all = place.f32(&vec![9.0; count * DIM], DIM);
+        let first = indexes[0].rows.len();
+        let out = vec![all.rows(0..first), all.rows(first..count)];
+        let dout = place.narrow(&coarse_noise(60 * DIM, 1), DIM);
+        place.run(&RowGradientsBackward { indexes: &indexes, out, dout, scales: &bags.scales });
+        vec![place.found("row gradients", all)]
+    });
+}
+
+on_devices! { gradients_of_words }
