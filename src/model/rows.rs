@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn table(init: f64) -> RowTable {
-        let spec = TableSpec { rows: 1 << 19, dim: 4, init, trained: true };
+        let spec = TableSpec { rows: 1 << 19, dim: 4, init, trained: true, dense_steps: false };
         let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 1 << 19 };
         RowTable::new(&mut Memory::unlimited(), spec, &start).unwrap()
     }

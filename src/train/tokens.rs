@@ -50,11 +50,11 @@ pub fn masked_of(split: &Split, example: usize) -> usize {
 }
 
 /// The words at an example's masked places.
-pub fn masked_words(split: &Split, spec: &TransformerSpec, key: &RowKey, masking: Masking) -> Vec<u32> {
+pub fn masked_words(split: &Split, key: &RowKey, masking: Masking) -> Vec<u32> {
     let Inputs::Tokens(store) = &split.inputs else { return Vec::new() };
-    let sequence = sequence(store, key.example as usize, spec);
-    let own = sequence.own_places();
-    masking.places(own.len(), key).into_iter().map(|place| sequence.ids[own[place]]).collect()
+    let mut words = Vec::with_capacity(store.token_count(key.example as usize));
+    store.read(key.example as usize, &mut words);
+    masking.places(words.len(), key).into_iter().map(|place| words[place]).collect()
 }
 
 /// Hides the words at an example's masked places; returns the places in the sequence.
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(batch.tokens.masked.len(), 2);
         let plain = [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2];
         for (example, &place) in batch.tokens.masked.iter().enumerate() {
-            let word = masked_words(&split, &spec, &batch.keys[example], EVALUATION);
+            let word = masked_words(&split, &batch.keys[example], EVALUATION);
             assert_eq!(word, [plain[place as usize]]);
             assert!(word[0] >= 10, "special tokens are never masked");
         }

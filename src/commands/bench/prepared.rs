@@ -137,7 +137,7 @@ impl Prepared {
             tasks.map(|task| Share { task, examples: examples.clone().collect(), micro_batch: size }).collect();
         let purpose = Purpose { seed: SEED, round: number as u64, batches: self.trainer.batches() };
         let fuse = fuse(&self.config, self.corpus.tasks.len());
-        training_batch(&self.corpus, &self.plan.spec.encoder, fuse, &shares, purpose).0
+        training_batch(&self.corpus, &*self.plan.spec.encoder, fuse, &shares, purpose).0
     }
 
     /// A round of a batch of `tasks`.
@@ -151,7 +151,7 @@ impl Prepared {
         let (model, limits) = (&self.trainer.model, &self.plan.limits);
         let keep = Keep { stored: false, batches: 1, storage: Storage::F32 };
         let mut memory = Memory::unlimited();
-        let scratch = Scratch::new(&mut memory, &model.network.spec.encoder, limits)?;
+        let scratch = Scratch::new(&mut memory, &*model.network.spec.encoder, limits)?;
         let gradients = Gradients::new(&mut memory, &model.network, keep, limits)?;
         Ok(Passes { model, batches, scratch, gradients })
     }

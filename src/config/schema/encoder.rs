@@ -73,6 +73,29 @@ choices! {
     pub enum EncoderKind { Linear = "linear", Bag = "bag", Transformer = "transformer" }
 }
 
+impl EncoderKind {
+    pub fn reads_text(self) -> bool {
+        TEXT.contains(&self.name())
+    }
+
+    /// As messages call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Linear => "linear encoder",
+            Self::Bag => "bag encoder",
+            Self::Transformer => "transformer",
+        }
+    }
+}
+
+impl Encoder {
+    /// Tokens kept of an example of so many texts: special ones stand before and after each in what a transformer reads.
+    pub fn tokens_kept(&self, texts: usize) -> usize {
+        let positions = if self.kind == EncoderKind::Transformer { self.positions } else { usize::MAX };
+        self.max_len.min(positions.saturating_sub(1 + texts))
+    }
+}
+
 impl FieldType for Activation {
     fn kind() -> Kind {
         Kind::one_of(["none", "relu", "gelu", "tanh"])

@@ -1,27 +1,29 @@
-//! `linear` and `bag`: one layer over dense features, or over the sum of embedding rows of a text's n-grams.
+//! One dense layer with the heads above it: all of `linear` and `bag` but what they read.
 
-use super::activations::Activations;
-use super::{Gradients, Group, Table, head};
+use anyhow::Result;
+
+use super::activations::{Activations, Allocator};
+use super::{Gradients, Group, head};
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
-use crate::model::network::{Network, Part};
+use crate::model::network::{Limits, Network, Part};
+use crate::model::spec::{Init, Param, push_linear};
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::dropout::{Dropout, Randomness};
-use crate::ops::embedding_bag::EmbeddingBagForward;
 use crate::ops::gather::Copy;
 use crate::ops::heads::{Head, HeadsBackward, HeadsForward};
 use crate::ops::linear::{LinearForward, LinearInputBackward, LinearWeightBackward};
 
-/// (hidden x inputs), and (hidden) f32
-fn layer(network: &Network, group: &Group) -> (Tensor, Tensor) {
-    let encoder = &network.spec.encoder;
-    let [weight, bias] = [&network.table.shared[0], &network.table.shared[1]];
-    let shared = &group.weights.shared;
-    (shared.matrix(weight.offset, encoder.hidden, encoder.inputs()), shared.wide.range(bias.range()))
+pub struct Dense {
+    pub hidden: usize,
+    pub activation: Activation,
+    /// Adds the layer's input to the first columns of its output.
+    pub residual: bool,
+    pub dropout: f64,
 }
 
 /// (rows x inputs)
-fn input(group: &Group) -> Tensor {
+pub fn input(group: &Group) -> Tensor {
     if group.at.input.is_none() { group.features } else { of(group, group.at.input) }
 }
 
@@ -39,55 +41,70 @@ fn heads(network: &Network, group: &Group, gradients: Option<&Gradients>) -> Vec
     group.parts.iter().enumerate().map(own).collect()
 }
 
-fn dropout<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, x: Tensor, random: Option<Randomness>) {
-    let probability = network.spec.encoder.dropout;
-    if let Some(random) = random.filter(|_| probability > 0.0) {
-        tape.push(Dropout { x, keys: &group.batch.keys[group.rows.clone()], probability, random });
+impl Dense {
+    /// Those of a layer over `inputs` columns, all of them trained.
+    pub fn params(&self, inputs: usize) -> [Vec<Param>; 2] {
+        let (mut params, name, bound) = (Vec::new(), "encoder.dense", 1.0 / (inputs as f64).sqrt());
+        push_linear(&mut params, name, name, [self.hidden, inputs], Init::Uniform(bound));
+        [params, Vec::new()]
     }
-}
 
-/// Encoder and heads; dropout with `random`.
-pub fn forward<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
-    let encoder = &network.spec.encoder;
-    let (at, x) = (group.at, input(group));
-    if let (Some(_), Some(Table { slots, values, init })) = (encoder.bag(), group.table) {
-        let (bags, examples) = (&group.batch.bags, group.rows.clone());
-        tape.push(EmbeddingBagForward { out: x, bags, examples, slots, values, init });
+    pub fn activations(&self, room: &mut dyn Allocator, limits: &Limits) -> Result<Activations> {
+        let pre = if self.activation == Activation::None { 0 } else { limits.group_rows };
+        let pre = room.activation("pre-activations", pre, self.hidden)?;
+        Ok(Activations { pre, ..Activations::new(room, self.hidden, limits.group_rows, limits)? })
     }
-    let (hidden, (weight, bias)) = (of(group, at.hidden), layer(network, group));
-    tape.push(LinearForward {
-        out: hidden,
-        pre: of(group, at.pre),
-        x,
-        weight,
-        bias,
-        activation: encoder.activation,
-        residual: if encoder.residual { x } else { Tensor::NONE },
-    });
-    dropout(tape, network, group, hidden, random);
-    tape.push(HeadsForward { logits: at.logits, hidden, heads: heads(network, group, None) });
-}
 
-/// Gradients after [`forward`] and the losses.
-pub fn backward<'a>(tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, gradients: Gradients, random: Randomness) {
-    let encoder = &network.spec.encoder;
-    let (&Activations { hidden, dhidden, dlogits, pre, shortcut, .. }, x) = (group.at, input(group));
-    let [hidden, dhidden, pre, shortcut] = [hidden, dhidden, pre, shortcut].map(|own| of(group, own));
-    let heads = heads(network, group, Some(&gradients));
-    tape.push(HeadsBackward { dhidden, dlogits, hidden, heads });
-    dropout(tape, network, group, dhidden, Some(random));
-    if !shortcut.is_none() {
-        // The shortcut passes dhidden on as it is here; the layer's branch changes it in place below.
-        tape.push(Copy { out: shortcut, x: dhidden });
+    /// (hidden x inputs), and (hidden) f32
+    fn weights(&self, network: &Network, group: &Group) -> (Tensor, Tensor) {
+        let [weight, bias] = [&network.table.shared[0], &network.table.shared[1]];
+        let shared = &group.weights.shared;
+        (shared.matrix(weight.offset, self.hidden, weight.shape[1]), shared.wide.range(bias.range()))
     }
-    if encoder.activation != Activation::None {
-        tape.push(ActivationBackward { dout: dhidden, pre, activation: encoder.activation });
+
+    fn dropout<'a>(&self, tape: &mut Tape<'a>, group: &Group<'a>, x: Tensor, random: Option<Randomness>) {
+        if let Some(random) = random.filter(|_| self.dropout > 0.0) {
+            tape.push(Dropout { x, keys: &group.batch.keys[group.rows.clone()], probability: self.dropout, random });
+        }
     }
-    let Gradients { jacobian, dinput, .. } = gradients;
-    let (columns, partials) = (0..network.table.shared_len(), Tensor::NONE);
-    tape.push(LinearWeightBackward { dout: dhidden, x, jacobian, columns, partials });
-    if !dinput.is_none() {
-        let (weight, _) = layer(network, group);
-        tape.push(LinearInputBackward { residual: shortcut, ..LinearInputBackward::new(dinput, dhidden, weight) });
+
+    /// As [`Encoder::forward`](super::Encoder::forward), from the layer's input on.
+    pub fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
+        let (at, x) = (group.at, input(group));
+        let (hidden, (weight, bias)) = (of(group, at.hidden), self.weights(network, group));
+        tape.push(LinearForward {
+            out: hidden,
+            pre: of(group, at.pre),
+            x,
+            weight,
+            bias,
+            activation: self.activation,
+            residual: if self.residual { x } else { Tensor::NONE },
+        });
+        self.dropout(tape, group, hidden, random);
+        tape.push(HeadsForward { logits: at.logits, hidden, heads: heads(network, group, None) });
+    }
+
+    /// Gradients after [`Dense::forward`] and the losses.
+    pub fn backward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, to: Gradients, random: Randomness) {
+        let (&Activations { hidden, dhidden, dlogits, pre, shortcut, .. }, x) = (group.at, input(group));
+        let [hidden, dhidden, pre, shortcut] = [hidden, dhidden, pre, shortcut].map(|own| of(group, own));
+        let heads = heads(network, group, Some(&to));
+        tape.push(HeadsBackward { dhidden, dlogits, hidden, heads });
+        self.dropout(tape, group, dhidden, Some(random));
+        if !shortcut.is_none() {
+            // The shortcut passes dhidden on as it is here; the layer's branch changes it in place below.
+            tape.push(Copy { out: shortcut, x: dhidden });
+        }
+        if self.activation != Activation::None {
+            tape.push(ActivationBackward { dout: dhidden, pre, activation: self.activation });
+        }
+        let Gradients { jacobian, dinput, .. } = to;
+        let (columns, partials) = (0..network.table.shared_len(), Tensor::NONE);
+        tape.push(LinearWeightBackward { dout: dhidden, x, jacobian, columns, partials });
+        if !dinput.is_none() {
+            let (weight, _) = self.weights(network, group);
+            tape.push(LinearInputBackward { residual: shortcut, ..LinearInputBackward::new(dinput, dhidden, weight) });
+        }
     }
 }

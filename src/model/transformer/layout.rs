@@ -130,7 +130,7 @@ impl Layout {
 }
 
 /// The dense parameters: trained ones (the columns of J), then frozen ones. The word table is kept by row beside them.
-pub fn params(spec: &TransformerSpec, hidden: usize) -> (Vec<Param>, Vec<Param>) {
+pub fn params(spec: &TransformerSpec, hidden: usize) -> [Vec<Param>; 2] {
     let mut lists = [List::default(), List::default()];
     let normal = Init::Normal(spec.init);
     let embeddings = &mut lists[usize::from(spec.frozen > 0)];
@@ -143,8 +143,7 @@ pub fn params(spec: &TransformerSpec, hidden: usize) -> (Vec<Param>, Vec<Param>)
     if spec.pooling == Pooling::Pooler {
         lists[0].linear("pooler", "pooler.dense", [hidden, hidden], normal);
     }
-    let [trained, frozen] = lists;
-    (trained.params, frozen.params)
+    lists.map(|list| list.params)
 }
 
 #[derive(Default)]
@@ -218,7 +217,7 @@ mod tests {
         for frozen in 0..=3 {
             let (spec, h) = (spec(frozen), 8);
             let layout = Layout::new(&spec, h);
-            let (trained, held) = params(&spec, h);
+            let [trained, held] = params(&spec, h);
             let list = |frozen: bool| if frozen { &held } else { &trained };
             let starts = |frozen: bool, at: usize, name: &str| {
                 let param = list(frozen).iter().find(|param| param.offset == at).map(|param| param.name.as_str());

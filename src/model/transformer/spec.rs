@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Shape and behaviour of the encoder; its width and dropout are the [`crate::model::spec::EncoderSpec`]'s.
+/// Shape and behaviour of the encoder; its width and dropout are the [`super::Transformer`]'s.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TransformerSpec {
     /// Rows of the word table.

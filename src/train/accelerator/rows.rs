@@ -53,10 +53,7 @@ impl TableOnDevice {
         let init = RowInit { seed: start.seed, deviation: init };
         let (mut dinput, mut gradients) = (Tensor::NONE, 0);
         if trained {
-            let (rows, dtype) = match network.spec.encoder.transformer() {
-                Some(_) => (limits.tokens.round_tokens, DType::Bf16),
-                None => (limits.round_rows, DType::F32),
-            };
+            let (rows, dtype) = network.spec.encoder.input_gradient(limits);
             let bytes = dtype.bytes() * rows * pitch(dim);
             dinput = Tensor::padded(device.allocate("gradient of the encoder's input", bytes.max(1))?, rows, dim, dtype);
             gradients = device.allocate("jacobian: embedding rows", (4 * gradient_rows(batches, limits) * dim).max(1))?;
@@ -96,8 +93,7 @@ impl TableOnDevice {
 
 /// Most rows of the table that a step moves.
 fn union_rows(network: &Network, batches: usize, limits: &Limits) -> usize {
-    let whole = network.spec.encoder.table().filter(|_| network.spec.steps_whole_table());
-    whole.map_or_else(|| gradient_rows(batches, limits), |table| table.rows)
+    network.spec.table_stepped_whole().map_or_else(|| gradient_rows(batches, limits), |table| table.rows)
 }
 
 fn gradient_rows(batches: usize, limits: &Limits) -> usize {
@@ -123,7 +119,7 @@ impl Touched {
         self.indexes.resize_with(rows, RowIndex::default);
         for (row, index) in self.indexes.iter_mut().enumerate() {
             let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
-            index.fill(&batch.bags, parts.flat_map(|part| network.input_rows(batch, std::slice::from_ref(part))));
+            index.fill(&batch.bags, parts.flat_map(|part| batch.input_rows(std::slice::from_ref(part))));
         }
         self.unite(network, 0..rows);
     }
@@ -132,7 +128,7 @@ impl Touched {
     pub fn unite(&mut self, network: &Network, rows: Range<usize>) {
         let own: Vec<&[u32]> = self.indexes[rows.clone()].iter().map(|index| &index.rows[..]).collect();
         self.union.merge(&own);
-        if let Some(table) = network.spec.encoder.table().filter(|_| network.spec.steps_whole_table()) {
+        if let Some(table) = network.spec.table_stepped_whole() {
             self.union.cover(table.rows);
         }
         self.united = rows;
