@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::model::encoders::Encoder;
 use crate::model::transformer::mlm_params;
+pub use crate::ops::heads::HeadKind;
 
 /// The embedding table, kept by row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,16 +17,6 @@ pub struct TableSpec {
     pub trained: bool,
     /// Every row takes part in every step of a trained table, not only those a round touched.
     pub dense_steps: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeadKind {
-    Classification,
-    Regression,
-    Multilabel,
-    /// Masked language modelling: the words at masked places, out of the whole vocabulary.
-    Mlm,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -3,18 +3,9 @@
 
 use std::ops::Range;
 
+pub use super::methods::Granularity;
 use super::methods::Needs;
 use crate::model::network::Network;
-
-/// The part of the encoder that is solved at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Granularity {
-    Model,
-    /// Each block of the parameter table.
-    Layer,
-    /// Each parameter.
-    Tensor,
-}
 
 /// The encoder's parameters, cut into named parts.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,7 +11,7 @@ use crate::model::encoders::Encoder;
 use crate::model::encoders::bag::Bag;
 use crate::model::encoders::dense::Dense;
 use crate::model::encoders::linear::Linear;
-use crate::model::transformer::{Pooling, Transformer, TransformerSpec};
+use crate::model::transformer::{Transformer, TransformerSpec};
 
 /// The encoder over texts of this tokenizer, or over so many dense features.
 pub fn encoder(
@@ -19,11 +19,22 @@ pub fn encoder(
     tokenizer: Option<&Tokenizer>,
     features: impl FnOnce() -> Result<usize>,
 ) -> Result<Arc<dyn Encoder>> {
-    let &schema::Encoder { kind, hidden, activation, residual, dropout, .. } = &config.encoder;
+    let keys = &config.encoder;
+    let &schema::Encoder { hidden, activation, residual, dropout, buckets, .. } = keys;
     let dense = Dense { hidden, activation, residual, dropout };
-    let encoder: Arc<dyn Encoder> = match kind {
+    let vocabulary = tokenizer.and_then(Tokenizer::vocab_size);
+    let encoder: Arc<dyn Encoder> = match keys.kind {
         EncoderKind::Linear => Arc::new(Linear { columns: features()?, dense }),
-        EncoderKind::Bag => Arc::new(bag(config, tokenizer, dense)),
+        EncoderKind::Bag => Arc::new(Bag {
+            rows: vocabulary.unwrap_or(0) + buckets,
+            dim: if keys.embedding_dim == 0 { hidden } else { keys.embedding_dim },
+            init: keys.embedding_init,
+            word_dropout: keys.word_dropout,
+            vocabulary,
+            buckets,
+            ngrams: keys.ngrams,
+            dense,
+        }),
         EncoderKind::Transformer => Arc::new(transformer(config, tokenizer)?),
     };
     ensure!(
@@ -32,21 +43,6 @@ pub fn encoder(
         encoder.inputs()
     );
     Ok(encoder)
-}
-
-fn bag(config: &Config, tokenizer: Option<&Tokenizer>, dense: Dense) -> Bag {
-    let encoder = &config.encoder;
-    let vocabulary = tokenizer.and_then(Tokenizer::vocab_size);
-    Bag {
-        rows: vocabulary.unwrap_or(0) + encoder.buckets,
-        dim: if encoder.embedding_dim == 0 { encoder.hidden } else { encoder.embedding_dim },
-        init: encoder.embedding_init,
-        word_dropout: encoder.word_dropout,
-        vocabulary,
-        buckets: encoder.buckets,
-        ngrams: encoder.ngrams,
-        dense,
-    }
 }
 
 /// The transformer that a configuration and its tokenizer ask for.
@@ -75,11 +71,7 @@ pub fn transformer(config: &Config, tokenizer: Option<&Tokenizer>) -> Result<Tra
         norm_eps: encoder.norm_eps,
         init: encoder.init,
         attention_dropout: encoder.attention_dropout,
-        pooling: match encoder.pooling {
-            schema::Pooling::Cls => Pooling::Cls,
-            schema::Pooling::Mean => Pooling::Mean,
-            schema::Pooling::Pooler => Pooling::Pooler,
-        },
+        pooling: encoder.pooling,
         recompute: encoder.recompute,
         frozen: config::frozen_blocks(&encoder.freeze, Some(encoder.layers))
             .map_err(|fault| anyhow!("encoder.freeze {fault}"))?,

@@ -6,12 +6,11 @@ use crate::config;
 use crate::config::schema::{self, Config, EveryNamed};
 use crate::data::Corpus;
 use crate::machine::memory::{Memory, check_machine, human_bytes};
-use crate::model::jacobian::Storage;
 use crate::model::network::{Limits, Network, Scratch};
-use crate::model::spec::{HeadKind, HeadSpec, ModelSpec, ParamTable};
+use crate::model::spec::{HeadSpec, ModelSpec, ParamTable};
 use crate::model::{Model, Start};
 use crate::surgery::balance;
-use crate::surgery::blocks::{Blocks, Granularity};
+use crate::surgery::blocks::Blocks;
 use crate::surgery::methods::{Needs, registry};
 use crate::train::encoder::encoder;
 use crate::train::pretrained::NO_MASK;
@@ -233,20 +232,12 @@ pub fn interval(every: &schema::Every, rounds_per_epoch: u64) -> Option<u64> {
 }
 
 fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
-    let granularity = match config.surgery.granularity {
-        schema::Granularity::Model => Granularity::Model,
-        schema::Granularity::Layer => Granularity::Layer,
-        schema::Granularity::Tensor => Granularity::Tensor,
-    };
     RoundOptions {
         seed: config.run.seed,
         clip: Clip { norm: config.clip.norm, scope: config.clip.scope },
         scale: config.surgery.scale,
-        granularity,
-        storage: match config.surgery.storage {
-            schema::Storage::F32 => Storage::F32,
-            schema::Storage::Bf16 => Storage::Bf16,
-        },
+        granularity: config.surgery.granularity,
+        storage: config.surgery.storage,
         weighted_heads: config.surgery.heads == schema::HeadGradients::Weighted,
         conflict_every: config.observe.conflict_every,
         rounds_per_epoch,
@@ -258,11 +249,8 @@ fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
 }
 
 pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
-    let heads = corpus.tasks.iter().map(|task| HeadSpec {
-        task: task.name.clone(),
-        kind: head_kind(task.settings.head),
-        outputs: task.outputs,
-    });
+    let heads =
+        corpus.tasks.iter().map(|task| HeadSpec { task: task.name.clone(), kind: task.settings.head, outputs: task.outputs });
     let features = || corpus.feature_dim.context("encoder.kind = \"linear\" needs tasks with dense features");
     let encoder = encoder(config, corpus.tokenizer.as_deref(), features)?;
     let spec = ModelSpec { encoder, heads: heads.collect() };
@@ -270,13 +258,4 @@ pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
         ensure!(transformer.spec.mask.is_some(), "tasks.{}.head: {NO_MASK}", head.task);
     }
     Ok(spec)
-}
-
-pub fn head_kind(kind: schema::HeadKind) -> HeadKind {
-    match kind {
-        schema::HeadKind::Classification => HeadKind::Classification,
-        schema::HeadKind::Regression => HeadKind::Regression,
-        schema::HeadKind::Multilabel => HeadKind::Multilabel,
-        schema::HeadKind::Mlm => HeadKind::Mlm,
-    }
 }

@@ -1,7 +1,8 @@
 //! What a device other than the CPU does not compute yet.
 
-use super::super::schema::{HeadKind, Storage};
+use super::super::schema::HeadKind;
 use super::{Checker, task_key};
+use crate::ops::storage::Storage;
 use crate::surgery::methods::registry;
 
 pub fn check(checker: &mut Checker) {

@@ -95,7 +95,7 @@ fn sources(checker: &mut Checker) {
     }
     if config.encoder.kind.reads_text() {
         let help = "set encoder.kind = \"linear\"";
-        let message = format!("makes dense features, which the {} does not read", config.encoder.kind.title());
+        let message = format!("makes dense features, which the {} encoder does not read", config.encoder.kind.name());
         checker.error(&["synthetic", "encoder.kind"], message, help);
     }
 }

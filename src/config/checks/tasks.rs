@@ -7,6 +7,7 @@ use super::super::suggest::nearest;
 use super::super::synthetic;
 use super::super::tree::{Node, Value};
 use super::{Checker, task_key};
+use crate::choices::Choice;
 
 pub fn check(checker: &mut Checker) {
     let config = checker.config;
@@ -148,11 +149,15 @@ fn inputs(checker: &mut Checker, key: &str, task: &Task) {
             checker.error(&[&features, &text], "`text` is set as well: a task has one kind of input", "remove one of the two");
         }
         (false, true) if !kind.reads_text() => {
-            checker.error(&keys, format!("the {} reads `features`, not text", kind.title()), "set encoder.kind = \"bag\"");
+            checker.error(&keys, format!("the {} encoder reads `features`, not text", kind.name()), "set encoder.kind = \"bag\"");
         }
         (true, false) if kind.reads_text() => {
             let keys = [features.as_str(), text.as_str(), "encoder.kind"];
-            checker.error(&keys, format!("the {} reads `text`, not features", kind.title()), "set encoder.kind = \"linear\"");
+            checker.error(
+                &keys,
+                format!("the {} encoder reads `text`, not features", kind.name()),
+                "set encoder.kind = \"linear\"",
+            );
         }
         (true, true) => missing(checker, key, &keys, if kind.reads_text() { "text" } else { "features" }),
         _ => {}

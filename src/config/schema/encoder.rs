@@ -1,9 +1,11 @@
 //! The encoder.
 
 use super::{BAG, ONE_LAYER, TEXT, TRANSFORMER, WIDTH};
+use crate::choices::choices;
 use crate::config::keys::{Bounds, Kind, PathFrom};
-use crate::config::table::{FieldType, choices, table};
+use crate::config::table::table;
 use crate::ops::activation::Activation;
+use crate::ops::pooling::Pooling;
 
 table! {
     /// The trunk all tasks share.
@@ -77,15 +79,6 @@ impl EncoderKind {
     pub fn reads_text(self) -> bool {
         TEXT.contains(&self.name())
     }
-
-    /// As messages call it.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Linear => "linear encoder",
-            Self::Bag => "bag encoder",
-            Self::Transformer => "transformer",
-        }
-    }
 }
 
 impl Encoder {
@@ -94,14 +87,4 @@ impl Encoder {
         let positions = if self.kind == EncoderKind::Transformer { self.positions } else { usize::MAX };
         self.max_len.min(positions.saturating_sub(1 + texts))
     }
-}
-
-impl FieldType for Activation {
-    fn kind() -> Kind {
-        Kind::one_of(["none", "relu", "gelu", "tanh"])
-    }
-}
-
-choices! {
-    pub enum Pooling { Cls = "cls", Mean = "mean", Pooler = "pooler" }
 }

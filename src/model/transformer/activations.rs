@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::mlm::MlmActivations;
-use super::spec::{Pooling, TransformerSpec};
+use super::{Pooling, TransformerSpec};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::activations::Allocator;
 use crate::model::network::Limits;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::spec::{Pooling, TransformerSpec};
+use super::{Pooling, TransformerSpec};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::{Values, Weights};
 use crate::model::spec::{Init, Param};
@@ -191,31 +191,10 @@ impl List {
 mod tests {
     use super::*;
 
-    fn spec(frozen: usize) -> TransformerSpec {
-        TransformerSpec {
-            vocabulary: 11,
-            cls: 0,
-            sep: 1,
-            mask: None,
-            layers: 2,
-            heads: 2,
-            intermediate: 12,
-            positions: 5,
-            types: 2,
-            norm_eps: 1e-12,
-            init: 0.02,
-            attention_dropout: 0.0,
-            pooling: Pooling::Pooler,
-            recompute: false,
-            frozen,
-            dense_steps: false,
-        }
-    }
-
     #[test]
     fn pieces_and_parameters_agree() {
         for frozen in 0..=3 {
-            let (spec, h) = (spec(frozen), 8);
+            let (spec, h) = (TransformerSpec { pooling: Pooling::Pooler, frozen, ..TransformerSpec::small() }, 8);
             let layout = Layout::new(&spec, h);
             let [trained, held] = params(&spec, h);
             let list = |frozen: bool| if frozen { &held } else { &trained };

@@ -13,12 +13,13 @@ mod mlm;
 mod prefix;
 pub mod spec;
 
+pub use crate::ops::pooling::Pooling;
 pub use activations::{Activations, TokenLimits};
 pub use group::{TokenBatch, TokenGroup};
 pub use layout::Place;
 pub use mlm::mlm_params;
 pub use prefix::PrefixStates;
-pub use spec::{Pooling, TransformerSpec};
+pub use spec::TransformerSpec;
 
 use layout::Layout;
 
