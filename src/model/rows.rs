@@ -100,23 +100,19 @@ impl TableCopy {
 impl RowTable {
     pub fn new(memory: &mut Memory, spec: TableSpec, start: &Start) -> Result<Self> {
         let capacity = start.row_capacity;
-        let second_dim = match (start.second_moment && spec.trained, start.row_moment) {
-            (false, _) => 0,
-            (true, true) => 1,
-            (true, false) => spec.dim,
-        };
+        let (first_dim, second_dim) = (if spec.trained { spec.dim } else { 0 }, start.second_dim(&spec));
         memory.reserve("embeddings: row index", Slots::bytes(spec.rows, capacity))?;
         let slots = if memory.is_dry() { Slots::new(0, 0) } else { Slots::new(spec.rows, capacity) };
         Ok(Self {
             rows: spec.rows,
             capacity,
             dim: spec.dim,
-            first_dim: if spec.trained { spec.dim } else { 0 },
+            first_dim,
             second_dim,
             init: RowInit { seed: start.seed, deviation: spec.init },
             slots,
             values: memory.buffer("embeddings: parameters", capacity * spec.dim)?,
-            first: memory.buffer("embeddings: first moment", capacity * if spec.trained { spec.dim } else { 0 })?,
+            first: memory.buffer("embeddings: first moment", capacity * first_dim)?,
             second: memory.buffer("embeddings: second moment", capacity * second_dim)?,
         })
     }

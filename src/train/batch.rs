@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use crate::data::{Corpus, Inputs, Split, Targets as DataTargets};
-use crate::model::encoders::bag::Bag;
 use crate::model::encoders::{Encoder, Input};
 use crate::model::network::{Batch, Part, Targets};
 use crate::ops::dropout::{Randomness, RowKey};
@@ -174,8 +173,11 @@ impl Packing {
                 });
             }
             Input::Bags(spec) => {
-                let bags: Vec<Vec<u32>> =
-                    batch.keys.par_iter().map(|key| full_bag(split(key.task as usize), key, spec)).collect();
+                let all = |key: &RowKey| match &split(key.task as usize).inputs {
+                    Inputs::Tokens(store) => example_bag(store, key.example as usize, spec),
+                    Inputs::Features(_) => Vec::new(),
+                };
+                let bags: Vec<Vec<u32>> = batch.keys.par_iter().map(all).collect();
                 let dropout = random.filter(|_| spec.word_dropout > 0.0).map(|random| (random, spec.word_dropout));
                 batch.bags.clear();
                 for (rows, key) in bags.iter().zip(&batch.keys) {
@@ -185,13 +187,6 @@ impl Packing {
             Input::Tokens(spec) => tokens::pack(batch, spec, split, masking),
         }
         self.batch
-    }
-}
-
-fn full_bag(split: &Split, key: &RowKey, spec: &Bag) -> Vec<u32> {
-    match &split.inputs {
-        Inputs::Tokens(store) => example_bag(store, key.example as usize, spec),
-        Inputs::Features(_) => Vec::new(),
     }
 }
 

@@ -33,13 +33,8 @@ impl TableOnDevice {
         limits: &Limits,
         start: &Start,
     ) -> Result<Self, DeviceError> {
-        let TableSpec { dim, init, trained, .. } = network.spec.encoder.table().expect("an encoder with a table");
-        let slots = start.row_capacity;
-        let second_dim = match (start.second_moment && trained, start.row_moment) {
-            (false, _) => 0,
-            (true, true) => 1,
-            (true, false) => dim,
-        };
+        let table = network.spec.encoder.table().expect("an encoder with a table");
+        let (TableSpec { dim, init, trained, .. }, slots) = (table, start.row_capacity);
         let mut buffer = |name: &str, values: usize| device.allocate(name, 4 * values.max(1));
         let mut moments = |name: &str, dim: usize| {
             let at = if dim > 0 { buffer(name, slots * dim)? } else { return Ok(Tensor::NONE) };
@@ -48,7 +43,7 @@ impl TableOnDevice {
         let state = TableState {
             values: moments("embeddings: parameters", dim)?,
             first: moments("embeddings: first moment", if trained { dim } else { 0 })?,
-            second: moments("embeddings: second moment", second_dim)?,
+            second: moments("embeddings: second moment", start.second_dim(&table))?,
         };
         let init = RowInit { seed: start.seed, deviation: init };
         let (mut dinput, mut gradients) = (Tensor::NONE, 0);
