@@ -17,7 +17,6 @@ use taskloom::machine::planned::Planned;
 use taskloom::model::Start;
 use taskloom::model::encoders::Encoder;
 use taskloom::model::encoders::bag::Bag;
-use taskloom::model::encoders::dense::Dense;
 use taskloom::model::encoders::linear::Linear;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
 use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
@@ -94,12 +93,12 @@ struct Setup {
 fn setup(case: Case) -> Setup {
     let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs };
     let Case { activation, residual, dropout, bag, init, .. } = case;
-    let dense = Dense { hidden: HIDDEN, activation, residual, dropout };
+    let layer = Linear { columns: INPUTS, hidden: HIDDEN, activation, residual, dropout };
     let encoder: Arc<dyn Encoder> = if bag {
-        let (rows, dim) = (TABLE_ROWS, INPUTS);
-        Arc::new(Bag { rows, dim, init, word_dropout: 0.0, vocabulary: None, buckets: rows, ngrams: 1, dense })
+        let rows = TABLE_ROWS;
+        Arc::new(Bag { rows, init, word_dropout: 0.0, vocabulary: None, buckets: rows, ngrams: 1, layer })
     } else {
-        Arc::new(Linear { columns: INPUTS, dense })
+        Arc::new(layer)
     };
     let mut network = Network::new(ModelSpec { encoder, heads: KINDS.into_iter().enumerate().map(head).collect() });
     network.label_smoothing = 0.1;

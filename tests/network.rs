@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use taskloom::machine::memory::Memory;
 use taskloom::model::encoders::Encoder;
 use taskloom::model::encoders::bag::Bag;
-use taskloom::model::encoders::dense::Dense;
 use taskloom::model::encoders::linear::Linear;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
@@ -65,12 +64,12 @@ fn cases() -> impl Strategy<Value = Case> {
 impl Case {
     fn network(&self) -> Network {
         let Self { inputs, hidden, activation, residual, dropout, .. } = *self;
-        let dense = Dense { hidden, activation, residual, dropout };
+        let layer = Linear { columns: inputs, hidden, activation, residual, dropout };
         let encoder: Arc<dyn Encoder> = if self.bag {
-            let (rows, dim) = (TABLE_ROWS, inputs);
-            Arc::new(Bag { rows, dim, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: rows, ngrams: 1, dense })
+            let rows = TABLE_ROWS;
+            Arc::new(Bag { rows, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: rows, ngrams: 1, layer })
         } else {
-            Arc::new(Linear { columns: inputs, dense })
+            Arc::new(layer)
         };
         let head = |(task, &(kind, outputs)): (usize, &(HeadKind, usize))| HeadSpec { task: format!("t{task}"), kind, outputs };
         let heads = self.heads.iter().enumerate().map(head).collect();

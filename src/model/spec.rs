@@ -165,15 +165,13 @@ pub fn push_linear(params: &mut Vec<Param>, name: &str, block: &str, [outputs, i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::encoders::dense::Dense;
     use crate::model::encoders::linear::Linear;
     use crate::ops::activation::Activation;
 
     #[test]
     fn parameters_lie_end_to_end() {
         let head = |task: &str, outputs| HeadSpec { task: task.into(), kind: HeadKind::Classification, outputs };
-        let dense = Dense { hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
-        let encoder = Linear { columns: 10, dense };
+        let encoder = Linear { columns: 10, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
         let table = ParamTable::new(&ModelSpec { encoder: Arc::new(encoder), heads: vec![head("a", 2), head("b", 3)] });
         assert_eq!(table.shared_len(), 88);
         assert_eq!(table.heads_len(), 18 + 27);

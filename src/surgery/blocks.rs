@@ -80,12 +80,11 @@ mod tests {
     use super::*;
     use crate::model::encoders::Encoder;
     use crate::model::encoders::bag::Bag;
-    use crate::model::encoders::dense::Dense;
     use crate::model::encoders::linear::Linear;
     use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
     use crate::ops::activation::Activation;
 
-    const DENSE: Dense = Dense { hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
+    const LAYER: Linear = Linear { columns: 4, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
 
     fn network(encoder: impl Encoder + 'static) -> Network {
         let head = HeadSpec { task: "a".into(), kind: HeadKind::Regression, outputs: 1 };
@@ -94,7 +93,7 @@ mod tests {
 
     #[test]
     fn layers_hold_their_tensors() {
-        let network = network(Linear { columns: 4, dense: DENSE });
+        let network = network(LAYER);
         let layers = Blocks::new(&network, Granularity::Layer, Needs::GRAM);
         assert_eq!(layers.names, ["encoder.dense"]);
         assert_eq!((layers.ranges[0].clone(), layers.count(), layers.sets()), (0..40, 1, 1));
@@ -106,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_table_is_a_block() {
-        let bag = Bag { rows: 8, dim: 4, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: 8, ngrams: 1, dense: DENSE };
+        let bag = Bag { rows: 8, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: 8, ngrams: 1, layer: LAYER };
         let blocks = Blocks::new(&network(bag), Granularity::Model, Needs::GRAM);
         assert_eq!((blocks.names.len(), blocks.table, blocks.sets(), blocks.set_of(1)), (2, Some(1), 1, 0));
     }

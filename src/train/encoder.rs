@@ -9,7 +9,6 @@ use crate::config::schema::{self, Config, EncoderKind};
 use crate::data::Tokenizer;
 use crate::model::encoders::Encoder;
 use crate::model::encoders::bag::Bag;
-use crate::model::encoders::dense::Dense;
 use crate::model::encoders::linear::Linear;
 use crate::model::transformer::{Transformer, TransformerSpec};
 
@@ -21,19 +20,18 @@ pub fn encoder(
 ) -> Result<Arc<dyn Encoder>> {
     let keys = &config.encoder;
     let &schema::Encoder { hidden, activation, residual, dropout, buckets, .. } = keys;
-    let dense = Dense { hidden, activation, residual, dropout };
+    let layer = |columns: usize| Linear { columns, hidden, activation, residual, dropout };
     let vocabulary = tokenizer.and_then(Tokenizer::vocab_size);
     let encoder: Arc<dyn Encoder> = match keys.kind {
-        EncoderKind::Linear => Arc::new(Linear { columns: features()?, dense }),
+        EncoderKind::Linear => Arc::new(layer(features()?)),
         EncoderKind::Bag => Arc::new(Bag {
             rows: vocabulary.unwrap_or(0) + buckets,
-            dim: if keys.embedding_dim == 0 { hidden } else { keys.embedding_dim },
             init: keys.embedding_init,
             word_dropout: keys.word_dropout,
             vocabulary,
             buckets,
             ngrams: keys.ngrams,
-            dense,
+            layer: layer(if keys.embedding_dim == 0 { hidden } else { keys.embedding_dim }),
         }),
         EncoderKind::Transformer => Arc::new(transformer(config, tokenizer)?),
     };

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::activations::{Activations, Allocator};
-use super::dense::{Dense, input};
+use super::linear::{Linear, input};
 use super::{Encoder, Gradients, Group, Input, Table};
 use crate::machine::tape::Tape;
 use crate::model::network::{Limits, Network, Randomness};
@@ -13,7 +13,6 @@ use crate::ops::embedding_bag::EmbeddingBagForward;
 pub struct Bag {
     /// Rows of the table: vocabulary first, then hash buckets.
     pub rows: usize,
-    pub dim: usize,
     /// Standard deviation of the initial rows.
     pub init: f64,
     pub word_dropout: f64,
@@ -21,12 +20,13 @@ pub struct Bag {
     pub vocabulary: Option<usize>,
     pub buckets: usize,
     pub ngrams: usize,
-    pub dense: Dense,
+    /// Over the sums of rows.
+    pub layer: Linear,
 }
 
 impl Encoder for Bag {
     fn hidden(&self) -> usize {
-        self.dense.hidden
+        self.layer.hidden
     }
 
     fn reads(&self) -> Input<'_> {
@@ -34,19 +34,19 @@ impl Encoder for Bag {
     }
 
     fn params(&self) -> [Vec<Param>; 2] {
-        self.dense.params(self.dim)
+        self.layer.params()
     }
 
     fn table(&self) -> Option<TableSpec> {
-        Some(TableSpec { rows: self.rows, dim: self.dim, init: self.init, trained: true, dense_steps: false })
+        Some(TableSpec { rows: self.rows, dim: self.layer.columns, init: self.init, trained: true, dense_steps: false })
     }
 
     fn activations(&self, room: &mut dyn Allocator, limits: &Limits) -> Result<Activations> {
-        let shortcut = if self.dense.residual { limits.group_rows } else { 0 };
+        let shortcut = if self.layer.residual { limits.group_rows } else { 0 };
         Ok(Activations {
-            input: room.activation("encoder input", limits.group_rows, self.dim)?,
-            shortcut: room.activation("gradient of the shortcut", shortcut, self.dense.hidden)?,
-            ..self.dense.activations(room, limits)?
+            input: room.activation("encoder input", limits.group_rows, self.layer.columns)?,
+            shortcut: room.activation("gradient of the shortcut", shortcut, self.layer.hidden)?,
+            ..self.layer.activations(room, limits)?
         })
     }
 
@@ -54,10 +54,10 @@ impl Encoder for Bag {
         let Table { slots, values, init } = group.table.expect("the encoder has a table");
         let (bags, examples) = (&group.batch.bags, group.rows.clone());
         tape.push(EmbeddingBagForward { out: input(group), bags, examples, slots, values, init });
-        self.dense.forward(tape, network, group, random);
+        self.layer.forward(tape, network, group, random);
     }
 
     fn backward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, to: Gradients, random: Randomness) {
-        self.dense.backward(tape, network, group, to, random);
+        self.layer.backward(tape, network, group, to, random);
     }
 }

@@ -2,7 +2,6 @@
 
 pub mod activations;
 pub mod bag;
-pub mod dense;
 pub mod linear;
 
 use std::ops::Range;
