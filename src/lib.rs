@@ -3,6 +3,7 @@
 //! Read [`train::run`] first, then [`train::round`]: the loop and one round of it. Rooms and who may import whom are
 //! checked by `tests/layers.rs`.
 
+pub mod choices;
 pub mod cli;
 pub mod commands;
 pub mod config;

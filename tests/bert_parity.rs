@@ -1,14 +1,15 @@
 //! The transformer held against Hugging Face's BertModel in f64 (fixture and its script: tests/fixtures/bert_parity.*): logits,
 //! every parameter's gradient, and ten AdamW steps.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use taskloom::machine::memory::Memory;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
-use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, Param};
-use taskloom::model::transformer::{Pooling, TokenLimits, TransformerSpec};
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec, Param};
+use taskloom::model::transformer::{Pooling, TokenLimits, Transformer, TransformerSpec};
 use taskloom::model::{Parameters, Start};
-use taskloom::ops::activation::Activation;
 use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
 use taskloom::ops::token_dropout::TokenKey;
@@ -62,13 +63,7 @@ fn network(case: &Value, recompute: bool) -> Network {
         frozen: 0,
         dense_steps: true,
     };
-    let encoder = EncoderSpec {
-        input: Input::Tokens(spec),
-        hidden: number(case, "hidden"),
-        activation: Activation::Gelu,
-        residual: false,
-        dropout: 0.0,
-    };
+    let encoder = Arc::new(Transformer::new(spec, number(case, "hidden"), 0.0));
     let kinds = [HeadKind::Classification, HeadKind::Regression];
     let head = |task: usize| HeadSpec { task: format!("t{task}"), kind: kinds[task], outputs: OUTPUTS[task] };
     Network::new(ModelSpec { encoder, heads: (0..2).map(head).collect() })
@@ -180,7 +175,7 @@ fn gradients_match(case: &Value, recompute: bool) {
     fill_all(&network, &mut parameters);
     let keep = Keep { stored: true, batches: 1, storage: Storage::F32 };
     let mut gradients = Gradients::new(&mut memory, &network, keep, &limits).unwrap();
-    let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).unwrap();
+    let mut scratch = Scratch::new(&mut memory, &*network.spec.encoder, &limits).unwrap();
     let random = Randomness { seed: 0, round: 0 };
     network.forward(parameters.weights(), &batch, &batch.parts, &mut scratch, Some(random));
     let name = case["name"].as_str().unwrap();

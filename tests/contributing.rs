@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use taskloom::choices::Choice;
+use taskloom::config::schema::EncoderKind;
 use taskloom::schedule::policy::POLICIES;
 use taskloom::surgery::methods::registry::DESCRIPTORS;
 
@@ -33,10 +35,10 @@ fn touched(heading: &str) -> Vec<Touched> {
     section.split("\n- ").skip(1).map(|rest| item(rest.split("\n\n").next().unwrap_or(rest))).collect()
 }
 
-/// Rust and CUDA files below some folders.
-fn sources(folders: &[&str]) -> Vec<PathBuf> {
+/// Rust and CUDA files.
+fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut left: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
+    let mut left = ["src", "kernels", "build"].map(|folder| root().join(folder)).to_vec();
     while let Some(path) = left.pop() {
         if path.is_dir() {
             left.extend(path.read_dir().expect("can list").map(|entry| entry.expect("can list").path()));
@@ -57,19 +59,21 @@ fn names(path: &Path, word: &str) -> bool {
         || lines.flat_map(|line| line.split(|c| !is_part(c))).any(|found| found == word)
 }
 
-/// The files of a list exist, the lines are in them, and no other file but `users` names what is added.
-fn holds(heading: &str, word: &str, folders: &[&str], users: &[&str]) {
+/// The files of a list exist, the lines are in them, and no other source file but `users` names what is added, by any of the words.
+fn holds(heading: &str, words: &[&str], users: &[&str]) {
     let touched = touched(heading);
     for Touched { file, lines } in &touched {
         let text = read(file);
         assert!(lines.iter().all(|line| text.contains(line.as_str())), "{file} has not {lines:?}");
-        assert!(lines.is_empty() || lines.iter().any(|line| line.contains(word)), "{lines:?} say nothing of {word}");
+        let says = |line: &String| words.iter().any(|word| line.contains(word));
+        assert!(lines.is_empty() || lines.iter().any(says), "{lines:?} say nothing of {words:?}");
     }
     let listed: BTreeSet<PathBuf> = touched.iter().map(|touched| root().join(&touched.file)).collect();
     let is_user = |path: &PathBuf| users.iter().any(|user| path.starts_with(root().join(user)));
+    let is_named = |path: &PathBuf| words.iter().any(|word| names(path, word));
     let named: BTreeSet<PathBuf> =
-        sources(folders).into_iter().filter(|path| names(path, word) && (listed.contains(path) || !is_user(path))).collect();
-    assert_eq!(named, listed, "what names {word}, against the list of docs/contributing.md");
+        sources().into_iter().filter(|path| is_named(path) && (listed.contains(path) || !is_user(path))).collect();
+    assert_eq!(named, listed, "what names {words:?}, against the list of docs/contributing.md");
 }
 
 /// `src/config` takes its choices from the registries; the tests of both hold them together.
@@ -77,7 +81,7 @@ const CHOICES: &str = "src/config";
 
 #[test]
 fn a_method_is_a_file_and_its_lines() {
-    holds("A surgery method", "fairgrad", &["src", "kernels", "build"], &[CHOICES]);
+    holds("A surgery method", &["fairgrad"], &[CHOICES]);
     for method in DESCRIPTORS.iter().filter(|method| !["mean", "sum"].contains(&method.name)) {
         assert!(root().join(format!("src/surgery/methods/{}.rs", method.name)).is_file(), "{} has no file", method.name);
     }
@@ -86,12 +90,23 @@ fn a_method_is_a_file_and_its_lines() {
 #[test]
 fn a_key_is_a_line_and_its_use() {
     // Readers are tested on the settings of a whole task.
-    holds("A configuration key", "max_bad_rounds", &["src", "kernels", "build"], &["src/data/tests"]);
+    holds("A configuration key", &["max_bad_rounds"], &["src/data/tests"]);
+}
+
+#[test]
+fn an_encoder_is_a_file_and_its_lines() {
+    // How many rows its n-grams touch; the data that rounds are timed on; readers are tested on the settings of a whole encoder.
+    let users = ["src/train/shapes.rs", "src/commands/bench", "src/data/tests", "src/config/checks"];
+    holds("An encoder", &["Bag", "bag"], &users);
+    for kind in EncoderKind::ALL {
+        let places = [format!("src/model/encoders/{}.rs", kind.name()), format!("src/model/{}/encoder.rs", kind.name())];
+        assert!(places.iter().any(|place| root().join(place).is_file()), "{} has no file", kind.name());
+    }
 }
 
 #[test]
 fn a_policy_is_a_file_and_its_lines() {
-    holds("A scheduling policy", "edf", &["src", "kernels", "build"], &[CHOICES]);
+    holds("A scheduling policy", &["edf"], &[CHOICES]);
     for policy in POLICIES {
         assert!(root().join(format!("src/schedule/policy/{}.rs", policy.name)).is_file(), "{} has no file", policy.name);
     }
@@ -101,7 +116,7 @@ fn a_policy_is_a_file_and_its_lines() {
 fn an_operation_is_a_file_a_line_and_a_kernel() {
     // The last two work on the same bags.
     let users = ["src/model", "src/train", "src/surgery", "src/ops/row_gradients.rs", "src/ops/token_embedding.rs"];
-    holds("An operation", "embedding_bag", &["src", "kernels", "build"], &users);
+    holds("An operation", &["embedding_bag"], &users);
     for kernels in root().join("kernels").read_dir().expect("can list").map(|entry| entry.expect("can list").path()) {
         if kernels.extension().is_some_and(|extension| extension == "cu") {
             // Kernels of a backward pass may fill a file of their own.

@@ -6,6 +6,7 @@ mod common;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use common::device::{Operation, Tampered};
 use serde_json::Map;
@@ -14,13 +15,16 @@ use taskloom::machine::driver::{self, DeviceError, open_emulated};
 use taskloom::machine::memory::Memory;
 use taskloom::machine::planned::Planned;
 use taskloom::model::Start;
-use taskloom::model::jacobian::Storage;
+use taskloom::model::encoders::Encoder;
+use taskloom::model::encoders::bag::Bag;
+use taskloom::model::encoders::linear::Linear;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
-use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use taskloom::ops::activation::Activation;
 use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
 use taskloom::ops::philox::{Keyed, Stream};
+use taskloom::ops::storage::Storage;
 use taskloom::surgery::balance;
 use taskloom::surgery::blocks::Granularity;
 use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
@@ -95,10 +99,13 @@ struct Setup {
 fn setup(case: Case) -> Setup {
     let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs };
     let Case { activation, residual, dropout, bag, init, .. } = case;
-    let spec =
-        BagSpec { rows: TABLE_ROWS, dim: INPUTS, init, word_dropout: 0.0, vocabulary: None, buckets: TABLE_ROWS, ngrams: 1 };
-    let input = if bag { Input::Bag(spec) } else { Input::Features(INPUTS) };
-    let encoder = EncoderSpec { input, hidden: HIDDEN, activation, residual, dropout };
+    let layer = Linear { columns: INPUTS, hidden: HIDDEN, activation, residual, dropout };
+    let encoder: Arc<dyn Encoder> = if bag {
+        let rows = TABLE_ROWS;
+        Arc::new(Bag { rows, init, word_dropout: 0.0, vocabulary: None, buckets: rows, ngrams: 1, layer })
+    } else {
+        Arc::new(layer)
+    };
     let mut network = Network::new(ModelSpec { encoder, heads: KINDS.into_iter().enumerate().map(head).collect() });
     network.label_smoothing = 0.1;
     let balancer = balance::registry::build(case.balance, &Map::new(), KINDS.len()).unwrap();

@@ -2,15 +2,16 @@
 
 #![allow(clippy::print_stderr, reason = "says what is skipped")]
 
+use std::sync::Arc;
+
 use serde_json::Map;
 use taskloom::machine::driver::{self, DeviceError, Driver, open_emulated};
 use taskloom::machine::memory::Memory;
 use taskloom::model::Start;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
-use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
-use taskloom::model::transformer::{Pooling, TokenLimits, TransformerSpec};
-use taskloom::ops::activation::Activation;
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
+use taskloom::model::transformer::{Pooling, TokenLimits, Transformer, TransformerSpec};
 use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
 use taskloom::ops::philox::{Keyed, Stream};
@@ -86,13 +87,7 @@ fn setup(case: Case) -> Setup {
         frozen: case.frozen,
         dense_steps: case.dense_steps,
     };
-    let encoder = EncoderSpec {
-        input: Input::Tokens(spec),
-        hidden: HIDDEN,
-        activation: Activation::Gelu,
-        residual: false,
-        dropout: case.dropout,
-    };
+    let encoder = Arc::new(Transformer::new(spec, HIDDEN, case.dropout));
     let network = Network::new(ModelSpec { encoder, heads: KINDS.into_iter().enumerate().map(head).collect() });
     let balancer = balance::registry::build("equal", &Map::new(), KINDS.len()).unwrap();
     let methods = vec![taskloom::surgery::methods::registry::build(case.method, &Map::new(), KINDS.len()).unwrap()];

@@ -16,9 +16,9 @@ const LEVELS: &[&[&str]] = &[
     &["config", "data", "model", "observe", "simulate", "surgery", "surgery/balance", "surgery/methods"],
     &["ops", "schedule"],
     &["machine"],
-    // Of no room's own business: what is printed, exit codes, whole files, random numbers, did-you-mean.
+    // Of no room's own business: what is printed, named values, exit codes, whole files, random numbers, did-you-mean.
     &["output"],
-    &["failure", "files", "random", "suggest"],
+    &["choices", "failure", "files", "random", "suggest"],
 ];
 
 /// The arrows within a level.
@@ -37,11 +37,11 @@ const BESIDE: &[(&str, &str)] = &[
     ("observe", "surgery"),
 ];
 
-/// Rooms that import nothing of the rest, but for functions of their arguments alone.
+/// Rooms that import nothing of the rest, but for how an enum is declared and functions of their arguments alone.
 const PURE: &[&str] = &["schedule", "surgery/methods"];
 
-/// Those functions.
-const FUNCTIONS: &[&str] = &["random", "suggest"];
+/// Where those are.
+const FUNCTIONS: &[&str] = &["choices", "random", "suggest"];
 
 /// An outside crate, and the only places that may name it.
 const CRATES: &[(&str, &[&str])] = &[

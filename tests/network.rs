@@ -1,11 +1,16 @@
 //! The whole network, forward and backward, against central differences of an independent f64 version of it; and any fusion
 //! of tasks into groups against any other, to the bit.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use taskloom::machine::memory::Memory;
+use taskloom::model::encoders::Encoder;
+use taskloom::model::encoders::bag::Bag;
+use taskloom::model::encoders::linear::Linear;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
-use taskloom::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use taskloom::model::{Parameters, Start};
 use taskloom::ops::activation::Activation;
 use taskloom::ops::dropout::{RowKey, dropout};
@@ -58,21 +63,13 @@ fn cases() -> impl Strategy<Value = Case> {
 
 impl Case {
     fn network(&self) -> Network {
-        let bag = BagSpec {
-            rows: TABLE_ROWS,
-            dim: self.inputs,
-            init: 0.0,
-            word_dropout: 0.0,
-            vocabulary: None,
-            buckets: TABLE_ROWS,
-            ngrams: 1,
-        };
-        let encoder = EncoderSpec {
-            input: if self.bag { Input::Bag(bag) } else { Input::Features(self.inputs) },
-            hidden: self.hidden,
-            activation: self.activation,
-            residual: self.residual,
-            dropout: self.dropout,
+        let Self { inputs, hidden, activation, residual, dropout, .. } = *self;
+        let layer = Linear { columns: inputs, hidden, activation, residual, dropout };
+        let encoder: Arc<dyn Encoder> = if self.bag {
+            let rows = TABLE_ROWS;
+            Arc::new(Bag { rows, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: rows, ngrams: 1, layer })
+        } else {
+            Arc::new(layer)
         };
         let head = |(task, &(kind, outputs)): (usize, &(HeadKind, usize))| HeadSpec { task: format!("t{task}"), kind, outputs };
         let heads = self.heads.iter().enumerate().map(head).collect();
@@ -179,7 +176,7 @@ fn parameters(case: &Case, network: &Network) -> Parameters {
 fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
     let tasks = network.spec.heads.len();
     let count = batch.keys.len();
-    let bag = network.spec.encoder.bag().is_some();
+    let bag = network.spec.encoder.table().is_some();
     let limits = Limits {
         group_rows: count,
         round_rows: count,
@@ -191,7 +188,7 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
     let mut memory = Memory::unlimited();
     let mut gradients = Gradients::new(&mut memory, network, Keep { stored: true, batches: 1, storage: Storage::F32 }, &limits)
         .expect("memory for tiny gradients");
-    let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).expect("memory for tiny activations");
+    let mut scratch = Scratch::new(&mut memory, &*network.spec.encoder, &limits).expect("memory for tiny activations");
     let random = Randomness { seed: SEED, round: ROUND };
     let mut losses = vec![0.0; tasks];
     for group in &batch.groups {

@@ -4,11 +4,14 @@
 //! Task t has features x and a value y; its output is o = v_t . (W x + b) + c_t, its loss the mean of (o - y)^2. W and b are shared.
 //! What is taken from the program are the solvers, which work on G in f64: here they are given the G of gradients in f64.
 
+use std::sync::Arc;
+
 use serde_json::Map;
 use taskloom::machine::memory::Memory;
 use taskloom::model::Start;
+use taskloom::model::encoders::linear::Linear;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
-use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec, ParamTable};
 use taskloom::ops::activation::Activation;
 use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
@@ -97,15 +100,9 @@ fn balancer(name: &str) -> Box<dyn Balancer> {
 }
 
 fn trainer(names: [&str; 2], adamw: bool) -> Trainer {
-    let encoder = EncoderSpec {
-        input: Input::Features(FEATURES),
-        hidden: HIDDEN,
-        activation: Activation::None,
-        residual: false,
-        dropout: 0.0,
-    };
+    let encoder = Linear { columns: FEATURES, hidden: HIDDEN, activation: Activation::None, residual: false, dropout: 0.0 };
     let head = |task| HeadSpec { task: format!("t{task}"), kind: HeadKind::Regression, outputs: 1 };
-    let network = Network::new(ModelSpec { encoder, heads: (0..TASKS).map(head).collect() });
+    let network = Network::new(ModelSpec { encoder: Arc::new(encoder), heads: (0..TASKS).map(head).collect() });
     let start = Start { seed: SEED, equal_heads: false, second_moment: adamw, row_moment: false, row_capacity: 0 };
     let rows = TASKS * EXAMPLES;
     let limits = Limits { group_rows: rows, round_rows: rows, group_logits: rows, present: TASKS, ..Limits::default() };

@@ -1,10 +1,13 @@
 //! Whole training steps held against PyTorch (fixture and its script: tests/fixtures/torch_parity.*).
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use taskloom::machine::memory::Memory;
 use taskloom::model::Start;
+use taskloom::model::encoders::linear::Linear;
 use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
-use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, Param};
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec, Param};
 use taskloom::ops::activation::Activation;
 use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
@@ -28,14 +31,14 @@ fn flat(value: &Value) -> Vec<f32> {
 fn trainer(case: &Value) -> Trainer {
     let kinds = [HeadKind::Classification, HeadKind::Regression, HeadKind::Multilabel];
     let head = |task: usize| HeadSpec { task: format!("t{task}"), kind: kinds[task], outputs: OUTPUTS[task] };
-    let encoder = EncoderSpec {
-        input: Input::Features(6),
+    let encoder = Linear {
+        columns: 6,
         hidden: 8,
         activation: Activation::Gelu,
         residual: case["residual"].as_bool().unwrap(),
         dropout: 0.0,
     };
-    let mut network = Network::new(ModelSpec { encoder, heads: (0..3).map(head).collect() });
+    let mut network = Network::new(ModelSpec { encoder: Arc::new(encoder), heads: (0..3).map(head).collect() });
     network.label_smoothing = 0.1;
     let method: Box<dyn Method> =
         if case["method"] == "pcgrad" { Box::new(PcGrad { order: Order::Fixed }) } else { Box::new(Sum) };

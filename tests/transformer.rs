@@ -1,13 +1,14 @@
 //! The transformer as a whole: what it is packed with, what is computed twice and what is frozen change no gradient.
 
+use std::sync::Arc;
+
 use taskloom::machine::host::HostMemory;
 use taskloom::machine::memory::Memory;
 use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
-use taskloom::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
-use taskloom::model::transformer::{Pooling, TokenLimits, TransformerSpec};
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
+use taskloom::model::transformer::{Pooling, TokenLimits, Transformer, TransformerSpec};
 use taskloom::model::{Parameters, Start};
-use taskloom::ops::activation::Activation;
 use taskloom::ops::dropout::RowKey;
 use taskloom::ops::philox::{Keyed, Stream};
 use taskloom::ops::token_dropout::TokenKey;
@@ -50,13 +51,7 @@ fn network(shape: Shape) -> Network {
         frozen: shape.frozen,
         dense_steps: false,
     };
-    let encoder = EncoderSpec {
-        input: Input::Tokens(spec),
-        hidden: HIDDEN,
-        activation: Activation::Gelu,
-        residual: false,
-        dropout: shape.dropout,
-    };
+    let encoder = Arc::new(Transformer::new(spec, HIDDEN, shape.dropout));
     let head = |(task, &(kind, outputs)): (usize, &(HeadKind, usize))| HeadSpec { task: format!("t{task}"), kind, outputs };
     Network::new(ModelSpec { encoder, heads: HEADS.iter().enumerate().map(head).collect() })
 }
@@ -152,9 +147,9 @@ fn run_kept(shape: Shape, batch: &Batch, keep: Keep) -> Round {
     let limits = limits(batch, shape.frozen == 0);
     let rows = if keep.stored { 3 * keep.batches } else { 1 };
     let mut gradients = Gradients::new(&mut memory, &network, keep, &limits).unwrap();
-    let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits).unwrap();
+    let mut scratch = Scratch::new(&mut memory, &*network.spec.encoder, &limits).unwrap();
     if keep.storage == Storage::Bf16 {
-        scratch = scratch.staged(&mut memory, network.largest_piece()).unwrap();
+        scratch = scratch.staged(&mut memory, network.spec.encoder.largest_piece()).unwrap();
     }
     // What an earlier round left must not show.
     if keep.storage == Storage::F32 {
@@ -318,7 +313,7 @@ fn run_forward(batch: &Batch) -> Vec<f32> {
     let start = Start { seed: 7, equal_heads: false, second_moment: false, row_moment: false, row_capacity: VOCABULARY };
     let mut memory = Memory::unlimited();
     let parameters = Parameters::new(&mut memory, &network, &start).unwrap();
-    let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits(batch, true)).unwrap();
+    let mut scratch = Scratch::new(&mut memory, &*network.spec.encoder, &limits(batch, true)).unwrap();
     network.forward(parameters.weights(), batch, &batch.parts, &mut scratch, None);
     scratch.logits().to_vec()
 }
@@ -355,7 +350,7 @@ fn the_language_models_gradients_match_differences() {
     let start = Start { seed: 7, equal_heads: false, second_moment: false, row_moment: false, row_capacity: VOCABULARY };
     let mut memory = Memory::unlimited();
     let mut parameters = Parameters::new(&mut memory, &network, &start).unwrap();
-    let mut scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits(&all, true)).unwrap();
+    let mut scratch = Scratch::new(&mut memory, &*network.spec.encoder, &limits(&all, true)).unwrap();
     let round = run(PLAIN, &all, true);
     let mut loss = |parameters: &Parameters| -> f64 {
         let mut total = 0.0;

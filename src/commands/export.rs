@@ -32,8 +32,10 @@ pub fn run(Args { path, out }: &Args) -> Result<()> {
     let out = &free_folder(out, config.encoder.from.as_deref())?;
     set_threads(config.run.threads)?;
     let (model, _, tokenizer) = stored_model(&config, &source)?;
-    let spec = model.network.spec.encoder.transformer();
-    let spec = spec.context("only a transformer encoder has a Hugging Face form; this run's is linear or bag")?;
+    let encoder = model.network.spec.encoder.transformer();
+    let kind = config.encoder.kind.name();
+    let other = || format!("only a transformer encoder has a Hugging Face form; this run's is {kind}");
+    let spec = &encoder.with_context(other)?.spec;
     let head = |task: &TaskState| {
         let pooling = (task.kind != HeadKind::Mlm).then_some(spec.pooling);
         let head = HeadFile { kind: task.kind, outputs: task.outputs, classes: task.classes.clone(), pooling };

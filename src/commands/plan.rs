@@ -88,12 +88,13 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         "saved_bytes": plan.saved_bytes(config)?,
         "budget_bytes": config.memory.device,
     });
-    if plan.spec.encoder.transformer().is_some() {
+    if let Some(transformer) = plan.spec.encoder.transformer() {
+        let on = transformer.spec.recompute;
         let mut other = config.clone();
-        other.encoder.recompute = !config.encoder.recompute;
+        other.encoder.recompute = !on;
         let other: u64 = Plan::new(&other, corpus)?.buffers(&other)?.iter().map(|(_, bytes)| bytes).sum();
-        let (with, without) = if config.encoder.recompute { (total, other) } else { (other, total) };
-        planned["recompute"] = json!({ "on": config.encoder.recompute, "bytes_with": with, "bytes_without": without });
+        let (with, without) = if on { (total, other) } else { (other, total) };
+        planned["recompute"] = json!({ "on": on, "bytes_with": with, "bytes_without": without });
     }
     if config.encoder.cache_frozen {
         planned["cache_bytes"] = json!(disk_bytes(corpus, config.eval.test, config.encoder.hidden));

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
+use crate::config::schema::Encoder;
 use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
 use crate::model::Model;
 use crate::model::network::Scratch;
@@ -75,18 +76,18 @@ struct Predictor<'a> {
     tokenizer: Option<Tokenizer>,
     /// Texts of an example.
     texts: usize,
-    max_len: usize,
+    encoder: &'a Encoder,
     number: usize,
     task: &'a TaskState,
 }
 
 impl<'a> Predictor<'a> {
-    fn new(config: &Config, source: &'a Source, number: usize) -> Result<Self> {
+    fn new(config: &'a Config, source: &'a Source, number: usize) -> Result<Self> {
         let (model, scratch, tokenizer) = stored_model(config, source)?;
         let task = &source.state.tasks[number];
         // A task of `tasks_from` may have no table of its own.
         let texts = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).text.len();
-        Ok(Self { model, scratch, tokenizer, texts, max_len: config.encoder.max_len, number, task })
+        Ok(Self { model, scratch, tokenizer, texts, encoder: &config.encoder, number, task })
     }
 
     /// A text (two texts of a pair are separated by a tab), or features as a JSON list.
@@ -95,7 +96,7 @@ impl<'a> Predictor<'a> {
             Some(tokenizer) => {
                 let texts: Vec<&str> = line.split('\t').collect();
                 self.check_texts(texts.len())?;
-                Inputs::Tokens(TokenStore::from_rows(&[encode_texts(tokenizer, &texts, self.max_len(texts.len()))?]))
+                Inputs::Tokens(TokenStore::from_rows(&[encode_texts(tokenizer, &texts, self.encoder.tokens_kept(texts.len()))?]))
             }
             None => Inputs::Features(self.features(line)?),
         };
@@ -104,7 +105,7 @@ impl<'a> Predictor<'a> {
             _ => Targets::Values { dim: self.task.outputs, values: vec![f32::NAN; self.task.outputs] },
         };
         let split = Split { inputs, targets, slices: Default::default() };
-        let batch = evaluation_batch(&self.model.network.spec.encoder, self.number, &split, 0..1);
+        let batch = evaluation_batch(&*self.model.network.spec.encoder, self.number, &split, 0..1);
         let logits = self.model.predict(&batch, &mut self.scratch)[..self.task.outputs].to_vec();
         Ok(describe(self.task, &logits))
     }
@@ -116,14 +117,6 @@ impl<'a> Predictor<'a> {
             expected => ensure!(found == expected, "task \"{task}\" reads a pair of texts separated by a tab, found {found}"),
         }
         Ok(())
-    }
-
-    /// As when training: what is left of the longest sequence beside the special tokens.
-    fn max_len(&self, texts: usize) -> usize {
-        match self.model.network.spec.encoder.transformer() {
-            Some(spec) => self.max_len.min(spec.positions.saturating_sub(1 + texts)),
-            None => self.max_len,
-        }
     }
 
     fn features(&self, line: &str) -> Result<FeatureStore> {

@@ -35,6 +35,7 @@ pub fn is_error(kind: MetricKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::choices::Choice;
 
     #[test]
     fn usual_metrics_fit_their_head() {

@@ -2,6 +2,7 @@
 
 use super::metrics::is_error;
 use super::schema::MetricKind;
+use crate::choices::Choice;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Objective {
@@ -76,7 +77,7 @@ fn quantity(name: &str) -> Option<Quantity> {
     match name {
         "primary" => Some(Quantity::Primary),
         "loss" => Some(Quantity::Loss),
-        _ => MetricKind::ALL.iter().find(|metric| metric.name() == name).map(|metric| Quantity::Metric(*metric)),
+        _ => MetricKind::named(name).map(Quantity::Metric),
     }
 }
 

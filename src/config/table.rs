@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 
 use super::keys::{Kind, Section};
+use crate::choices::Choice;
 
 macro_rules! table {
     (
@@ -85,33 +86,7 @@ macro_rules! table {
     (@default $literal:tt) => { $crate::config::keys::Default::Is(stringify!($literal)) };
 }
 
-/// `choices! { pub enum Pooling { Cls = "cls", Mean = "mean" } }`: a key's values, and the names they have in a file.
-macro_rules! choices {
-    ($(#[doc = $about:literal])* pub enum $Enum:ident { $($(#[doc = $doc:literal])* $Value:ident = $name:literal),* $(,)? }) => {
-        $(#[doc = $about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
-        pub enum $Enum {
-            $($(#[doc = $doc])* #[serde(rename = $name)] $Value,)*
-        }
-
-        impl $Enum {
-            pub const ALL: &'static [Self] = &[$(Self::$Value),*];
-            pub const NAMES: &'static [&'static str] = &[$($name),*];
-
-            pub fn name(self) -> &'static str {
-                Self::NAMES[self as usize]
-            }
-        }
-
-        impl $crate::config::table::FieldType for $Enum {
-            fn kind() -> $crate::config::keys::Kind {
-                $crate::config::keys::Kind::one_of(Self::NAMES)
-            }
-        }
-    };
-}
-
-pub(crate) use {choices, table};
+pub(crate) use table;
 
 /// A struct that is declared as a table.
 pub trait Table {
@@ -121,6 +96,12 @@ pub trait Table {
 /// What the type of a field alone says of its key.
 pub trait FieldType {
     fn kind() -> Kind;
+}
+
+impl<T: Choice> FieldType for T {
+    fn kind() -> Kind {
+        Kind::one_of(T::NAMES)
+    }
 }
 
 impl FieldType for bool {

@@ -8,8 +8,9 @@ use std::path::Path;
 use super::diagnostic::{Diagnostic, Errors};
 use super::keys::{Bounds, Kind, YEAR_MS};
 use super::suggest::nearest;
-use super::table::{FieldType, choices, table};
+use super::table::table;
 use super::{defaults, shape, source};
+use crate::choices::choices;
 use crate::schedule::Policy;
 use crate::schedule::access::OnStale;
 
@@ -164,12 +165,6 @@ choices! {
         Bursty = "bursty",
         Periodic = "periodic",
         Trace = "trace",
-    }
-}
-
-impl FieldType for OnStale {
-    fn kind() -> Kind {
-        Kind::one_of(["recompute", "allow", "refuse"])
     }
 }
 

@@ -24,7 +24,7 @@ mod widths;
 pub use self::check::check_sources;
 pub use self::expand::expand;
 pub use self::load::load;
-pub use self::ngrams::bag;
+pub use self::ngrams::ngram_rows;
 pub use self::read::{BadCount, BadKind, BadRows, Cell, FileSpec, Item, Reader, Row, columns};
 pub use self::split::{Corpus, FileReport, Inputs, LoadReport, Progress, Split, SplitName, Targets, TaskData};
 pub use self::states::TokenStates;

@@ -14,7 +14,7 @@ const SECOND_TEXT: u64 = 0x5851_f42d_4c95_7f2d;
 /// `tokens[..first_len]` is the first text, the rest the second; n-grams never cross from one to the other. Unigrams
 /// are shared by both texts; longer n-grams, up to `ngrams` (1 to 3), are hashed apart. `buckets` must not be 0 unless
 /// there is a vocabulary and `ngrams` is 1.
-pub fn bag(tokens: &[u32], first_len: usize, vocab: Option<usize>, ngrams: usize, buckets: usize, out: &mut Vec<u32>) {
+pub fn ngram_rows(tokens: &[u32], first_len: usize, vocab: Option<usize>, ngrams: usize, buckets: usize, out: &mut Vec<u32>) {
     out.clear();
     let buckets = buckets as u64;
     match vocab {
@@ -44,7 +44,7 @@ mod tests {
 
     fn rows(tokens: &[u32], first_len: usize, vocab: Option<usize>, ngrams: usize) -> Vec<u32> {
         let mut out = vec![99];
-        bag(tokens, first_len, vocab, ngrams, 1_000, &mut out);
+        ngram_rows(tokens, first_len, vocab, ngrams, 1_000, &mut out);
         out
     }
 

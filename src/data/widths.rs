@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::load::{feature_count, file_spec, files_of};
 use super::read::{Item, Reader};
-use crate::config::schema::{Config, EncoderKind, Task};
+use crate::config::schema::{Config, Task};
 
 /// Rows looked at for one that can be read.
 const FIRST_ROWS: usize = 16;
 
 /// Every problem, as (key, message).
 pub(super) fn check(config: &Config) -> Vec<(String, String)> {
-    if config.encoder.kind != EncoderKind::Linear {
+    if config.encoder.kind.reads_text() {
         return Vec::new();
     }
     let made = config.synthetic.iter().map(|made| ("synthetic.features".to_owned(), made.features));

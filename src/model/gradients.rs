@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::jacobian::{Jacobian, Storage, TaskRows};
 use super::network::{Batch, Limits, Network, Part};
-use super::spec::Input;
 use crate::machine::memory::{Buffer, Memory};
 use crate::ops::row_gradients::RowGradient;
 
@@ -48,12 +47,8 @@ impl Gradients {
     pub fn new(memory: &mut Memory, network: &Network, keep: Keep, limits: &Limits) -> anyhow::Result<Self> {
         let batches = keep.batches;
         let encoder = &network.spec.encoder;
-        let dinput = match encoder.input {
-            Input::Features(_) => 0,
-            Input::Bag(_) => limits.round_rows * encoder.inputs(),
-            Input::Tokens(_) if limits.bag_rows.is_empty() => 0,
-            Input::Tokens(_) => limits.tokens.round_tokens * encoder.inputs(),
-        };
+        // Only a table that is trained asks for it.
+        let dinput = if limits.bag_rows.is_empty() { 0 } else { encoder.input_gradient(limits).0 * encoder.inputs() };
         // Index `present` never serves a task before itself in task order, but may serve any after.
         let mut rows_of_tasks = Vec::new();
         for row in 0..limits.bag_rows.len() * batches {
@@ -112,7 +107,7 @@ impl Gradients {
                 dinput: if dinput.is_empty() {
                     &mut []
                 } else {
-                    let range = network.input_rows(batch, parts);
+                    let range = batch.input_rows(parts);
                     dinput.cut(range.start * inputs..range.end * inputs)
                 },
             });

@@ -8,15 +8,8 @@ use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tensor::Tensor;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
+pub use crate::ops::storage::Storage;
 use crate::ops::storage::{bf16, widen};
-
-/// How the rows of J are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    F32,
-    /// Each micro-batch's gradient is computed in f32, added in f32 to what the row holds, and rounded.
-    Bf16,
-}
 
 /// (rows x width)
 pub struct Jacobian {

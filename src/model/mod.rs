@@ -17,6 +17,7 @@ use crate::machine::memory::{Buffer, Memory};
 use network::{Batch, Network, Scratch, Weights};
 use params::{DenseParams, fixed_params};
 use rows::RowTable;
+use spec::TableSpec;
 
 /// A network and its parameters: all that evaluation, prediction and export need.
 pub struct Model {
@@ -65,10 +66,20 @@ pub struct Start {
     pub row_capacity: usize,
 }
 
+impl Start {
+    /// Numbers per embedding row of the table's second moment.
+    pub fn second_dim(&self, table: &TableSpec) -> usize {
+        match (self.second_moment && table.trained, self.row_moment) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => table.dim,
+        }
+    }
+}
+
 impl Parameters {
     pub fn new(memory: &mut Memory, network: &Network, start: &Start) -> Result<Self> {
-        let table = network.spec.encoder.table();
-        let mut rows = table.map(|table| RowTable::new(memory, table, start)).transpose()?;
+        let mut rows = network.spec.encoder.table().map(|table| RowTable::new(memory, table, start)).transpose()?;
         let whole = network.spec.reads_whole_table();
         rows.iter_mut().filter(|_| whole).for_each(RowTable::touch_all);
         Ok(Self {

@@ -11,11 +11,11 @@ use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tape::{Op, Tape};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::activations::{Activations, HostAllocator};
-use crate::model::encoders::{self, Gradients as GradientsAt, Group, Values, dense};
+use crate::model::encoders::{self, Encoder, Gradients as GradientsAt, Group, Values};
 use crate::model::gradients::GroupGradients;
 pub use crate::model::gradients::{Gradients, Keep};
-use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
-use crate::model::transformer::{TokenBatch, TokenGroup, TokenLimits, Transformer};
+use crate::model::spec::{HeadKind, HeadSpec, ModelSpec, ParamTable};
+use crate::model::transformer::{TokenBatch, TokenGroup, TokenLimits};
 pub use crate::ops::dropout::Randomness;
 use crate::ops::dropout::RowKey;
 use crate::ops::embedding_bag::{Bags, Table};
@@ -42,6 +42,19 @@ impl Batch {
     /// Tasks that are present.
     pub fn present(&self) -> usize {
         self.parts.iter().map(|part| part.present + 1).max().unwrap_or(0)
+    }
+
+    /// Rows of the encoder's input that belong to neighbouring parts: their tokens, where the batch has tokens.
+    pub fn input_rows(&self, parts: &[Part]) -> Range<usize> {
+        let rows = group_rows(parts);
+        if self.tokens.bounds.is_empty() { rows } else { self.tokens.tokens(&rows) }
+    }
+
+    /// By part of a group, its rows of the encoder's input, counted from the group's first.
+    pub fn input_segments(&self, group: &[Part]) -> Vec<Range<usize>> {
+        let first = self.input_rows(group).start;
+        let own = |part: &Part| self.input_rows(std::slice::from_ref(part));
+        group.iter().map(own).map(|rows| rows.start - first..rows.end - first).collect()
     }
 }
 
@@ -127,12 +140,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub fn new(memory: &mut Memory, encoder: &EncoderSpec, limits: &Limits) -> anyhow::Result<Self> {
+    pub fn new(memory: &mut Memory, encoder: &dyn Encoder, limits: &Limits) -> anyhow::Result<Self> {
         let mut room = HostAllocator::new(memory);
-        Ok(Self { at: Activations::new(&mut room, encoder, limits)?, buffers: room.buffers, staging: Buffer::empty() })
+        Ok(Self { at: encoder.activations(&mut room, limits)?, buffers: room.buffers, staging: Buffer::empty() })
     }
 
-    /// With room for a piece of a row of J ([`Network::largest_piece`]), for rows kept in bf16.
+    /// With room for a piece of a row of J ([`Encoder::largest_piece`]), for rows kept in bf16.
     pub fn staged(self, memory: &mut Memory, piece: usize) -> anyhow::Result<Self> {
         Ok(Self { staging: memory.buffer("scratch: piece of a row of J in f32", piece)?, ..self })
     }
@@ -175,24 +188,12 @@ pub struct Network {
     /// Label smoothing of classification losses while training.
     pub label_smoothing: f64,
     pub table: ParamTable,
-    encoder: Encoder,
-}
-
-/// The code that runs the encoder.
-enum Encoder {
-    /// One layer over features or bags: the methods here.
-    Dense,
-    Transformer(Box<Transformer>),
 }
 
 impl Network {
     pub fn new(spec: ModelSpec) -> Self {
         let table = ParamTable::new(&spec);
-        let encoder = match spec.encoder.transformer() {
-            Some(transformer) => Encoder::Transformer(Box::new(Transformer::new(transformer, &spec.encoder))),
-            None => Encoder::Dense,
-        };
-        Self { spec, label_smoothing: 0.0, table, encoder }
+        Self { spec, label_smoothing: 0.0, table }
     }
 
     /// Encoder and heads of one group; logits are left in `scratch`.
@@ -205,18 +206,14 @@ impl Network {
         tape.run(&memory);
     }
 
-    /// The tokens of a group, for an encoder that reads them.
+    /// As [`Encoder::tokens`].
     pub fn tokens(&self, batch: &Batch, parts: &[Part]) -> Option<TokenGroup> {
-        let spec = self.spec.encoder.transformer()?;
-        Some(TokenGroup::new(&batch.tokens, parts, &self.spec.heads, spec.pooling))
+        self.spec.encoder.tokens(batch, parts, &self.spec.heads)
     }
 
-    /// Encoder and heads of a group; logits part after part. Dropout with `random`.
+    /// As [`Encoder::forward`].
     pub fn emit_forward<'a>(&self, tape: &mut Tape<'a>, group: &Group<'a>, random: Option<Randomness>) {
-        match &self.encoder {
-            Encoder::Dense => dense::forward(tape, self, group, random),
-            Encoder::Transformer(transformer) => transformer.forward(tape, self, group, random),
-        }
+        self.spec.encoder.forward(tape, self, group, random);
     }
 
     /// Losses after [`Network::emit_forward`], and the gradients of the logits; `sums` (present tasks) and `row_losses` (rows) are f64.
@@ -229,17 +226,14 @@ impl Network {
         tape.push(Losses { sums, dlogits, logits, row_losses, parts: group.parts.iter().map(part).collect() });
     }
 
-    /// Gradients after [`Network::emit_forward`] and the losses.
+    /// As [`Encoder::backward`].
     pub fn emit_backward<'a>(&self, tape: &mut Tape<'a>, group: &Group<'a>, gradients: GradientsAt, random: Randomness) {
-        match &self.encoder {
-            Encoder::Dense => dense::backward(tape, self, group, gradients, random),
-            Encoder::Transformer(transformer) => transformer.backward(tape, self, group, gradients, random),
-        }
+        self.spec.encoder.backward(tape, self, group, gradients, random);
     }
 
     /// All heads' values, and the word table where a head reads it whole.
     fn lend_heads<'a>(&self, memory: &mut HostMemory<'a>, weights: Weights<'a>) -> [Tensor; 2] {
-        let words = weights.rows.filter(|_| self.spec.heads.iter().any(|head| head.kind == HeadKind::Mlm));
+        let words = weights.rows.filter(|_| self.spec.mlm_head().is_some());
         let words = words.map_or(Tensor::NONE, |table| {
             assert!(table.slots[0] == 0, "a tied decoder reads the whole table in row order");
             memory.lend(table.values)
@@ -258,11 +252,9 @@ impl Network {
         at: &'a Activations,
     ) -> Group<'a> {
         let (rows, inputs) = (group_rows(parts), self.spec.encoder.inputs());
-        let features = match self.spec.encoder.input {
-            Input::Features(_) => {
-                memory.lend(&batch.features[rows.start * inputs..rows.end * inputs]).as_rows(rows.len(), inputs)
-            }
-            Input::Bag(_) | Input::Tokens(_) => Tensor::NONE,
+        let features = match &batch.features[..] {
+            [] => Tensor::NONE,
+            all => memory.lend(&all[rows.start * inputs..rows.end * inputs]).as_rows(rows.len(), inputs),
         };
         let [shared, frozen] = [weights.shared, weights.frozen].map(|values| {
             let wide = memory.lend(values);
@@ -287,7 +279,7 @@ impl Network {
         staging: Tensor,
     ) -> GradientsAt {
         let GroupGradients { jacobian, heads, words, dinput } = gradients;
-        let jacobian = jacobian.lend(memory, group.parts, &self.input_segments(group), staging);
+        let jacobian = jacobian.lend(memory, group.parts, &group.batch.input_segments(group.parts), staging);
         let heads = heads.into_iter().map(|head| memory.lend_mut(head)).collect();
         let whole = |(part, row): (&Part, Option<&'a mut RowGradient>)| {
             let (Some(row), HeadKind::Mlm) = (row, self.spec.heads[part.task].kind) else { return Tensor::NONE };
@@ -300,14 +292,14 @@ impl Network {
         let words = group.parts.iter().zip(words).map(whole).collect();
         let inputs = self.spec.encoder.inputs();
         let dinput = memory.lend_mut(dinput);
-        let dinput =
-            if dinput.is_none() { dinput } else { dinput.as_rows(self.input_rows(group.batch, group.parts).len(), inputs) };
+        let rows = group.batch.input_rows(group.parts).len();
+        let dinput = if dinput.is_none() { dinput } else { dinput.as_rows(rows, inputs) };
         GradientsAt { jacobian, heads, words, dinput }
     }
 
     /// (tokens x hidden) what a transformer's frozen prefix makes of a batch of one group; none for other encoders.
     pub fn prefix<'a>(&self, weights: Weights, batch: &Batch, scratch: &'a mut Scratch) -> Option<&'a [f32]> {
-        let Encoder::Transformer(transformer) = &self.encoder else { return None };
+        let transformer = self.spec.encoder.transformer()?;
         let tokens = self.tokens(batch, &batch.parts);
         let states = {
             let (mut memory, mut tape) = (HostMemory::new(), Tape::default());
@@ -382,43 +374,16 @@ impl Network {
         }
         let (dinput, batches) = (&gradients.dinput, gradients.keep.batches);
         use rayon::prelude::*;
-        let own = |index: usize| batch.parts.iter().filter(move |part| part.present * batches + part.batch == index);
-        let transformer = matches!(self.encoder, Encoder::Transformer(_));
         gradients.rows[..present * batches].par_iter_mut().with_max_len(1).enumerate().for_each(|(index, gradient)| {
-            if transformer {
-                let mut own = own(index).peekable();
-                let words = own.peek().is_some_and(|part| self.spec.heads[part.task].kind == HeadKind::Mlm);
-                let tokens = own.flat_map(|part| batch.tokens.tokens(&part.rows));
-                if words {
-                    gradient.backward_onto_whole(dinput, &batch.bags, tokens);
-                } else {
-                    gradient.backward(dinput, &batch.bags, tokens);
-                }
-                return;
+            let mut own = batch.parts.iter().filter(|part| part.present * batches + part.batch == index).peekable();
+            let words = own.peek().is_some_and(|part| self.spec.heads[part.task].kind == HeadKind::Mlm);
+            let rows = own.flat_map(|part| batch.input_rows(std::slice::from_ref(part)));
+            if words {
+                gradient.backward_onto_whole(dinput, &batch.bags, rows);
+            } else {
+                gradient.backward(dinput, &batch.bags, rows);
             }
-            gradient.backward(dinput, &batch.bags, own(index).flat_map(|part| part.rows.clone()));
         });
-    }
-
-    /// Most columns of J that a backward pass writes at once.
-    pub fn largest_piece(&self) -> usize {
-        match &self.encoder {
-            Encoder::Dense => self.table.shared_len(),
-            Encoder::Transformer(transformer) => transformer.largest_piece(),
-        }
-    }
-
-    /// Rows (tokens, for a transformer) of the encoder's input that belong to a group.
-    pub fn input_rows(&self, batch: &Batch, group: &[Part]) -> Range<usize> {
-        let rows = group_rows(group);
-        if self.spec.encoder.transformer().is_some() { batch.tokens.tokens(&rows) } else { rows }
-    }
-
-    /// By part, the rows (or tokens) of the encoder's input, counted from the group's first.
-    pub fn input_segments(&self, group: &Group) -> Vec<Range<usize>> {
-        let first = self.input_rows(group.batch, group.parts).start;
-        let own = |part: &Part| self.input_rows(group.batch, std::slice::from_ref(part));
-        group.parts.iter().map(own).map(|rows| rows.start - first..rows.end - first).collect()
     }
 }
 

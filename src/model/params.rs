@@ -73,15 +73,15 @@ fn initialize(values: &mut [f32], param: &Param, start: &Start) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::spec::{EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
+    use crate::model::encoders::linear::Linear;
+    use crate::model::spec::{HeadKind, HeadSpec, ModelSpec, ParamTable};
     use crate::ops::activation::Activation;
 
     #[test]
     fn heads_start_equal_on_request_and_biases_at_zero() {
         let head = |task: &str| HeadSpec { task: task.into(), kind: HeadKind::Regression, outputs: 1 };
-        let encoder =
-            EncoderSpec { input: Input::Features(8), hidden: 16, activation: Activation::None, residual: false, dropout: 0.0 };
-        let table = ParamTable::new(&ModelSpec { encoder, heads: vec![head("a"), head("b")] });
+        let encoder = Linear { columns: 8, hidden: 16, activation: Activation::None, residual: false, dropout: 0.0 };
+        let table = ParamTable::new(&ModelSpec { encoder: std::sync::Arc::new(encoder), heads: vec![head("a"), head("b")] });
         let mut start = Start { seed: 1, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
         let new = |start: &Start| DenseParams::new(&mut Memory::unlimited(), "heads", &table.heads, start).unwrap();
         assert_ne!(new(&start).values[..16], new(&start).values[17..33]);

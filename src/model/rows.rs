@@ -96,22 +96,18 @@ impl TableCopy {
 impl RowTable {
     pub fn new(memory: &mut Memory, spec: TableSpec, start: &Start) -> Result<Self> {
         let capacity = start.row_capacity;
-        let second_dim = match (start.second_moment && spec.trained, start.row_moment) {
-            (false, _) => 0,
-            (true, true) => 1,
-            (true, false) => spec.dim,
-        };
+        let (first_dim, second_dim) = (if spec.trained { spec.dim } else { 0 }, start.second_dim(&spec));
         let slots = Slots::new(memory, "embeddings: row index", spec.rows, capacity)?;
         Ok(Self {
             rows: spec.rows,
             capacity,
             dim: spec.dim,
-            first_dim: if spec.trained { spec.dim } else { 0 },
+            first_dim,
             second_dim,
             init: RowInit { seed: start.seed, deviation: spec.init },
             slots,
             values: memory.buffer("embeddings: parameters", capacity * spec.dim)?,
-            first: memory.buffer("embeddings: first moment", capacity * if spec.trained { spec.dim } else { 0 })?,
+            first: memory.buffer("embeddings: first moment", capacity * first_dim)?,
             second: memory.buffer("embeddings: second moment", capacity * second_dim)?,
         })
     }
@@ -221,7 +217,7 @@ mod tests {
     use super::*;
 
     fn table(init: f64) -> RowTable {
-        let spec = TableSpec { rows: 1 << 19, dim: 4, init, trained: true };
+        let spec = TableSpec { rows: 1 << 19, dim: 4, init, trained: true, dense_steps: false };
         let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 1 << 19 };
         RowTable::new(&mut Memory::unlimited(), spec, &start).unwrap()
     }

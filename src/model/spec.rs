@@ -1,31 +1,10 @@
 //! What a model is made of, and the parameter table that follows from it.
 
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
-use crate::model::transformer::{TransformerSpec, mlm_params, params};
-use crate::ops::activation::Activation;
-
-/// The shared trunk.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EncoderSpec {
-    pub input: Input,
-    /// Width of what the heads see.
-    pub hidden: usize,
-    pub activation: Activation,
-    pub residual: bool,
-    pub dropout: f64,
-}
-
-/// What the dense layer reads.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// Dense features of this many columns.
-    Features(usize),
-    /// The sum of embedding rows of a text's n-grams.
-    Bag(BagSpec),
-    /// A text's tokens, each with its embedding row; transformer layers stand in the dense layer's place.
-    Tokens(TransformerSpec),
-}
+use crate::model::encoders::Encoder;
+use crate::model::transformer::mlm_params;
+pub use crate::ops::heads::HeadKind;
 
 /// The embedding table, kept by row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,30 +15,8 @@ pub struct TableSpec {
     pub init: f64,
     /// It has moments.
     pub trained: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct BagSpec {
-    /// Rows of the table: vocabulary first, then hash buckets.
-    pub rows: usize,
-    pub dim: usize,
-    /// Standard deviation of the initial rows.
-    pub init: f64,
-    pub word_dropout: f64,
-    /// How a text becomes rows.
-    pub vocabulary: Option<usize>,
-    pub buckets: usize,
-    pub ngrams: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeadKind {
-    Classification,
-    Regression,
-    Multilabel,
-    /// Masked language modelling: the words at masked places, out of the whole vocabulary.
-    Mlm,
+    /// Every row takes part in every step of a trained table, not only those a round touched.
+    pub dense_steps: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -69,9 +26,9 @@ pub struct HeadSpec {
     pub outputs: usize,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone)]
 pub struct ModelSpec {
-    pub encoder: EncoderSpec,
+    pub encoder: Arc<dyn Encoder>,
     /// In task order.
     pub heads: Vec<HeadSpec>,
 }
@@ -79,49 +36,17 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// Every embedding row takes part in each step or is read whole, so all of them are kept from the start.
     pub fn reads_whole_table(&self) -> bool {
-        let mlm = self.heads.iter().any(|head| head.kind == HeadKind::Mlm);
-        self.encoder.transformer().is_some_and(|spec| mlm || spec.dense_steps)
+        self.encoder.table().is_some_and(|table| table.dense_steps || self.mlm_head().is_some())
     }
 
-    /// Every embedding row takes part in every step.
-    pub fn steps_whole_table(&self) -> bool {
-        self.encoder.transformer().is_some_and(|spec| spec.dense_steps && !spec.embeddings_frozen())
-    }
-}
-
-impl EncoderSpec {
-    /// Columns of the dense layer's input.
-    pub fn inputs(&self) -> usize {
-        match &self.input {
-            Input::Features(columns) => *columns,
-            Input::Bag(bag) => bag.dim,
-            Input::Tokens(_) => self.hidden,
-        }
+    /// The embedding table, where every row takes part in every step.
+    pub fn table_stepped_whole(&self) -> Option<TableSpec> {
+        self.encoder.table().filter(|table| table.dense_steps && table.trained)
     }
 
-    pub fn bag(&self) -> Option<&BagSpec> {
-        match &self.input {
-            Input::Bag(bag) => Some(bag),
-            _ => None,
-        }
-    }
-
-    pub fn transformer(&self) -> Option<&TransformerSpec> {
-        match &self.input {
-            Input::Tokens(spec) => Some(spec),
-            _ => None,
-        }
-    }
-
-    pub fn table(&self) -> Option<TableSpec> {
-        match &self.input {
-            Input::Features(_) => None,
-            Input::Bag(bag) => Some(TableSpec { rows: bag.rows, dim: bag.dim, init: bag.init, trained: true }),
-            Input::Tokens(spec) => {
-                let trained = !spec.embeddings_frozen();
-                Some(TableSpec { rows: spec.vocabulary, dim: self.hidden, init: spec.init, trained })
-            }
-        }
+    /// The first head that predicts words.
+    pub fn mlm_head(&self) -> Option<&HeadSpec> {
+        self.heads.iter().find(|head| head.kind == HeadKind::Mlm)
     }
 }
 
@@ -179,23 +104,15 @@ pub struct ParamTable {
 
 impl ParamTable {
     pub fn new(spec: &ModelSpec) -> Self {
-        let encoder = &spec.encoder;
-        let (mut shared, mut frozen) = (Vec::new(), Vec::new());
-        match encoder.transformer() {
-            Some(transformer) => (shared, frozen) = params(transformer, encoder.hidden),
-            None => {
-                let (name, bound) = ("encoder.dense", 1.0 / (encoder.inputs() as f64).sqrt());
-                push_linear(&mut shared, name, name, [encoder.hidden, encoder.inputs()], Init::Uniform(bound));
-            }
-        }
+        let (hidden, [shared, frozen]) = (spec.encoder.hidden(), spec.encoder.params());
         let mut heads = Vec::new();
         let mut head_bounds = vec![0];
-        let bound = 1.0 / (encoder.hidden as f64).sqrt();
+        let bound = 1.0 / (hidden as f64).sqrt();
         for head in &spec.heads {
             let name = format!("heads.{}", head.task);
-            match (head.kind, encoder.transformer()) {
-                (HeadKind::Mlm, Some(spec)) => mlm_params(&mut heads, &name, encoder.hidden, spec.vocabulary, spec.init),
-                _ => push_linear(&mut heads, &name, &name, [head.outputs, encoder.hidden], Init::Uniform(bound)),
+            match (head.kind, spec.encoder.table()) {
+                (HeadKind::Mlm, Some(words)) => mlm_params(&mut heads, &name, hidden, words.rows, words.init),
+                _ => push_linear(&mut heads, &name, &name, [head.outputs, hidden], Init::Uniform(bound)),
             }
             head_bounds.push(heads.len());
         }
@@ -229,7 +146,8 @@ impl ParamTable {
     }
 }
 
-fn push_linear(params: &mut Vec<Param>, name: &str, block: &str, [outputs, inputs]: [usize; 2], init: Init) {
+/// Adds a linear layer's weight and bias.
+pub fn push_linear(params: &mut Vec<Param>, name: &str, block: &str, [outputs, inputs]: [usize; 2], init: Init) {
     let offset = params.last().map_or(0, |param| param.range().end);
     let weight =
         Param { name: format!("{name}.weight"), shape: vec![outputs, inputs], block: block.into(), offset, init, decay: true };
@@ -247,13 +165,14 @@ fn push_linear(params: &mut Vec<Param>, name: &str, block: &str, [outputs, input
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::encoders::linear::Linear;
+    use crate::ops::activation::Activation;
 
     #[test]
     fn parameters_lie_end_to_end() {
         let head = |task: &str, outputs| HeadSpec { task: task.into(), kind: HeadKind::Classification, outputs };
-        let encoder =
-            EncoderSpec { input: Input::Features(10), hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
-        let table = ParamTable::new(&ModelSpec { encoder, heads: vec![head("a", 2), head("b", 3)] });
+        let encoder = Linear { columns: 10, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
+        let table = ParamTable::new(&ModelSpec { encoder: Arc::new(encoder), heads: vec![head("a", 2), head("b", 3)] });
         assert_eq!(table.shared_len(), 88);
         assert_eq!(table.heads_len(), 18 + 27);
         assert_eq!(table.head(1).0.range(), 18..42);

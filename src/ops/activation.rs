@@ -2,23 +2,23 @@
 
 use multiversion::multiversion;
 use rayon::prelude::*;
-use serde::Deserialize;
 
+use crate::choices::choices;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Op, Operands};
 use crate::machine::tensor::{Tensor, pitch};
 
-/// Elementwise function after a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    None,
-    Relu,
-    /// x Phi(x) with the exact normal distribution function (Hendrycks & Gimpel 2016), not the tanh approximation.
-    Gelu,
-    Tanh,
+choices! {
+    /// Elementwise function after a linear layer.
+    pub enum Activation {
+        None = "none",
+        Relu = "relu",
+        /// x Phi(x) with the exact normal distribution function (Hendrycks & Gimpel 2016), not the tanh approximation.
+        Gelu = "gelu",
+        Tanh = "tanh",
+    }
 }
 
 /// Rows handled by one parallel job.

@@ -7,11 +7,23 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::simd::{add_scaled, dot};
+use crate::choices::choices;
 use crate::machine::driver::{Address, Card, MOST_BLOCKS};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
+
+choices! {
+    /// What a head predicts, and which loss that has.
+    pub enum HeadKind {
+        Classification = "classification",
+        Regression = "regression",
+        Multilabel = "multilabel",
+        /// Masked language modelling: the words at masked places, out of the whole vocabulary.
+        Mlm = "mlm",
+    }
+}
 
 /// One task's head and the packed rows it reads. Its logits lie at `logits`, (rows x outputs).
 #[derive(Clone, Debug)]

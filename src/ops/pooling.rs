@@ -2,11 +2,24 @@
 
 use rayon::prelude::*;
 
+use crate::choices::choices;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
+
+choices! {
+    /// What a head over a whole sequence sees.
+    pub enum Pooling {
+        /// The first token.
+        Cls = "cls",
+        /// The mean of all tokens.
+        Mean = "mean",
+        /// BERT's pooler: tanh of a linear layer over the first token.
+        Pooler = "pooler",
+    }
+}
 
 /// out (m x width): row i is the mean of the rows bounds[i]..bounds[i + 1] of x; `bounds` is (m + 1), no stretch is empty.
 pub fn mean_pool_forward(out: &mut [f32], x: &[f32], bounds: &[u32], width: usize) {

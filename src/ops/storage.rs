@@ -5,6 +5,17 @@ use std::ops::Range;
 pub use half::bf16;
 use multiversion::multiversion;
 
+use crate::choices::choices;
+
+choices! {
+    /// How the rows of J are kept.
+    pub enum Storage {
+        F32 = "f32",
+        /// Each micro-batch's gradient is computed in f32, added in f32 to what the row holds, and rounded.
+        Bf16 = "bf16",
+    }
+}
+
 /// Rows of equal length.
 #[derive(Clone)]
 pub enum Rows<'a> {

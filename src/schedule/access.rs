@@ -3,7 +3,7 @@
 //! A conflict is (O, E, R): the blocks two operations share, the operations in flight, and the rule that at least one of
 //! them writes while neither happens before the other.
 
-use serde::Deserialize;
+use crate::choices::choices;
 
 /// Most blocks that are told apart; a set of them is one word.
 pub const MOST_BLOCKS: usize = 64;
@@ -43,17 +43,16 @@ pub enum Conflict {
     WriteWrite,
 }
 
-/// What to do with a gradient that was computed too many commits ago.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnStale {
-    /// Commit it all the same.
-    Allow,
-    /// Compute it again.
-    #[default]
-    Recompute,
-    /// Drop its examples.
-    Refuse,
+choices! {
+    /// What to do with a gradient that was computed too many commits ago.
+    pub enum OnStale {
+        /// Compute it again.
+        Recompute = "recompute",
+        /// Commit it all the same.
+        Allow = "allow",
+        /// Drop its examples.
+        Refuse = "refuse",
+    }
 }
 
 /// Operations in flight and the version of every block.

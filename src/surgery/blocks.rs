@@ -3,18 +3,9 @@
 
 use std::ops::Range;
 
+pub use super::methods::Granularity;
 use super::methods::Needs;
 use crate::model::network::Network;
-
-/// The part of the encoder that is solved at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Granularity {
-    Model,
-    /// Each block of the parameter table.
-    Layer,
-    /// Each parameter.
-    Tensor,
-}
 
 /// The encoder's parameters, cut into named parts.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,18 +75,25 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec};
+    use crate::model::encoders::Encoder;
+    use crate::model::encoders::bag::Bag;
+    use crate::model::encoders::linear::Linear;
+    use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
     use crate::ops::activation::Activation;
 
-    fn network(input: Input) -> Network {
-        let encoder = EncoderSpec { input, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
-        Network::new(ModelSpec { encoder, heads: vec![HeadSpec { task: "a".into(), kind: HeadKind::Regression, outputs: 1 }] })
+    const LAYER: Linear = Linear { columns: 4, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
+
+    fn network(encoder: impl Encoder + 'static) -> Network {
+        let head = HeadSpec { task: "a".into(), kind: HeadKind::Regression, outputs: 1 };
+        Network::new(ModelSpec { encoder: Arc::new(encoder), heads: vec![head] })
     }
 
     #[test]
     fn layers_hold_their_tensors() {
-        let network = network(Input::Features(4));
+        let network = network(LAYER);
         let layers = Blocks::new(&network, Granularity::Layer, Needs::GRAM);
         assert_eq!(layers.names, ["encoder.dense"]);
         assert_eq!((layers.ranges[0].clone(), layers.count(), layers.sets()), (0..40, 1, 1));
@@ -107,8 +105,8 @@ mod tests {
 
     #[test]
     fn the_table_is_a_block() {
-        let bag = BagSpec { rows: 8, dim: 4, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: 8, ngrams: 1 };
-        let blocks = Blocks::new(&network(Input::Bag(bag)), Granularity::Model, Needs::GRAM);
+        let bag = Bag { rows: 8, init: 0.0, word_dropout: 0.0, vocabulary: None, buckets: 8, ngrams: 1, layer: LAYER };
+        let blocks = Blocks::new(&network(bag), Granularity::Model, Needs::GRAM);
         assert_eq!((blocks.names.len(), blocks.table, blocks.sets(), blocks.set_of(1)), (2, Some(1), 1, 0));
     }
 }

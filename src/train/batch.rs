@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use crate::data::{Corpus, Inputs, Split, Targets as DataTargets};
+use crate::model::encoders::{Encoder, Input};
 use crate::model::network::{Batch, Part, Targets};
-use crate::model::spec::{BagSpec, EncoderSpec};
-use crate::ops::dropout::RowKey;
+use crate::ops::dropout::{Randomness, RowKey};
+use crate::ops::embedding_bag::Bags;
 use crate::ops::philox::{Keyed, Stream, drop_threshold};
 use crate::schedule::fuse::groups;
 use crate::train::masking::{EVALUATION, Masking};
@@ -34,7 +35,7 @@ pub struct Purpose {
 /// Returns the batch and the present tasks.
 pub fn training_batch(
     corpus: &Corpus,
-    encoder: &EncoderSpec,
+    encoder: &dyn Encoder,
     fuse: usize,
     shares: &[Share],
     purpose: Purpose,
@@ -61,7 +62,7 @@ pub fn training_batch(
                     task: share.task,
                     present: slot.task,
                     rows: 0..0,
-                    targets: targets(encoder, &data.train, share.task, examples, masking),
+                    targets: targets(&data.train, share.task, examples, masking),
                     scale: (data.settings.weight / total as f64) as f32,
                     batch: turn.batch,
                     first: turn.first,
@@ -70,14 +71,13 @@ pub fn training_batch(
         }
         packing.batch.groups.push(start..packing.batch.parts.len());
     }
-    let drop = encoder.bag().map_or(0.0, |bag| bag.word_dropout);
-    let words = WordDropout { seed: purpose.seed, round: purpose.round as u32, probability: drop };
-    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(words), masking);
+    let random = Randomness { seed: purpose.seed, round: purpose.round as u32 };
+    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(random), masking);
     (batch, present)
 }
 
 /// Packs examples `start..end` of one task's split for evaluation.
-pub fn evaluation_batch(encoder: &EncoderSpec, task: usize, split: &Split, range: std::ops::Range<usize>) -> Batch {
+pub fn evaluation_batch(encoder: &dyn Encoder, task: usize, split: &Split, range: std::ops::Range<usize>) -> Batch {
     let examples: Vec<u32> = range.map(|example| example as u32).collect();
     let mut packing = Packing::default();
     let part = Part {
@@ -85,7 +85,7 @@ pub fn evaluation_batch(encoder: &EncoderSpec, task: usize, split: &Split, range
         present: 0,
         batch: 0,
         rows: 0..0,
-        targets: targets(encoder, split, task, &examples, EVALUATION),
+        targets: targets(split, task, &examples, EVALUATION),
         scale: 0.0,
         first: true,
     };
@@ -106,14 +106,11 @@ fn observed(split: &Split, examples: &[u32]) -> usize {
     }
 }
 
-fn targets(encoder: &EncoderSpec, split: &Split, task: usize, examples: &[u32], masking: Masking) -> Targets {
+fn targets(split: &Split, task: usize, examples: &[u32], masking: Masking) -> Targets {
     match &split.targets {
         DataTargets::Words => {
             let key = |&example: &u32| RowKey { task: task as u32, example };
-            let spec = encoder.transformer().expect("only a transformer models words");
-            Targets::Class(
-                examples.iter().flat_map(|example| tokens::masked_words(split, spec, &key(example), masking)).collect(),
-            )
+            Targets::Class(examples.iter().flat_map(|example| tokens::masked_words(split, &key(example), masking)).collect())
         }
         DataTargets::Class(classes) => Targets::Class(examples.iter().map(|&example| classes[example as usize]).collect()),
         DataTargets::Values { dim, values } => {
@@ -149,14 +146,6 @@ struct Packing {
     batch: Batch,
 }
 
-/// N-gram j of an example is dropped by (seed, round, task, example, j).
-#[derive(Clone, Copy)]
-struct WordDropout {
-    seed: u64,
-    round: u32,
-    probability: f64,
-}
-
 impl Packing {
     fn add(&mut self, examples: &[u32], part: Part) {
         let start = self.batch.keys.len();
@@ -164,22 +153,18 @@ impl Packing {
         self.batch.parts.push(Part { rows: start..self.batch.keys.len(), ..part });
     }
 
-    /// Fetches the inputs of all rows.
+    /// Fetches the inputs of all rows; n-grams are dropped with `random`.
     fn finish<'a>(
         mut self,
-        encoder: &EncoderSpec,
+        encoder: &dyn Encoder,
         split: impl Fn(usize) -> &'a Split + Sync,
-        words: Option<WordDropout>,
+        random: Option<Randomness>,
         masking: Masking,
     ) -> Batch {
         let batch = &mut self.batch;
-        if let Some(spec) = encoder.transformer() {
-            tokens::pack(batch, spec, split, masking);
-            return self.batch;
-        }
-        match encoder.bag() {
-            None => {
-                let columns = encoder.inputs().max(1);
+        match encoder.reads() {
+            Input::Features(columns) => {
+                let columns = columns.max(1);
                 batch.features = vec![0.0; batch.keys.len() * columns];
                 batch.features.par_chunks_mut(columns).zip(&batch.keys).with_min_len(16).for_each(|(row, key)| {
                     if let Inputs::Features(store) = &split(key.task as usize).inputs {
@@ -187,39 +172,38 @@ impl Packing {
                     }
                 });
             }
-            Some(spec) => {
-                let bags: Vec<Vec<u32>> =
-                    batch.keys.par_iter().map(|key| full_bag(split(key.task as usize), key, spec)).collect();
+            Input::Bags(spec) => {
+                let all = |key: &RowKey| match &split(key.task as usize).inputs {
+                    Inputs::Tokens(store) => example_bag(store, key.example as usize, spec),
+                    Inputs::Features(_) => Vec::new(),
+                };
+                let bags: Vec<Vec<u32>> = batch.keys.par_iter().map(all).collect();
+                let dropout = random.filter(|_| spec.word_dropout > 0.0).map(|random| (random, spec.word_dropout));
                 batch.bags.clear();
                 for (rows, key) in bags.iter().zip(&batch.keys) {
-                    push_bag(&mut batch.bags, rows, *key, words);
+                    push_bag(&mut batch.bags, rows, *key, dropout);
                 }
             }
+            Input::Tokens(spec) => tokens::pack(batch, spec, split, masking),
         }
         self.batch
     }
 }
 
-fn full_bag(split: &Split, key: &RowKey, spec: &BagSpec) -> Vec<u32> {
-    match &split.inputs {
-        Inputs::Tokens(store) => example_bag(store, key.example as usize, spec),
-        Inputs::Features(_) => Vec::new(),
-    }
-}
-
-/// Appends an example's rows, some dropped; the scale is 1 / sqrt(distinct n-grams), made up for what dropping takes.
-fn push_bag(bags: &mut crate::ops::embedding_bag::Bags, rows: &[u32], key: RowKey, words: Option<WordDropout>) {
+/// Appends an example's rows; the scale is 1 / sqrt(distinct n-grams). With `dropout` n-gram j is dropped, with this probability,
+/// by (seed, round, task, example, j), and the scale makes up for what dropping takes.
+fn push_bag(bags: &mut Bags, rows: &[u32], key: RowKey, dropout: Option<(Randomness, f64)>) {
     let mut scale = 1.0 / (rows.len().max(1) as f64).sqrt();
-    match words.filter(|words| words.probability > 0.0) {
+    match dropout {
         None => bags.rows.extend_from_slice(rows),
-        Some(words) => {
-            let random = Keyed::new(words.seed, Stream::WordDropout, words.round, key.task, key.example);
-            let threshold = drop_threshold(words.probability);
+        Some((Randomness { seed, round }, probability)) => {
+            let random = Keyed::new(seed, Stream::WordDropout, round, key.task, key.example);
+            let threshold = drop_threshold(probability);
             for (block, rows) in rows.chunks(4).enumerate() {
                 let kept = rows.iter().zip(random.block(block as u32)).filter(|(_, word)| *word >= threshold);
                 bags.rows.extend(kept.map(|(row, _)| *row));
             }
-            scale /= 1.0 - words.probability;
+            scale /= 1.0 - probability;
         }
     }
     bags.finish_example(scale as f32);
@@ -228,13 +212,12 @@ fn push_bag(bags: &mut crate::ops::embedding_bag::Bags, rows: &[u32], key: RowKe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::embedding_bag::Bags;
 
     #[test]
     fn word_dropout_follows_the_example_and_keeps_the_mean() {
         let rows: Vec<u32> = (0..4000).collect();
         let key = RowKey { task: 1, example: 9 };
-        let words = Some(WordDropout { seed: 1, round: 2, probability: 0.25 });
+        let words = Some((Randomness { seed: 1, round: 2 }, 0.25));
         let mut bags = Bags::default();
         bags.clear();
         push_bag(&mut bags, &rows, key, words);

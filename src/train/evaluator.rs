@@ -95,7 +95,7 @@ impl Tally {
     /// One batch of `task` from example `start` on; returns where the next one begins.
     fn add(&mut self, predictor: &mut dyn Predictor, task: usize, split: &Split, start: usize, batch: usize) -> Result<usize> {
         let end = evaluation_end(split, start, batch, predictor.token_room());
-        let packed = evaluation_batch(&predictor.network().spec.encoder, task, split, start..end);
+        let packed = evaluation_batch(&*predictor.network().spec.encoder, task, split, start..end);
         let outputs = predictor.network().spec.heads[task].outputs;
         let targets = &packed.parts[0].targets;
         let rows = targets.rows(outputs);

@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use crate::config::Config;
-use crate::config::schema::EncoderKind;
 use crate::data::Corpus;
 use crate::train::plan::Plan;
 use crate::train::shapes::fuse;
@@ -63,10 +62,9 @@ fn queue(config: &mut Config, _: &mut Corpus, plan: &Plan) -> Option<String> {
 }
 
 /// A transformer keeps its layers' inputs only.
-fn recompute(config: &mut Config, _: &mut Corpus, _: &Plan) -> Option<String> {
-    let encoder = &mut config.encoder;
-    (encoder.kind == EncoderKind::Transformer && !encoder.recompute).then(|| {
-        encoder.recompute = true;
+fn recompute(config: &mut Config, _: &mut Corpus, plan: &Plan) -> Option<String> {
+    plan.spec.encoder.transformer().is_some_and(|transformer| !transformer.spec.recompute).then(|| {
+        config.encoder.recompute = true;
         "the encoder's layers are computed again in the backward pass".to_owned()
     })
 }

@@ -60,9 +60,9 @@ impl Host {
         let before = memory.used();
         for lane in 0..round_options.lanes {
             memory.within(if lane > 0 { format!("lane {lane} ") } else { String::new() });
-            let scratch = Scratch::new(memory, &network.spec.encoder, limits)?;
+            let scratch = Scratch::new(memory, &*network.spec.encoder, limits)?;
             let staged = keep.storage() == Storage::Bf16;
-            arenas.push(if staged { scratch.staged(memory, network.largest_piece())? } else { scratch });
+            arenas.push(if staged { scratch.staged(memory, network.spec.encoder.largest_piece())? } else { scratch });
         }
         memory.within(String::new());
         let scratch = (memory.used() - before) / round_options.lanes as u64;
@@ -167,14 +167,14 @@ impl Backend for Host {
     }
 
     fn products(&mut self, work: &Work) -> Result<Products, Stop> {
-        let Work { network, parameters, blocks, tasks, shares, .. } = work;
+        let Work { network, blocks, tasks, shares, .. } = work;
         let rows = self.gradients.rows_of(work.first, tasks.len());
         let count = tasks.len() * self.gradients.keep.batches;
         let own = if self.gradients.rows.is_empty() { &[][..] } else { &self.gradients.rows[rows] };
         let own: Vec<&[u32]> = own.iter().map(|own| &own.index.rows[..]).collect();
         self.touched.union.merge(&own);
-        if let Some(table) = parameters.rows.as_ref().filter(|_| network.spec.steps_whole_table()) {
-            self.touched.union.cover(table.rows());
+        if let Some(table) = network.spec.table_stepped_whole() {
+            self.touched.union.cover(table.rows);
         }
         let mut grams = vec![0.0; (blocks.count() + 1) * count * count];
         let (mut added, mut heads) = (vec![0.0; blocks.count() + 1], vec![0.0; tasks.len()]);

@@ -136,7 +136,7 @@ impl Work<'_> {
     fn pack(&self, trainer: &Trainer, shares: &[Share]) -> std::result::Result<(Batch, Vec<usize>), Failure> {
         let read = |shares: &[Share]| {
             shares.iter().for_each(|share| self.injected.read(share.task));
-            let encoder = &trainer.model.network.spec.encoder;
+            let encoder = &*trainer.model.network.spec.encoder;
             let (mut batch, present) = training_batch(self.corpus, encoder, self.fuse, shares, self.purpose);
             self.injected.poison(&mut batch);
             (batch, present)

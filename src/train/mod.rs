@@ -8,6 +8,7 @@ pub mod checkpoint;
 mod checkpointing;
 mod deadlines;
 mod device_plan;
+mod encoder;
 pub mod evaluate;
 mod evaluation;
 pub mod evaluator;

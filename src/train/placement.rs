@@ -7,11 +7,10 @@ use super::round::Trainer;
 use crate::machine::driver::Driver;
 use crate::model::Start;
 use crate::model::network::{Keep, Limits};
-use crate::model::spec::{HeadKind, ModelSpec};
+use crate::model::spec::ModelSpec;
 use crate::ops::column_rule::RULE_TASKS;
 use crate::ops::gram::MOST_TASKS;
-use crate::ops::layer_norm::MOST_COLUMNS;
-use crate::ops::{attention, heads, linear};
+use crate::ops::{heads, linear};
 
 impl Trainer {
     /// Moves the parameters to a device and computes every round there from now on.
@@ -42,7 +41,7 @@ impl Trainer {
     /// An error where this run has parts that no device computes yet.
     pub fn check_accelerable(&self, limits: &Limits) -> Result<()> {
         let (name, needs) = (self.method().name(), self.method().needs());
-        if let Some(message) = transformer_fault(&self.model.network.spec) {
+        if let Some(message) = device_fault(&self.model.network.spec) {
             bail!(message);
         }
         ensure!(
@@ -61,8 +60,8 @@ impl Trainer {
             ("tasks in a round", limits.present, MOST_TASKS),
             ("examples in a fused group", limits.group_rows, linear::MOST_ROWS),
             ("tokens in a fused group", limits.tokens.group_tokens, linear::MOST_ROWS),
-            ("hidden units", spec.encoder.hidden, linear::MOST_ROWS),
-            ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden)),
+            ("hidden units", spec.encoder.hidden(), linear::MOST_ROWS),
+            ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden())),
             ("embedding rows in a round", limits.bag_rows.iter().sum(), i32::MAX as usize),
         ];
         for (what, found, most) in sizes {
@@ -139,27 +138,11 @@ impl Trainer {
     }
 }
 
-/// Why no device computes this transformer, if none does.
-pub fn transformer_fault(spec: &ModelSpec) -> Option<String> {
-    let encoder = spec.encoder.transformer()?;
-    let (hidden, intermediate) = (spec.encoder.hidden, encoder.intermediate);
-    let dim = hidden / encoder.heads.max(1);
-    if let Some(head) = spec.heads.iter().find(|head| head.kind == HeadKind::Mlm) {
-        return Some(format!("tasks.{}.head = \"mlm\" {CPU_ONLY}", head.task));
-    }
-    if !attention::supported(dim) {
-        return Some(format!("a device takes no attention heads of {dim} columns (encoder.hidden / encoder.heads): {CHANGE}"));
-    }
-    if hidden > MOST_COLUMNS {
-        return Some(format!(
-            "a device takes at most {MOST_COLUMNS} as a transformer's encoder.hidden, found {hidden}: {CHANGE}"
-        ));
-    }
-    let ragged = !intermediate.is_multiple_of(8);
-    ragged.then(|| format!("a device takes multiples of 8 as encoder.intermediate, found {intermediate}: {CHANGE}"))
+/// Why no device computes this model, if none does.
+pub fn device_fault(spec: &ModelSpec) -> Option<String> {
+    let mlm = spec.mlm_head().map(|head| format!("tasks.{}.head = \"mlm\" {CPU_ONLY}", head.task));
+    mlm.or_else(|| spec.encoder.device_fault())
 }
-
-const CHANGE: &str = "change it, or set run.device = \"cpu\"";
 
 /// What is said of parts that no device computes.
 const CPU_ONLY: &str = "runs on the CPU only in this version: set run.device = \"cpu\"";

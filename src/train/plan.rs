@@ -1,20 +1,19 @@
 //! What a run will do and take, from its configuration and data: model, rounds, shapes, bytes. Allocates nothing big.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::config;
-use crate::config::schema::{self, Config, EncoderKind, EveryNamed};
-use crate::data::{Corpus, Tokenizer};
+use crate::config::schema::{self, Config, EveryNamed};
+use crate::data::Corpus;
 use crate::machine::Device;
 use crate::machine::memory::{Memory, check_machine, human_bytes};
-use crate::model::jacobian::Storage;
 use crate::model::network::{Limits, Network, Scratch};
-use crate::model::spec::{BagSpec, EncoderSpec, HeadKind, HeadSpec, Input, ModelSpec, ParamTable};
-use crate::model::transformer::{Pooling, TransformerSpec};
+use crate::model::spec::{HeadSpec, ModelSpec, ParamTable};
 use crate::model::{Model, Start};
 use crate::surgery::balance;
-use crate::surgery::blocks::{Blocks, Granularity};
+use crate::surgery::blocks::Blocks;
 use crate::surgery::methods::{Needs, registry};
+use crate::train::encoder::encoder;
 use crate::train::pretrained::NO_MASK;
 use crate::train::round::Trainer;
 use crate::train::round_options::{Clip, RoundOptions, Solvers};
@@ -154,7 +153,7 @@ impl Plan {
     /// The model alone, and room to evaluate it.
     pub fn model(&self, memory: &mut Memory) -> Result<(Model, Scratch)> {
         let model = Model::new(memory, Network::new(self.spec.clone()), &self.start)?;
-        let scratch = Scratch::new(memory, &self.spec.encoder, &self.limits)?;
+        let scratch = Scratch::new(memory, &*self.spec.encoder, &self.limits)?;
         Ok((model, scratch))
     }
 
@@ -233,20 +232,12 @@ pub fn interval(every: &schema::Every, rounds_per_epoch: u64) -> Option<u64> {
 }
 
 fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
-    let granularity = match config.surgery.granularity {
-        schema::Granularity::Model => Granularity::Model,
-        schema::Granularity::Layer => Granularity::Layer,
-        schema::Granularity::Tensor => Granularity::Tensor,
-    };
     RoundOptions {
         seed: config.run.seed,
         clip: Clip { norm: config.clip.norm, scope: config.clip.scope },
         scale: config.surgery.scale,
-        granularity,
-        storage: match config.surgery.storage {
-            schema::Storage::F32 => Storage::F32,
-            schema::Storage::Bf16 => Storage::Bf16,
-        },
+        granularity: config.surgery.granularity,
+        storage: config.surgery.storage,
         weighted_heads: config.surgery.heads == schema::HeadGradients::Weighted,
         conflict_every: config.observe.conflict_every,
         rounds_per_epoch,
@@ -258,104 +249,13 @@ fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
 }
 
 pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
-    let heads = corpus.tasks.iter().map(|task| HeadSpec {
-        task: task.name.clone(),
-        kind: head_kind(task.settings.head),
-        outputs: task.outputs,
-    });
-    let input = match config.encoder.kind {
-        EncoderKind::Linear => {
-            ensure!(corpus.feature_dim.is_some(), "encoder.kind = \"linear\" needs tasks with dense features");
-            Input::Features(corpus.feature_dim.unwrap_or_default())
-        }
-        EncoderKind::Bag => Input::Bag(bag_spec(config, corpus.tokenizer.as_deref())),
-        EncoderKind::Transformer => Input::Tokens(transformer_spec(config, corpus.tokenizer.as_deref())?),
-    };
-    let spec = ModelSpec { encoder: encoder_spec(config, input)?, heads: heads.collect() };
-    let words = spec.heads.iter().find(|head| head.kind == HeadKind::Mlm);
-    if let (Some(head), Some(transformer)) = (words, spec.encoder.transformer()) {
-        ensure!(transformer.mask.is_some(), "tasks.{}.head: {NO_MASK}", head.task);
+    let heads =
+        corpus.tasks.iter().map(|task| HeadSpec { task: task.name.clone(), kind: task.settings.head, outputs: task.outputs });
+    let features = || corpus.feature_dim.context("encoder.kind = \"linear\" needs tasks with dense features");
+    let encoder = encoder(config, corpus.tokenizer.as_deref(), features)?;
+    let spec = ModelSpec { encoder, heads: heads.collect() };
+    if let (Some(head), Some(transformer)) = (spec.mlm_head(), spec.encoder.transformer()) {
+        ensure!(transformer.spec.mask.is_some(), "tasks.{}.head: {NO_MASK}", head.task);
     }
-    Ok(spec)
-}
-
-pub fn head_kind(kind: schema::HeadKind) -> HeadKind {
-    match kind {
-        schema::HeadKind::Classification => HeadKind::Classification,
-        schema::HeadKind::Regression => HeadKind::Regression,
-        schema::HeadKind::Multilabel => HeadKind::Multilabel,
-        schema::HeadKind::Mlm => HeadKind::Mlm,
-    }
-}
-
-/// The embedding table that a configuration and its tokenizer ask for.
-pub fn bag_spec(config: &Config, tokenizer: Option<&Tokenizer>) -> BagSpec {
-    let encoder = &config.encoder;
-    let vocabulary = tokenizer.and_then(Tokenizer::vocab_size);
-    BagSpec {
-        rows: vocabulary.unwrap_or(0) + encoder.buckets,
-        dim: if encoder.embedding_dim == 0 { encoder.hidden } else { encoder.embedding_dim },
-        init: encoder.embedding_init,
-        word_dropout: encoder.word_dropout,
-        vocabulary,
-        buckets: encoder.buckets,
-        ngrams: encoder.ngrams,
-    }
-}
-
-/// The transformer that a configuration and its tokenizer ask for.
-pub fn transformer_spec(config: &Config, tokenizer: Option<&Tokenizer>) -> Result<TransformerSpec> {
-    let encoder = &config.encoder;
-    let special = tokenizer.map(Tokenizer::special_ids).unwrap_or_default();
-    let words = tokenizer.and_then(Tokenizer::vocab_size).unwrap_or(0);
-    let vocabulary = if encoder.vocabulary == 0 { words } else { encoder.vocabulary };
-    ensure!(
-        words <= vocabulary,
-        "the tokenizer has {words} words, the encoder's table {vocabulary} rows (encoder.vocabulary, or vocab_size of \
-         encoder.from's config.json): use the tokenizer that belongs to it"
-    );
-    let missing = |name| anyhow!("the tokenizer's vocabulary has no {name}, which stands around every text");
-    let (cls, sep) = (special.cls.ok_or_else(|| missing("[CLS]"))?, special.sep.ok_or_else(|| missing("[SEP]"))?);
-    Ok(TransformerSpec {
-        vocabulary,
-        cls,
-        sep,
-        mask: special.mask,
-        layers: encoder.layers,
-        heads: if encoder.heads == 0 { encoder.hidden / 64 } else { encoder.heads },
-        intermediate: if encoder.intermediate == 0 { 4 * encoder.hidden } else { encoder.intermediate },
-        positions: encoder.positions,
-        types: 2,
-        norm_eps: encoder.norm_eps,
-        init: encoder.init,
-        attention_dropout: encoder.attention_dropout,
-        pooling: match encoder.pooling {
-            schema::Pooling::Cls => Pooling::Cls,
-            schema::Pooling::Mean => Pooling::Mean,
-            schema::Pooling::Pooler => Pooling::Pooler,
-        },
-        recompute: encoder.recompute,
-        frozen: config::frozen_blocks(&encoder.freeze, Some(encoder.layers))
-            .map_err(|fault| anyhow!("encoder.freeze {fault}"))?,
-        dense_steps: config.optimizer.embedding == schema::EmbeddingSteps::Dense,
-    })
-}
-
-/// The encoder over a given input.
-pub fn encoder_spec(config: &Config, input: Input) -> Result<EncoderSpec> {
-    let encoder = &config.encoder;
-    let spec = EncoderSpec {
-        input,
-        hidden: encoder.hidden,
-        activation: encoder.activation,
-        residual: encoder.residual,
-        dropout: encoder.dropout,
-    };
-    ensure!(
-        !spec.residual || spec.inputs() <= spec.hidden,
-        "encoder.residual adds the layer's input to its output, but the input has {} columns and encoder.hidden is {}",
-        spec.inputs(),
-        spec.hidden
-    );
     Ok(spec)
 }

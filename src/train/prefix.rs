@@ -41,7 +41,7 @@ pub fn keep_states(
         for &name in splits_read(eval.test) {
             let Some(split) = task.split(name) else { continue };
             let Inputs::Tokens(store) = &split.inputs else { continue };
-            let bounds = byte_bounds(store, trainer.model.network.spec.encoder.hidden);
+            let bounds = byte_bounds(store, trainer.model.network.spec.encoder.hidden());
             let path = folder.join(format!("{}.f32", split_hash(trainer, store, parameters.clone())));
             let label = format!("task {}, {}: states of the frozen prefix", task.name, name.as_str());
             let mut states = TokenStates::open(&path, bounds.clone())?;
@@ -98,9 +98,9 @@ fn byte_bounds(store: &TokenStore, hidden: usize) -> Vec<usize> {
 fn parameters_hash(trainer: &Trainer) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
     hasher.update(FORMAT).update(processor().as_bytes());
-    if let Some(spec) = trainer.model.network.spec.encoder.transformer() {
-        let TransformerSpec { heads, intermediate, frozen, positions, norm_eps, .. } = *spec;
-        for number in [trainer.model.network.spec.encoder.hidden, heads, intermediate, frozen, positions] {
+    if let Some(transformer) = trainer.model.network.spec.encoder.transformer() {
+        let TransformerSpec { heads, intermediate, frozen, positions, norm_eps, .. } = transformer.spec;
+        for number in [transformer.hidden, heads, intermediate, frozen, positions] {
             hasher.update(&(number as u64).to_le_bytes());
         }
         hasher.update(&norm_eps.to_le_bytes());
@@ -119,10 +119,10 @@ fn processor() -> String {
 
 /// Over the split's sequences and the rows of the words in them.
 fn split_hash(trainer: &Trainer, store: &TokenStore, mut hasher: blake3::Hasher) -> blake3::Hash {
-    let Some(spec) = trainer.model.network.spec.encoder.transformer() else { return hasher.finalize() };
+    let Some(transformer) = trainer.model.network.spec.encoder.transformer() else { return hasher.finalize() };
     let mut words = BTreeSet::new();
     for example in 0..store.len() {
-        let sequence = sequence(store, example, spec);
+        let sequence = sequence(store, example, &transformer.spec);
         hasher.update(&(sequence.ids.len() as u64).to_le_bytes()).update(&(sequence.second as u64).to_le_bytes());
         hasher.update(bytemuck::cast_slice(&sequence.ids));
         words.extend(sequence.ids);
@@ -149,7 +149,7 @@ fn compute(trainer: &mut Trainer, task: usize, split: &Split, batch: usize, path
             return Ok(false);
         }
         let end = evaluation_end(split, start, batch, trainer.token_room());
-        let packed = evaluation_batch(&trainer.model.network.spec.encoder, task, split, start..end);
+        let packed = evaluation_batch(&*trainer.model.network.spec.encoder, task, split, start..end);
         let mut host = trainer.on_host();
         let states = host.prefix(&packed).context("only a transformer has a frozen prefix")?;
         writer.write_all(bytemuck::cast_slice(states)).with_context(failed)?;

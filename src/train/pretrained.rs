@@ -9,11 +9,10 @@ use crate::config::schema::{Config, EncoderKind, HeadKind};
 use crate::config::{Resolved, Settled, Unsettled, frozen_blocks};
 use crate::data::Tokenizer;
 use crate::machine::Device;
+use crate::model::encoders::Encoder;
 use crate::model::hf::{self, HfConfig};
-use crate::model::spec::{Input, ModelSpec};
 use crate::observe::console::Console;
-use crate::train::placement::transformer_fault;
-use crate::train::plan::{encoder_spec, transformer_spec};
+use crate::train::encoder::transformer;
 use crate::train::round::Trainer;
 
 const FROM: &str = "encoder.from";
@@ -80,24 +79,20 @@ pub fn check(config: &Config) -> Vec<Problem> {
     if let Err(message) = frozen_blocks(&encoder.freeze, Some(encoder.layers)) {
         return vec![("encoder.freeze".to_owned(), message)];
     }
-    let spec = match transformer_spec(config, Some(&tokenizer)) {
-        Ok(spec) => spec,
+    let transformer = match transformer(config, Some(&tokenizer)) {
+        Ok(transformer) => transformer,
         Err(error) => return vec![("encoder.tokenizer".to_owned(), format!("{error:#}"))],
     };
     let mut problems = Vec::new();
     let predicts_words = config.tasks.iter().find(|(_, task)| task.head == HeadKind::Mlm);
-    if let (Some((name, _)), None) = (predicts_words, spec.mask) {
+    if let (Some((name, _)), None) = (predicts_words, transformer.spec.mask) {
         problems.push((format!("tasks.{name}.head"), NO_MASK.to_owned()));
     }
-    let spec = match encoder_spec(config, Input::Tokens(spec)) {
-        Ok(encoder) => ModelSpec { encoder, heads: Vec::new() },
-        Err(error) => return vec![("encoder.residual".to_owned(), format!("{error:#}"))],
-    };
     if Device::parse(&config.run.device).is_ok_and(|device| device != Device::Cpu) {
-        problems.extend(transformer_fault(&spec).map(|message| ("encoder.kind".to_owned(), message)));
+        problems.extend(transformer.device_fault().map(|message| ("encoder.kind".to_owned(), message)));
     }
     if let Some(from) = &encoder.from {
-        let fits = hf::check(Path::new(from), &spec.encoder);
+        let fits = hf::check(Path::new(from), &transformer);
         problems.extend(fits.err().map(|error| (FROM.to_owned(), format!("{error:#}"))));
     }
     problems

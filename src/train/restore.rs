@@ -3,41 +3,33 @@
 use anyhow::{Result, ensure};
 
 use crate::config::Config;
-use crate::config::schema::EncoderKind;
 use crate::data::Tokenizer;
 use crate::machine::memory::Memory;
 use crate::model::network::{Limits, Network, Scratch};
-use crate::model::spec::{HeadKind, HeadSpec, Input, ModelSpec};
+use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use crate::model::transformer::TokenLimits;
 use crate::model::{Model, Start};
 use crate::train::checkpoint;
-use crate::train::plan::{bag_spec, encoder_spec, transformer_spec};
+use crate::train::encoder::encoder;
 use crate::train::run_folder::Source;
 
 /// The checkpoint's model, and room to run one example at a time; the tokenizer of a text encoder.
 pub fn stored_model(config: &Config, source: &Source) -> Result<(Model, Scratch, Option<Tokenizer>)> {
-    let tokenizer = match (&config.encoder.tokenizer, config.encoder.kind) {
-        (Some(spec), EncoderKind::Bag | EncoderKind::Transformer) => Some(Tokenizer::open(spec, config.encoder.lowercase)?),
-        _ => None,
-    };
-    let input = match config.encoder.kind {
-        EncoderKind::Bag => Input::Bag(bag_spec(config, tokenizer.as_ref())),
-        EncoderKind::Linear => Input::Features(checkpoint::input_columns(&source.checkpoint)?),
-        EncoderKind::Transformer => Input::Tokens(transformer_spec(config, tokenizer.as_ref())?),
-    };
+    let tokenizer = config.encoder.tokenizer.as_ref().filter(|_| config.encoder.kind.reads_text());
+    let tokenizer = tokenizer.map(|spec| Tokenizer::open(spec, config.encoder.lowercase)).transpose()?;
+    let encoder = encoder(config, tokenizer.as_ref(), || checkpoint::input_columns(&source.checkpoint))?;
     let heads = source.state.tasks.iter();
     let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
-    let network = Network::new(ModelSpec { encoder: encoder_spec(config, input)?, heads });
+    let network = Network::new(ModelSpec { encoder, heads });
     checkpoint::check_shapes(&source.checkpoint, &network)?;
     // An `mlm` head's own parameters do not follow from its outputs, which are the words.
-    let words = network.spec.encoder.transformer().map_or(0, |spec| spec.vocabulary);
-    let outputs = network.spec.heads.iter().map(|head| if head.kind == HeadKind::Mlm { words } else { head.outputs });
+    let table_rows = network.spec.encoder.table().map_or(0, |table| table.rows);
+    let outputs = network.spec.heads.iter().map(|head| if head.kind == HeadKind::Mlm { table_rows } else { head.outputs });
     let outputs = outputs.max().unwrap_or(0);
     let longest = config.encoder.positions;
     let tokens = TokenLimits { group_tokens: longest, group_queries: longest, head_rows: 1, ..TokenLimits::default() };
     let limits = Limits { group_rows: 1, round_rows: 1, group_logits: outputs, tokens, ..Limits::default() };
     let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
-    let table_rows = network.spec.encoder.table().map_or(0, |table| table.rows);
     ensure!(
         row_capacity == table_rows || !network.spec.reads_whole_table(),
         "{} holds {row_capacity} embedding rows, its model reads a table of {table_rows}",
@@ -45,7 +37,7 @@ pub fn stored_model(config: &Config, source: &Source) -> Result<(Model, Scratch,
     );
     let start = Start { seed: config.run.seed, equal_heads: false, second_moment: false, row_moment: false, row_capacity };
     let mut memory = Memory::unlimited();
-    let scratch = Scratch::new(&mut memory, &network.spec.encoder, &limits)?;
+    let scratch = Scratch::new(&mut memory, &*network.spec.encoder, &limits)?;
     let mut model = Model::new(&mut memory, network, &start)?;
     checkpoint::read_model(&source.checkpoint, &mut model)?;
     Ok((model, scratch, tokenizer))

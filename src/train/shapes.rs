@@ -3,9 +3,11 @@
 use rayon::prelude::*;
 
 use crate::config::schema::{self, Config, ScheduleMode};
-use crate::data::{Corpus, Inputs, Split, TokenStore, bag};
+use crate::data::{Corpus, Inputs, Split, TokenStore, ngram_rows};
+use crate::model::encoders::Input;
+use crate::model::encoders::bag::Bag;
 use crate::model::network::Limits;
-use crate::model::spec::{BagSpec, HeadSpec, Input, ModelSpec};
+use crate::model::spec::{HeadSpec, ModelSpec};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::schedule::sampler::TaskSampling;
 use crate::train::tokens::{masked_of, sequence_len};
@@ -18,20 +20,18 @@ pub fn fuse(config: &Config, tasks: usize) -> usize {
 
 /// The largest shapes, and how many embedding rows the run can touch.
 pub fn limits(config: &Config, corpus: &Corpus, spec: &ModelSpec, samplings: &[TaskSampling]) -> (Limits, usize) {
-    let shapes = match &spec.encoder.input {
-        Input::Bag(bag) => bag_shapes(config, corpus, bag, samplings),
+    let (rows, mut tokens) = (HeadRows::new(config, corpus), TokenLimits::default());
+    let shapes = match spec.encoder.reads() {
         Input::Features(_) => TableShapes::default(),
+        Input::Bags(bag) => bag_shapes(config, corpus, bag, samplings),
         Input::Tokens(transformer) => {
+            tokens = token_limits(config, corpus, transformer, samplings, &rows);
             let known = config.encoder.from.is_some() || spec.reads_whole_table();
             token_rows(config, corpus, transformer, samplings, known)
         }
     };
-    let (capacity, rows) = (shapes.rows, HeadRows::new(config, corpus));
-    let mut limits = batch_limits(config, corpus, spec, samplings, shapes, &rows);
-    if let Some(transformer) = spec.encoder.transformer() {
-        limits.tokens = token_limits(config, corpus, transformer, samplings, &rows);
-    }
-    (limits, capacity)
+    let capacity = shapes.rows;
+    (Limits { tokens, ..batch_limits(config, corpus, spec, samplings, shapes, &rows) }, capacity)
 }
 
 /// Examples of the largest micro-batch that a task may have.
@@ -218,7 +218,7 @@ struct TableShapes {
     entries: usize,
 }
 
-fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, samplings: &[TaskSampling]) -> TableShapes {
+fn bag_shapes(config: &Config, corpus: &Corpus, spec: &Bag, samplings: &[TaskSampling]) -> TableShapes {
     let mut shapes = TableShapes::default();
     // The last task, counted from 1, that was seen to touch a row.
     let mut touched = vec![0u32; spec.rows];
@@ -236,7 +236,7 @@ fn bag_shapes(config: &Config, corpus: &Corpus, spec: &BagSpec, samplings: &[Tas
 }
 
 /// At least the n-grams of the largest evaluation batch: as many as its longest example could have, for each example.
-fn evaluated_entries(config: &Config, corpus: &Corpus, spec: &BagSpec) -> usize {
+fn evaluated_entries(config: &Config, corpus: &Corpus, spec: &Bag) -> usize {
     let splits = corpus.tasks.iter().flat_map(|task| [&task.dev, &task.test]).flatten();
     let longest = splits.filter_map(|split| match &split.inputs {
         Inputs::Tokens(store) => (0..store.len()).map(|example| store.token_count(example)).max(),
@@ -246,7 +246,7 @@ fn evaluated_entries(config: &Config, corpus: &Corpus, spec: &BagSpec) -> usize 
 }
 
 /// Marks the rows of a split's examples with the task's number; their bag sizes, and the rows newly marked.
-fn mark_rows(split: &Split, spec: &BagSpec, number: u32, touched: &mut [u32]) -> (Vec<usize>, usize) {
+fn mark_rows(split: &Split, spec: &Bag, number: u32, touched: &mut [u32]) -> (Vec<usize>, usize) {
     const CHUNK: usize = 4096;
     let Inputs::Tokens(store) = &split.inputs else { return (Vec::new(), 0) };
     let mut sizes = Vec::with_capacity(store.len());
@@ -265,11 +265,11 @@ fn mark_rows(split: &Split, spec: &BagSpec, number: u32, touched: &mut [u32]) ->
 }
 
 /// The table rows of one example, ascending.
-pub fn example_bag(store: &TokenStore, example: usize, spec: &BagSpec) -> Vec<u32> {
+pub fn example_bag(store: &TokenStore, example: usize, spec: &Bag) -> Vec<u32> {
     let mut tokens = Vec::with_capacity(store.token_count(example));
     let first = store.read(example, &mut tokens);
     let mut rows = Vec::new();
-    bag(&tokens, first, spec.vocabulary, spec.ngrams, spec.buckets, &mut rows);
+    ngram_rows(&tokens, first, spec.vocabulary, spec.ngrams, spec.buckets, &mut rows);
     rows
 }
 

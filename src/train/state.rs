@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::data::cursor::Cursor;
 use crate::data::{Corpus, Split, TaskData};
 use crate::train::checkpoint::{Setbacks, State, TaskState};
-use crate::train::plan::{Plan, head_kind};
+use crate::train::plan::Plan;
 use crate::train::round::Trainer;
 use crate::train::shapes::largest_micro_batch;
 
@@ -64,7 +64,7 @@ fn fingerprint(task: &TaskData) -> String {
 pub(super) fn fresh_state(corpus: &Corpus, trainer: &Trainer) -> State {
     let task = |task: &TaskData| TaskState {
         name: task.name.clone(),
-        kind: head_kind(task.settings.head),
+        kind: task.settings.head,
         outputs: task.outputs,
         classes: task.classes.clone(),
         data: fingerprint(task),

@@ -50,11 +50,11 @@ pub fn masked_of(split: &Split, example: usize) -> usize {
 }
 
 /// The words at an example's masked places.
-pub fn masked_words(split: &Split, spec: &TransformerSpec, key: &RowKey, masking: Masking) -> Vec<u32> {
+pub fn masked_words(split: &Split, key: &RowKey, masking: Masking) -> Vec<u32> {
     let Inputs::Tokens(store) = &split.inputs else { return Vec::new() };
-    let sequence = sequence(store, key.example as usize, spec);
-    let own = sequence.own_places();
-    masking.places(own.len(), key).into_iter().map(|place| sequence.ids[own[place]]).collect()
+    let mut words = Vec::with_capacity(store.token_count(key.example as usize));
+    store.read(key.example as usize, &mut words);
+    masking.places(words.len(), key).into_iter().map(|place| words[place]).collect()
 }
 
 /// Hides the words at an example's masked places; returns the places in the sequence.
@@ -125,32 +125,10 @@ pub fn evaluation_end(split: &Split, start: usize, most: usize, room: Option<Tok
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::transformer::Pooling;
     use crate::train::masking::EVALUATION;
 
     fn room(tokens: usize, masked: usize) -> Option<TokenRoom> {
         Some(TokenRoom { tokens, masked })
-    }
-
-    fn spec() -> TransformerSpec {
-        TransformerSpec {
-            vocabulary: 100,
-            cls: 1,
-            sep: 2,
-            mask: None,
-            layers: 1,
-            heads: 1,
-            intermediate: 4,
-            positions: 16,
-            types: 2,
-            norm_eps: 1e-12,
-            init: 0.02,
-            attention_dropout: 0.0,
-            pooling: Pooling::Cls,
-            recompute: false,
-            frozen: 0,
-            dense_steps: false,
-        }
     }
 
     fn split() -> Split {
@@ -162,7 +140,7 @@ mod tests {
     fn pairs_get_segments_and_separators() {
         let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
         let split = split();
-        pack(&mut batch, &spec(), |_| &split, EVALUATION);
+        pack(&mut batch, &TransformerSpec::small(), |_| &split, EVALUATION);
         assert_eq!(batch.bags.rows, [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2]);
         assert_eq!(batch.tokens.types, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0]);
         assert_eq!(batch.tokens.positions, [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 1]);
@@ -173,7 +151,7 @@ mod tests {
 
     #[test]
     fn masked_words_are_hidden_and_known() {
-        let (mut split, spec) = (split(), TransformerSpec { mask: Some(3), ..spec() });
+        let (mut split, spec) = (split(), TransformerSpec { mask: Some(3), ..TransformerSpec::small() });
         split.targets = Targets::Words;
         let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
         pack(&mut batch, &spec, |_| &split, EVALUATION);
@@ -181,7 +159,7 @@ mod tests {
         assert_eq!(batch.tokens.masked.len(), 2);
         let plain = [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2];
         for (example, &place) in batch.tokens.masked.iter().enumerate() {
-            let word = masked_words(&split, &spec, &batch.keys[example], EVALUATION);
+            let word = masked_words(&split, &batch.keys[example], EVALUATION);
             assert_eq!(word, [plain[place as usize]]);
             assert!(word[0] >= 10, "special tokens are never masked");
         }

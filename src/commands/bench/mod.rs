@@ -10,8 +10,10 @@ mod surgery;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
+use crate::choices::Choice;
 use crate::machine::memory::peak_resident;
 use crate::output;
 
@@ -84,6 +86,11 @@ fn print(json: bool, report: &Value, text: impl FnOnce(&Value) -> String) -> Res
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_default()
+}
+
+/// One of an enum's names.
+fn choice<T: Choice + Send + Sync>() -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(T::NAMES.iter().copied()).map(|name| T::named(&name).expect("one of the names"))
 }
 
 /// A whole number as it is typed.

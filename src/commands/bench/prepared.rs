@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::commands::check;
 use crate::config::Config;
+use crate::config::schema::EncoderKind;
 use crate::data::{Corpus, Inputs};
 use crate::machine::memory::Memory;
 use crate::model::Model;
@@ -38,26 +39,9 @@ const SEED: u64 = 1;
 pub const MOST_EXAMPLES: usize = 1 << 18;
 const MOST_TOKENS: usize = 1 << 24;
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Encoder {
-    Linear,
-    Bag,
-    Transformer,
-}
-
-impl Encoder {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Linear => "linear",
-            Self::Bag => "bag",
-            Self::Transformer => "transformer",
-        }
-    }
-}
-
 /// What a run is like; see the options of `bench step`.
 pub struct Shape<'a> {
-    pub encoder: Encoder,
+    pub encoder: EncoderKind,
     /// Width of the encoder, and features of an example of the linear one.
     pub hidden: usize,
     pub tasks: usize,
@@ -88,7 +72,7 @@ impl Prepared {
             "--tasks {tasks} x --batch {batch} are {examples} examples a round; at most {MOST_EXAMPLES}"
         );
         ensure!(
-            shape.encoder != Encoder::Transformer || examples * seq <= MOST_TOKENS,
+            shape.encoder != EncoderKind::Transformer || examples * seq <= MOST_TOKENS,
             "--tasks {tasks} x --batch {batch} x --seq {seq} are {} tokens a round; at most {MOST_TOKENS}",
             examples * seq
         );
@@ -101,7 +85,7 @@ impl Prepared {
 
     fn within(folder: &Path, shape: &Shape) -> Result<Self> {
         let write = |name: &str, text: String| std::fs::write(folder.join(name), text).context("cannot write to TMPDIR");
-        if shape.encoder != Encoder::Linear {
+        if shape.encoder != EncoderKind::Linear {
             write("vocab.txt", vocabulary())?;
             write("rows.tsv", rows(shape))?;
         }
@@ -137,7 +121,7 @@ impl Prepared {
             tasks.map(|task| Share { task, examples: examples.clone().collect(), micro_batch: size }).collect();
         let purpose = Purpose { seed: SEED, round: number as u64, batches: self.trainer.batches() };
         let fuse = fuse(&self.config, self.corpus.tasks.len());
-        training_batch(&self.corpus, &self.plan.spec.encoder, fuse, &shares, purpose).0
+        training_batch(&self.corpus, &*self.plan.spec.encoder, fuse, &shares, purpose).0
     }
 
     /// A round of a batch of `tasks`.
@@ -151,7 +135,7 @@ impl Prepared {
         let (model, limits) = (&self.trainer.model, &self.plan.limits);
         let keep = Keep { stored: false, batches: 1, storage: Storage::F32 };
         let mut memory = Memory::unlimited();
-        let scratch = Scratch::new(&mut memory, &model.network.spec.encoder, limits)?;
+        let scratch = Scratch::new(&mut memory, &*model.network.spec.encoder, limits)?;
         let gradients = Gradients::new(&mut memory, &model.network, keep, limits)?;
         Ok(Passes { model, batches, scratch, gradients })
     }
@@ -185,19 +169,19 @@ impl Shape<'_> {
         let examples = BATCHES * batch;
         // The linear encoder is PyTorch's nn.Linear(768, 768), so that both can be timed side by side; the transformer is BERT.
         let own = match self.encoder {
-            Encoder::Linear => String::new(),
-            Encoder::Bag => format!("tokenizer = \"vocab.txt\"\nmax_len = {WORDS}\nngrams = 2\nbuckets = {}\n", 1 << 19),
-            Encoder::Transformer => {
+            EncoderKind::Linear => String::new(),
+            EncoderKind::Bag => format!("tokenizer = \"vocab.txt\"\nmax_len = {WORDS}\nngrams = 2\nbuckets = {}\n", 1 << 19),
+            EncoderKind::Transformer => {
                 format!("tokenizer = \"vocab.txt\"\nmax_len = 512\nlayers = {layers}\nrecompute = {recompute}\n")
             }
         };
         let plain = match self.encoder {
-            Encoder::Linear => "activation = \"none\"\n",
-            Encoder::Bag => "activation = \"gelu\"\nresidual = false\ndropout = 0\nword_dropout = 0\n",
-            Encoder::Transformer => "dropout = 0\nattention_dropout = 0\n",
+            EncoderKind::Linear => "activation = \"none\"\n",
+            EncoderKind::Bag => "activation = \"gelu\"\nresidual = false\ndropout = 0\nword_dropout = 0\n",
+            EncoderKind::Transformer => "dropout = 0\nattention_dropout = 0\n",
         };
         let data = match self.encoder {
-            Encoder::Linear => format!(
+            EncoderKind::Linear => format!(
                 "[synthetic]\nagree = 0\noppose = 0\nalone = {tasks}\nfeatures = {hidden}\ntrain = {examples}\ndev = 0\ntest = 0\n\
                  [task_defaults]\nhead = \"classification\"\n"
             ),
@@ -246,7 +230,7 @@ fn rows(shape: &Shape) -> String {
 /// a uniform length from a quarter of the longest.
 fn words(shape: &Shape, random: Keyed) -> Vec<u32> {
     let choices = VOCABULARY - FIRST_WORD;
-    if shape.encoder == Encoder::Bag {
+    if shape.encoder == EncoderKind::Bag {
         return (0..WORDS as u32).map(|at| (f64::from(choices).powf(random.uniform(at)) as u32).min(choices - 1)).collect();
     }
     let shortest = (shape.seq / 4).max(3);

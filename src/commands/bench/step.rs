@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use serde_json::{Map, Value, json};
 
-use super::prepared::{BATCHES, Encoder, HIDDEN, Prepared, Shape};
-use super::{WARM_UP, count, median, millis, number, print, repeat, report};
+use super::prepared::{BATCHES, HIDDEN, Prepared, Shape};
+use super::{WARM_UP, choice, count, median, millis, number, print, repeat, report};
+use crate::config::schema::EncoderKind;
 use crate::model::network::Batch;
 use crate::ops::gemm::time_in_products;
 use crate::surgery::methods::registry;
@@ -14,8 +15,8 @@ use crate::train::round::Stages;
 
 #[derive(clap::Args)]
 pub struct Args {
-    #[arg(long, value_enum, default_value = "linear")]
-    encoder: Encoder,
+    #[arg(long, value_parser = choice::<EncoderKind>(), default_value = "linear")]
+    encoder: EncoderKind,
     #[arg(long, default_value_t = 8, value_parser = count::<1, 512>)]
     tasks: usize,
     /// Examples of one task in a round
@@ -111,7 +112,7 @@ fn document(args: &Args, prepared: &Prepared, rounds: &[Round]) -> Result<Value>
             "other": (whole - parts.iter().sum::<f64>()).max(0.0),
         },
     });
-    if args.encoder == Encoder::Transformer {
+    if args.encoder == EncoderKind::Transformer {
         more["layers"] = json!(args.layers);
         more["seq"] = json!(args.seq);
         more["tokens_per_second"] = json!(prepared.tokens() / whole * 1e3);

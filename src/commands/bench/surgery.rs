@@ -7,12 +7,12 @@ use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{count, median, number, print, repeat, report};
+use super::{choice, count, median, number, print, repeat, report};
 use crate::machine::memory::{Buffer, Memory, human_bytes, machine_memory};
 use crate::ops::adamw::{Combine, Group, Rule, Step, combine_and_step, combine_rows};
 use crate::ops::bandwidth;
 use crate::ops::gram::gram_of;
-use crate::ops::storage::{Rows, bf16};
+use crate::ops::storage::{Rows, Storage, bf16};
 use crate::random::Random;
 use crate::surgery::methods::{Inputs, Method, registry};
 use crate::surgery::request::MOST_ROWS;
@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, default_value = "pcgrad")]
     method: String,
     /// Numbers of the Jacobian
-    #[arg(long, value_enum, default_value = "f32")]
+    #[arg(long, value_parser = choice::<Storage>(), default_value = "f32")]
     storage: Storage,
     /// Runs to time, after two to warm up
     #[arg(long, default_value_t = 15, value_parser = count::<1, 100_000>)]
@@ -37,26 +37,11 @@ pub struct Args {
     json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Storage {
-    F32,
-    Bf16,
-}
-
-impl Storage {
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    /// Of one number.
-    fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
+/// Bytes of one number.
+fn bytes_of(storage: Storage) -> usize {
+    match storage {
+        Storage::F32 => 4,
+        Storage::Bf16 => 2,
     }
 }
 
@@ -98,7 +83,7 @@ pub fn run(args: &Args) -> Result<()> {
         args.method
     );
     // J; parameters, two moments and the update.
-    let bytes = (width * (tasks * args.storage.bytes() + 4 * 4)) as u64;
+    let bytes = (width * (tasks * bytes_of(args.storage) + 4 * 4)) as u64;
     ensure!(
         bytes <= machine_memory(),
         "--tasks {tasks} x --params {width} in {}, with the parameters' own state, take {}; this machine has {} of memory and swap",
@@ -202,7 +187,7 @@ fn step(run: u64) -> Step {
 fn document(args: &Args, times: &[Times]) -> Value {
     let of = |part: fn(&Times) -> f64| median(times.iter().map(part));
     let floor = of(Times::floor);
-    let bytes = args.params as f64 * (2 * args.tasks * args.storage.bytes() + 6 * 4) as f64;
+    let bytes = args.params as f64 * (2 * args.tasks * bytes_of(args.storage) + 6 * 4) as f64;
     let more = json!({
         "tasks": args.tasks,
         "params": args.params,

@@ -93,10 +93,9 @@ fn sources(checker: &mut Checker) {
         let keys = ["synthetic", "synthetic.agree", "synthetic.oppose", "synthetic.alone"];
         checker.error(&keys, "makes no task: one of `agree`, `oppose` and `alone` must be above 0", "");
     }
-    if config.encoder.kind != EncoderKind::Linear {
+    if config.encoder.kind.reads_text() {
         let help = "set encoder.kind = \"linear\"";
-        let name = if config.encoder.kind == EncoderKind::Bag { "bag encoder" } else { "transformer" };
-        let message = format!("makes dense features, which the {name} does not read");
+        let message = format!("makes dense features, which the {} encoder does not read", config.encoder.kind.name());
         checker.error(&["synthetic", "encoder.kind"], message, help);
     }
 }

@@ -1,7 +1,9 @@
 //! What a surgery method asks of the rest of the run.
 
-use super::super::schema::{Granularity, HeadGradients, Storage};
+use super::super::schema::HeadGradients;
 use super::Checker;
+use crate::ops::storage::Storage;
+use crate::surgery::methods::Granularity;
 use crate::surgery::methods::registry;
 
 pub fn check(checker: &mut Checker) {

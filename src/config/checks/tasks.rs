@@ -7,6 +7,7 @@ use super::super::suggest::nearest;
 use super::super::synthetic;
 use super::super::tree::{Node, Value};
 use super::{Checker, task_key};
+use crate::choices::Choice;
 
 pub fn check(checker: &mut Checker) {
     let config = checker.config;
@@ -142,20 +143,23 @@ fn distinct_splits(checker: &mut Checker, key: &str, task: &Task) {
 fn inputs(checker: &mut Checker, key: &str, task: &Task) {
     let [text, features] = ["text", "features"].map(|name| format!("{key}.{name}"));
     let keys = [text.as_str(), features.as_str(), "encoder.kind"];
-    match checker.config.encoder.kind {
-        _ if !task.text.is_empty() && !task.features.is_empty() => {
+    let kind = checker.config.encoder.kind;
+    match (task.text.is_empty(), task.features.is_empty()) {
+        (false, false) => {
             checker.error(&[&features, &text], "`text` is set as well: a task has one kind of input", "remove one of the two");
         }
-        EncoderKind::Linear if !task.text.is_empty() => {
-            checker.error(&keys, "the linear encoder reads `features`, not text", "set encoder.kind = \"bag\"");
+        (false, true) if !kind.reads_text() => {
+            checker.error(&keys, format!("the {} encoder reads `features`, not text", kind.name()), "set encoder.kind = \"bag\"");
         }
-        EncoderKind::Bag | EncoderKind::Transformer if !task.features.is_empty() => {
+        (true, false) if kind.reads_text() => {
             let keys = [features.as_str(), text.as_str(), "encoder.kind"];
-            let name = if checker.config.encoder.kind == EncoderKind::Bag { "bag encoder" } else { "transformer" };
-            checker.error(&keys, format!("the {name} reads `text`, not features"), "set encoder.kind = \"linear\"");
+            checker.error(
+                &keys,
+                format!("the {} encoder reads `text`, not features", kind.name()),
+                "set encoder.kind = \"linear\"",
+            );
         }
-        EncoderKind::Linear if task.features.is_empty() => missing(checker, key, &keys, "features"),
-        EncoderKind::Bag | EncoderKind::Transformer if task.text.is_empty() => missing(checker, key, &keys, "text"),
+        (true, true) => missing(checker, key, &keys, if kind.reads_text() { "text" } else { "features" }),
         _ => {}
     }
     if task.text.len() > 2 {

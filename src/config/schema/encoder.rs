@@ -1,9 +1,11 @@
 //! The encoder.
 
 use super::{BAG, ONE_LAYER, TEXT, TRANSFORMER, WIDTH};
+use crate::choices::choices;
 use crate::config::keys::{Bounds, Kind, PathFrom};
-use crate::config::table::{FieldType, choices, table};
+use crate::config::table::table;
 use crate::ops::activation::Activation;
+use crate::ops::pooling::Pooling;
 
 table! {
     /// The trunk all tasks share.
@@ -73,12 +75,16 @@ choices! {
     pub enum EncoderKind { Linear = "linear", Bag = "bag", Transformer = "transformer" }
 }
 
-impl FieldType for Activation {
-    fn kind() -> Kind {
-        Kind::one_of(["none", "relu", "gelu", "tanh"])
+impl EncoderKind {
+    pub fn reads_text(self) -> bool {
+        TEXT.contains(&self.name())
     }
 }
 
-choices! {
-    pub enum Pooling { Cls = "cls", Mean = "mean", Pooler = "pooler" }
+impl Encoder {
+    /// Tokens kept of an example of so many texts: special ones stand before and after each in what a transformer reads.
+    pub fn tokens_kept(&self, texts: usize) -> usize {
+        let positions = if self.kind == EncoderKind::Transformer { self.positions } else { usize::MAX };
+        self.max_len.min(positions.saturating_sub(1 + texts))
+    }
 }

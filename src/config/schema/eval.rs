@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::COUNT;
+use crate::choices::choices;
 use crate::config::keys::Kind;
-use crate::config::table::{FieldType, choices, table};
+use crate::config::table::{FieldType, table};
 
 table! {
     /// Evaluation on the dev split.

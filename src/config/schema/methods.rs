@@ -3,9 +3,12 @@
 
 use serde_json::{Map, Value};
 
+use crate::choices::choices;
 use crate::config::keys::{Bounds, Default, Key, Kind};
-use crate::config::table::{choices, table};
+use crate::config::table::table;
+use crate::ops::storage::Storage;
 use crate::surgery::balance;
+use crate::surgery::methods::Granularity;
 use crate::surgery::methods::params::{self, Param, Range};
 use crate::surgery::methods::registry;
 
@@ -33,14 +36,6 @@ table! {
         pub params: Map<String, Value>,
     }
     with keys parameters(METHOD_KEYS[0]);
-}
-
-choices! {
-    pub enum Granularity { Model = "model", Layer = "layer", Tensor = "tensor" }
-}
-
-choices! {
-    pub enum Storage { F32 = "f32", Bf16 = "bf16" }
 }
 
 choices! {

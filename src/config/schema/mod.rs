@@ -13,16 +13,17 @@ mod train;
 
 use std::collections::BTreeMap;
 
-pub use encoder::{Encoder, EncoderKind, Pooling};
+pub use encoder::{Encoder, EncoderKind};
 pub use eval::{Best, Eval, Every, EveryNamed, Slice};
-pub use methods::{Balance, Granularity, HeadGradients, METHOD_KEYS, Scale, Storage, Surgery, params_of};
+pub use methods::{Balance, HeadGradients, METHOD_KEYS, Scale, Surgery, params_of};
 pub use run::{Checkpoint, Data, Observe, OnBadRow, Run};
 pub use schedule::{Fault, FaultKind, Feedback, Memory, Sampler, SamplerKind, Schedule, ScheduleMode};
 pub use sources::{Synthetic, TasksFrom};
-pub use task::{Adaptive, Format, HeadKind, MetricKind, Task};
+pub use task::{Adaptive, Format, MetricKind, Task};
 pub use train::{Clip, ClipScope, EmbeddingSteps, LrSchedule, LrScheduleKind, Optimizer, OptimizerKind, RowMoment, Train};
 
 use super::table::table;
+pub use crate::ops::heads::HeadKind;
 
 const COUNT: i64 = 1 << 40;
 const WIDTH: i64 = 1 << 16;
@@ -66,25 +67,13 @@ table! {
 
 #[cfg(test)]
 mod tests {
-    use serde::de::DeserializeOwned;
-
-    use super::super::keys::Kind;
-    use super::super::table::FieldType;
-    use crate::ops::activation::Activation;
-    use crate::schedule::Policy;
-    use crate::schedule::access::OnStale;
-
-    fn takes_its_names<T: FieldType + DeserializeOwned>() {
-        let Kind::OneOf(names) = T::kind() else { panic!("{:?}", T::kind()) };
-        for name in names {
-            toml::Value::String(name.to_owned()).try_into::<T>().unwrap_or_else(|error| panic!("{name}: {error}"));
-        }
-    }
+    use crate::schedule::{Policy, policy::POLICIES};
 
     #[test]
-    fn enums_of_other_rooms_take_the_names_of_their_keys() {
-        takes_its_names::<Activation>();
-        takes_its_names::<&'static Policy>();
-        takes_its_names::<OnStale>();
+    fn policies_are_read_by_their_names() {
+        for policy in POLICIES {
+            let read: &'static Policy = toml::Value::from(policy.name).try_into().unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(read.name, policy.name);
+        }
     }
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::{COUNT, Every};
+use crate::choices::choices;
 use crate::config::keys::{Kind, PathFrom};
-use crate::config::table::{choices, table};
+use crate::config::table::table;
 
 table! {
     /// The run as a whole.

@@ -1,8 +1,9 @@
 //! Which tasks run when, what memory they have, and what goes wrong on purpose.
 
 use super::COUNT;
+use crate::choices::choices;
 use crate::config::keys::{Bounds, Kind, YEAR_MS};
-use crate::config::table::{FieldType, choices, table};
+use crate::config::table::{FieldType, table};
 use crate::schedule::{Policy, policy};
 
 const SECONDS: Bounds = Bounds::NON_NEGATIVE.up_to(YEAR_MS / 1e3);

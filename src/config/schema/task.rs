@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use super::ROUNDS;
+use crate::choices::choices;
 use crate::config::keys::{Bounds, Kind, PathFrom, YEAR_MS};
-use crate::config::table::{choices, table};
+use crate::config::table::table;
+use crate::ops::heads::HeadKind;
 
 const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
 
@@ -77,10 +79,6 @@ table! {
 
 choices! {
     pub enum Format { Jsonl = "jsonl", Tsv = "tsv", Csv = "csv", Parquet = "parquet" }
-}
-
-choices! {
-    pub enum HeadKind { Classification = "classification", Regression = "regression", Multilabel = "multilabel", Mlm = "mlm" }
 }
 
 choices! {

@@ -1,8 +1,9 @@
 //! The round: how much is computed in it, and the step it ends in.
 
 use super::{ROUNDS, TEXT, TRANSFORMER};
+use crate::choices::choices;
 use crate::config::keys::Bounds;
-use crate::config::table::{choices, table};
+use crate::config::table::table;
 
 const ADAMW: &[&str] = &["adamw"];
 

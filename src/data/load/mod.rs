@@ -23,7 +23,7 @@ use super::read::{Fault, Item};
 use super::split::{Corpus, FileReport, Progress, TaskData};
 use super::store::{Elements, RowRef, Spill, Width};
 use super::tokenizer::Tokenizer;
-use crate::config::schema::{Config, EncoderKind, HeadKind, OnBadRow, Task};
+use crate::config::schema::{Config, HeadKind, OnBadRow, Task};
 
 /// Distinct foreign split values named in a report.
 const MOST_OTHER_SPLITS: usize = 20;
@@ -38,8 +38,7 @@ pub fn load(config: &Config, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result
         spills: Spills::new(tokenizer.as_deref()),
         on_bad: config.data.on_bad_row,
     };
-    let positions = (config.encoder.kind == EncoderKind::Transformer).then_some(config.encoder.positions);
-    let rules = TokenRules { tokenizer: tokenizer.as_deref(), max_len: config.encoder.max_len, positions };
+    let rules = TokenRules { tokenizer: tokenizer.as_deref(), encoder: &config.encoder };
     let mut files = Vec::with_capacity(sources.len());
     for source in &sources {
         files.push(loader.read(source, rules, progress).map_err(|error| with_origin(error, config))?);

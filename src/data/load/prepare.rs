@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::plan::{InputColumns, Source, SplitRule};
+use crate::config::schema::Encoder;
 use crate::data::labels::{self, RawLabel};
 use crate::data::read::{BadKind, Cell, Fault, Item, Row};
 use crate::data::split::SplitName;
@@ -45,15 +46,7 @@ pub(super) struct Encoded {
 #[derive(Clone, Copy)]
 pub(super) struct TokenRules<'a> {
     pub tokenizer: Option<&'a Tokenizer>,
-    pub max_len: usize,
-    /// Longest sequence of an encoder that adds special tokens: one before, one after each text.
-    pub positions: Option<usize>,
-}
-
-impl TokenRules<'_> {
-    fn max_len(&self, texts: usize) -> usize {
-        self.positions.map_or(self.max_len, |positions| self.max_len.min(positions.saturating_sub(1 + texts)))
-    }
+    pub encoder: &'a Encoder,
 }
 
 /// Errors are the tokenizer's own; faults of the data are part of the result.
@@ -109,7 +102,7 @@ fn encode(input: &InputColumns, row: &Row, source: &Source, rules: TokenRules<'_
                 }
             }
             let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-            let (elements, first) = encode_texts(tokenizer, &texts, rules.max_len(texts.len()))?;
+            let (elements, first) = encode_texts(tokenizer, &texts, rules.encoder.tokens_kept(texts.len()))?;
             Ok(Ok(Encoded { elements, first }))
         }
     }

@@ -1,25 +1,23 @@
 //! The tensors of one fused group, for the most rows it may have: one list, whoever allocates them.
 
+use anyhow::Result;
+
 use crate::machine::driver::Address;
 use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tensor::{DType, Tensor};
 use crate::model::network::Limits;
-use crate::model::spec::EncoderSpec;
 use crate::model::transformer;
-use crate::ops::activation::Activation;
 
 /// Allocates a group's tensors on one machine; those without elements are none.
 pub trait Allocator {
-    type Error;
-
     /// (rows x columns) that products read or write: f32 on the host, bf16 on a device.
-    fn activation(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor, Self::Error>;
+    fn activation(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor>;
 
     /// (rows x columns) f32 without gaps.
-    fn numbers(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor, Self::Error>;
+    fn numbers(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor>;
 
     /// (count) f32 that a device's kernels pass on; none on the host.
-    fn partials(&mut self, name: &str, count: usize) -> Result<Tensor, Self::Error>;
+    fn partials(&mut self, name: &str, count: usize) -> Result<Tensor>;
 }
 
 /// Activations of one group; those that its encoder does not use are none.
@@ -41,30 +39,19 @@ pub struct Activations {
 }
 
 impl Activations {
-    pub fn new<A: Allocator>(room: &mut A, encoder: &EncoderSpec, limits: &Limits) -> Result<Self, A::Error> {
-        let (hidden, rows) = (encoder.hidden, head_rows(encoder, limits));
-        let (bag, dense) = (encoder.bag().is_some(), encoder.transformer().is_none());
-        let transformer = match encoder.transformer() {
-            Some(spec) => Some(transformer::Activations::new(room, spec, hidden, limits)?),
-            None => None,
-        };
-        let only = |wanted: bool| if wanted { rows } else { 0 };
+    /// Those that every encoder has: what the heads see in `rows` rows, and what they make of it.
+    pub fn new(room: &mut dyn Allocator, hidden: usize, rows: usize, limits: &Limits) -> Result<Self> {
         Ok(Self {
-            transformer,
-            input: room.activation("encoder input", only(bag), encoder.inputs())?,
-            pre: room.activation("pre-activations", only(dense && encoder.activation != Activation::None), hidden)?,
+            transformer: None,
+            input: Tensor::NONE,
+            pre: Tensor::NONE,
             hidden: room.activation("hidden states", rows, hidden)?,
             dhidden: room.activation("gradient of hidden states", rows, hidden)?,
-            shortcut: room.activation("gradient of the shortcut", only(bag && encoder.residual), hidden)?,
+            shortcut: Tensor::NONE,
             logits: room.numbers("logits", 1, limits.group_logits)?,
             dlogits: room.numbers("gradient of logits", 1, limits.group_logits)?,
         })
     }
-}
-
-/// Rows that the heads of the largest group see.
-pub fn head_rows(encoder: &EncoderSpec, limits: &Limits) -> usize {
-    if encoder.transformer().is_some() { limits.tokens.head_rows } else { limits.group_rows }
 }
 
 /// Tensors of the host, and the memory that they lie in.
@@ -80,13 +67,11 @@ impl<'m> HostAllocator<'m> {
 }
 
 impl Allocator for HostAllocator<'_> {
-    type Error = anyhow::Error;
-
-    fn activation(&mut self, name: &str, rows: usize, columns: usize) -> anyhow::Result<Tensor> {
+    fn activation(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
         self.numbers(name, rows, columns)
     }
 
-    fn numbers(&mut self, name: &str, rows: usize, columns: usize) -> anyhow::Result<Tensor> {
+    fn numbers(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
         let buffer = self.memory.buffer(&format!("scratch: {name}"), rows * columns)?;
         if buffer.is_empty() {
             return Ok(Tensor::NONE);
@@ -96,7 +81,7 @@ impl Allocator for HostAllocator<'_> {
         Ok(Tensor::dense(at, rows, columns, DType::F32))
     }
 
-    fn partials(&mut self, _: &str, _: usize) -> anyhow::Result<Tensor> {
+    fn partials(&mut self, _: &str, _: usize) -> Result<Tensor> {
         Ok(Tensor::NONE)
     }
 }

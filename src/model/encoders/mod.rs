@@ -1,17 +1,94 @@
-//! What a fused group is to the code that emits its tapes, whatever the encoder and the machine.
+//! What an encoder is, and what a fused group is to the code that emits its tapes, whatever the machine.
 
 pub mod activations;
-pub mod dense;
+pub mod bag;
+pub mod linear;
 
 use std::ops::Range;
 
+use anyhow::Result;
+
+use crate::machine::tape::Tape;
 use crate::machine::tensor::{DType, Tensor, pitch};
-use crate::model::network::{Batch, Network, Part};
-use crate::model::transformer::TokenGroup;
+use crate::model::network::{Batch, Limits, Network, Part, Randomness};
+use crate::model::spec::{HeadSpec, Param, TableSpec};
+use crate::model::transformer::{TokenGroup, Transformer, TransformerSpec};
 use crate::ops::embedding_bag::RowInit;
 use crate::ops::heads::Head;
 use crate::ops::jacobian_rows::JacobianRows;
-use activations::Activations;
+use activations::{Activations, Allocator};
+
+/// The shared trunk: its parameters, what it reads, and the operations from there to the logits and back.
+pub trait Encoder: Send + Sync {
+    /// Width of what the heads see.
+    fn hidden(&self) -> usize;
+
+    fn reads(&self) -> Input<'_>;
+
+    /// Columns of its input: of the features, or of the embedding table.
+    fn inputs(&self) -> usize {
+        match (self.reads(), self.table()) {
+            (Input::Features(columns), _) => columns,
+            (_, table) => table.map_or(0, |table| table.dim),
+        }
+    }
+
+    /// Dense parameters, each list end to end: those that are trained, and those that stay as they are.
+    fn params(&self) -> [Vec<Param>; 2];
+
+    fn table(&self) -> Option<TableSpec> {
+        None
+    }
+
+    /// Most columns of J that the backward pass writes at once.
+    fn largest_piece(&self) -> usize {
+        self.params()[0].iter().map(Param::len).sum()
+    }
+
+    /// Room for the largest group.
+    fn activations(&self, room: &mut dyn Allocator, limits: &Limits) -> Result<Activations>;
+
+    /// Rows of its input in the largest round, and in what a device keeps their gradient.
+    fn input_gradient(&self, limits: &Limits) -> (usize, DType) {
+        (limits.round_rows, DType::F32)
+    }
+
+    /// Bytes that its operations read of a batch on a device, beside features and the table's rows: for each example, and for all.
+    fn upload_bytes(&self, _: &Limits) -> [usize; 2] {
+        [0; 2]
+    }
+
+    /// How the tokens of a group are read, where it reads tokens.
+    fn tokens(&self, _: &Batch, _: &[Part], _: &[HeadSpec]) -> Option<TokenGroup> {
+        None
+    }
+
+    /// Encoder and heads of a group; logits part after part. Dropout with `random`.
+    fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>);
+
+    /// Gradients after [`Encoder::forward`] and the losses.
+    fn backward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, to: Gradients, random: Randomness);
+
+    /// Why no device computes it, if none does.
+    fn device_fault(&self) -> Option<String> {
+        None
+    }
+
+    /// For what only a transformer has: recomputed activations, kept states of a frozen prefix, Hugging Face's files.
+    fn transformer(&self) -> Option<&Transformer> {
+        None
+    }
+}
+
+/// What an encoder reads of an example.
+pub enum Input<'a> {
+    /// So many features.
+    Features(usize),
+    /// The embedding rows of its text's n-grams.
+    Bags(&'a bag::Bag),
+    /// The tokens of its text, each with its embedding row.
+    Tokens(&'a TransformerSpec),
+}
 
 /// Parameters of one space, each a row of all values.
 #[derive(Clone, Copy, Debug)]

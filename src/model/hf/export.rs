@@ -57,10 +57,10 @@ pub fn export(
     heads: &BTreeMap<String, HeadFile>,
     tokenizer: Option<&HfTokenizer>,
 ) -> Result<()> {
-    let spec = network.spec.encoder.transformer();
-    let spec = spec.context("only a transformer encoder has a Hugging Face form")?;
+    let encoder = network.spec.encoder.transformer();
+    let encoder = encoder.context("only a transformer encoder has a Hugging Face form")?;
+    let (spec, hidden) = (&encoder.spec, encoder.hidden);
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    let hidden = network.spec.encoder.hidden;
     let table = parameters.rows.as_ref().context("a transformer has a word table")?;
     let words = table.whole();
     let mut tensors = BTreeMap::new();
@@ -75,7 +75,7 @@ pub fn export(
     write_json(&out.join("heads.json"), &serde_json::to_value(heads)?)?;
     let pad = tokenizer.and_then(|tokenizer| tokenizer.special.iter().find(|token| token.role == "pad_token"));
     let pad = pad.map(|token| token.id);
-    write_json(&out.join("config.json"), &HfConfig::document(spec, hidden, network.spec.encoder.dropout, pad))?;
+    write_json(&out.join("config.json"), &HfConfig::document(spec, hidden, encoder.dropout, pad))?;
     if let Some(tokenizer) = tokenizer {
         write_json(&out.join("tokenizer.json"), &with_special_tokens(tokenizer, [spec.cls, spec.sep])?)?;
         write_json(&out.join("tokenizer_config.json"), &tokenizer_config(tokenizer))?;

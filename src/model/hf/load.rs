@@ -12,17 +12,16 @@ use serde_json::Value;
 
 use super::WORDS;
 use crate::model::Parameters;
+use crate::model::encoders::Encoder;
 use crate::model::network::Network;
-use crate::model::spec::{EncoderSpec, ModelSpec, ParamTable};
 
 /// Names of left-out tensors said in a note.
 const MOST_NAMES: usize = 4;
 
 /// Whether the weights in a folder are those of this encoder, by their headers.
-pub fn check(folder: &Path, encoder: &EncoderSpec) -> Result<()> {
-    let table = ParamTable::new(&ModelSpec { encoder: encoder.clone(), heads: Vec::new() });
+pub fn check(folder: &Path, encoder: &dyn Encoder) -> Result<()> {
     let files = WeightFiles::open(folder)?;
-    check_tensors(folder, &files.tensors()?, &wanted(&table, encoder))
+    check_tensors(folder, &files.tensors()?, &wanted(encoder))
 }
 
 /// Fills the encoder from a folder; returns notes on what was left out or not found. Tensors may carry the prefix `bert.`,
@@ -30,7 +29,7 @@ pub fn check(folder: &Path, encoder: &EncoderSpec) -> Result<()> {
 pub fn load(folder: &Path, network: &Network, parameters: &mut Parameters) -> Result<Vec<String>> {
     let files = WeightFiles::open(folder)?;
     let tensors = files.tensors()?;
-    let wanted = wanted(&network.table, &network.spec.encoder);
+    let wanted = wanted(&*network.spec.encoder);
     check_tensors(folder, &tensors, &wanted)?;
     let words = parameters.rows.as_mut().context("a transformer has a word table")?;
     words.touch_all();
@@ -72,15 +71,15 @@ pub fn load(folder: &Path, network: &Network, parameters: &mut Parameters) -> Re
 }
 
 /// Name and shape of every tensor of the encoder.
-fn wanted<'a>(table: &'a ParamTable, encoder: &EncoderSpec) -> Vec<(&'a str, Vec<usize>)> {
-    let words = encoder.transformer().map(|spec| (WORDS, vec![spec.vocabulary, encoder.hidden]));
-    let dense = table.shared.iter().chain(&table.frozen).map(|param| (param.name.as_str(), param.shape.clone()));
+fn wanted(encoder: &dyn Encoder) -> Vec<(String, Vec<usize>)> {
+    let words = encoder.table().map(|table| (WORDS.to_owned(), vec![table.rows, table.dim]));
+    let dense = encoder.params().into_iter().flatten().map(|param| (param.name, param.shape));
     words.into_iter().chain(dense).collect()
 }
 
 /// An error that names every tensor that is missing or another one than is wanted.
-fn check_tensors(folder: &Path, tensors: &BTreeMap<String, TensorView>, wanted: &[(&str, Vec<usize>)]) -> Result<()> {
-    let fault = |(name, shape): &(&str, Vec<usize>)| match tensors.get(*name) {
+fn check_tensors(folder: &Path, tensors: &BTreeMap<String, TensorView>, wanted: &[(String, Vec<usize>)]) -> Result<()> {
+    let fault = |(name, shape): &(String, Vec<usize>)| match tensors.get(name) {
         None if name.starts_with("pooler.") => None,
         None => Some(format!("{name} is missing")),
         Some(tensor) if tensor.shape() != shape => Some(format!("{name} is {:?}, expected {shape:?}", tensor.shape())),

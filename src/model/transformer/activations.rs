@@ -1,7 +1,9 @@
 //! Activations of one fused group in the transformer.
 
+use anyhow::Result;
+
 use super::mlm::MlmActivations;
-use super::spec::{Pooling, TransformerSpec};
+use super::{Pooling, TransformerSpec};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::activations::Allocator;
 use crate::model::network::Limits;
@@ -49,13 +51,7 @@ pub struct Saved {
 }
 
 impl Saved {
-    fn new<A: Allocator>(
-        room: &mut A,
-        name: &str,
-        spec: &TransformerSpec,
-        h: usize,
-        [tokens, rows]: [usize; 2],
-    ) -> Result<Self, A::Error> {
+    fn new(room: &mut dyn Allocator, name: &str, spec: &TransformerSpec, h: usize, [tokens, rows]: [usize; 2]) -> Result<Self> {
         let of = |what: &str| format!("{name} {what}");
         Ok(Self {
             q: room.activation(&of("queries"), rows, h)?,
@@ -102,7 +98,7 @@ pub struct Activations {
 }
 
 impl Activations {
-    pub fn new<A: Allocator>(room: &mut A, spec: &TransformerSpec, hidden: usize, limits: &Limits) -> Result<Self, A::Error> {
+    pub fn new(room: &mut dyn Allocator, spec: &TransformerSpec, hidden: usize, limits: &Limits) -> Result<Self> {
         let &Limits { ref tokens, present, .. } = limits;
         let (n, h) = (tokens.group_tokens, hidden);
         let last = tokens.group_queries;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::Pooling;
 use super::prefix::PrefixStates;
-use super::spec::Pooling;
 use crate::model::network::Part;
 use crate::model::spec::{HeadKind, HeadSpec};
 use crate::ops::token_dropout::TokenKey;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::spec::{Pooling, TransformerSpec};
+use super::{Pooling, TransformerSpec};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::{Values, Weights};
 use crate::model::spec::{Init, Param};
@@ -130,7 +130,7 @@ impl Layout {
 }
 
 /// The dense parameters: trained ones (the columns of J), then frozen ones. The word table is kept by row beside them.
-pub fn params(spec: &TransformerSpec, hidden: usize) -> (Vec<Param>, Vec<Param>) {
+pub fn params(spec: &TransformerSpec, hidden: usize) -> [Vec<Param>; 2] {
     let mut lists = [List::default(), List::default()];
     let normal = Init::Normal(spec.init);
     let embeddings = &mut lists[usize::from(spec.frozen > 0)];
@@ -143,8 +143,7 @@ pub fn params(spec: &TransformerSpec, hidden: usize) -> (Vec<Param>, Vec<Param>)
     if spec.pooling == Pooling::Pooler {
         lists[0].linear("pooler", "pooler.dense", [hidden, hidden], normal);
     }
-    let [trained, frozen] = lists;
-    (trained.params, frozen.params)
+    lists.map(|list| list.params)
 }
 
 #[derive(Default)]
@@ -192,33 +191,12 @@ impl List {
 mod tests {
     use super::*;
 
-    fn spec(frozen: usize) -> TransformerSpec {
-        TransformerSpec {
-            vocabulary: 11,
-            cls: 0,
-            sep: 1,
-            mask: None,
-            layers: 2,
-            heads: 2,
-            intermediate: 12,
-            positions: 5,
-            types: 2,
-            norm_eps: 1e-12,
-            init: 0.02,
-            attention_dropout: 0.0,
-            pooling: Pooling::Pooler,
-            recompute: false,
-            frozen,
-            dense_steps: false,
-        }
-    }
-
     #[test]
     fn pieces_and_parameters_agree() {
         for frozen in 0..=3 {
-            let (spec, h) = (spec(frozen), 8);
+            let (spec, h) = (TransformerSpec { pooling: Pooling::Pooler, frozen, ..TransformerSpec::small() }, 8);
             let layout = Layout::new(&spec, h);
-            let (trained, held) = params(&spec, h);
+            let [trained, held] = params(&spec, h);
             let list = |frozen: bool| if frozen { &held } else { &trained };
             let starts = |frozen: bool, at: usize, name: &str| {
                 let param = list(frozen).iter().find(|param| param.offset == at).map(|param| param.name.as_str());

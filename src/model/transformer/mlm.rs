@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use anyhow::Result;
+
 use super::Transformer;
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
@@ -28,7 +30,7 @@ pub struct MlmActivations {
 }
 
 impl MlmActivations {
-    pub fn new<A: Allocator>(room: &mut A, hidden: usize, masked: usize) -> Result<Self, A::Error> {
+    pub fn new(room: &mut dyn Allocator, hidden: usize, masked: usize) -> Result<Self> {
         Ok(Self {
             pre: room.activation("masked tokens' layer", masked, hidden)?,
             act: room.activation("masked tokens' layer activated", masked, hidden)?,

@@ -5,22 +5,21 @@
 
 mod activations;
 mod backward;
+mod encoder;
 mod forward;
 mod group;
-mod heads;
 mod layout;
 mod mlm;
 mod prefix;
 pub mod spec;
 
-use crate::model::spec::EncoderSpec;
-
+pub use crate::ops::pooling::Pooling;
 pub use activations::{Activations, TokenLimits};
 pub use group::{TokenBatch, TokenGroup};
-pub use layout::{Place, params};
+pub use layout::Place;
 pub use mlm::mlm_params;
 pub use prefix::PrefixStates;
-pub use spec::{Pooling, TransformerSpec};
+pub use spec::TransformerSpec;
 
 use layout::Layout;
 
@@ -34,13 +33,8 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    pub fn new(spec: &TransformerSpec, encoder: &EncoderSpec) -> Self {
-        let layout = Layout::new(spec, encoder.hidden);
-        Self { spec: spec.clone(), hidden: encoder.hidden, dropout: encoder.dropout, layout }
-    }
-
-    /// Most columns of J that the backward pass writes at once.
-    pub fn largest_piece(&self) -> usize {
-        self.layout.largest_piece()
+    pub fn new(spec: TransformerSpec, hidden: usize, dropout: f64) -> Self {
+        let layout = Layout::new(&spec, hidden);
+        Self { spec, hidden, dropout, layout }
     }
 }

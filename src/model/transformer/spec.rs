@@ -1,8 +1,8 @@
 //! What a transformer encoder is made of.
 
-use serde::Serialize;
+use crate::ops::pooling::Pooling;
 
-/// Shape and behaviour of the encoder; its width and dropout are the [`crate::model::spec::EncoderSpec`]'s.
+/// Shape and behaviour of the encoder; its width and dropout are the [`super::Transformer`]'s.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TransformerSpec {
     /// Rows of the word table.
@@ -33,18 +33,6 @@ pub struct TransformerSpec {
     pub dense_steps: bool,
 }
 
-/// What a head over a whole sequence sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pooling {
-    /// The first token.
-    Cls,
-    /// The mean of all tokens.
-    Mean,
-    /// BERT's pooler: tanh of a linear layer over the first token.
-    Pooler,
-}
-
 impl TransformerSpec {
     pub fn embeddings_frozen(&self) -> bool {
         self.frozen > 0
@@ -53,5 +41,29 @@ impl TransformerSpec {
     /// The first layer that is trained.
     pub fn first_trained(&self) -> usize {
         self.frozen.saturating_sub(1)
+    }
+}
+
+#[cfg(test)]
+impl TransformerSpec {
+    pub fn small() -> Self {
+        Self {
+            vocabulary: 100,
+            cls: 1,
+            sep: 2,
+            mask: None,
+            layers: 2,
+            heads: 2,
+            intermediate: 12,
+            positions: 16,
+            types: 2,
+            norm_eps: 1e-12,
+            init: 0.02,
+            attention_dropout: 0.0,
+            pooling: Pooling::Cls,
+            recompute: false,
+            frozen: 0,
+            dense_steps: false,
+        }
     }
 }

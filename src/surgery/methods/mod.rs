@@ -51,6 +51,8 @@ pub use rows::RowPass;
 pub use simplex::softmax;
 pub use uniform::{Mean, Sum};
 
+use crate::choices::choices;
+
 /// What a method asks of the round. What it does not ask for is neither computed nor stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -77,6 +79,17 @@ impl Needs {
     /// Whether a method sees other things in one block of the encoder than in another.
     pub fn differ_by_block(&self) -> bool {
         self.gram || self.second_batch || self.row_state
+    }
+}
+
+choices! {
+    /// The part of the encoder that is solved at once.
+    pub enum Granularity {
+        Model = "model",
+        /// Each block of the parameter table.
+        Layer = "layer",
+        /// Each parameter.
+        Tensor = "tensor",
     }
 }
 

@@ -1,8 +1,10 @@
 //! Room for the activations of one fused group.
 
-use crate::machine::driver::{DeviceError, Driver};
+use anyhow::Result;
+
+use crate::machine::driver::Driver;
 use crate::machine::tensor::{DType, Tensor, pitch};
-use crate::model::encoders::activations::{Activations, Allocator, head_rows};
+use crate::model::encoders::activations::{Activations, Allocator};
 use crate::model::network::{Limits, Network};
 
 pub struct Lane {
@@ -12,11 +14,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(device: &mut dyn Driver, number: usize, network: &Network, limits: &Limits) -> Result<Self, DeviceError> {
-        let encoder = &network.spec.encoder;
+    pub fn new(device: &mut dyn Driver, number: usize, network: &Network, limits: &Limits) -> Result<Self> {
         let mut room = DeviceAllocator { device, number };
-        let at = Activations::new(&mut room, encoder, limits)?;
-        let rows = head_rows(encoder, limits);
+        let at = network.spec.encoder.activations(&mut room, limits)?;
+        let rows = at.hidden.rows;
         let row_losses = Tensor::dense(room.allocate("losses by row", 8 * rows)?, 1, rows, DType::F64);
         Ok(Self { at, row_losses })
     }
@@ -29,30 +30,28 @@ struct DeviceAllocator<'d> {
 }
 
 impl DeviceAllocator<'_> {
-    fn allocate(&mut self, name: &str, bytes: usize) -> Result<u64, DeviceError> {
-        if bytes == 0 { Ok(0) } else { self.device.allocate(&format!("lane {}: {name}", self.number), bytes) }
+    fn allocate(&mut self, name: &str, bytes: usize) -> Result<u64> {
+        if bytes == 0 { Ok(0) } else { Ok(self.device.allocate(&format!("lane {}: {name}", self.number), bytes)?) }
     }
 }
 
 impl Allocator for DeviceAllocator<'_> {
-    type Error = DeviceError;
-
     /// bf16, rows [`pitch`] apart.
-    fn activation(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor, DeviceError> {
+    fn activation(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
         match self.allocate(name, 2 * rows * pitch(columns))? {
             0 => Ok(Tensor::NONE),
             at => Ok(Tensor::padded(at, rows, columns, DType::Bf16)),
         }
     }
 
-    fn numbers(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor, DeviceError> {
+    fn numbers(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
         match self.allocate(name, 4 * rows * columns)? {
             0 => Ok(Tensor::NONE),
             at => Ok(Tensor::dense(at, rows, columns, DType::F32)),
         }
     }
 
-    fn partials(&mut self, name: &str, count: usize) -> Result<Tensor, DeviceError> {
+    fn partials(&mut self, name: &str, count: usize) -> Result<Tensor> {
         self.numbers(name, 1, count)
     }
 }

@@ -24,14 +24,13 @@ use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priori
 use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
-use crate::model::encoders::{Values, Weights};
-use crate::model::jacobian::Storage;
+use crate::model::encoders::{Input, Values, Weights};
 use crate::model::network::{Keep, Limits, Network};
-use crate::model::spec::Input;
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
 use crate::ops::column_rule::How;
 use crate::ops::gram::{Cut, GramScratch};
+use crate::ops::storage::Storage;
 use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
@@ -196,7 +195,7 @@ impl Accelerator {
         apart: bool,
         limits: &Limits,
         start: &Start,
-    ) -> Result<Self, DeviceError> {
+    ) -> Result<Self> {
         let device = &mut *driver;
         let streams = Streams::new(device)?;
         let (present, batches_per_round) = (limits.present.max(1), keep.batches);
@@ -217,7 +216,7 @@ impl Accelerator {
         let head_gradients = Tensor { at: device.allocate("heads: gradients", 4 * heads.values.columns)?, ..heads.values };
         // More rows in a round than in a group: there are several groups, which can overlap unless all add to one row.
         let lanes = if limits.round_rows > limits.group_rows && keep.stored { 2 } else { 1 };
-        let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_, _>>()?;
+        let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_>>()?;
         let partials = gram_cut(blocks).chunks.len()
             + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
@@ -368,27 +367,12 @@ fn gram_cut(blocks: &Blocks) -> Cut {
 fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limits) -> usize {
     let encoder = &network.spec.encoder;
     let widest = network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
-    let lists = || TableOnDevice::table_bytes(network, batches, limits);
-    let (input, own) = match &encoder.input {
-        Input::Features(columns) => (2 * pitch(*columns), 0),
-        Input::Bag(_) => (0, lists()),
-        Input::Tokens(spec) => {
-            let tokens = limits.tokens.round_tokens.max(limits.tokens.group_tokens);
-            ((spec.layers + 2) * TABLES_OF_LAYER + spec.positions * TABLES_OF_POSITION, tokens * TABLES_OF_TOKEN + lists())
-        }
-    };
+    let lists = encoder.table().map_or(0, |_| TableOnDevice::table_bytes(network, batches, limits));
+    let features = if let Input::Features(columns) = encoder.reads() { 2 * pitch(columns) } else { 0 };
+    let [input, own] = encoder.upload_bytes(limits);
     let products = 8 * (blocks.count() + 3) + 16 * limits.present;
-    4096 + limits.round_rows.max(limits.group_rows) * (input + 8 + 4 * widest + 400) + own + products
+    4096 + limits.round_rows.max(limits.group_rows) * (features + input + 8 + 4 * widest + 400) + own + lists + products
 }
-
-/// Bytes of what one part needs of a layer's operations beside its tokens: where its gradients go, and random numbers' keys.
-const TABLES_OF_LAYER: usize = 2048;
-
-/// Bytes of what one part needs of a position: which of its tokens stand there.
-const TABLES_OF_POSITION: usize = 24;
-
-/// Bytes of what operations read of one token: its word, its place, its key as token and as query, and the bounds of it all.
-const TABLES_OF_TOKEN: usize = 96;
 
 /// Rates, weights, orders of visits, and the chunks of the heads.
 fn step_bytes(network: &Network, rows_of_j: usize, sets: usize) -> usize {

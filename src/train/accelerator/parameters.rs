@@ -31,7 +31,7 @@ enum Narrow {
 impl Narrow {
     fn of(network: &Network) -> Self {
         let encoder = &network.spec.encoder;
-        let (rows, columns) = (encoder.hidden, encoder.inputs());
+        let (rows, columns) = (encoder.hidden(), encoder.inputs());
         if columns == pitch(columns) { Self::All } else { Self::Padded { rows, columns } }
     }
 

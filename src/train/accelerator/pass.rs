@@ -13,7 +13,6 @@ use crate::machine::tape::{Tape, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 use crate::model::encoders::{self, Gradients, Table};
 use crate::model::network::{Batch, Keep, Network, Part, group_rows};
-use crate::model::spec::Input;
 use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
@@ -73,7 +72,7 @@ impl Accelerator {
         }
         upload.close();
         let mut groups = Vec::with_capacity(work.batch.groups.len());
-        let tokens = |range: &Range<usize>| work.network.input_rows(work.batch, &work.batch.parts[range.clone()]).len() as Nanos;
+        let tokens = |range: &Range<usize>| work.batch.input_rows(&work.batch.parts[range.clone()]).len() as Nanos;
         let lanes = planned_lanes(&work.batch.groups.iter().map(tokens).collect::<Vec<_>>(), self.lanes.len());
         for (range, &lane) in work.batch.groups.iter().zip(&lanes) {
             let parts = &work.batch.parts[range.clone()];
@@ -189,12 +188,12 @@ impl Accelerator {
         let (rows, inputs) = (group_rows(parts), network.spec.encoder.inputs());
         let host = parameters.rows.as_ref().zip(self.table.as_ref());
         let table = host.map(|(host, own)| Table { slots: host.view().slots, values: from.table, init: own.init });
-        let features = match network.spec.encoder.input {
-            Input::Features(_) => {
-                let values = &batch.features[rows.start * inputs..rows.end * inputs];
-                Tensor::padded(upload.push_narrow(values, inputs), rows.len(), inputs, DType::Bf16)
+        let features = match &batch.features[..] {
+            [] => Tensor::NONE,
+            all => {
+                let own = &all[rows.start * inputs..rows.end * inputs];
+                Tensor::padded(upload.push_narrow(own, inputs), rows.len(), inputs, DType::Bf16)
             }
-            Input::Bag(_) | Input::Tokens(_) => Tensor::NONE,
         };
         encoders::Group { parts, batch, rows, tokens, features, table, weights: from.weights, at: &lane.at }
     }
@@ -206,9 +205,9 @@ impl Accelerator {
             let write = if part.first && (stored || part.present == 0) { Write::Replace } else { Write::Add };
             Segment { rows, row: self.row_of_j(if stored { part.present * batches + part.batch } else { 0 }), write }
         };
-        let segments = group.parts.iter().zip(network.input_segments(group)).map(segment).collect();
+        let segments = group.parts.iter().zip(group.batch.input_segments(group.parts)).map(segment).collect();
         let heads = self.head_gradients;
-        let rows = network.input_rows(group.batch, group.parts);
+        let rows = group.batch.input_rows(group.parts);
         Gradients {
             jacobian: JacobianRows { segments, added: !self.keep.stored, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),

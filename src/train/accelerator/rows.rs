@@ -33,13 +33,8 @@ impl TableOnDevice {
         limits: &Limits,
         start: &Start,
     ) -> Result<Self, DeviceError> {
-        let TableSpec { dim, init, trained, .. } = network.spec.encoder.table().expect("an encoder with a table");
-        let slots = start.row_capacity;
-        let second_dim = match (start.second_moment && trained, start.row_moment) {
-            (false, _) => 0,
-            (true, true) => 1,
-            (true, false) => dim,
-        };
+        let table = network.spec.encoder.table().expect("an encoder with a table");
+        let (TableSpec { dim, init, trained, .. }, slots) = (table, start.row_capacity);
         let mut buffer = |name: &str, values: usize| device.allocate(name, 4 * values.max(1));
         let mut moments = |name: &str, dim: usize| {
             let at = if dim > 0 { buffer(name, slots * dim)? } else { return Ok(Tensor::NONE) };
@@ -48,15 +43,12 @@ impl TableOnDevice {
         let state = TableState {
             values: moments("embeddings: parameters", dim)?,
             first: moments("embeddings: first moment", if trained { dim } else { 0 })?,
-            second: moments("embeddings: second moment", second_dim)?,
+            second: moments("embeddings: second moment", start.second_dim(&table))?,
         };
         let init = RowInit { seed: start.seed, deviation: init };
         let (mut dinput, mut gradients) = (Tensor::NONE, 0);
         if trained {
-            let (rows, dtype) = match network.spec.encoder.transformer() {
-                Some(_) => (limits.tokens.round_tokens, DType::Bf16),
-                None => (limits.round_rows, DType::F32),
-            };
+            let (rows, dtype) = network.spec.encoder.input_gradient(limits);
             let bytes = dtype.bytes() * rows * pitch(dim);
             dinput = Tensor::padded(device.allocate("gradient of the encoder's input", bytes.max(1))?, rows, dim, dtype);
             gradients = device.allocate("jacobian: embedding rows", (4 * gradient_rows(batches, limits) * dim).max(1))?;
@@ -96,8 +88,7 @@ impl TableOnDevice {
 
 /// Most rows of the table that a step moves.
 fn union_rows(network: &Network, batches: usize, limits: &Limits) -> usize {
-    let whole = network.spec.encoder.table().filter(|_| network.spec.steps_whole_table());
-    whole.map_or_else(|| gradient_rows(batches, limits), |table| table.rows)
+    network.spec.table_stepped_whole().map_or_else(|| gradient_rows(batches, limits), |table| table.rows)
 }
 
 /// Most rows of all gradients of the table.
@@ -124,7 +115,7 @@ impl Touched {
         self.indexes.resize_with(rows, RowIndex::default);
         for (row, index) in self.indexes.iter_mut().enumerate() {
             let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
-            index.fill(&batch.bags, parts.flat_map(|part| network.input_rows(batch, std::slice::from_ref(part))));
+            index.fill(&batch.bags, parts.flat_map(|part| batch.input_rows(std::slice::from_ref(part))));
         }
         self.unite(network, 0..rows);
     }
@@ -133,7 +124,7 @@ impl Touched {
     pub fn unite(&mut self, network: &Network, rows: Range<usize>) {
         let own: Vec<&[u32]> = self.indexes[rows.clone()].iter().map(|index| &index.rows[..]).collect();
         self.union.merge(&own);
-        if let Some(table) = network.spec.encoder.table().filter(|_| network.spec.steps_whole_table()) {
+        if let Some(table) = network.spec.table_stepped_whole() {
             self.union.cover(table.rows);
         }
         self.united = rows;

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use taskloom::config::{self, Config};
 use taskloom::data::{self, Corpus, Inputs, Split, SplitName};
 use taskloom::model::spec::HeadKind;
-use taskloom::train::plan::head_kind;
 
 use super::{Input, pack};
 use crate::mutate;
@@ -207,7 +206,7 @@ pub fn read_all(corpus: &Corpus, max_len: usize) {
     for task in &corpus.tasks {
         assert!(!task.train.is_empty(), "a task without training examples");
         for split in SplitName::ALL.into_iter().filter_map(|name| task.split(name)) {
-            read_split(split, task.outputs, head_kind(task.settings.head), max_len);
+            read_split(split, task.outputs, task.settings.head, max_len);
             // The built-in source may be told to make noise of any size; no file brings such labels.
             if let (data::Targets::Values { values, .. }, None) = (&split.targets, &task.settings.synthetic) {
                 assert!(!values.iter().any(|value| value.is_infinite()), "labels that are infinite");

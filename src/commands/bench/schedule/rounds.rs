@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 
-use crate::commands::bench::prepared::{Encoder, Prepared, Shape};
+use crate::commands::bench::prepared::{Prepared, Shape};
+use crate::config::schema::EncoderKind;
 use crate::model::network::Batch;
 use crate::schedule::retry::Status;
 
@@ -32,7 +33,7 @@ impl Rounds {
     pub fn new(size: &Size) -> Result<Self> {
         let &Size { tasks, batch, hidden, method } = size;
         let run = Prepared::new(&Shape {
-            encoder: Encoder::Linear,
+            encoder: EncoderKind::Linear,
             hidden,
             tasks,
             batch,

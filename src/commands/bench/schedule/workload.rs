@@ -8,9 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::Args;
 use super::real::{measured, simulated};
-use crate::commands::bench::prepared::{Encoder, Passes, Prepared, Shape};
+use crate::commands::bench::prepared::{Passes, Prepared, Shape};
 use crate::commands::bench::{number, print, report};
 use crate::commands::simulate::build;
+use crate::config::schema::EncoderKind;
 use crate::config::workload;
 use crate::model::network::Batch;
 use crate::schedule::Nanos;
@@ -21,7 +22,7 @@ use crate::train::lanes::Lanes;
 /// Micro-batches far shorter than a millisecond, so that a quantum ends close to the time that was drawn. Which of a few tasks they
 /// belong to makes no difference.
 const MICRO_BATCHES: Shape = Shape {
-    encoder: Encoder::Linear,
+    encoder: EncoderKind::Linear,
     hidden: 64,
     tasks: 4,
     batch: 8,

@@ -1,18 +1,24 @@
-//! The transformer under the tasks' heads: one fused group, forward and backward.
+//! `transformer`, an encoder among others: its passes over a fused group, under the tasks' heads.
 
 use std::ops::Range;
 
-use super::Transformer;
+use anyhow::Result;
+
 use super::forward::Pass;
+use super::layout::params;
 use super::mlm::Decoder;
+use super::{Activations, TokenGroup, Transformer, TransformerSpec};
 use crate::machine::tape::Tape;
-use crate::machine::tensor::Tensor;
-use crate::model::encoders::{Gradients, Group, head};
-use crate::model::network::{Network, Part, Randomness};
-use crate::model::spec::HeadKind;
+use crate::machine::tensor::{DType, Tensor};
+use crate::model::encoders::activations::{self as common, Allocator};
+use crate::model::encoders::{Encoder, Gradients, Group, Input, head};
+use crate::model::network::{Batch, Limits, Network, Part, Randomness};
+use crate::model::spec::{HeadKind, HeadSpec, Param, TableSpec};
+use crate::ops::attention;
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::Write;
 use crate::ops::heads::{Head, HeadsBackward, HeadsForward};
+use crate::ops::layer_norm::MOST_COLUMNS;
 
 /// Neighbouring parts whose heads are computed at once: one over masked tokens, or some over whole sequences.
 struct HeadRows<'a> {
@@ -67,8 +73,67 @@ impl Transformer {
         parts.chunk_by(|a, b| !is_mlm(network, a) && !is_mlm(network, b)).map(own).collect()
     }
 
-    /// Encoder and heads.
-    pub fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
+    /// Dropout of what heads over whole sequences see.
+    fn head_dropout<'a>(&self, tape: &mut Tape<'a>, x: Tensor, parts: &[Part], pass: &Pass<'a>) {
+        let (Some(random), [first, ..]) = (pass.random.filter(|_| self.dropout > 0.0), parts) else { return };
+        let keys = &pass.batch.keys[first.rows.start..first.rows.start + x.rows];
+        tape.push(Dropout { x, keys, probability: self.dropout, random });
+    }
+}
+
+/// Bytes of what one part needs of a layer's operations beside its tokens: where its gradients go, and random numbers' keys.
+const TABLES_OF_LAYER: usize = 2048;
+
+/// Bytes of what one part needs of a position: which of its tokens stand there.
+const TABLES_OF_POSITION: usize = 24;
+
+/// Bytes of what operations read of one token: its word, its place, its key as token and as query, and the bounds of it all.
+const TABLES_OF_TOKEN: usize = 96;
+
+impl Encoder for Transformer {
+    fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    fn reads(&self) -> Input<'_> {
+        Input::Tokens(&self.spec)
+    }
+
+    fn params(&self) -> [Vec<Param>; 2] {
+        params(&self.spec, self.hidden)
+    }
+
+    fn table(&self) -> Option<TableSpec> {
+        let TransformerSpec { vocabulary: rows, init, dense_steps, .. } = self.spec;
+        Some(TableSpec { rows, dim: self.hidden, init, trained: !self.spec.embeddings_frozen(), dense_steps })
+    }
+
+    fn largest_piece(&self) -> usize {
+        self.layout.largest_piece()
+    }
+
+    fn activations(&self, room: &mut dyn Allocator, limits: &Limits) -> Result<common::Activations> {
+        let own = Activations::new(room, &self.spec, self.hidden, limits)?;
+        let common = common::Activations::new(room, self.hidden, limits.tokens.head_rows, limits)?;
+        Ok(common::Activations { transformer: Some(own), ..common })
+    }
+
+    fn input_gradient(&self, limits: &Limits) -> (usize, DType) {
+        (limits.tokens.round_tokens, DType::Bf16)
+    }
+
+    /// A row brings at worst a part of its own with all its tables.
+    fn upload_bytes(&self, limits: &Limits) -> [usize; 2] {
+        let tokens = limits.tokens.round_tokens.max(limits.tokens.group_tokens);
+        let of_part = (self.spec.layers + 2) * TABLES_OF_LAYER + self.spec.positions * TABLES_OF_POSITION;
+        [of_part, tokens * TABLES_OF_TOKEN]
+    }
+
+    fn tokens(&self, batch: &Batch, parts: &[Part], heads: &[HeadSpec]) -> Option<TokenGroup> {
+        Some(TokenGroup::new(&batch.tokens, parts, heads, self.spec.pooling))
+    }
+
+    fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
         let (pass, at, weights) = (&self.pass(group, random), group.at, &group.weights);
         let hidden = at.hidden.rows(0..pass.group.head_rows());
         self.forward_encoder(tape, hidden, pass);
@@ -86,15 +151,7 @@ impl Transformer {
         }
     }
 
-    /// Backward pass of a group after [`Transformer::forward`] and the losses.
-    pub fn backward<'a>(
-        &self,
-        tape: &mut Tape<'a>,
-        network: &Network,
-        group: &Group<'a>,
-        gradients: Gradients,
-        random: Randomness,
-    ) {
+    fn backward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, to: Gradients, random: Randomness) {
         let (pass, at, weights) = (&self.pass(group, Some(random)), group.at, &group.weights);
         let rows = 0..pass.group.head_rows();
         let (hidden, dhidden) = (at.hidden.rows(rows.clone()), at.dhidden.rows(rows));
@@ -105,24 +162,36 @@ impl Transformer {
             if is_mlm(network, part) {
                 // A second batch has word rows of its own, and adds to the one gradient of the head.
                 let write = if part.first && part.batch == 0 { Write::Replace } else { Write::Add };
-                let into = [gradients.heads[own.number], gradients.words[own.number]];
+                let into = [to.heads[own.number], to.words[own.number]];
                 let values = weights.heads.range(network.table.head_range(part.task));
                 let decoder = Decoder { values, words: weights.words, rows: own.masked };
                 self.mlm_backward(tape, [dhidden, dlogits, hidden], into, &decoder, write, &pass.at.mlm);
                 continue;
             }
-            let heads = own.heads(network, &pass.group.part_heads, weights.heads, &gradients.heads);
+            let heads = own.heads(network, &pass.group.part_heads, weights.heads, &to.heads);
             tape.push(HeadsBackward { dhidden, dlogits, hidden, heads });
             self.head_dropout(tape, dhidden, own.parts, pass);
         }
-        self.backward_encoder(tape, dhidden, gradients.dinput, pass, &gradients.jacobian);
+        self.backward_encoder(tape, dhidden, to.dinput, pass, &to.jacobian);
     }
 
-    /// Dropout of what heads over whole sequences see.
-    fn head_dropout<'a>(&self, tape: &mut Tape<'a>, x: Tensor, parts: &[Part], pass: &Pass<'a>) {
-        let (Some(random), [first, ..]) = (pass.random.filter(|_| self.dropout > 0.0), parts) else { return };
-        let keys = &pass.batch.keys[first.rows.start..first.rows.start + x.rows];
-        tape.push(Dropout { x, keys, probability: self.dropout, random });
+    fn device_fault(&self) -> Option<String> {
+        const CHANGE: &str = "change it, or set run.device = \"cpu\"";
+        let (hidden, intermediate, dim) = (self.hidden, self.spec.intermediate, self.hidden / self.spec.heads.max(1));
+        let fault = if !attention::supported(dim) {
+            format!("no attention heads of {dim} columns (encoder.hidden / encoder.heads)")
+        } else if hidden > MOST_COLUMNS {
+            format!("at most {MOST_COLUMNS} as a transformer's encoder.hidden, found {hidden}")
+        } else if !intermediate.is_multiple_of(8) {
+            format!("multiples of 8 as encoder.intermediate, found {intermediate}")
+        } else {
+            return None;
+        };
+        Some(format!("a device takes {fault}: {CHANGE}"))
+    }
+
+    fn transformer(&self) -> Option<&Transformer> {
+        Some(self)
     }
 }
 
