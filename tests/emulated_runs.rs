@@ -187,6 +187,23 @@ fn buffers_by_task_resume_to_the_same_bytes() {
     }
 }
 
+/// Batches are packed ahead where no faults are injected, and here in their rounds, as one is that never comes.
+#[test]
+fn batches_packed_ahead_are_those_of_their_rounds() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let sliced = "schedule.mode=time_sliced";
+    for (config, more) in [(small(), "train.fuse=2"), (place.bag(), sliced), (place.bag(), "surgery.method=modo")] {
+        let always = [EMULATED, "train.rounds=5", "eval.every=2", more];
+        let never = ["faults.x.kind=crash", "faults.x.round=5"];
+        let [ahead, in_time] = [&[][..], &never].map(|faults| place.train(&config, &[&always, faults].concat()));
+        let parameters = |run| std::fs::read(final_checkpoint(run).join("model.safetensors")).expect("a checkpoint");
+        assert!(parameters(&ahead) == parameters(&in_time), "{more}");
+    }
+}
+
 #[test]
 fn transformers_that_no_device_computes_are_refused_by_check() {
     let place = Place::new();

@@ -1,5 +1,6 @@
 //! The model: one list of every parameter, the shared encoders, the tasks' heads, and the network that runs a packed batch.
 
+pub mod batch;
 pub mod encoders;
 pub mod gradients;
 pub mod hf;

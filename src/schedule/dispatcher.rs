@@ -48,6 +48,7 @@ struct Running {
     served: bool,
 }
 
+#[derive(Clone)]
 pub struct Dispatcher {
     pub settings: Settings,
     specs: Vec<Spec>,

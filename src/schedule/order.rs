@@ -16,6 +16,7 @@ use super::task::State;
 use super::time_sliced::TimeSliced;
 
 /// The order of a run.
+#[derive(Clone)]
 pub enum Order {
     /// All present tasks commit together.
     Synchronous(Synchronous),
@@ -89,6 +90,15 @@ impl Order {
             Order::Synchronous(rounds) => rounds.ended(task, status),
             Order::TimeSliced(slices) => slices.ended(task, status, took),
         }
+    }
+
+    /// Who takes part after `dealt`, of up to `most` rounds, if nobody fails and every round takes what it is taken to.
+    pub fn foresee(&self, dealt: &Dealt, most: u64) -> Dealt {
+        let mut next = self.clone();
+        for &task in dealt.commits.iter().flatten() {
+            next.ended(task, Status::Ok, None);
+        }
+        next.deal(most)
     }
 
     /// The change of weights that followed from the last rounds, if one did.
@@ -211,6 +221,19 @@ mod tests {
             Order::Synchronous(Synchronous::new(settings.clone(), &specs, samplings, 8).unwrap()),
             Order::TimeSliced(TimeSliced::new(settings, slices).unwrap()),
         ]
+    }
+
+    #[test]
+    fn what_is_foreseen_comes_where_nobody_fails() {
+        for mut order in orders() {
+            let mut foreseen = None;
+            for round in 0..20 {
+                let dealt = order.deal(2);
+                assert!(foreseen.is_none_or(|foreseen| foreseen == dealt), "round {round}");
+                foreseen = Some(order.foresee(&dealt, 2));
+                dealt.commits.iter().flatten().for_each(|&task| assert_eq!(order.ended(task, Status::Ok, None), Verdict::Fine));
+            }
+        }
     }
 
     /// Runs `rounds` rounds in which `fails` says how each part ends; what was dealt, and what followed for task 1.

@@ -12,6 +12,7 @@ use super::sampler::{TaskSampling, deal};
 use super::task::{Spec, State};
 
 /// Rounds in which all present tasks commit together.
+#[derive(Clone)]
 pub struct Synchronous {
     pub(super) dispatcher: Dispatcher,
     samplings: Vec<TaskSampling>,

@@ -28,6 +28,7 @@ pub struct Slice {
     pub micro_batch: u64,
 }
 
+#[derive(Clone)]
 pub struct TimeSliced {
     pub(super) dispatcher: Dispatcher,
     tasks: Vec<Slice>,

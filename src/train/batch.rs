@@ -14,6 +14,7 @@ use crate::train::shapes::example_bag;
 use crate::train::tokens;
 
 /// The examples a task brings to a round, in drawing order.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Share {
     /// Run-wide index of the task.
     pub task: usize,
@@ -23,7 +24,7 @@ pub struct Share {
 }
 
 /// What a round's batch is packed for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Purpose {
     pub seed: u64,
     pub round: u64,

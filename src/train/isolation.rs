@@ -1,6 +1,7 @@
 //! A round from its examples to its commit, without the tasks that fail in it.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::model::network::Batch;
 use crate::observe::run_trace::{ComputedRounds, QuantumSpan};
 use crate::schedule::retry::Status;
 use crate::surgery::update::Rates;
+use crate::train::ahead::Packed;
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::what_happened;
@@ -66,6 +68,8 @@ pub struct Work<'a> {
     /// Of a round, where so many of those computed together were committed before it.
     pub rates: &'a dyn Fn(u64, u64) -> Rates,
     pub injected: &'a InjectedFaults,
+    /// The batch of all shares, if it was packed before.
+    pub packed: Cell<Option<Packed>>,
 }
 
 impl Work<'_> {
@@ -133,7 +137,13 @@ impl Work<'_> {
     }
 
     /// Reads and packs the examples. If that panics, each task is tried alone to find whose reader died.
-    fn pack(&self, trainer: &Trainer, shares: &[Share]) -> std::result::Result<(Batch, Vec<usize>), Failure> {
+    fn pack(&self, trainer: &mut Trainer, shares: &[Share]) -> std::result::Result<(Batch, Vec<usize>), Failure> {
+        if let Some(Packed { batch, present, prepared }) = self.packed.take() {
+            trainer.prepare(Some(prepared));
+            return Ok((batch, present));
+        }
+        trainer.prepare(None);
+        let trainer = &*trainer;
         let read = |shares: &[Share]| {
             shares.iter().for_each(|share| self.injected.read(share.task));
             let encoder = &*trainer.model.network.spec.encoder;

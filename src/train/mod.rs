@@ -2,6 +2,7 @@
 
 mod accelerator;
 mod adaptive;
+mod ahead;
 mod backend;
 pub mod batch;
 pub mod checkpoint;

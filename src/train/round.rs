@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::accelerator::Accelerator;
+use super::accelerator::{Accelerator, Prepared};
 pub use super::backend::Anomaly;
 use super::backend::{Backend, Forward, Products, Stop, Work};
 use super::host::Host;
@@ -148,6 +148,18 @@ impl Trainer {
     /// Whether a device times the quanta of rounds from here on, which then wait for their step; the CPU always does.
     pub fn time_quanta(&mut self, wanted: bool) {
         self.accelerator.iter_mut().for_each(|accelerator| accelerator.time_quanta(wanted));
+    }
+
+    /// Gives a device what was made of the next round's batch beforehand, if anything was.
+    pub fn prepare(&mut self, prepared: Option<Prepared>) {
+        if let Some(accelerator) = &mut self.accelerator {
+            accelerator.prepare(prepared);
+        }
+    }
+
+    /// Whether rounds are computed on a device, beside which the CPU is free.
+    pub fn is_accelerated(&self) -> bool {
+        self.accelerator.is_some()
     }
 
     /// The method, by its first instance.

@@ -1,8 +1,10 @@
 //! The training loop.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,8 +22,9 @@ use crate::observe::console::Console;
 use crate::observe::event::{ByTask, Event, RoundEvent, Weights};
 use crate::observe::run_trace::RunTrace;
 use crate::observe::trace::Kind;
-use crate::schedule::order::{Order, Record};
+use crate::schedule::order::{Dealt, Order, Record};
 use crate::surgery::methods::Status;
+use crate::train::ahead::{Ahead, Draw};
 use crate::train::batch::{Purpose, Share};
 use crate::train::checkpoint::{self, State};
 use crate::train::deadlines::Deadlines;
@@ -195,6 +198,16 @@ impl<'a> Run<'a> {
         self.announce()?;
         self.report_restored()?;
         self.catch_up()?;
+        let fuse = fuse(self.config, self.plan.limits.present);
+        thread::scope(|scope| {
+            // Faults are injected where a batch is packed in its round.
+            let ahead = self.trainer.is_accelerated() && self.config.faults.is_empty();
+            let mut ahead = ahead.then(|| Ahead::start(scope, self.corpus, self.plan.spec.clone(), fuse));
+            self.rounds(ahead.as_mut())
+        })
+    }
+
+    fn rounds(&mut self, mut ahead: Option<&mut Ahead>) -> Result<End> {
         let end = loop {
             if self.state.evaluation_due && !self.evaluate()? {
                 break End::Interrupted;
@@ -209,7 +222,7 @@ impl<'a> Run<'a> {
             if self.stop.load(Ordering::Relaxed) {
                 break End::Interrupted;
             }
-            self.round()?;
+            self.round(ahead.as_deref_mut())?;
             self.evaluate_some()?;
             self.report_written()?;
         };
@@ -259,8 +272,8 @@ impl<'a> Run<'a> {
         self.state.round >= self.plan.rounds || self.order.is_over()
     }
 
-    /// One round: draw, compute, commit; or say why not.
-    fn round(&mut self) -> Result<()> {
+    /// One round: draw, compute, commit; or say why not. While it is computed, the batch that should follow is packed.
+    fn round(&mut self, mut ahead: Option<&mut Ahead>) -> Result<()> {
         let clock = Instant::now();
         let (round, corpus, config, plan) = (self.state.round, self.corpus, self.config, self.plan);
         let start = self.now();
@@ -274,7 +287,12 @@ impl<'a> Run<'a> {
         let commits = self.state.commits;
         let rates = |round, before| rates(&config.optimizer, round, plan.rounds, commits + before);
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
-        let work = Work { corpus, fuse: fuse(config, plan.limits.present), purpose, rates: &rates, injected: &injected };
+        let packed = ahead.as_deref_mut().and_then(|ahead| ahead.take(&shares, purpose));
+        if let Some((ahead, draw)) = ahead.zip(self.foresee(&dealt, purpose)) {
+            ahead.foresee(draw);
+        }
+        let fuse = fuse(config, plan.limits.present);
+        let work = Work { corpus, fuse, purpose, rates: &rates, injected: &injected, packed: Cell::new(packed) };
         let traced = self.trace.as_ref().is_some_and(RunTrace::writes_rounds);
         let shared_out = plan.turns.is_measured && dealt.commits.len() > 1;
         self.trainer.time_quanta(traced || shared_out || self.adapts());
@@ -332,6 +350,20 @@ impl<'a> Run<'a> {
             shares.push(Share { task, examples, micro_batch: self.micro_batch(task) });
         }
         shares
+    }
+
+    /// What should be drawn for the round after `dealt`, if there is one; moves nothing.
+    fn foresee(&mut self, dealt: &Dealt, now: Purpose) -> Option<Draw> {
+        let round = now.round + dealt.commits.len().max(1) as u64;
+        let left = self.plan.rounds.checked_sub(round).filter(|&left| left > 0)?;
+        let next = self.order.foresee(dealt, left);
+        let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
+        let shares = self.draw(&next.micro_batches);
+        for ((state, stream), cursor) in self.state.tasks.iter_mut().zip(&mut self.streams).zip(before) {
+            state.cursor = cursor;
+            stream.seek(cursor);
+        }
+        Some(Draw { shares, purpose: Purpose { round, ..now } })
     }
 
     fn committed(&mut self, done: &Done, lr: f64, time: Duration) -> Result<()> {

@@ -8,6 +8,7 @@ mod buffers;
 mod lane;
 mod parameters;
 mod pass;
+mod prepared;
 mod program;
 mod rows;
 mod solve;
@@ -40,6 +41,7 @@ use buffers::BuffersOnDevice;
 use lane::Lane;
 use parameters::ParametersOnDevice;
 use pass::Packed;
+pub use prepared::Prepared;
 use program::Graphs;
 use rows::{TableOnDevice, Touched};
 use solve::Solver;
@@ -72,6 +74,8 @@ pub struct Accelerator {
     resident: Resident,
     /// The round whose gradients lie here, or the rounds that are computed together.
     packed: Option<Packed>,
+    /// Of the next round's batch, if it was made before.
+    prepared: Option<Prepared>,
     /// A step was given to the device since the host waited for it last.
     stepping: bool,
     /// What the host read of it.
@@ -252,6 +256,7 @@ impl Accelerator {
             steps,
             resident,
             packed: None,
+            prepared: None,
             stepping: false,
             read: Vec::new(),
             timers: Timers::default(),
@@ -292,6 +297,11 @@ impl Accelerator {
     /// The embedding table, where it is trained.
     fn trained_table(&self) -> Option<&TableOnDevice> {
         self.table.as_ref().filter(|table| table.trained)
+    }
+
+    /// Takes what was made of the next round's batch, if anything was.
+    pub fn prepare(&mut self, prepared: Option<Prepared>) {
+        self.prepared = prepared;
     }
 
     /// What the device is called.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::lane::Lane;
+use super::prepared::{Prepared, narrow};
 use super::program::Program;
 use super::timers::RoundTimers;
 use super::upload::Upload;
@@ -10,7 +11,7 @@ use super::{Accelerator, Readable};
 use crate::machine::driver::{DeviceError, StreamId};
 use crate::machine::launch::Command;
 use crate::machine::tape::{Tape, bytes_of};
-use crate::machine::tensor::{DType, Tensor};
+use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::{self, Gradients, Table};
 use crate::model::network::{Batch, Keep, Network, Part, group_rows};
 use crate::model::transformer::TokenGroup;
@@ -19,6 +20,7 @@ use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::row_gradients::RowGradientsBackward;
+use crate::ops::storage::bf16;
 use crate::schedule::Nanos;
 use crate::surgery::gram::products;
 use crate::train::backend::Work;
@@ -42,7 +44,15 @@ struct GroupOf<'a> {
     parameters: &'a Parameters,
     batch: &'a Batch,
     parts: &'a [Part],
+    inputs: Inputs<'a>,
+}
+
+/// What a group's encoder reads.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
     tokens: Option<&'a TokenGroup>,
+    /// Of the whole batch.
+    features: &'a [bf16],
 }
 
 /// A fused group, on the device.
@@ -57,12 +67,14 @@ impl Accelerator {
     /// Lays the round's batch into pinned memory: losses, and with `backward` private gradients and their products.
     pub(super) fn pack(&mut self, work: &mut Work, backward: bool) -> Result<Packed, DeviceError> {
         self.times = None;
+        let prepared = self.prepared.take();
+        let prepared = prepared.unwrap_or_else(|| Prepared::of(&work.network.spec, work.batch, self.keep.batches));
         let mut upload = self.batches.upload();
         let mut before = Vec::new();
         let table = self.table.as_ref().filter(|table| table.trained);
         if let (Some(table), Some(host)) = (table, &mut work.parameters.rows) {
+            self.touched = prepared.touched;
             let touched = &mut self.touched;
-            touched.index(work.network, work.batch, self.keep.batches);
             let known = host.touched().len();
             host.touch(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
@@ -74,9 +86,11 @@ impl Accelerator {
         let mut groups = Vec::with_capacity(work.batch.groups.len());
         let tokens = |range: &Range<usize>| work.batch.input_rows(&work.batch.parts[range.clone()]).len() as Nanos;
         let lanes = planned_lanes(&work.batch.groups.iter().map(tokens).collect::<Vec<_>>(), self.lanes.len());
-        for (range, &lane) in work.batch.groups.iter().zip(&lanes) {
+        let inputs = work.batch.groups.iter().zip(&prepared.tokens);
+        for ((range, tokens), &lane) in inputs.zip(&lanes) {
             let parts = &work.batch.parts[range.clone()];
-            let commands = self.group(&mut upload, work, parts, &self.lanes[lane], backward);
+            let inputs = Inputs { tokens: tokens.as_ref(), features: &prepared.features };
+            let commands = self.group(&mut upload, work, parts, inputs, &self.lanes[lane], backward);
             groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
@@ -108,8 +122,9 @@ impl Accelerator {
         let mut upload = self.batches.upload();
         let readable = self.snapshot.unwrap_or_else(|| self.readable());
         let (network, parameters, parts) = (&model.network, &model.parameters, &batch.parts[..]);
-        let tokens = network.tokens(batch, parts);
-        let group = GroupOf { network, parameters, batch, parts, tokens: tokens.as_ref() };
+        let (tokens, features) = (network.tokens(batch, parts), narrow(&batch.features, network.spec.encoder.inputs()));
+        let inputs = Inputs { tokens: tokens.as_ref(), features: &features };
+        let group = GroupOf { network, parameters, batch, parts, inputs };
         let own = self.tensors(&mut upload, group, &self.lanes[0], readable);
         let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, None);
@@ -131,10 +146,17 @@ impl Accelerator {
     }
 
     /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
-    fn group(&self, upload: &mut Upload, work: &Work, parts: &[Part], lane: &Lane, backward: bool) -> Vec<Command> {
+    fn group(
+        &self,
+        upload: &mut Upload,
+        work: &Work,
+        parts: &[Part],
+        inputs: Inputs,
+        lane: &Lane,
+        backward: bool,
+    ) -> Vec<Command> {
         let &Work { network, batch, random, .. } = work;
-        let tokens = network.tokens(batch, parts);
-        let group = GroupOf { network, parameters: work.parameters, batch, parts, tokens: tokens.as_ref() };
+        let group = GroupOf { network, parameters: work.parameters, batch, parts, inputs };
         let own = self.tensors(upload, group, lane, self.readable());
         let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, Some(random));
@@ -184,15 +206,15 @@ impl Accelerator {
 
     /// A group as its encoder sees it.
     fn tensors<'a>(&self, upload: &mut Upload, group: GroupOf<'a>, lane: &'a Lane, from: Readable) -> encoders::Group<'a> {
-        let GroupOf { network, parameters, batch, parts, tokens } = group;
+        let GroupOf { network, parameters, batch, parts, inputs: Inputs { tokens, features } } = group;
         let (rows, inputs) = (group_rows(parts), network.spec.encoder.inputs());
         let host = parameters.rows.as_ref().zip(self.table.as_ref());
         let table = host.map(|(host, own)| Table { slots: host.view().slots, values: from.table, init: own.init });
-        let features = match &batch.features[..] {
+        let features = match features {
             [] => Tensor::NONE,
             all => {
-                let own = &all[rows.start * inputs..rows.end * inputs];
-                Tensor::padded(upload.push_narrow(own, inputs), rows.len(), inputs, DType::Bf16)
+                let own = &all[rows.start * pitch(inputs)..rows.end * pitch(inputs)];
+                Tensor::padded(upload.push(own), rows.len(), inputs, DType::Bf16)
             }
         };
         encoders::Group { parts, batch, rows, tokens, features, table, weights: from.weights, at: &lane.at }

@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use anyhow::Result;
+use rayon::prelude::*;
 
 use crate::machine::driver::{Address, DeviceError, Driver};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits, Network};
+use crate::model::spec::ModelSpec;
 use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::RowInit;
 use crate::ops::row_gradients::{RowGradients, RowIndex, Union, row_partials};
@@ -109,22 +111,25 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// Which rows these are, slots aside.
-    pub fn index(&mut self, network: &Network, batch: &Batch, batches: usize) {
+    /// Those of a batch, slots aside.
+    pub fn of(spec: &ModelSpec, batch: &Batch, batches: usize) -> Self {
         let rows = batch.present() * batches;
-        self.indexes.resize_with(rows, RowIndex::default);
-        for (row, index) in self.indexes.iter_mut().enumerate() {
+        let index = |row: usize| {
             let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
+            let mut index = RowIndex::default();
             index.fill(&batch.bags, parts.flat_map(|part| batch.input_rows(std::slice::from_ref(part))));
-        }
-        self.unite(network, 0..rows);
+            index
+        };
+        let mut touched = Self { indexes: (0..rows).into_par_iter().map(index).collect(), ..Self::default() };
+        touched.unite(spec, 0..rows);
+        touched
     }
 
     /// The table's rows that some rows of J touch are what is committed together.
-    pub fn unite(&mut self, network: &Network, rows: Range<usize>) {
+    pub fn unite(&mut self, spec: &ModelSpec, rows: Range<usize>) {
         let own: Vec<&[u32]> = self.indexes[rows.clone()].iter().map(|index| &index.rows[..]).collect();
         self.union.merge(&own);
-        if let Some(table) = network.spec.table_stepped_whole() {
+        if let Some(table) = spec.table_stepped_whole() {
             self.union.cover(table.rows);
         }
         self.united = rows;

@@ -170,7 +170,7 @@ impl Accelerator {
         let batches = self.keep.batches;
         let rows = work.first * batches..(work.first + work.tasks.len()) * batches;
         if self.trained_table().is_some() && self.touched.united != rows {
-            self.touched.unite(work.network, rows);
+            self.touched.unite(&work.network.spec, rows);
         }
     }
 

@@ -5,14 +5,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use bytemuck::NoUninit;
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::program::Step;
 use crate::machine::driver::{Address, Driver, Result, StagingId, StreamId};
 use crate::machine::tape::Bytes;
-use crate::machine::tensor::pitch;
-use crate::ops::storage::bf16;
 
 /// Where each array of an upload begins: wide vector loads want multiples of 16 bytes.
 const ALIGN: usize = 16;
@@ -79,21 +76,6 @@ impl Upload {
         self.at + start as Address
     }
 
-    /// Rows of `columns` in bf16, [`pitch`] apart.
-    pub fn push_narrow(&mut self, values: &[f32], columns: usize) -> Address {
-        self.align();
-        let (start, columns) = (self.bytes.len(), columns.max(1));
-        self.bytes.resize(start + values.len() / columns * 2 * pitch(columns), 0);
-        let rows = PIECE.div_ceil(columns);
-        let pieces = self.bytes[start..].par_chunks_mut(rows * 2 * pitch(columns)).zip(values.par_chunks(rows * columns));
-        pieces.for_each(|(to, from)| {
-            for (to, from) in to.chunks_exact_mut(2 * pitch(columns)).zip(from.chunks_exact(columns)) {
-                narrow(to, from);
-            }
-        });
-        self.at + start as Address
-    }
-
     /// As [`Upload::push`] of a table, unless an equal one is on its way already. Small ones are laid out in any case: where
     /// arrays lie should depend on their sizes alone, and small ones are equal by chance.
     pub fn table(&mut self, bytes: Bytes) -> Address {
@@ -130,14 +112,6 @@ impl Upload {
     }
 }
 
-/// The bytes of numbers rounded to bf16.
-#[multiversion(targets("x86_64+avx2+fma"))]
-fn narrow(to: &mut [u8], from: &[f32]) {
-    for (to, from) in to.chunks_exact_mut(2).zip(from) {
-        to.copy_from_slice(&bf16::from_f32(*from).to_ne_bytes());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,10 +124,5 @@ mod tests {
         assert_eq!(upload.push(&[1u64]), 4144);
         upload.close();
         assert_eq!(upload.sections, [0..48, 48..64]);
-        let at = upload.push_narrow(&[1.0, -2.0, 0.5, 3.0, 4.0, 5.0], 3);
-        let rounded: Vec<bf16> = bytemuck::pod_collect_to_vec(&upload.bytes[(at - 4096) as usize..]);
-        let zeros = [bf16::ZERO; 5];
-        assert_eq!([&rounded[..3], &rounded[8..11]], [[1.0, -2.0, 0.5], [3.0, 4.0, 5.0]].map(|row| row.map(bf16::from_f32)));
-        assert_eq!([&rounded[3..8], &rounded[11..]], [&zeros; 2]);
     }
 }
