@@ -3,17 +3,15 @@
 //! All rows of a fused group go through each layer at once. Three things are per segment, that is per task: weight and bias
 //! gradients (each into the task's own row of J), the heads, and the row-sparse embedding gradient.
 
-use std::ops::Range;
-
 use crate::machine::driver::Address;
 use crate::machine::host::HostMemory;
 use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tape::{Op, Tape};
 use crate::machine::tensor::Tensor;
+pub use crate::model::batch::{Batch, Part, Targets, group_rows};
 use crate::model::encoders::activations::{Activations, HostAllocator};
 use crate::model::encoders::{self, Encoder, Gradients as GradientsAt, Group, Values};
 use crate::model::gradients::GroupGradients;
-pub use crate::model::batch::{Batch, Part, Targets, group_rows};
 pub use crate::model::gradients::{Gradients, Keep};
 use crate::model::spec::{HeadKind, HeadSpec, ModelSpec, ParamTable};
 use crate::model::transformer::{TokenGroup, TokenLimits};

@@ -46,8 +46,10 @@ impl Ahead {
                     let prepared = Prepared::of(&spec, &batch, purpose.batches);
                     Packed { batch, present, prepared }
                 };
-                // Nobody may want it any more.
-                let _ = catch_unwind(AssertUnwindSafe(read)).map(|own| packed.send(own));
+                if let Ok(own) = catch_unwind(AssertUnwindSafe(read)) {
+                    // Nobody may want it any more.
+                    let _ = packed.send(own);
+                }
             }
         });
         Self { jobs, foreseen: None }
