@@ -28,6 +28,7 @@ impl Kind {
         match operation {
             Operation::Gradient => Kind::Gradient,
             Operation::Evaluation => Kind::Evaluation,
+            Operation::Save => Kind::Checkpoint,
             Operation::Commit => Kind::Commit,
         }
     }

@@ -20,6 +20,8 @@ pub enum Operation {
     Evaluation,
     /// Writes blocks.
     Commit,
+    /// A checkpoint: reads blocks.
+    Save,
 }
 
 impl Operation {
@@ -32,6 +34,7 @@ impl Operation {
             Operation::Gradient => "gradient",
             Operation::Evaluation => "evaluation",
             Operation::Commit => "commit",
+            Operation::Save => "save",
         }
     }
 }

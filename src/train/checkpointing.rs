@@ -1,6 +1,6 @@
 //! When a run writes checkpoints: after some rounds, and at its end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
@@ -54,12 +54,16 @@ impl Run<'_> {
         if self.config.checkpoint.background {
             // Never two copies at a time.
             self.finish_writing()?;
-            let packed = Packed::new(&mut self.trainer, state, with_optimizer)?;
-            return self.writer.start(packed, written);
+            let quantum = self.trainer.host.quanta.begin_save();
+            let packed = Packed::new(&mut self.trainer, state, with_optimizer);
+            self.trainer.host.quanta.end(quantum);
+            return self.writer.start(packed?, written);
         }
-        let clock = Instant::now();
-        checkpoint::write(&written.path, &mut self.trainer, state, with_optimizer)?;
-        self.written(&Written { time: clock.elapsed(), ..written })
+        let quantum = self.trainer.host.quanta.begin_save();
+        let is_there = checkpoint::write(&written.path, &mut self.trainer, state, with_optimizer);
+        let time = self.trainer.host.quanta.end(quantum);
+        is_there?;
+        self.written(&Written { time, ..written })
     }
 
     /// Says that a checkpoint is there, if it has become so since.

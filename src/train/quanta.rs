@@ -53,7 +53,7 @@ pub struct Running {
 pub struct Quanta {
     dispatcher: Dispatcher,
     begun: Instant,
-    /// Behind them, what stands for commits and for evaluations.
+    /// Behind them, what stands for commits, for evaluations and for checkpoints.
     tasks: usize,
     /// Bytes of a lane's arena, which a gradient has to itself.
     scratch: u64,
@@ -62,7 +62,7 @@ pub struct Quanta {
 impl Quanta {
     /// For so many tasks, with an arena of `scratch` bytes on each lane.
     pub fn new(tasks: usize, lanes: usize, scratch: u64) -> Self {
-        let specs = (0..tasks + 2).map(|_| Spec::new(String::new(), 0)).collect();
+        let specs = (0..tasks + 3).map(|_| Spec::new(String::new(), 0)).collect();
         let settings = Settings { lanes, device: scratch.saturating_mul(lanes as u64), ..Settings::default() };
         let dispatcher = Dispatcher::new(settings, specs, 1).expect("tasks without bytes or deadlines fit");
         Self { dispatcher, begun: Instant::now(), tasks, scratch }
@@ -127,6 +127,11 @@ impl Quanta {
 
     pub fn begin_evaluation(&mut self) -> Running {
         self.begin(self.tasks + 1, Operation::Evaluation, self.scratch)
+    }
+
+    /// A checkpoint, or the copy of what it will hold.
+    pub fn begin_save(&mut self) -> Running {
+        self.begin(self.tasks + 2, Operation::Save, 0)
     }
 
     /// Between quanta that lanes compute, so that it need not wait.
@@ -226,11 +231,12 @@ mod tests {
     fn quanta_one_after_another_conflict_with_nobody() {
         let mut quanta = Quanta::new(2, 1, 8);
         for _ in 0..3 {
-            for begin in [Quanta::begin_commit, Quanta::begin_evaluation, |quanta: &mut Quanta| quanta.begin_gradient(1)] {
+            let gradient = |quanta: &mut Quanta| quanta.begin_gradient(1);
+            for begin in [Quanta::begin_commit, Quanta::begin_evaluation, Quanta::begin_save, gradient] {
                 let quantum = begin(&mut quanta);
                 quanta.end(quantum);
             }
         }
-        assert_eq!((quanta.counts().quanta, quanta.counts().read_write), (9, 0));
+        assert_eq!((quanta.counts().quanta, quanta.counts().read_write), (12, 0));
     }
 }
