@@ -1,12 +1,16 @@
 //! Compiles kernels/*.cu into one fatbin when a CUDA compiler is at hand, and does without otherwise.
 //!
 //! Search order: NVCC, CUDA_HOME/bin, target/cuda-toolkit/bin (scripts/cuda-toolkit.sh), PATH. Into OUT_DIR go `kernels.fatbin`
-//! (sm_80 and sm_90a machine code, and PTX for later cards; empty without nvcc) and `ptxas.txt`, the assembler's report.
+//! (sm_80 and sm_90a machine code, and PTX for later cards; empty without nvcc) and `ptxas.txt`, the assembler's report with the size of
+//! each kernel's machine code.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object, ObjectSection};
 
 /// Oldest nvcc the kernels are meant for, and release of CUDA whose driver has every function that is called.
 const OLDEST: (u32, u32) = (12, 4);
@@ -104,13 +108,49 @@ fn compile(nvcc: &Path, kernels: &Path, out: &Path) -> Result<String, String> {
     let unit: String = names.map(|name| format!("#include \"{name}\"\n")).collect();
     write(out, "kernels.cu", unit.as_bytes());
     let mut command = Command::new(nvcc);
-    command.args(FLAGS).arg("-I").arg(kernels).arg("-o").arg(out.join("kernels.fatbin")).arg(out.join("kernels.cu"));
+    let keep = out.join("nvcc");
+    let _ = fs::remove_dir_all(&keep);
+    fs::create_dir(&keep).map_err(|error| error.to_string())?;
+    command
+        .args(FLAGS)
+        .arg("--keep")
+        .arg("--keep-dir")
+        .arg(&keep)
+        .arg("-I")
+        .arg(kernels)
+        .arg("-o")
+        .arg(out.join("kernels.fatbin"))
+        .arg(out.join("kernels.cu"));
     for target in TARGETS {
         command.arg("-gencode").arg(target);
     }
     let output = command.output().map_err(|error| error.to_string())?;
     let report = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(report) } else { Err(report + &String::from_utf8_lossy(&output.stdout)) }
+    if !output.status.success() {
+        return Err(report + &String::from_utf8_lossy(&output.stdout));
+    }
+    let sizes = code_sizes(&keep)?;
+    let _ = fs::remove_dir_all(&keep);
+    Ok(report + &sizes)
+}
+
+/// How long each kernel's machine code is, by target, from the assembler's files in a folder.
+fn code_sizes(folder: &Path) -> Result<String, String> {
+    let mut lines = Vec::new();
+    for path in fs::read_dir(folder).map_err(|error| error.to_string())?.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(name) = name.strip_suffix(".cubin") else { continue };
+        let target = if name.ends_with("90a") { "sm_90a" } else { "sm_80" };
+        let bytes = fs::read(&path).map_err(|error| error.to_string())?;
+        let file = ElfFile64::<Endianness>::parse(&*bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        for section in file.sections() {
+            if let Some(kernel) = section.name().unwrap_or_default().strip_prefix(".text.") {
+                lines.push(format!("machine code of '{kernel}' for '{target}': {} bytes\n", section.size()));
+            }
+        }
+    }
+    lines.sort();
+    Ok(lines.concat())
 }
 
 /// All that nvcc reads of the tree.

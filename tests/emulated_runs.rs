@@ -195,9 +195,13 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
     }
     let place = Place::new();
     let sliced = "schedule.mode=time_sliced";
-    for (config, more) in [(small(), "train.fuse=2"), (place.bag(), sliced), (place.bag(), "surgery.method=modo")] {
+    let modo = "surgery.method=modo";
+    for (config, task, more) in
+        [(small(), "alone_1", "train.fuse=2"), (place.bag(), "topic", sliced), (place.bag(), "topic", modo)]
+    {
         let always = [EMULATED, "train.rounds=5", "eval.every=2", more];
-        let never = ["faults.x.kind=crash", "faults.x.round=5"];
+        let task = format!("faults.x.task={task}");
+        let never = ["faults.x.kind=crash", "faults.x.round=5", &task];
         let [ahead, in_time] = [&[][..], &never].map(|faults| place.train(&config, &[&always, faults].concat()));
         let parameters = |run| final_checkpoint(run).remove("model.safetensors").expect("a checkpoint holds the model");
         assert!(parameters(&ahead) == parameters(&in_time), "{more}");

@@ -69,3 +69,43 @@ impl Ahead {
         if draw.purpose == purpose && draw.shares == shares { packing.recv().ok() } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::data::{self, synthetic};
+    use crate::train::plan::model_spec;
+
+    #[test]
+    fn what_comes_as_foreseen_is_there_and_nothing_else() {
+        let text = "[encoder]\nkind = \"linear\"\n[train]\nrounds = 1\n[synthetic]\nfeatures = 16\n";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, text).unwrap();
+        let mut config = config::load(&path, &[]).unwrap().config;
+        synthetic::expand(&mut config).unwrap();
+        let mut corpus = data::load(&config, &|_| {}).unwrap();
+        synthetic::load(&config, &mut corpus).unwrap();
+        let spec = model_spec(&config, &corpus).unwrap();
+        let draw = |examples: &[u32], round| Draw {
+            shares: (0..2).map(|task| Share { task, examples: examples.to_vec(), micro_batch: 2 }).collect(),
+            purpose: Purpose { seed: 1, round, batches: 1 },
+        };
+        std::thread::scope(|scope| {
+            let mut ahead = Ahead::start(scope, &corpus, spec.clone(), 1);
+            let Draw { shares, purpose } = draw(&[3, 5, 7], 4);
+            assert!(ahead.take(&shares, purpose).is_none());
+            ahead.foresee(draw(&[3, 5, 7], 4));
+            let Packed { batch, present, prepared } = ahead.take(&shares, purpose).expect("it was foreseen");
+            let (expected, tasks) = training_batch(&corpus, &*spec.encoder, 1, &shares, purpose);
+            assert_eq!((&present, &batch.features, batch.groups.len()), (&tasks, &expected.features, 4));
+            assert_eq!(prepared.features.len(), 6 * 16);
+            assert!(ahead.take(&shares, purpose).is_none(), "it is given once");
+            for other in [draw(&[3, 5], 4), draw(&[3, 5, 7], 5)] {
+                ahead.foresee(other);
+                assert!(ahead.take(&shares, purpose).is_none());
+            }
+        });
+    }
+}
