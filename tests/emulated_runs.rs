@@ -95,28 +95,13 @@ fn a_bag_of_words_trains_as_on_the_cpu() {
     assert_eq!(lens(&ours), lens(&theirs), "the same rows of the table were touched");
 }
 
-/// A BERT of two layers over the text table, as one that other settings start from.
-fn transformer(place: &Place) -> PathBuf {
-    place.bag();
-    place.write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\ndull\nfast\nslow\nkind\nloud\nsoft\ncold\ngood\nnew\n");
-    let encoder = "kind = \"transformer\"\ntokenizer = \"vocab.txt\"\nhidden = 64\nheads = 2\nlayers = 2\nintermediate = 96\n\
-                   dropout = 0.1\nattention_dropout = 0.1\n";
-    let tasks = "[task_defaults]\nfile = \"table.tsv\"\nsplit = \"split\"\n\
-                 [tasks.topic]\ntext = \"text\"\nlabel = \"topic\"\n\
-                 [tasks.score]\ntext = [\"text\", \"topic\"]\nlabel = \"speed\"\nhead = \"regression\"\n\
-                 [tasks.flags]\ntext = \"text\"\nlabel = [\"red\", \"cold\"]\nhead = \"multilabel\"\n";
-    let rest = "[train]\nrounds = 6\nmicro_batch = 4\n[eval]\nevery = 3\nbatch = 16\n[checkpoint]\nevery = 3\n\
-                [optimizer]\nlr = 1e-3\n";
-    place.write("bert.toml", format!("[run]\nname = \"bert\"\nthreads = 2\n[encoder]\n{encoder}{tasks}{rest}"))
-}
-
 #[test]
 fn a_transformer_trains_as_on_the_cpu() {
     if !is_there() {
         return;
     }
     let place = Place::new();
-    let config = transformer(&place);
+    let config = place.transformer();
     for sets in [
         &["train.fuse=1", "eval.batches_per_round=1"][..],
         &["encoder.pooling=pooler", "encoder.freeze=[\"embeddings\",\"layer.0\"]"],
@@ -138,7 +123,7 @@ fn a_pretrained_transformer_trains_as_on_the_cpu() {
         return;
     }
     let place = Place::new();
-    let config = transformer(&place);
+    let config = place.transformer();
     let folder = place.path("pretrained").display().to_string();
     let first = place.train(&config, &["train.rounds=3"]);
     run(&["export", &first.display().to_string(), "--out", &folder]).ok();
@@ -155,7 +140,7 @@ fn a_transformer_resumes_to_the_same_bytes() {
         return;
     }
     let place = Place::new();
-    let config = transformer(&place);
+    let config = place.transformer();
     let whole = place.train(&config, &[EMULATED]);
     let half = place.train(&config, &[EMULATED, "checkpoint.keep=9"]);
     std::fs::remove_dir_all(checkpoints(&half).last().expect("the last one")).expect("it is there");
@@ -176,7 +161,7 @@ fn buffers_by_task_resume_to_the_same_bytes() {
         (small(), "excess_mtl", "model"),
         (place.bag(), "excess_mtl", "tensor"),
         (place.bag(), "moco", "tensor"),
-        (transformer(&place), "moco", "layer"),
+        (place.transformer(), "moco", "layer"),
     ] {
         let own = [format!("surgery.method={method}"), format!("surgery.granularity={granularity}")];
         let run = place.train(&config, &[&always[..], &own.each_ref().map(String::as_str)].concat());
@@ -211,7 +196,7 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
 #[test]
 fn transformers_that_no_device_computes_are_refused_by_check() {
     let place = Place::new();
-    let config = transformer(&place).display().to_string();
+    let config = place.transformer().display().to_string();
     let check = |sets: &[&str]| {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
         run(&[&["check", &config, "--set", EMULATED][..], &sets].concat())
@@ -266,7 +251,7 @@ fn the_plan_counts_what_is_allocated() {
         return;
     }
     let place = Place::new();
-    for (config, method) in [(small(), "moco"), (place.bag(), "excess_mtl"), (transformer(&place), "moco"), (place.bag(), "mgda")]
+    for (config, method) in [(small(), "moco"), (place.bag(), "excess_mtl"), (place.transformer(), "moco"), (place.bag(), "mgda")]
     {
         let run = place.train(&config, &[EMULATED, &format!("surgery.method={method}"), "train.rounds=1", "eval.every=1"]);
         let (config, _, plan) = planned(&run, &Console::new());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
+use super::DeviceArgs;
 use crate::data::SplitName;
 use crate::machine::memory::Memory;
 use crate::observe::console::Console;
@@ -11,7 +12,6 @@ use crate::output;
 use crate::train::checkpoint;
 use crate::train::evaluator::evaluate;
 use crate::train::plan::Plan;
-use crate::train::predictor::HostPredictor;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_corpus, load_run, set_threads};
 
@@ -23,6 +23,8 @@ pub struct Args {
     split: EvalSplit,
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -36,6 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
         EvalSplit::Dev => SplitName::Dev,
         EvalSplit::Test => SplitName::Test,
     };
+    let driver = args.device.open()?;
     let console = Console::new();
     let source = Source::find(&args.path, &mut |warning| console.say(&format!("warning: {warning}")))?;
     let mut config = load_run(&source.run)?;
@@ -47,8 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(ours == theirs, "the data now has the tasks {ours:?}, the checkpoint was trained on {theirs:?}");
     let (mut model, mut scratch) = plan.model(&mut Memory::unlimited())?;
     checkpoint::read_model(&source.checkpoint, &mut model)?;
-    let mut predictor = HostPredictor { model: &model, scratch: &mut scratch };
-    let scores = evaluate(&mut predictor, &corpus, split, config.eval.batch)?;
+    let mut predictor = args.device.predictor(driver, &model, &mut scratch, &plan.limits)?;
+    let scores = evaluate(&mut *predictor, &corpus, split, config.eval.batch)?;
     ensure!(!scores.tasks.is_empty(), "no task has a {} split", split.as_str());
     scores.warnings(&corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
     if args.json {

@@ -13,7 +13,7 @@ use crate::model::spec::HeadKind;
 use crate::model::transformer::TransformerSpec;
 use crate::observe::console::Console;
 use crate::train::checkpoint::TaskState;
-use crate::train::restore::stored_model;
+use crate::train::restore::{Stored, stored_model};
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
 
@@ -31,7 +31,7 @@ pub fn run(Args { path, out }: &Args) -> Result<()> {
     let config = load_model(&source.run)?;
     let out = &free_folder(out, config.encoder.from.as_deref())?;
     set_threads(config.run.threads)?;
-    let (model, _, tokenizer) = stored_model(&config, &source)?;
+    let Stored { model, tokenizer, .. } = stored_model(&config, &source)?;
     let encoder = model.network.spec.encoder.transformer();
     let kind = config.encoder.kind.name();
     let other = || format!("only a transformer encoder has a Hugging Face form; this run's is {kind}");

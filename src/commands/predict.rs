@@ -6,18 +6,17 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::config::Config;
+use super::DeviceArgs;
 use crate::config::schema::Encoder;
 use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
-use crate::model::Model;
-use crate::model::network::Scratch;
 use crate::model::spec::HeadKind;
 use crate::observe::console::Console;
 use crate::output;
 use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::TaskState;
 use crate::train::metrics::argmax;
-use crate::train::restore::stored_model;
+use crate::train::predictor::Predictor;
+use crate::train::restore::{Stored, stored_model};
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
 
@@ -30,9 +29,12 @@ pub struct Args {
     /// The two texts of a pair are separated by a tab
     #[arg(long)]
     text: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
-pub fn run(Args { path, task, text }: &Args) -> Result<()> {
+pub fn run(Args { path, task, text, device }: &Args) -> Result<()> {
+    let driver = device.open()?;
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
     let number = source.state.tasks.iter().position(|known| known.name == *task);
@@ -44,8 +46,13 @@ pub fn run(Args { path, task, text }: &Args) -> Result<()> {
     );
     let config = load_model(&source.run)?;
     set_threads(config.run.threads)?;
-    let mut predictor = Predictor::new(&config, &source, number)?;
-    let mut answer = |line: &str| -> Result<()> { output::line(predictor.answer(line)?) };
+    let Stored { model, mut scratch, limits, tokenizer } = stored_model(&config, &source)?;
+    let task = &source.state.tasks[number];
+    // A task of `tasks_from` may have no table of its own.
+    let texts = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).text.len();
+    let predictor = device.predictor(driver, &model, &mut scratch, &limits)?;
+    let mut asked = Asked { predictor, tokenizer, texts, encoder: &config.encoder, number, task };
+    let mut answer = |line: &str| -> Result<()> { output::line(asked.answer(line)?) };
     match text {
         Some(text) => answer(text),
         None => {
@@ -70,9 +77,9 @@ fn refuse_object(line: &str) -> Result<()> {
     Ok(())
 }
 
-struct Predictor<'a> {
-    model: Model,
-    scratch: Scratch,
+/// The task that is asked.
+struct Asked<'a> {
+    predictor: Box<dyn Predictor + 'a>,
     tokenizer: Option<Tokenizer>,
     /// Texts of an example.
     texts: usize,
@@ -81,15 +88,7 @@ struct Predictor<'a> {
     task: &'a TaskState,
 }
 
-impl<'a> Predictor<'a> {
-    fn new(config: &'a Config, source: &'a Source, number: usize) -> Result<Self> {
-        let (model, scratch, tokenizer) = stored_model(config, source)?;
-        let task = &source.state.tasks[number];
-        // A task of `tasks_from` may have no table of its own.
-        let texts = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).text.len();
-        Ok(Self { model, scratch, tokenizer, texts, encoder: &config.encoder, number, task })
-    }
-
+impl Asked<'_> {
     /// A text (two texts of a pair are separated by a tab), or features as a JSON list.
     fn answer(&mut self, line: &str) -> Result<Value> {
         let inputs = match &self.tokenizer {
@@ -105,8 +104,8 @@ impl<'a> Predictor<'a> {
             _ => Targets::Values { dim: self.task.outputs, values: vec![f32::NAN; self.task.outputs] },
         };
         let split = Split { inputs, targets, slices: Default::default() };
-        let batch = evaluation_batch(&*self.model.network.spec.encoder, self.number, &split, 0..1);
-        let logits = self.model.predict(&batch, &mut self.scratch)[..self.task.outputs].to_vec();
+        let batch = evaluation_batch(&*self.predictor.network().spec.encoder, self.number, &split, 0..1);
+        let logits = self.predictor.predict(&batch)?[..self.task.outputs].to_vec();
         Ok(describe(self.task, &logits))
     }
 
@@ -121,7 +120,7 @@ impl<'a> Predictor<'a> {
 
     fn features(&self, line: &str) -> Result<FeatureStore> {
         let values: Vec<f32> = serde_json::from_str(line).context("expected the features as a JSON list of numbers")?;
-        let expected = self.model.network.spec.encoder.inputs();
+        let expected = self.predictor.network().spec.encoder.inputs();
         ensure!(values.len() == expected, "found {} features, the model takes {expected}", values.len());
         if values.iter().any(|value| !value.is_finite()) {
             bail!("a feature is not finite");

@@ -42,18 +42,27 @@ const fn number(text: &str) -> u32 {
 impl Device {
     /// What `run.device` names, there or not. `auto` is the CPU until the kernels have trained on a card.
     pub fn parse(name: &str) -> Result<Self> {
+        Self::named(name).map_err(|why| refused(&key(name), why))
+    }
+
+    fn named(name: &str) -> driver::Result<Self> {
         Ok(match name {
             "auto" | "cpu" => Self::Cpu,
             "emulated" => Self::Emulated,
-            _ => Self::Cuda(cuda_ordinal(name).map_err(|why| refused(name, why))?),
+            _ => Self::Cuda(cuda_ordinal(name)?),
         })
     }
 
     /// As [`Device::parse`]; an error says why this device cannot serve here. `auto` never fails.
     pub fn select(name: &str) -> Result<Self> {
         let device = Self::parse(name)?;
-        device.open().map_err(|why| refused(name, why))?;
+        device.open().map_err(|why| refused(&key(name), why))?;
         Ok(device)
+    }
+
+    /// The driver of the device that `--device` names, as [`Device::open`].
+    pub fn option(name: &str) -> Result<Option<Box<dyn Driver>>> {
+        Self::named(name).and_then(Self::open).map_err(|why| refused(&format!("--device {name}"), why))
     }
 
     /// The device's driver; none for the CPU.
@@ -66,8 +75,13 @@ impl Device {
     }
 }
 
-fn refused(name: &str, why: DeviceError) -> anyhow::Error {
-    anyhow!("run.device = \"{name}\": {why}; use \"cpu\" or \"auto\"")
+fn key(name: &str) -> String {
+    format!("run.device = \"{name}\"")
+}
+
+/// `asked` is what named the device.
+fn refused(asked: &str, why: DeviceError) -> anyhow::Error {
+    anyhow!("{asked}: {why}; use \"cpu\" or \"auto\"")
 }
 
 #[cfg(test)]

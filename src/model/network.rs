@@ -50,6 +50,15 @@ pub struct Limits {
     pub tokens: TokenLimits,
 }
 
+impl Limits {
+    /// Of a group alone, without a round around it.
+    pub fn of_group(&self) -> Self {
+        let tokens = TokenLimits { round_tokens: self.tokens.group_tokens, ..self.tokens };
+        let (bag_rows, task_rows) = (Vec::new(), Vec::new());
+        Self { round_rows: self.group_rows, present: 0, bag_rows, task_rows, tokens, ..*self }
+    }
+}
+
 /// Activations of one group on the host.
 pub struct Scratch {
     at: Activations,
@@ -85,8 +94,7 @@ impl Scratch {
 
     /// What an evaluation batch may have, for an encoder that reads tokens.
     pub fn token_room(&self) -> Option<TokenRoom> {
-        let (tokens, masked) = self.at.transformer.as_ref()?.room();
-        Some(TokenRoom { tokens, masked })
+        self.at.token_room()
     }
 
     /// Logits of the last forward pass, part after part.

@@ -41,35 +41,14 @@ impl Trainer {
     /// An error where this run has parts that no device computes yet.
     pub fn check_accelerable(&self, limits: &Limits) -> Result<()> {
         let (name, needs) = (self.method().name(), self.method().needs());
-        if let Some(message) = device_fault(&self.model.network.spec) {
-            bail!(message);
+        if let Some(fault) = device_fault(&self.model.network.spec, limits) {
+            bail!("{fault}: {STAY_ON_CPU}");
         }
         ensure!(
             !needs.elementwise || limits.present <= RULE_TASKS,
             "surgery.method = \"{name}\" takes at most {RULE_TASKS} tasks a round on a device, found {}: set run.device = \"cpu\"",
             limits.present
         );
-        self.check_sizes(limits)
-    }
-
-    /// An error where a round exceeds what the kernels' grids and 32-bit numbers hold.
-    fn check_sizes(&self, limits: &Limits) -> Result<()> {
-        let spec = &self.model.network.spec;
-        let widest = spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
-        let sizes = [
-            ("tasks in a round", limits.present, MOST_TASKS),
-            ("examples in a fused group", limits.group_rows, linear::MOST_ROWS),
-            ("tokens in a fused group", limits.tokens.group_tokens, linear::MOST_ROWS),
-            ("hidden units", spec.encoder.hidden(), linear::MOST_ROWS),
-            ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden())),
-            ("embedding rows in a round", limits.bag_rows.iter().sum(), i32::MAX as usize),
-        ];
-        for (what, found, most) in sizes {
-            ensure!(
-                found <= most,
-                "a device takes at most {most} {what}, found {found}: take fewer, or set run.device = \"cpu\""
-            );
-        }
         Ok(())
     }
 
@@ -138,11 +117,26 @@ impl Trainer {
     }
 }
 
-/// Why no device computes this model, if none does.
-pub fn device_fault(spec: &ModelSpec) -> Option<String> {
-    let mlm = spec.mlm_head().map(|head| format!("tasks.{}.head = \"mlm\" {CPU_ONLY}", head.task));
-    mlm.or_else(|| spec.encoder.device_fault())
+/// What to do about a run that no device computes.
+pub const STAY_ON_CPU: &str = "change it, or set run.device = \"cpu\"";
+
+/// Why no device computes this model in batches of this size, if none does.
+pub fn device_fault(spec: &ModelSpec, limits: &Limits) -> Option<String> {
+    let mlm = spec.mlm_head().map(|head| format!("tasks.{}.head = \"mlm\" runs on the CPU only in this version", head.task));
+    mlm.or_else(|| spec.encoder.device_fault()).or_else(|| size_fault(spec, limits))
 }
 
-/// What is said of parts that no device computes.
-const CPU_ONLY: &str = "runs on the CPU only in this version: set run.device = \"cpu\"";
+/// What exceeds the kernels' grids and 32-bit numbers.
+fn size_fault(spec: &ModelSpec, limits: &Limits) -> Option<String> {
+    let widest = spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
+    let sizes = [
+        ("tasks in a round", limits.present, MOST_TASKS),
+        ("examples in a fused group", limits.group_rows, linear::MOST_ROWS),
+        ("tokens in a fused group", limits.tokens.group_tokens, linear::MOST_ROWS),
+        ("hidden units", spec.encoder.hidden(), linear::MOST_ROWS),
+        ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden())),
+        ("embedding rows in a round", limits.bag_rows.iter().sum(), i32::MAX as usize),
+    ];
+    let (what, found, most) = sizes.into_iter().find(|(_, found, most)| found > most)?;
+    Some(format!("a device takes at most {most} {what}, found {found}"))
+}

@@ -1,10 +1,14 @@
-//! Who computes the logits of an evaluation: the host, or the device that trains.
+//! Who computes the logits of an evaluation: the host, a device, or the device that trains.
 
-use anyhow::Result;
+use anyhow::{Error, Result, bail};
 
+use super::accelerator::Inference;
+use super::placement::device_fault;
 use super::round::Trainer;
+use crate::failure::Stopped;
+use crate::machine::driver::{DeviceError, Driver};
 use crate::model::Model;
-use crate::model::network::{Batch, Network, Scratch, TokenRoom};
+use crate::model::network::{Batch, Limits, Network, Scratch, TokenRoom};
 
 pub trait Predictor {
     fn network(&self) -> &Network;
@@ -43,6 +47,45 @@ impl Predictor for HostPredictor<'_> {
     }
 }
 
+/// A model, and its copy on a device.
+pub struct DevicePredictor<'a> {
+    model: &'a Model,
+    device: Inference,
+}
+
+impl<'a> DevicePredictor<'a> {
+    /// For groups within `limits`; an error where a device cannot compute them.
+    pub fn new(driver: Box<dyn Driver>, model: &'a Model, limits: &Limits) -> Result<Self> {
+        let limits = limits.of_group();
+        if let Some(fault) = device_fault(&model.network.spec, &limits) {
+            bail!(fault);
+        }
+        Ok(Self { model, device: Inference::new(driver, model, &limits).map_err(failed)? })
+    }
+}
+
+impl Predictor for DevicePredictor<'_> {
+    fn network(&self) -> &Network {
+        &self.model.network
+    }
+
+    fn token_room(&self) -> Option<TokenRoom> {
+        self.device.token_room()
+    }
+
+    fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
+        self.device.predict(self.model, batch).map_err(|error| failed(error.into()))
+    }
+}
+
+/// Nobody who asked is at fault for a device that is lost.
+fn failed(error: Error) -> Error {
+    match error.downcast_ref() {
+        Some(DeviceError::Lost(what)) => Stopped(format!("the device was lost ({what}): ask again once it is back")).into(),
+        _ => error,
+    }
+}
+
 /// On the device, if there is one.
 impl Predictor for Trainer {
     fn network(&self) -> &Network {
@@ -63,5 +106,49 @@ impl Predictor for Trainer {
                 Ok(self.host.arenas[0].logits())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::machine::memory::Memory;
+    use crate::machine::planned::Planned;
+    use crate::model::Start;
+    use crate::model::encoders::linear::Linear;
+    use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
+    use crate::ops::activation::Activation;
+
+    fn model() -> Model {
+        let encoder = Linear { columns: 16, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
+        let head = HeadSpec { task: "a".into(), kind: HeadKind::Classification, outputs: 2 };
+        let network = Network::new(ModelSpec { encoder: Arc::new(encoder), heads: vec![head] });
+        let start = Start { seed: 1, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
+        Model::new(&mut Memory::unlimited(), network, &start).unwrap()
+    }
+
+    /// However large the rounds were that it was trained in.
+    #[test]
+    fn a_device_holds_parameters_and_activations_and_nothing_of_training() {
+        let (driver, buffers) = Planned::driver();
+        let limits = Limits { group_rows: 4, round_rows: 4000, group_logits: 8, present: 500, ..Limits::default() };
+        drop(DevicePredictor::new(driver, &model(), &limits).unwrap());
+        let buffers = buffers.borrow();
+        let is_training =
+            |name: &str| ["moment", "jacobian", "surgery", "products", "heads: gradients"].iter().any(|word| name.contains(word));
+        let names: Vec<&str> = buffers.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(names.contains(&"encoder: parameters in bf16") && !names.iter().any(|name| is_training(name)), "{names:?}");
+        assert!(buffers.iter().map(|(_, bytes)| bytes).sum::<u64>() < 16 << 10, "{buffers:?}");
+    }
+
+    #[test]
+    fn a_lost_device_is_nobodys_fault() {
+        let error = failed(DeviceError::Lost("fell off the bus".into()).into());
+        assert_eq!(crate::failure::exit_code(&error), crate::failure::STOPPED);
+        assert!(!error.to_string().contains("resume"), "{error}");
+        let error = failed(DeviceError::Invalid("no".into()).into());
+        assert_eq!(crate::failure::exit_code(&error), crate::failure::BAD_INPUT);
     }
 }

@@ -13,6 +13,7 @@ use crate::model::encoders::Encoder;
 use crate::model::hf::{self, HfConfig};
 use crate::observe::console::Console;
 use crate::train::encoder::transformer;
+use crate::train::placement::STAY_ON_CPU;
 use crate::train::round::Trainer;
 
 const FROM: &str = "encoder.from";
@@ -89,7 +90,8 @@ pub fn check(config: &Config) -> Vec<Problem> {
         problems.push((format!("tasks.{name}.head"), NO_MASK.to_owned()));
     }
     if Device::parse(&config.run.device).is_ok_and(|device| device != Device::Cpu) {
-        problems.extend(transformer.device_fault().map(|message| ("encoder.kind".to_owned(), message)));
+        let fault = transformer.device_fault().map(|fault| format!("{fault}: {STAY_ON_CPU}"));
+        problems.extend(fault.map(|message| ("encoder.kind".to_owned(), message)));
     }
     if let Some(from) = &encoder.from {
         let fits = hf::check(Path::new(from), &transformer);

@@ -13,8 +13,17 @@ use crate::train::checkpoint;
 use crate::train::encoder::encoder;
 use crate::train::run_folder::Source;
 
-/// The checkpoint's model, and room to run one example at a time; the tokenizer of a text encoder.
-pub fn stored_model(config: &Config, source: &Source) -> Result<(Model, Scratch, Option<Tokenizer>)> {
+/// A checkpoint's model, and room to run one example at a time.
+pub struct Stored {
+    pub model: Model,
+    pub scratch: Scratch,
+    /// Of one example.
+    pub limits: Limits,
+    /// A text encoder's.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+pub fn stored_model(config: &Config, source: &Source) -> Result<Stored> {
     let tokenizer = config.encoder.tokenizer.as_ref().filter(|_| config.encoder.kind.reads_text());
     let tokenizer = tokenizer.map(|spec| Tokenizer::open(spec, config.encoder.lowercase)).transpose()?;
     let encoder = encoder(config, tokenizer.as_ref(), || checkpoint::input_columns(&source.checkpoint))?;
@@ -28,7 +37,8 @@ pub fn stored_model(config: &Config, source: &Source) -> Result<(Model, Scratch,
     let outputs = outputs.max().unwrap_or(0);
     let longest = config.encoder.positions;
     let tokens = TokenLimits { group_tokens: longest, group_queries: longest, head_rows: 1, ..TokenLimits::default() };
-    let limits = Limits { group_rows: 1, round_rows: 1, group_logits: outputs, tokens, ..Limits::default() };
+    let bag_entries = config.encoder.max_len * config.encoder.ngrams;
+    let limits = Limits { group_rows: 1, round_rows: 1, group_logits: outputs, bag_entries, tokens, ..Limits::default() };
     let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
     ensure!(
         row_capacity == table_rows || !network.spec.reads_whole_table(),
@@ -40,5 +50,5 @@ pub fn stored_model(config: &Config, source: &Source) -> Result<(Model, Scratch,
     let scratch = Scratch::new(&mut memory, &*network.spec.encoder, &limits)?;
     let mut model = Model::new(&mut memory, network, &start)?;
     checkpoint::read_model(&source.checkpoint, &mut model)?;
-    Ok((model, scratch, tokenizer))
+    Ok(Stored { model, scratch, limits, tokenizer })
 }

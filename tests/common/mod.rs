@@ -46,6 +46,21 @@ impl Place {
         self.write("linear.toml", format!("{LINEAR}{MIXED_TASKS}"))
     }
 
+    /// A BERT of two layers over the text table, as one that other settings start from.
+    pub fn transformer(&self) -> PathBuf {
+        self.bag();
+        self.write("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\ndull\nfast\nslow\nkind\nloud\nsoft\ncold\ngood\nnew\n");
+        let encoder = "kind = \"transformer\"\ntokenizer = \"vocab.txt\"\nhidden = 64\nheads = 2\nlayers = 2\nintermediate = 96\n\
+                       dropout = 0.1\nattention_dropout = 0.1\n";
+        let tasks = "[task_defaults]\nfile = \"table.tsv\"\nsplit = \"split\"\n\
+                     [tasks.topic]\ntext = \"text\"\nlabel = \"topic\"\n\
+                     [tasks.score]\ntext = [\"text\", \"topic\"]\nlabel = \"speed\"\nhead = \"regression\"\n\
+                     [tasks.flags]\ntext = \"text\"\nlabel = [\"red\", \"cold\"]\nhead = \"multilabel\"\n";
+        let rest = "[train]\nrounds = 6\nmicro_batch = 4\n[eval]\nevery = 3\nbatch = 16\n[checkpoint]\nevery = 3\n\
+                    [optimizer]\nlr = 1e-3\n";
+        self.write("bert.toml", format!("[run]\nname = \"bert\"\nthreads = 2\n[encoder]\n{encoder}{tasks}{rest}"))
+    }
+
     /// Five tasks of the built-in source.
     pub fn synthetic(&self) -> PathBuf {
         self.write("synthetic.toml", SYNTHETIC)

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::machine::driver::Address;
 use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tensor::{DType, Tensor};
-use crate::model::network::Limits;
+use crate::model::network::{Limits, TokenRoom};
 use crate::model::transformer;
 
 /// Allocates a group's tensors on one machine; those without elements are none.
@@ -51,6 +51,12 @@ impl Activations {
             logits: room.numbers("logits", 1, limits.group_logits)?,
             dlogits: room.numbers("gradient of logits", 1, limits.group_logits)?,
         })
+    }
+
+    /// What an evaluation batch may have, for an encoder that reads tokens.
+    pub fn token_room(&self) -> Option<TokenRoom> {
+        let (tokens, masked) = self.transformer.as_ref()?.room();
+        Some(TokenRoom { tokens, masked })
     }
 }
 

@@ -176,7 +176,6 @@ impl Encoder for Transformer {
     }
 
     fn device_fault(&self) -> Option<String> {
-        const CHANGE: &str = "change it, or set run.device = \"cpu\"";
         let (hidden, intermediate, dim) = (self.hidden, self.spec.intermediate, self.hidden / self.spec.heads.max(1));
         let fault = if !attention::supported(dim) {
             format!("no attention heads of {dim} columns (encoder.hidden / encoder.heads)")
@@ -187,7 +186,7 @@ impl Encoder for Transformer {
         } else {
             return None;
         };
-        Some(format!("a device takes {fault}: {CHANGE}"))
+        Some(format!("a device takes {fault}"))
     }
 
     fn transformer(&self) -> Option<&Transformer> {

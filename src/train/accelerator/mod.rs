@@ -5,6 +5,7 @@
 //! while the one before computes; events order them.
 
 mod buffers;
+mod inference;
 mod lane;
 mod parameters;
 mod pass;
@@ -38,6 +39,7 @@ use crate::surgery::gram::ProductsAt;
 use crate::surgery::update::{Rates, shared_update};
 use crate::train::quanta::RoundTimes;
 use buffers::BuffersOnDevice;
+pub use inference::Inference;
 use lane::Lane;
 use parameters::ParametersOnDevice;
 use pass::Packed;
@@ -46,10 +48,8 @@ use program::Graphs;
 use rows::{TableOnDevice, Touched};
 use solve::Solver;
 use timers::Timers;
+use transfer::Pieces;
 use upload::StagingBuffer;
-
-/// Pinned memory that parameters and moments go through, piece by piece.
-const STAGING_BYTES: usize = 16 << 20;
 
 pub struct Accelerator {
     driver: Box<dyn Driver>,
@@ -89,8 +89,7 @@ pub struct Accelerator {
     snapshot: Option<Readable>,
     /// Those of a surgery method that keeps some.
     buffers: Option<BuffersOnDevice>,
-    staging: StagingId,
-    staging_bytes: usize,
+    pieces: Pieces,
 }
 
 /// What a forward pass reads of the parameters.
@@ -236,8 +235,7 @@ impl Accelerator {
         let resident = Resident::new(device, streams.lanes[0], network, blocks)?;
         let in_table = table.as_ref().map_or(0, |table| table.state.values.rows * table.state.values.columns);
         let largest = [shared.values.columns, heads.values.columns, in_table];
-        let staging_bytes = (4 * largest.into_iter().max().unwrap_or(0)).clamp(64, STAGING_BYTES);
-        let staging = device.staging(staging_bytes)?;
+        let pieces = Pieces::new(device, streams.lanes[0], &largest)?;
         Ok(Self {
             card: driver.card(),
             driver,
@@ -264,8 +262,7 @@ impl Accelerator {
             logits: Vec::new(),
             snapshot: None,
             buffers: None,
-            staging,
-            staging_bytes,
+            pieces,
         })
     }
 
@@ -373,15 +370,19 @@ fn gram_cut(blocks: &Blocks) -> Cut {
     Cut::new(&blocks.ranges, blocks.table)
 }
 
-/// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.
+/// Inputs, and what products of gradients need.
 fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limits) -> usize {
+    input_bytes(network, batches, limits) + 8 * (blocks.count() + 3) + 16 * limits.present
+}
+
+/// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.
+fn input_bytes(network: &Network, batches: usize, limits: &Limits) -> usize {
     let encoder = &network.spec.encoder;
     let widest = network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
     let lists = encoder.table().map_or(0, |_| TableOnDevice::table_bytes(network, batches, limits));
     let features = if let Input::Features(columns) = encoder.reads() { 2 * pitch(columns) } else { 0 };
     let [input, own] = encoder.upload_bytes(limits);
-    let products = 8 * (blocks.count() + 3) + 16 * limits.present;
-    4096 + limits.round_rows.max(limits.group_rows) * (features + input + 8 + 4 * widest + 400) + own + lists + products
+    4096 + limits.round_rows.max(limits.group_rows) * (features + input + 8 + 4 * widest + 400) + own + lists
 }
 
 /// Rates, weights, orders of visits, and the chunks of the heads.

@@ -53,8 +53,18 @@ impl Narrow {
 
 impl ParametersOnDevice {
     pub fn new(device: &mut dyn Driver, network: &Network, start: &Start) -> Result<Self, DeviceError> {
+        let moments = if start.second_moment { 2 } else { 1 };
+        Self::with_moments(device, network, moments)
+    }
+
+    /// For passes without training.
+    pub fn without_moments(device: &mut dyn Driver, network: &Network) -> Result<Self, DeviceError> {
+        Self::with_moments(device, network, 0)
+    }
+
+    fn with_moments(device: &mut dyn Driver, network: &Network, moments: usize) -> Result<Self, DeviceError> {
         let (table, narrow) = (&network.table, Narrow::of(network));
-        let mut shared = state(device, "encoder", table.shared_len(), start.second_moment)?;
+        let mut shared = state(device, "encoder", table.shared_len(), moments)?;
         let shared_values = with_copy(device, "encoder", shared.values, narrow)?;
         if let Narrow::All = narrow {
             // The update writes the copy itself.
@@ -67,7 +77,7 @@ impl ParametersOnDevice {
             }
             None => Values::NONE,
         };
-        let heads = state(device, "heads", table.heads_len(), start.second_moment)?;
+        let heads = state(device, "heads", table.heads_len(), moments)?;
         let weights = Weights { shared: shared_values, frozen, heads: heads.values, words: Tensor::NONE };
         Ok(Self { shared, heads, weights, narrow })
     }
@@ -89,13 +99,13 @@ fn row(device: &mut dyn Driver, name: &str, len: usize) -> Result<Tensor, Device
     Ok(Tensor::dense(device.allocate(name, 4 * len)?, 1, len, DType::F32))
 }
 
-/// Parameters of one space and their moments.
-fn state(device: &mut dyn Driver, name: &str, len: usize, second_moment: bool) -> Result<ParameterState, DeviceError> {
+/// Parameters of one space and so many moments.
+fn state(device: &mut dyn Driver, name: &str, len: usize, moments: usize) -> Result<ParameterState, DeviceError> {
     let mut buffer = |what: &str| row(device, &format!("{name}: {what}"), len);
     Ok(ParameterState {
         values: buffer("parameters")?,
-        first: buffer("first moment")?,
-        second: if second_moment { buffer("second moment")? } else { Tensor::NONE },
+        first: if moments > 0 { buffer("first moment")? } else { Tensor::NONE },
+        second: if moments > 1 { buffer("second moment")? } else { Tensor::NONE },
         copy: Tensor::NONE,
     })
 }

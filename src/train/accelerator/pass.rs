@@ -2,25 +2,24 @@
 
 use std::ops::Range;
 
+use super::Accelerator;
+use super::inference::{Forward, GroupOf, Inputs};
 use super::lane::Lane;
-use super::prepared::{Prepared, narrow};
+use super::prepared::Prepared;
 use super::program::Program;
 use super::timers::RoundTimers;
 use super::upload::Upload;
-use super::{Accelerator, Readable};
 use crate::machine::driver::{DeviceError, StreamId};
 use crate::machine::launch::Command;
 use crate::machine::tape::{Tape, bytes_of};
-use crate::machine::tensor::{DType, Tensor, pitch};
-use crate::model::encoders::{self, Gradients, Table};
-use crate::model::network::{Batch, Keep, Network, Part, group_rows};
-use crate::model::transformer::TokenGroup;
-use crate::model::{Model, Parameters};
+use crate::machine::tensor::Tensor;
+use crate::model::Model;
+use crate::model::encoders::{self, Gradients};
+use crate::model::network::{Batch, Keep, Network, Part};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::row_gradients::RowGradientsBackward;
-use crate::ops::storage::bf16;
 use crate::schedule::Nanos;
 use crate::surgery::gram::products;
 use crate::train::backend::Work;
@@ -36,23 +35,6 @@ pub(super) struct Packed {
     pub upload: Upload,
     /// If the round is timed.
     pub timers: Option<RoundTimers>,
-}
-
-/// A fused group, on the host.
-struct GroupOf<'a> {
-    network: &'a Network,
-    parameters: &'a Parameters,
-    batch: &'a Batch,
-    parts: &'a [Part],
-    inputs: Inputs<'a>,
-}
-
-/// What a group's encoder reads.
-#[derive(Clone, Copy)]
-struct Inputs<'a> {
-    tokens: Option<&'a TokenGroup>,
-    /// Of the whole batch.
-    features: &'a [bf16],
 }
 
 /// A fused group, on the device.
@@ -119,30 +101,11 @@ impl Accelerator {
     /// Logits of a batch without training, part after part; waits for them. Of the parameters that [`Accelerator::load_snapshot`] copied,
     /// where there is room for them: the model then is the snapshot.
     pub fn predict(&mut self, model: &Model, batch: &Batch) -> Result<&[f32], DeviceError> {
-        let mut upload = self.batches.upload();
-        let readable = self.snapshot.unwrap_or_else(|| self.readable());
-        let (network, parameters, parts) = (&model.network, &model.parameters, &batch.parts[..]);
-        let (tokens, features) = (network.tokens(batch, parts), narrow(&batch.features, network.spec.encoder.inputs()));
-        let inputs = Inputs { tokens: tokens.as_ref(), features: &features };
-        let group = GroupOf { network, parameters, batch, parts, inputs };
-        let own = self.tensors(&mut upload, group, &self.lanes[0], readable);
-        let mut tape = Tape::default();
-        network.emit_forward(&mut tape, &own, None);
-        let commands = tape.commands(&self.card, |table| upload.table(table));
-        drop(tape);
-        upload.close();
-        self.batches.fill(&mut *self.driver, &mut upload)?;
-        let (stream, logits) = (self.streams.lanes[0], self.lanes[0].at.logits);
-        let mut program = Program::default();
-        program.push(self.batches.send(stream, &upload.sections[0]));
-        program.run(stream, &commands);
-        self.graphs.execute(&mut *self.driver, stream, program)?;
-        let mut read = std::mem::take(&mut self.logits);
-        let count = parts.iter().map(|part| part.rows.len() * network.spec.heads[part.task].outputs).sum();
-        read.resize(count, 0.0);
-        self.download(logits.at, bytemuck::cast_slice_mut(&mut read))?;
-        self.logits = read;
-        Ok(&self.logits)
+        let from = self.snapshot.unwrap_or_else(|| self.readable());
+        let Self { card, driver, graphs, streams, batches, lanes, pieces, logits, .. } = self;
+        let forward = Forward { card, stream: streams.lanes[0], batches, lane: &lanes[0], pieces, from };
+        forward.logits(&mut **driver, graphs, model, batch, logits)?;
+        Ok(logits)
     }
 
     /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
@@ -157,7 +120,7 @@ impl Accelerator {
     ) -> Vec<Command> {
         let &Work { network, batch, random, .. } = work;
         let group = GroupOf { network, parameters: work.parameters, batch, parts, inputs };
-        let own = self.tensors(upload, group, lane, self.readable());
+        let own = group.tensors(upload, lane, self.readable());
         let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, Some(random));
         network.emit_losses(&mut tape, &own, self.results.losses(batch.present()), lane.row_losses);
@@ -202,22 +165,6 @@ impl Accelerator {
         }
         program.time(timers.map(|timers| timers.commit[0]), first);
         program.run(first, &packed.after);
-    }
-
-    /// A group as its encoder sees it.
-    fn tensors<'a>(&self, upload: &mut Upload, group: GroupOf<'a>, lane: &'a Lane, from: Readable) -> encoders::Group<'a> {
-        let GroupOf { network, parameters, batch, parts, inputs: Inputs { tokens, features } } = group;
-        let (rows, inputs) = (group_rows(parts), network.spec.encoder.inputs());
-        let host = parameters.rows.as_ref().zip(self.table.as_ref());
-        let table = host.map(|(host, own)| Table { slots: host.view().slots, values: from.table, init: own.init });
-        let features = match features {
-            [] => Tensor::NONE,
-            all => {
-                let own = &all[rows.start * pitch(inputs)..rows.end * pitch(inputs)];
-                Tensor::padded(upload.push(own), rows.len(), inputs, DType::Bf16)
-            }
-        };
-        encoders::Group { parts, batch, rows, tokens, features, table, weights: from.weights, at: &lane.at }
     }
 
     fn gradients_of_group(&self, network: &Network, group: &encoders::Group) -> Gradients {

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 
-use super::program::Program;
+use super::parameters::ParametersOnDevice;
+use super::program::{Graphs, Program};
 use super::{Accelerator, Readable};
-use crate::machine::driver::{Address, DeviceError};
+use crate::machine::driver::{Address, DeviceError, Driver, StagingId, StreamId};
 use crate::machine::tensor::DType;
 use crate::model::Parameters;
 use crate::ops::storage::{bf16, widen};
@@ -41,16 +42,8 @@ impl Accelerator {
 
     /// Copies parameters to where a snapshot is evaluated while training goes on.
     pub fn load_snapshot(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
-        let Some(Readable { weights, table }) = self.snapshot else { return Ok(()) };
-        self.upload(weights.shared.wide.at, bytemuck::cast_slice(&parameters.shared.values))?;
-        self.upload(weights.heads.at, bytemuck::cast_slice(&parameters.heads.values))?;
-        if let Some(rows) = &parameters.rows {
-            self.upload(table.at, bytemuck::cast_slice(rows.stored()[0]))?;
-        }
-        let stream = self.streams.lanes[0];
-        let mut program = Program::default();
-        program.launch(stream, self.parameters.narrow(&weights));
-        self.graphs.execute(&mut *self.driver, stream, program)
+        let Some(to) = self.snapshot else { return Ok(()) };
+        self.pieces.load(&mut *self.driver, &self.parameters, &to, parameters)
     }
 
     /// Copies all parameters and moments to the host.
@@ -89,23 +82,68 @@ impl Accelerator {
 
     /// Copies to the device, and waits until it is there.
     pub(super) fn upload(&mut self, to: Address, from: &[u8]) -> Result<(), DeviceError> {
-        let stream = self.streams.lanes[0];
-        for (piece, bytes) in from.chunks(self.staging_bytes).enumerate() {
-            self.driver.staging_bytes(self.staging)?[..bytes.len()].copy_from_slice(bytes);
-            self.driver.copy_in(stream, to + (piece * self.staging_bytes) as Address, self.staging, 0..bytes.len())?;
-            self.driver.synchronize(stream)?;
-        }
-        Ok(())
+        self.pieces.upload(&mut *self.driver, to, from)
     }
 
     /// Copies to the host once everything before is done.
     pub(super) fn download(&mut self, from: Address, into: &mut [u8]) -> Result<(), DeviceError> {
-        let stream = self.streams.lanes[0];
-        for (piece, bytes) in into.chunks_mut(self.staging_bytes).enumerate() {
-            self.driver.copy_out(stream, self.staging, from + (piece * self.staging_bytes) as Address, bytes.len())?;
-            self.driver.synchronize(stream)?;
-            bytes.copy_from_slice(&self.driver.staging_bytes(self.staging)?[..bytes.len()]);
+        self.pieces.download(&mut *self.driver, from, into)
+    }
+}
+
+/// Most pinned memory that arrays go through.
+const STAGING_BYTES: usize = 16 << 20;
+
+/// Arrays to the device and back in one stream, which is waited for.
+pub(super) struct Pieces {
+    stream: StreamId,
+    staging: StagingId,
+    bytes: usize,
+}
+
+impl Pieces {
+    /// For arrays of at most so many f32 each.
+    pub fn new(driver: &mut dyn Driver, stream: StreamId, arrays: &[usize]) -> Result<Self, DeviceError> {
+        let bytes = (4 * arrays.iter().max().unwrap_or(&0)).clamp(64, STAGING_BYTES);
+        Ok(Self { stream, staging: driver.staging(bytes)?, bytes })
+    }
+
+    pub fn upload(&self, driver: &mut dyn Driver, to: Address, from: &[u8]) -> Result<(), DeviceError> {
+        let &Self { stream, staging, bytes } = self;
+        for (piece, own) in from.chunks(bytes).enumerate() {
+            driver.staging_bytes(staging)?[..own.len()].copy_from_slice(own);
+            driver.copy_in(stream, to + (piece * bytes) as Address, staging, 0..own.len())?;
+            driver.synchronize(stream)?;
         }
         Ok(())
+    }
+
+    pub fn download(&self, driver: &mut dyn Driver, from: Address, into: &mut [u8]) -> Result<(), DeviceError> {
+        let &Self { stream, staging, bytes } = self;
+        for (piece, own) in into.chunks_mut(bytes).enumerate() {
+            driver.copy_out(stream, staging, from + (piece * bytes) as Address, own.len())?;
+            driver.synchronize(stream)?;
+            own.copy_from_slice(&driver.staging_bytes(staging)?[..own.len()]);
+        }
+        Ok(())
+    }
+
+    /// Values that training changes to where forward passes read them.
+    pub fn load(
+        &self,
+        driver: &mut dyn Driver,
+        own: &ParametersOnDevice,
+        to: &Readable,
+        parameters: &Parameters,
+    ) -> Result<(), DeviceError> {
+        let Readable { weights, table } = to;
+        self.upload(driver, weights.shared.wide.at, bytemuck::cast_slice(&parameters.shared.values))?;
+        self.upload(driver, weights.heads.at, bytemuck::cast_slice(&parameters.heads.values))?;
+        if let Some(rows) = &parameters.rows {
+            self.upload(driver, table.at, bytemuck::cast_slice(rows.stored()[0]))?;
+        }
+        let mut program = Program::default();
+        program.launch(self.stream, own.narrow(weights));
+        Graphs::default().execute(driver, self.stream, program)
     }
 }
