@@ -10,8 +10,11 @@ use std::thread::Scope;
 use super::accelerator::Prepared;
 use super::batch::{Purpose, Share, training_batch};
 use crate::data::Corpus;
+use crate::data::cursor::Cursor;
 use crate::model::network::Batch;
 use crate::model::spec::ModelSpec;
+use crate::schedule::order::Dealt;
+use crate::train::run::Run;
 
 /// What a batch is packed of.
 #[derive(Clone, PartialEq)]
@@ -67,6 +70,22 @@ impl Ahead {
     pub fn take(&mut self, shares: &[Share], purpose: Purpose) -> Option<Packed> {
         let (draw, packing) = self.foreseen.take()?;
         if draw.purpose == purpose && draw.shares == shares { packing.recv().ok() } else { None }
+    }
+}
+
+impl Run<'_> {
+    /// What should be drawn for the round after `dealt`, if there is one; moves nothing.
+    pub(super) fn foresee(&mut self, dealt: &Dealt, now: Purpose) -> Option<Draw> {
+        let round = now.round + dealt.commits.len().max(1) as u64;
+        let left = self.plan.rounds.checked_sub(round).filter(|&left| left > 0)?;
+        let next = self.order.foresee(dealt, left);
+        let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
+        let shares = self.draw(&next.micro_batches);
+        for ((state, stream), cursor) in self.state.tasks.iter_mut().zip(&mut self.streams).zip(before) {
+            state.cursor = cursor;
+            stream.seek(cursor);
+        }
+        Some(Draw { shares, purpose: Purpose { round, ..now } })
     }
 }
 

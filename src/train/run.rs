@@ -22,9 +22,9 @@ use crate::observe::console::Console;
 use crate::observe::event::{ByTask, Event, RoundEvent, Weights};
 use crate::observe::run_trace::RunTrace;
 use crate::observe::trace::Kind;
-use crate::schedule::order::{Dealt, Order, Record};
+use crate::schedule::order::{Order, Record};
 use crate::surgery::methods::Status;
-use crate::train::ahead::{Ahead, Draw};
+use crate::train::ahead::Ahead;
 use crate::train::batch::{Purpose, Share};
 use crate::train::checkpoint::{self, State};
 use crate::train::deadlines::Deadlines;
@@ -341,7 +341,7 @@ impl<'a> Run<'a> {
     }
 
     /// The examples of each present task; moves the cursors.
-    fn draw(&mut self, micro_batches: &[usize]) -> Vec<Share> {
+    pub(super) fn draw(&mut self, micro_batches: &[usize]) -> Vec<Share> {
         let mut shares = Vec::new();
         for (task, &micro_batches) in micro_batches.iter().enumerate().filter(|(_, count)| **count > 0) {
             let count = micro_batches * self.config.train.accumulate * self.examples(task);
@@ -350,20 +350,6 @@ impl<'a> Run<'a> {
             shares.push(Share { task, examples, micro_batch: self.micro_batch(task) });
         }
         shares
-    }
-
-    /// What should be drawn for the round after `dealt`, if there is one; moves nothing.
-    fn foresee(&mut self, dealt: &Dealt, now: Purpose) -> Option<Draw> {
-        let round = now.round + dealt.commits.len().max(1) as u64;
-        let left = self.plan.rounds.checked_sub(round).filter(|&left| left > 0)?;
-        let next = self.order.foresee(dealt, left);
-        let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
-        let shares = self.draw(&next.micro_batches);
-        for ((state, stream), cursor) in self.state.tasks.iter_mut().zip(&mut self.streams).zip(before) {
-            state.cursor = cursor;
-            stream.seek(cursor);
-        }
-        Some(Draw { shares, purpose: Purpose { round, ..now } })
     }
 
     fn committed(&mut self, done: &Done, lr: f64, time: Duration) -> Result<()> {
