@@ -467,7 +467,7 @@ fn the_rows_of_j_take_what_the_plan_says() {
 }
 
 #[test]
-fn what_the_device_lacks_is_refused_by_check() {
+fn every_kind_of_method_is_taken_by_check() {
     let place = Place::new();
     let config = place.linear().display().to_string();
     let check = |set: &str| run(&["check", &config, "--set", EMULATED, "--set", set]);

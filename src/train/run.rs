@@ -288,7 +288,9 @@ impl<'a> Run<'a> {
         let rates = |round, before| rates(&config.optimizer, round, plan.rounds, commits + before);
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
         let packed = ahead.as_deref_mut().and_then(|ahead| ahead.take(&shares, purpose));
-        if let Some((ahead, draw)) = ahead.zip(self.foresee(&dealt, purpose)) {
+        if let Some(ahead) = ahead
+            && let Some(draw) = self.foresee(&dealt, purpose)
+        {
             ahead.foresee(draw);
         }
         let fuse = fuse(config, plan.limits.present);

@@ -17,8 +17,8 @@ const ALIGN: usize = 16;
 /// Bytes of a small table.
 const SMALL: usize = 64;
 
-/// Elements that one thread rounds at a time.
-const PIECE: usize = 1 << 15;
+/// Bytes that one thread copies at a time.
+const PIECE: usize = 1 << 16;
 
 /// Room on the device for one upload at a time, and as much pinned memory.
 pub struct StagingBuffer {
@@ -47,7 +47,7 @@ impl StagingBuffer {
         let bytes = std::mem::take(&mut upload.bytes);
         assert!(bytes.len() <= self.bytes, "an upload of {} bytes, the plan foresaw {}", bytes.len(), self.bytes);
         let pinned = &mut driver.staging_bytes(self.staging)?[..bytes.len()];
-        pinned.par_chunks_mut(2 * PIECE).zip(bytes.par_chunks(2 * PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
+        pinned.par_chunks_mut(PIECE).zip(bytes.par_chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
         self.room.set(bytes);
         Ok(())
     }
