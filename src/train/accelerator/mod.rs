@@ -1,7 +1,7 @@
 //! A run's parameters, gradients and activations on a device, and the launches of a round.
 //!
-//! bf16 activations and copies of the weights, f32 parameters, moments and rows of J. All memory is allocated before round 0. The host waits for the device once a round, when it reads losses and products of
-//! gradients. Three streams: two lanes that fused groups take in turn, and one for copies, so that a group's inputs travel
+//! bf16 activations and copies of the weights, f32 parameters and moments, rows of J in either. All memory is allocated before round 0. The host waits for the device once a round, when it reads losses and products of
+//! gradients, or twice where a method or a single row of J asks for more. Three streams: two lanes that fused groups take in turn, and one for copies, so that a group's inputs travel
 //! while the one before computes; events order them.
 
 mod buffers;
