@@ -47,8 +47,10 @@ pub struct GramMatrices<'a> {
     pub jacobian: Vec<Tensor>,
     /// Columns of each block.
     pub blocks: &'a [Range<usize>],
-    /// Touched embedding rows, and the block that they are of.
-    pub rows: Option<(RowGradients<'a>, usize)>,
+    /// The block of the embedding table, if there is one: kernels take it last, with its rows or without.
+    pub table: Option<usize>,
+    /// Its touched rows, where they are multiplied.
+    pub rows: Option<RowGradients<'a>>,
     /// ((blocks + 1) x T T) f64, the last of all blocks together.
     pub gram: Tensor,
     pub scratch: GramScratch,
@@ -74,15 +76,14 @@ impl GramScratch {
 
 impl GramMatrices<'_> {
     fn count(&self) -> usize {
-        if self.jacobian.is_empty() { self.rows.as_ref().map_or(0, |(rows, _)| rows.tasks.len()) } else { self.jacobian.len() }
+        if self.jacobian.is_empty() { self.rows.as_ref().map_or(0, |rows| rows.tasks.len()) } else { self.jacobian.len() }
     }
 
     fn cut(&self) -> Cut {
-        let with_rows = self.rows.as_ref().map(|(_, block)| *block);
         if self.jacobian.is_empty() {
-            Cut::new(&vec![0..0; self.blocks.len()], with_rows)
+            Cut::new(&vec![0..0; self.blocks.len()], self.table)
         } else {
-            Cut::new(self.blocks, with_rows)
+            Cut::new(self.blocks, self.table)
         }
     }
 }
@@ -95,10 +96,10 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Of these blocks, of which one has embedding rows, or none.
-    pub fn new(blocks: &[Range<usize>], with_rows: Option<usize>) -> Self {
+    /// Of these blocks, of which one may be the embedding table's.
+    pub fn new(blocks: &[Range<usize>], table: Option<usize>) -> Self {
         let mut order: Vec<usize> = (0..blocks.len()).collect();
-        order.sort_by_key(|block| Some(*block) == with_rows);
+        order.sort_by_key(|block| Some(*block) == table);
         let columns = blocks.iter().map(|block| block.end as u64).max().unwrap_or(0);
         let ranges = order.iter().map(|&block| blocks[block].start as u64..blocks[block].end as u64);
         Self { chunks: Chunks::new(ranges, Chunks::gram_length(columns)), order }
@@ -131,7 +132,7 @@ impl Op for GramMatrices<'_> {
         let GramScratch { partials, cosines, conflicts } = self.scratch;
         let mut operands = Operands::new([], [self.gram, partials, cosines, conflicts]);
         operands.reads.extend(&self.jacobian);
-        operands.reads.extend(self.rows.iter().flat_map(|(rows, _)| &rows.tasks));
+        operands.reads.extend(self.rows.iter().flat_map(|rows| &rows.tasks));
         operands.reads.retain(|tensor| !tensor.is_none());
         operands
     }
@@ -142,8 +143,8 @@ impl Op for GramMatrices<'_> {
         if !self.jacobian.is_empty() {
             block_grams(&mut grams, &jacobian_rows(memory, &self.jacobian, 0..self.jacobian[0].columns), self.blocks);
         }
-        if let Some((rows, block)) = &self.rows {
-            row_gram(&mut grams[*block], rows.union, &rows.read(memory));
+        if let (Some(rows), Some(block)) = (&self.rows, self.table) {
+            row_gram(&mut grams[block], rows.union, &rows.read(memory));
         }
         let (own, total) = memory.write::<f64>(self.gram).split_at_mut(cells * grams.len());
         total.fill(0.0);
@@ -157,8 +158,8 @@ impl Op for GramMatrices<'_> {
     fn tables(&self) -> Vec<Bytes> {
         let cut = self.cut();
         let mut tables = cut.chunks.tables().to_vec();
-        tables.push(bytes_of(&cut.bounds(self.rows.as_ref().map_or(0, |(rows, _)| rows.partials()))));
-        tables.extend(self.rows.iter().flat_map(|(rows, _)| rows.tables()));
+        tables.push(bytes_of(&cut.bounds(self.rows.as_ref().map_or(0, RowGradients::partials))));
+        tables.extend(self.rows.iter().flat_map(RowGradients::tables));
         tables
     }
 
@@ -182,7 +183,7 @@ impl Op for GramMatrices<'_> {
             .addresses([firsts, lengths])
             .int(narrow(&self.jacobian));
         let mut commands: Vec<Command> = vec![dense.into()];
-        if let (Some((rows, _)), &[row_starts, members]) = (&self.rows, members) {
+        if let (Some(rows), &[row_starts, members]) = (&self.rows, members) {
             let behind = partials.at + 8 * (chunks * count * count) as Address;
             commands.push(rows.gram(behind, [row_starts, members]).into());
         }

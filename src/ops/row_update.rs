@@ -232,8 +232,8 @@ mod cases {
 
                 let (gram, blocks) = (place.room(2, 9, DType::F64), [0..0; 1]);
                 let scratch = place.gram_scratch(1, 1, 9);
-                let rows = Some((gradients.clone(), 0));
-                place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, rows, gram, scratch });
+                let rows = Some(gradients.clone());
+                place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows, gram, scratch });
 
                 let square = |values: Vec<f32>| values.iter().map(|x| x * x).collect::<Vec<f32>>();
                 let state = TableState {
@@ -265,8 +265,8 @@ mod cases {
             let tasks = (0..TASKS).map(|task| all.rows(first(task)..first(task + 1))).collect();
             let (gram, blocks) = (place.room(2, TASKS * TASKS, DType::F64), [0..0; 1]);
             let scratch = place.gram_scratch(1, 1, TASKS * TASKS);
-            let rows = Some((RowGradients { union: &union, tasks, dim: DIM }, 0));
-            place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, rows, gram, scratch });
+            let rows = Some(RowGradients { union: &union, tasks, dim: DIM });
+            place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows, gram, scratch });
             vec![place.found("gram", gram).within(0.0, 1e-6)]
         });
     }
@@ -286,7 +286,7 @@ mod cases {
             let jacobian = (0..3).map(|task| Tensor { columns: 50, ..dense.rows(task..task + 1) }).collect();
             let (gram, blocks) = (place.room(3, 9, DType::F64), [0..20, 20..50]);
             let scratch = place.gram_scratch(3, 2, 9);
-            place.run(&GramMatrices { jacobian, blocks: &blocks, rows: Some((rows, 0)), gram, scratch });
+            place.run(&GramMatrices { jacobian, blocks: &blocks, table: Some(0), rows: Some(rows), gram, scratch });
             vec![place.found("gram", gram).within(0.0, 1e-6)]
         });
     }

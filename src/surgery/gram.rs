@@ -50,15 +50,15 @@ pub fn products<'a>(
     gradients: &GradientsAt<'a>,
     out: ProductsAt,
 ) {
-    let rows = gradients.rows.clone().zip(blocks.table);
+    let (table, rows) = (blocks.table, gradients.rows.clone().filter(|_| blocks.table.is_some()));
     let (ranges, scratch) = (&blocks.ranges[..], out.scratch);
     let jacobian = gradients.jacobian.clone();
     if gradients.stored {
-        tape.push(GramMatrices { jacobian, blocks: ranges, rows, gram: out.grams, scratch });
+        tape.push(GramMatrices { jacobian, blocks: ranges, table, rows, gram: out.grams, scratch });
     } else {
-        tape.push(GramMatrices { jacobian, blocks: ranges, rows: None, gram: out.added, scratch });
+        tape.push(GramMatrices { jacobian, blocks: ranges, table, rows: None, gram: out.added, scratch });
         if rows.is_some() {
-            tape.push(GramMatrices { jacobian: Vec::new(), blocks: ranges, rows, gram: out.grams, scratch });
+            tape.push(GramMatrices { jacobian: Vec::new(), blocks: ranges, table, rows, gram: out.grams, scratch });
         }
     }
     let segments = tasks.iter().map(|&task| network.table.head_range(task)).collect();

@@ -167,7 +167,7 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let partials =
         bench.room(8 * TASKS * TASKS * Chunks::of_range(0..params as u64, Chunks::gram_length(params as u64)).len())?;
     let scratch = GramScratch { partials: Tensor::dense(partials, 1, 1, DType::F64), ..GramScratch::NONE };
-    let gram = GramMatrices { jacobian: jacobian.clone(), blocks: &blocks, rows: None, gram: Tensor::NONE, scratch };
+    let gram = GramMatrices { jacobian: jacobian.clone(), blocks: &blocks, table: None, rows: None, gram: Tensor::NONE, scratch };
     let times = bench.time_op(&gram)?;
     let shape = json!({ "tasks": TASKS, "params": params });
     bench.say("gram", shape.clone(), &times, gbps(4 * TASKS * params, &times), Some(ceiling))?;

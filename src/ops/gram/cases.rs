@@ -29,7 +29,7 @@ fn gram_matches(on: On, tasks: usize, width: usize, dtype: DType) {
         let jacobian: Vec<Tensor> = (0..tasks).map(|task| all.rows(task..task + 1)).collect();
         let scratch = place.gram_scratch(2, 2, cells);
         let gram = place.room(3, cells, DType::F64);
-        place.run(&GramMatrices { jacobian, blocks: &blocks, rows: None, gram, scratch });
+        place.run(&GramMatrices { jacobian, blocks: &blocks, table: None, rows: None, gram, scratch });
         let found = place.found("gram", gram);
         for (cell, (x, y)) in found.values.iter().zip(&expected).enumerate() {
             assert!((x / y - 1.0).abs() < 1e-6, "{tasks} tasks, {cell}: {x} for {y}");

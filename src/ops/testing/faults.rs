@@ -56,7 +56,7 @@ fn a_removed_barrier() {
         let partials = Tensor::dense(device.room::<f64>(tasks * tasks), 1, tasks * tasks, DType::F64);
         let (blocks, scratch) = ([0..width; 1], GramScratch { partials, ..GramScratch::NONE });
         let jacobian = (0..tasks).map(|task| jacobian.rows(task..task + 1)).collect();
-        let gram = GramMatrices { jacobian, blocks: &blocks, rows: None, gram: Tensor::NONE, scratch };
+        let gram = GramMatrices { jacobian, blocks: &blocks, table: None, rows: None, gram: Tensor::NONE, scratch };
         Launch { kernel: "gram_4_without_barriers", ..first(device, &gram) }
     };
     for fault in faults(gram) {
