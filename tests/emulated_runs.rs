@@ -464,16 +464,21 @@ fn the_rows_of_j_take_what_the_plan_says() {
     let [row, saved] = plan(&["surgery.method=mean", "observe.conflict_every=0"]);
     assert!(row == bytes / 3 && saved > 0, "{row} of {bytes}, {saved} saved");
     assert_eq!(plan(&["surgery.method=mean", "observe.conflict_every=0", "balance.method=dwa"]), [bytes, 0]);
+    // Of rounds of one task, nothing is to be saved; of rows in bf16 there are half the bytes.
+    assert_eq!(plan(&["surgery.method=mean", "observe.conflict_every=0", "schedule.mode=time_sliced"]), [row, 0]);
+    let [rounded, less] = plan(&["surgery.method=mean", "observe.conflict_every=0", "surgery.storage=bf16"]);
+    assert!(rounded == row && 4 * less == saved, "{less} of {saved} saved");
 }
 
 #[test]
-fn every_kind_of_method_is_taken_by_check() {
+fn methods_are_taken_and_lanes_refused_by_check() {
     let place = Place::new();
     let config = place.linear().display().to_string();
     let check = |set: &str| run(&["check", &config, "--set", EMULATED, "--set", set]);
     check("surgery.method=graddrop").ok();
     check("surgery.method=modo").ok();
     check("surgery.method=moco").ok();
+    check("schedule.lanes=2").failed(2, &["schedule.lanes", "a device has streams of its own"]);
 }
 
 /// Times of the emulated device mean nothing, and a machine without a card says so.

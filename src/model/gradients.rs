@@ -23,6 +23,12 @@ impl Keep {
         if self.stored { present * self.batches } else { 1 }
     }
 
+    /// Bytes of J's dense part, of `width` columns.
+    pub fn bytes(&self, present: usize, width: usize) -> u64 {
+        let element = if self.storage() == Storage::Bf16 { 2 } else { 4 };
+        (self.rows(present) as u64).saturating_mul(element * width as u64)
+    }
+
     /// A sum is one row: nothing to save.
     pub fn storage(&self) -> Storage {
         if self.stored { self.storage } else { Storage::F32 }

@@ -10,6 +10,7 @@ use crate::model::network::{Keep, Limits};
 use crate::model::spec::ModelSpec;
 use crate::ops::column_rule::RULE_TASKS;
 use crate::ops::gram::MOST_TASKS;
+use crate::ops::storage::Storage;
 use crate::ops::{heads, linear};
 
 impl Trainer {
@@ -25,16 +26,20 @@ impl Trainer {
     pub fn plan_accelerator(&self, driver: Box<dyn Driver>, limits: &Limits, start: &Start) -> Result<Accelerator> {
         self.check_accelerable(limits)?;
         let apart = self.solver.round_options.commits_apart;
-        let keep = self.keep_on_device();
+        let keep = self.keep_on_device(limits.present);
         let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, keep, apart, limits, start)?;
         let accelerator = if self.snapshot.is_some() { accelerator.with_snapshot()? } else { accelerator };
         let Some(_) = self.solver.buffers else { return Ok(accelerator) };
         Ok(accelerator.with_buffers(&self.model.network, &self.blocks, limits)?)
     }
 
-    /// Which gradients a device keeps: it cannot scale what it adds up in one row, as the CPU does for a balancer.
-    pub fn keep_on_device(&self) -> Keep {
+    /// Which gradients a device keeps where so many tasks are present. It cannot scale what it adds up in one row, as the CPU does for
+    /// a balancer; and a lone task's one row is its own, which the device solves by itself.
+    pub fn keep_on_device(&self, present: usize) -> Keep {
         let keep = self.host.gradients.keep;
+        if !keep.stored && present * keep.batches == 1 {
+            return Keep { stored: true, storage: Storage::F32, ..keep };
+        }
         Keep { stored: keep.stored || self.solver.balancer.name() != "equal", ..keep }
     }
 

@@ -7,7 +7,7 @@ use crate::config::schema::{self, Config, EveryNamed};
 use crate::data::Corpus;
 use crate::machine::Device;
 use crate::machine::memory::{Memory, check_machine, human_bytes};
-use crate::model::network::{Limits, Network, Scratch};
+use crate::model::network::{Keep, Limits, Network, Scratch};
 use crate::model::spec::{HeadSpec, ModelSpec, ParamTable};
 use crate::model::{Model, Start};
 use crate::surgery::balance;
@@ -207,10 +207,10 @@ impl Plan {
     pub fn saved_bytes(&self, config: &Config) -> Result<u64> {
         let trainer = self.trainer(config, &mut Memory::plan(0))?;
         let on_device = Device::parse(&config.run.device)? != Device::Cpu;
-        let keep = if on_device { trainer.keep_on_device() } else { trainer.host.gradients.keep };
-        let row = 4 * trainer.model.network.table.shared_len() as u64;
-        let rows = self.spec.heads.len() as u64;
-        Ok(if keep.stored { 0 } else { (rows - 1) * row })
+        let present = self.limits.present;
+        let keep = if on_device { trainer.keep_on_device(present) } else { trainer.host.gradients.keep };
+        let bytes = |keep: Keep| keep.bytes(present, trainer.model.network.table.shared_len());
+        Ok(bytes(Keep { stored: true, ..keep }).saturating_sub(bytes(keep)))
     }
 
     /// Passes over each task's data in the whole run, from [`ScheduleSetup::presence`].
