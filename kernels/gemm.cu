@@ -5,7 +5,7 @@
 // Shared memory: 4 stages of an A and a B tile, filled by 16-byte asynchronous copies three steps ahead; one barrier a step.
 //   A tile whose rows run along the inner dimension has rows of 4 vectors of 16 bytes, vector v of row r at v ^ (r / 2 % 4);
 //   one whose rows run along the output has them at v ^ (r % 8): both let ldmatrix read 8 rows without bank conflicts.
-// Rows of bf16 matrices and of `out_wide` begin every pitch_of(columns) elements, so that copies of 16 bytes and pairs of outputs
+// Rows of bf16 matrices and of `out_wide` begin every pitch_of(columns) elements, so that copies of 16 bytes and eight outputs
 //   are always aligned; zeros pad what is ragged, in shared memory and in the outputs.
 // Floor: 2 M N K operations; each operand read once and the output written once. The large tile does 85 operations a byte it
 //   takes from the second-level cache, which is what that cache can feed at 0.6 of the tensor cores' rate on an H200.

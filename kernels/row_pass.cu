@@ -6,7 +6,8 @@
 
 namespace row_pass {
 
-enum Kinds { kBlend = 0, kSquares = 1 };
+// The kind of the first of the two.
+constexpr uint64_t kBlend = 0;
 
 // Keep and add, or factor and eps.
 struct Pass {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use taskloom::machine::memory::Memory;
-use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec, Param};
 use taskloom::model::transformer::{Pooling, TokenLimits, Transformer, TransformerSpec};
 use taskloom::model::{Parameters, Start};
 use taskloom::ops::adamw::Rule;
 use taskloom::ops::dropout::RowKey;
+use taskloom::ops::storage::Storage;
 use taskloom::ops::token_dropout::TokenKey;
 use taskloom::random;
 use taskloom::surgery::balance;

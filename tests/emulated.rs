@@ -26,7 +26,7 @@ use taskloom::ops::dropout::RowKey;
 use taskloom::ops::philox::{Keyed, Stream};
 use taskloom::ops::storage::Storage;
 use taskloom::surgery::balance;
-use taskloom::surgery::blocks::Granularity;
+use taskloom::surgery::methods::Granularity;
 use taskloom::surgery::methods::{ColumnBlock, Inputs, columns, registry};
 use taskloom::surgery::update::Rates;
 use taskloom::train::quanta::RoundTimes;

@@ -36,12 +36,22 @@ fn put_state(checkpoint: &Path, state: &Value) {
     std::fs::write(checkpoint.join("COMPLETE"), blake3::hash(text.as_bytes()).to_hex().as_str()).expect("can write");
 }
 
-#[test]
-fn counters_beyond_the_run() {
+/// With none of these states in a checkpoint's place does a run go on, as it does with the honest one.
+fn refused<'a>(lies: impl Fn(&Value) -> Vec<(Value, [&'a str; 2])>) {
     let place = Place::new();
     let folder = halfway(&place);
     let checkpoint = &checkpoints(&folder)[0];
     let honest = state(checkpoint);
+    for (lie, parts) in lies(&honest) {
+        put_state(checkpoint, &lie);
+        resume(&folder).failed(2, &parts);
+    }
+    put_state(checkpoint, &honest);
+    resume(&folder).ok();
+}
+
+#[test]
+fn counters_beyond_the_run() {
     let huge = json!(u64::MAX);
     let lies = [
         ("/round", huge.clone(), "for round, this run can have 8 at most"),
@@ -52,31 +62,26 @@ fn counters_beyond_the_run() {
         ("/tasks/0/micro_batch", json!(0), "says 0 for micro_batch of task flags"),
         ("/tasks/2/reached", huge, "for reached of task topic"),
     ];
-    for (pointer, lie, part) in lies {
+    let told = |honest: &Value, pointer: &str, lie: &Value| {
         let mut state = honest.clone();
-        *state.pointer_mut(pointer).expect("the state has it") = lie;
-        put_state(checkpoint, &state);
-        resume(&folder).failed(2, &["cannot resume from", part]);
-    }
-    put_state(checkpoint, &honest);
-    resume(&folder).ok();
+        *state.pointer_mut(pointer).expect("the state has it") = lie.clone();
+        state
+    };
+    refused(|honest| {
+        lies.iter().map(|(pointer, lie, part)| (told(honest, pointer, lie), ["cannot resume from", *part])).collect()
+    });
 }
 
 /// A file that has no end would be read for ever.
 #[test]
 fn a_file_that_is_none_of_a_checkpoint() {
-    let place = Place::new();
-    let folder = halfway(&place);
-    let checkpoint = &checkpoints(&folder)[0];
-    let honest = state(checkpoint);
-    for name in ["/dev/zero", "../../config.toml"] {
+    let named = |honest: &Value, name: &str| {
         let mut state = honest.clone();
         state["hashes"][name] = json!(blake3::hash(b"").to_hex().to_string());
-        put_state(checkpoint, &state);
-        resume(&folder).failed(2, &[name, "which is no file of a checkpoint"]);
-    }
-    put_state(checkpoint, &honest);
-    resume(&folder).ok();
+        state
+    };
+    let names = ["/dev/zero", "../../config.toml"];
+    refused(|honest| names.map(|name| (named(honest, name), [name, "which is no file of a checkpoint"])).into());
 }
 
 /// A language model reads every row of its table.

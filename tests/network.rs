@@ -8,13 +8,13 @@ use taskloom::machine::memory::Memory;
 use taskloom::model::encoders::Encoder;
 use taskloom::model::encoders::bag::Bag;
 use taskloom::model::encoders::linear::Linear;
-use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use taskloom::model::{Parameters, Start};
 use taskloom::ops::activation::Activation;
 use taskloom::ops::dropout::{RowKey, dropout};
 use taskloom::ops::philox::{Keyed, Stream};
+use taskloom::ops::storage::Storage;
 use taskloom::schedule::fuse::groups;
 
 const SEED: u64 = 11;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use taskloom::machine::host::HostMemory;
 use taskloom::machine::memory::Memory;
-use taskloom::model::jacobian::Storage;
 use taskloom::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Randomness, Scratch, Targets};
 use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use taskloom::model::transformer::{Pooling, TokenLimits, Transformer, TransformerSpec};
 use taskloom::model::{Parameters, Start};
 use taskloom::ops::dropout::RowKey;
 use taskloom::ops::philox::{Keyed, Stream};
+use taskloom::ops::storage::Storage;
 use taskloom::ops::token_dropout::TokenKey;
 use taskloom::schedule::fuse::groups;
 

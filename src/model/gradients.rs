@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::jacobian::{Jacobian, Storage, TaskRows};
+use super::jacobian::{Jacobian, TaskRows};
 use super::network::{Batch, Limits, Network, Part};
 use crate::machine::memory::{Buffer, Memory};
 use crate::ops::row_gradients::RowGradient;
+use crate::ops::storage::Storage;
 
 /// Which gradients of a round are kept, and how.
 #[derive(Clone, Copy, Debug)]

@@ -8,8 +8,7 @@ use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tensor::Tensor;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
-pub use crate::ops::storage::Storage;
-use crate::ops::storage::{bf16, widen};
+use crate::ops::storage::{Storage, bf16, widen};
 
 /// (rows x width)
 pub struct Jacobian {

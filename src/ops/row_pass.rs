@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
-use super::gram::{Cut, stride};
+use super::gram::{Cut, narrow, stride};
 use super::row_gradients::first_of;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
@@ -156,6 +156,7 @@ impl Op for RowPass<'_> {
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[firsts, lengths, sets, passes, offsets, ref own @ ..] = tables else { unreachable!("five tables and more") };
+        assert_eq!(narrow(&self.jacobian), 0, "the passes change rows of J in f32");
         let (count, chunks) = (self.jacobian.len(), self.cut().chunks.len());
         let behind = self.partials.at + 8 * (count * chunks) as Address;
         let columns = Launch::new("row_pass_columns", [chunks, count, 1], 256)

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-pub use super::methods::Granularity;
+use super::methods::Granularity;
 use super::methods::Needs;
 use crate::model::network::Network;
 

@@ -1,10 +1,9 @@
 //! The fixed choices of a run that its rounds go by.
 
 use crate::config::schema::{ClipScope, Scale};
-use crate::model::jacobian::Storage;
+use crate::ops::storage::Storage;
 use crate::surgery::balance::Balancer;
-use crate::surgery::blocks::Granularity;
-use crate::surgery::methods::{Method, Needs};
+use crate::surgery::methods::{Granularity, Method, Needs};
 
 /// Gradient clipping; a norm of 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq)]

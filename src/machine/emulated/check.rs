@@ -86,7 +86,7 @@ impl Machine {
                 let now = self.stamp(kind, self.serial);
                 for (cell, mask) in cells(address, len) {
                     let mut copy = *self.shared.cell(cell);
-                    if copy.write.operation != self.serial && copy.reads.iter().all(|read| read.operation != self.serial) {
+                    if copy.writes.iter().chain(&copy.reads).all(|stamp| stamp.operation != self.serial) {
                         copy = Cell::default();
                     }
                     self.step(&mut copy, Stamp { mask, ..now }, kind).map_err(|what| {
@@ -162,27 +162,23 @@ impl Machine {
             return Err("nothing has been written there yet".to_owned());
         }
         if kind != Kind::CopyEnds {
-            self.ordered(cell.write, now, "written")?;
+            cell.writes.iter().try_for_each(|&write| self.ordered(write, now, "written"))?;
             if kind != Kind::Read {
                 cell.reads.iter().try_for_each(|&read| self.ordered(read, now, "read"))?;
             }
         }
+        for (half, bytes) in HALVES.into_iter().enumerate().filter(|(_, bytes)| mask & bytes != 0) {
+            let own = Stamp { mask: mask & bytes, ..now };
+            match kind {
+                Kind::Read => self.note_read(&mut cell.reads[half], own),
+                _ => cell.writes[half] = own,
+            }
+        }
         match kind {
-            Kind::Read => {
-                for (read, half) in cell.reads.iter_mut().zip(HALVES).filter(|(_, half)| mask & half != 0) {
-                    self.note_read(read, Stamp { mask: mask & half, ..now });
-                }
-            }
-            Kind::Write | Kind::Atomic => {
-                cell.write = now;
-                cell.written |= mask;
-            }
-            Kind::CopyStarts => {
-                cell.write = now;
-                cell.in_flight |= mask;
-            }
+            Kind::Read => {}
+            Kind::Write | Kind::Atomic => cell.written |= mask,
+            Kind::CopyStarts => cell.in_flight |= mask,
             Kind::CopyEnds => {
-                cell.write = now;
                 cell.in_flight &= !mask;
                 cell.written |= mask;
             }

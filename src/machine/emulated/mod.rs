@@ -7,7 +7,7 @@
 //!
 //! What it does not show: the hardware's layout of tensor-core fragments (only how we read it), memory ordering within a warp
 //! beyond __syncwarp, registers, occupancy, speed (its time is a virtual one), and bits that depend on the card's rounding of exp, division or fused
-//! operations. A static shared array has no red zone of its own, a cell of four bytes remembers one write, and one read of each half, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
+//! operations. A static shared array has no red zone of its own, a cell of two bytes remembers one access of each kind, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
 //! was captured on. It runs on x86-64 Linux.
 //!
 //! [`machine`] runs a launch, [`fiber`] switches threads, [`check`] and [`shadow`] judge accesses, [`memory`] owns what is

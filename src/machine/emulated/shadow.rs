@@ -31,8 +31,8 @@ pub const WARPS: u8 = 4;
 
 #[derive(Clone, Copy, Default)]
 pub struct Cell {
-    pub write: Stamp,
-    /// Of each half: neighbours of two bytes are read by threads of their own, which then write what they read.
+    /// By half: neighbours of two bytes are read and written by threads of their own.
+    pub writes: [Stamp; 2],
     pub reads: [Stamp; 2],
     /// Bytes that hold a value.
     pub written: u8,

@@ -184,3 +184,20 @@ fn an_operation_must_know_that_the_one_before_is_over() {
         assert!(error.contains("stream 1, and no event"), "{error}");
     });
 }
+
+/// Two streams at the halves of a cell are no race, and neither hides the other.
+#[test]
+fn halves_of_a_cell_are_told_apart() {
+    with_machine(|m| {
+        let at = filled(m, "x", &[0.0; 4]);
+        let by = |stream: u32| Moment { operation: stream * Moment::PLACES + 1, clock: vec![9, 0, 0] };
+        let knows_the_second = Moment { operation: 3, clock: vec![2, 0, 1] };
+        for (cell, kind) in [(at, Kind::Write), (at + 4, Kind::Read)] {
+            m.host_access(cell, 2, kind, &by(1)).unwrap();
+            m.host_access(cell + 2, 2, kind, &by(2)).unwrap();
+            m.host_access(cell + 2, 2, Kind::Write, &knows_the_second).unwrap();
+            let error = m.host_access(cell, 2, Kind::Write, &knows_the_second).unwrap_err();
+            assert!(error.contains("stream 1, and no event"), "{error}");
+        }
+    });
+}

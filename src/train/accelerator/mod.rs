@@ -372,7 +372,8 @@ fn gram_cut(blocks: &Blocks) -> Cut {
 
 /// Inputs, and what products of gradients need.
 fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limits) -> usize {
-    input_bytes(network, batches, limits) + 8 * (blocks.count() + 3) + 16 * limits.present
+    // Bounds of partial sums: twice, where dense gradients are added up in one row and embedding rows are not.
+    input_bytes(network, batches, limits) + 16 * (blocks.count() + 3) + 16 * limits.present
 }
 
 /// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.

@@ -1,6 +1,5 @@
 //! What a device needs of a batch that hangs on the batch alone, so that it can be made before the batch's round begins.
 
-use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::rows::Touched;
@@ -8,7 +7,7 @@ use crate::machine::tensor::pitch;
 use crate::model::network::Batch;
 use crate::model::spec::ModelSpec;
 use crate::model::transformer::TokenGroup;
-use crate::ops::storage::bf16;
+use crate::ops::storage::{bf16, round};
 
 /// Rows that one thread rounds at a time have so many elements.
 const PIECE: usize = 1 << 15;
@@ -42,16 +41,11 @@ pub fn narrow(values: &[f32], columns: usize) -> Vec<bf16> {
     let mut narrow = vec![bf16::ZERO; values.len() / columns * pitch(columns)];
     let rows = PIECE.div_ceil(columns);
     narrow.par_chunks_mut(rows * pitch(columns)).zip(values.par_chunks(rows * columns)).for_each(|(to, from)| {
-        to.chunks_exact_mut(pitch(columns)).zip(from.chunks_exact(columns)).for_each(|(to, from)| round(to, from));
+        to.chunks_exact_mut(pitch(columns))
+            .zip(from.chunks_exact(columns))
+            .for_each(|(to, from)| round(&mut to[..columns], from));
     });
     narrow
-}
-
-#[multiversion(targets("x86_64+avx2+fma"))]
-fn round(to: &mut [bf16], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = bf16::from_f32(*from);
-    }
 }
 
 #[cfg(test)]
