@@ -10,7 +10,7 @@ use std::thread::Scope;
 use super::accelerator::Prepared;
 use super::batch::{Purpose, Share, training_batch};
 use crate::data::Corpus;
-use crate::data::cursor::Cursor;
+use crate::data::cursor::ExampleStream;
 use crate::model::network::Batch;
 use crate::model::spec::ModelSpec;
 use crate::schedule::order::Dealt;
@@ -33,13 +33,21 @@ pub struct Packed {
 
 /// The thread that packs.
 pub struct Ahead {
+    /// The tasks' examples, of which the run's own streams are a round behind.
+    pub streams: Vec<ExampleStream>,
     jobs: Sender<(Draw, Sender<Packed>)>,
     foreseen: Option<(Draw, Receiver<Packed>)>,
 }
 
 impl Ahead {
     /// Packs as a run does, at most `fuse` tasks in a group.
-    pub fn start<'scope>(scope: &'scope Scope<'scope, '_>, corpus: &'scope Corpus, spec: ModelSpec, fuse: usize) -> Self {
+    pub fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        corpus: &'scope Corpus,
+        spec: ModelSpec,
+        fuse: usize,
+        streams: Vec<ExampleStream>,
+    ) -> Self {
         let (jobs, inbox) = channel::<(Draw, Sender<Packed>)>();
         scope.spawn(move || {
             for (Draw { shares, purpose }, packed) in inbox {
@@ -55,7 +63,7 @@ impl Ahead {
                 }
             }
         });
-        Self { jobs, foreseen: None }
+        Self { streams, jobs, foreseen: None }
     }
 
     /// Begins to pack what should come next, in place of what was foreseen before.
@@ -74,18 +82,24 @@ impl Ahead {
 }
 
 impl Run<'_> {
-    /// What should be drawn for the round after `dealt`, if there is one; moves nothing.
-    pub(super) fn foresee(&mut self, dealt: &Dealt, now: Purpose) -> Option<Draw> {
+    /// The next examples of each present task.
+    pub(super) fn shares(&self, streams: &mut [ExampleStream], micro_batches: &[usize]) -> Vec<Share> {
+        let present = micro_batches.iter().enumerate().filter(|(_, count)| **count > 0);
+        let share = |(task, micro_batches): (usize, &usize)| Share {
+            task,
+            examples: streams[task].take(micro_batches * self.config.train.accumulate * self.examples(task)),
+            micro_batch: self.micro_batch(task),
+        };
+        present.map(share).collect()
+    }
+
+    /// What should be drawn for the round after `dealt`, if there is one.
+    pub(super) fn foresee(&self, dealt: &Dealt, now: Purpose, streams: &mut [ExampleStream]) -> Option<Draw> {
         let round = now.round + dealt.commits.len().max(1) as u64;
         let left = self.plan.rounds.checked_sub(round).filter(|&left| left > 0)?;
         let next = self.order.foresee(dealt, left);
-        let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
-        let shares = self.draw(&next.micro_batches);
-        for ((state, stream), cursor) in self.state.tasks.iter_mut().zip(&mut self.streams).zip(before) {
-            state.cursor = cursor;
-            stream.seek(cursor);
-        }
-        Some(Draw { shares, purpose: Purpose { round, ..now } })
+        streams.iter_mut().zip(&self.state.tasks).for_each(|(stream, task)| stream.seek(task.cursor));
+        Some(Draw { shares: self.shares(streams, &next.micro_batches), purpose: Purpose { round, ..now } })
     }
 }
 
@@ -112,7 +126,7 @@ mod tests {
             purpose: Purpose { seed: 1, round, batches: 1 },
         };
         std::thread::scope(|scope| {
-            let mut ahead = Ahead::start(scope, &corpus, spec.clone(), 1);
+            let mut ahead = Ahead::start(scope, &corpus, spec.clone(), 1, Vec::new());
             let Draw { shares, purpose } = draw(&[3, 5, 7], 4);
             assert!(ahead.take(&shares, purpose).is_none());
             ahead.foresee(draw(&[3, 5, 7], 4));

@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
             writer: Writer::default(),
             evaluator: None,
         };
-        run.open_streams();
+        run.streams = run.example_streams();
         Ok(run)
     }
 
@@ -159,7 +159,7 @@ impl<'a> Run<'a> {
         self.trainer.send_parameters()?;
         self.state = state;
         self.unsaved = false;
-        self.open_streams();
+        self.streams = self.example_streams();
         let reached = self.state.reached();
         let record = Record { incidents: &self.state.incidents, finished: &reached, took: &self.state.took };
         self.advanced = self.order.replay(self.state.round, record, &mut |_, _| {});
@@ -173,12 +173,11 @@ impl<'a> Run<'a> {
         keep_states(&mut self.trainer, self.corpus, &self.config.eval, folder, console, self.stop)
     }
 
-    fn open_streams(&mut self) {
+    /// Each task's examples, from where it stands.
+    fn example_streams(&self) -> Vec<ExampleStream> {
         let tasks = self.corpus.tasks.iter().zip(&self.state.tasks).enumerate();
         let seed = self.config.run.seed;
-        self.streams = tasks
-            .map(|(number, (task, state))| ExampleStream::new(seed, number as u32, task.train.len(), state.cursor))
-            .collect();
+        tasks.map(|(number, (task, state))| ExampleStream::new(seed, number as u32, task.train.len(), state.cursor)).collect()
     }
 
     /// Trains to the end, to an early stop, or to an interruption. Configuration and data are known to be good by now, so
@@ -202,7 +201,8 @@ impl<'a> Run<'a> {
         thread::scope(|scope| {
             // Faults are injected where a batch is packed in its round.
             let ahead = self.trainer.is_accelerated() && self.config.faults.is_empty();
-            let mut ahead = ahead.then(|| Ahead::start(scope, self.corpus, self.plan.spec.clone(), fuse));
+            let start = || Ahead::start(scope, self.corpus, self.plan.spec.clone(), fuse, self.example_streams());
+            let mut ahead = ahead.then(start);
             self.rounds(ahead.as_mut())
         })
     }
@@ -289,7 +289,7 @@ impl<'a> Run<'a> {
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
         let packed = ahead.as_deref_mut().and_then(|ahead| ahead.take(&shares, purpose));
         if let Some(ahead) = ahead
-            && let Some(draw) = self.foresee(&dealt, purpose)
+            && let Some(draw) = self.foresee(&dealt, purpose, &mut ahead.streams)
         {
             ahead.foresee(draw);
         }
@@ -343,13 +343,12 @@ impl<'a> Run<'a> {
     }
 
     /// The examples of each present task; moves the cursors.
-    pub(super) fn draw(&mut self, micro_batches: &[usize]) -> Vec<Share> {
-        let mut shares = Vec::new();
-        for (task, &micro_batches) in micro_batches.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let count = micro_batches * self.config.train.accumulate * self.examples(task);
-            let examples = self.streams[task].take(count);
+    fn draw(&mut self, micro_batches: &[usize]) -> Vec<Share> {
+        let mut streams = std::mem::take(&mut self.streams);
+        let shares = self.shares(&mut streams, micro_batches);
+        self.streams = streams;
+        for &Share { task, .. } in &shares {
             self.state.tasks[task].cursor = self.streams[task].cursor();
-            shares.push(Share { task, examples, micro_batch: self.micro_batch(task) });
         }
         shares
     }
