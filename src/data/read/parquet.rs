@@ -74,8 +74,7 @@ impl Parquet {
         let mut cells = vec![Cell::Missing; self.slots.len()];
         for (name, field) in record.into_columns() {
             if let Some(&slot) = self.slots.get(&name) {
-                cells[slot] =
-                    cell(field).map_err(|problem| Fault::new(BadKind::InvalidUtf8, format!("column `{name}`: {problem}")))?;
+                cells[slot] = cell(field).map_err(|(kind, problem)| Fault::new(kind, format!("column `{name}`: {problem}")))?;
             }
         }
         Ok(cells)
@@ -105,24 +104,30 @@ fn field_names(schema: &Type) -> Vec<String> {
     schema.get_fields().iter().map(|field| field.name().to_owned()).collect()
 }
 
-fn cell(field: Field) -> Result<Cell, String> {
+fn cell(field: Field) -> Result<Cell, (BadKind, String)> {
     Ok(match field {
         Field::Null => Cell::Missing,
         Field::Bool(value) => Cell::Bool(value),
         Field::Str(text) => Cell::Text(text),
-        Field::Bytes(bytes) => Cell::Text(super::utf8(bytes.data())?.to_owned()),
+        Field::Bytes(bytes) => {
+            Cell::Text(super::utf8(bytes.data()).map_err(|problem| (BadKind::InvalidUtf8, problem))?.to_owned())
+        }
         Field::ListInternal(list) => elements(list.elements())?,
         Field::Group(_) | Field::MapInternal(_) => Cell::Nested,
         field => match (integer(&field), float(&field)) {
             (Some(value), _) => Cell::Integer(value),
             (None, Some(value)) => Cell::Float(value),
-            // Decimals, dates and times, as Parquet prints them.
-            (None, None) => Cell::Text(field.to_string()),
+            // Decimals, dates and times, as Parquet prints them; it panics at those that no calendar has.
+            (None, None) => Cell::Text(printed(&field)?),
         },
     })
 }
 
-fn elements(fields: &[Field]) -> Result<Cell, String> {
+fn printed(field: &Field) -> Result<String, (BadKind, String)> {
+    contained(|| field.to_string()).map_err(|_| (BadKind::BadDate, "a date or time that no calendar has".to_owned()))
+}
+
+fn elements(fields: &[Field]) -> Result<Cell, (BadKind, String)> {
     let numbers: Option<Vec<f64>> =
         fields.iter().map(|field| integer(field).map(|value| value as f64).or_else(|| wide(field))).collect();
     if let Some(numbers) = numbers {
@@ -166,5 +171,17 @@ fn wide(field: &Field) -> Option<f64> {
         Field::Float(value) => Some(f64::from(*value)),
         Field::Double(value) => Some(*value),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_no_calendar_has_is_a_bad_value() {
+        assert_eq!(cell(Field::Date(0)), Ok(Cell::Text("1970-01-01".to_owned())));
+        let (kind, problem) = cell(Field::TimestampMillis(i64::MAX)).unwrap_err();
+        assert_eq!((kind, problem.as_str()), (BadKind::BadDate, "a date or time that no calendar has"));
     }
 }
