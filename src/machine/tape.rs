@@ -84,9 +84,10 @@ impl<'a> Tape<'a> {
         commands
     }
 
-    /// Computes everything on the host, in memory that holds every tensor of the tape.
+    /// Computes everything on the host, in memory that holds every tensor of the tape. An operation that would write nothing is left
+    /// out, as an empty launch is on a device: there may be no room for what it reads.
     pub fn run(&self, memory: &HostMemory) {
-        for op in &self.ops {
+        for op in self.ops.iter().filter(|op| op.operands().writes.iter().any(|tensor| !tensor.bytes().is_empty())) {
             op.host(&memory.of(&**op));
         }
     }

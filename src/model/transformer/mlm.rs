@@ -81,10 +81,6 @@ impl Transformer {
     pub(super) fn mlm_forward(&self, tape: &mut Tape, logits: Tensor, hidden: Tensor, head: &Decoder, s: &MlmActivations) {
         let (h, v) = (self.hidden, self.spec.vocabulary);
         let (residual, rows) = (Tensor::NONE, &head.rows);
-        if rows.is_empty() {
-            // Where no word is masked in any batch, there is no room for one either.
-            return;
-        }
         let [pre, act, out] = [s.pre, s.act, s.out].map(|own| own.rows(rows.clone()));
         let [layer, norm, decoder] = head.cut(head.values, h);
         let (weight, bias) = (layer.range(0..h * h).as_rows(h, h), layer.range(h * h..h * h + h));
