@@ -34,7 +34,7 @@ __device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, 
             if (own) {
                 float sums[2][kWide / 8][4];
                 clear(sums);
-                output.begin(finish.bias, column, finish.n);
+                output.begin(finish, row, column);
                 ring.wait_for_turn(group);
 #pragma unroll 1
                 for (int inner = 0; inner < k; inner += kInner) {
@@ -58,14 +58,51 @@ __device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, 
     Own::leave();
 }
 
+// Sums of the first operand's rows over the inner positions: its products with ones, which lie where forward products have biases.
+template <typename Ring>
+struct RowSums {
+    float sums[2][1][4];
+    uint64_t ones;
+
+    // By all threads, before they part.
+    __device__ __forceinline__ static void lay_out(const Ring& ring) {
+        if (threadIdx.x < 16) {
+            uint32_t pair = pair_of(1.0f, 1.0f);
+            store_16(ring.pieces() + Ring::kBiases + 16 * threadIdx.x, make_uint4(pair, pair, pair, pair));
+        }
+        proxy_fence();
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ RowSums(const Ring& ring) : ones(constant_operand(ring.pieces() + Ring::kBiases)) { clear(sums); }
+
+    __device__ __forceinline__ void add(int half, uint64_t rows) { Product<8, true, false>::add(sums[half], rows, ones); }
+
+    // Sums of the rows from `row` on, of which there are `count` in all.
+    __device__ __forceinline__ void store(const JacobianRow& to, int row, int count) const {
+        if (lane_id() % 4 != 0) {
+            return;
+        }
+        int own = row + 16 * (int(threadIdx.x) % 128 / kWarp) + lane_id() / 4;
+#pragma unroll
+        for (int at = 0; at < 4; ++at) {
+            int r = own + 64 * (at / 2) + 8 * (at % 2);
+            if (r < count) {
+                to.put(r, sums[at / 2][0][at % 2 * 2]);
+            }
+        }
+    }
+};
+
 // For every segment s: gradients[offsets[s]..] (outputs x inputs; f32, or bf16 if narrow) = or += dout_s^T x_s over the rows
-// starts[s]..ends[s].
+// starts[s]..ends[s], and gradients[biases[s]..] (outputs) = or += the sums of dout's columns.
 template <int kWide, int kBlocks>
 __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x, void* gradients, const uint32_t* starts,
-                                       const uint32_t* ends, const uint64_t* offsets, const uint32_t* add, int segments,
-                                       int outputs, int inputs, int narrow) {
+                                       const uint32_t* ends, const uint64_t* offsets, const uint64_t* biases, const uint32_t* add,
+                                       int segments, int outputs, int inputs, int narrow) {
     using Own = Ring<kWide, true, true, kBlocks>;
     Own ring;
+    RowSums<Own>::lay_out(ring);
     Tiles<kBlocks> tiles(outputs, inputs, kWide, segments);
     int group = warpgroup();
     if (group == 0) {
@@ -85,6 +122,7 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
         tiles.each([&](int segment, int row, int column) {
             int begin = int(starts[segment]), end = int(ends[segment]);
             JacobianRow to(gradients, narrow, offsets[segment], add[segment] != 0);
+            JacobianRow bias(gradients, narrow, biases[segment], add[segment] != 0);
             if (own) {
                 ring.wait_for_turn(group);
             }
@@ -95,16 +133,31 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
                     if (r < outputs && c < inputs) {
                         to.put(uint64_t(r) * inputs + c, 0.0f);
                     }
+                    if (r < outputs && c == 0) {
+                        bias.put(r, 0.0f);
+                    }
                 }
             } else if (own) {
                 float sums[2][kWide / 8][4];
                 clear(sums);
+                // The first tile of a row has its biases.
+                if (column == 0) {
+                    RowSums<Own> rows(ring);
 #pragma unroll 1
-                for (int inner = begin; inner < end; inner += kInner) {
-                    ring.multiply(sums, end - inner, inner == begin);
+                    for (int inner = begin; inner < end; inner += kInner) {
+                        ring.multiply(sums, end - inner, inner == begin, [&](int half, uint64_t a) { rows.add(half, a); });
+                    }
+                    ring.pass_turn(group);
+                    ring.finish();
+                    rows.store(bias, row, outputs);
+                } else {
+#pragma unroll 1
+                    for (int inner = begin; inner < end; inner += kInner) {
+                        ring.multiply(sums, end - inner, inner == begin);
+                    }
+                    ring.pass_turn(group);
+                    ring.finish();
                 }
-                ring.pass_turn(group);
-                ring.finish();
                 output.wide(sums, row, column, outputs, inputs, false, [&](float (&sum)[4], int r, int c) {
                     to.put(uint64_t(r) * inputs + c, sum, inputs - c);
                 });
@@ -144,9 +197,10 @@ __device__ __forceinline__ void weight(const TensorMap* dout, const TensorMap* x
     extern "C" __global__ void __cluster_dims__(blocks, 1, 1) __launch_bounds__(hopper::kThreads, 1)                           \
         gemm_weight_hopper_##wide##_##blocks(const __grid_constant__ TensorMap dout, const __grid_constant__ TensorMap x,      \
                                              void* gradients, const uint32_t* starts, const uint32_t* ends,                   \
-                                             const uint64_t* offsets, const uint32_t* add, int segments, int outputs,          \
-                                             int inputs, int narrow) {                                                         \
-        hopper::weight<wide, blocks>(&dout, &x, gradients, starts, ends, offsets, add, segments, outputs, inputs, narrow);     \
+                                             const uint64_t* offsets, const uint64_t* biases, const uint32_t* add,             \
+                                             int segments, int outputs, int inputs, int narrow) {                              \
+        hopper::weight<wide, blocks>(&dout, &x, gradients, starts, ends, offsets, biases, add, segments, outputs, inputs,      \
+                                     narrow);                                                                                  \
     }
 
 TASKLOOM_PRODUCTS(64, 1)

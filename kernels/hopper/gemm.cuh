@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../activation.cuh"
+#include "../mma.cuh"
 #include "hopper.cuh"
 
 namespace hopper {
@@ -134,6 +135,12 @@ struct Ring {
 
     // sums += the products of the next stage, of which `valid` inner positions count; `first` of a tile.
     __device__ __forceinline__ void multiply(float (&sums)[2][kWide / 8][4], int valid, bool first) {
+        multiply(sums, valid, first, [](int, uint64_t) {});
+    }
+
+    // also(half, operand) is begun with the products of each half of the first operand's rows and 16 inner positions.
+    template <typename Also>
+    __device__ __forceinline__ void multiply(float (&sums)[2][kWide / 8][4], int valid, bool first, Also also) {
         barrier_wait(full(stage), phase);
         if (kRowsA && valid < kInner) {
             cut(valid);
@@ -145,8 +152,12 @@ struct Ring {
         for (int k = 0; k < kInner / 16; ++k) {
             // 16 inner positions: 16 rows of 128 bytes, or 32 bytes of a row; in units of 16 bytes.
             int in_a = k * (kRowsA ? 128 : 2), in_b = k * (kRowsB ? 128 : 2);
-            Product<kWide, kRowsA, kRowsB>::add(sums[0], a + in_a, b + in_b);
-            Product<kWide, kRowsA, kRowsB>::add(sums[1], a + in_a + kHalfBytes / 16, b + in_b);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                uint64_t rows = a + in_a + half * (kHalfBytes / 16);
+                Product<kWide, kRowsA, kRowsB>::add(sums[half], rows, b + in_b);
+                also(half, rows);
+            }
         }
         product_commit();
         product_wait<1>();
@@ -348,8 +359,8 @@ __device__ __forceinline__ void widen(float (&x)[8], uint4 packed) {
     }
 }
 
-// Eight neighbouring outputs in row r from column c on.
-__device__ __forceinline__ void finish_narrow(float (&x)[8], const Finish& finish, int r, int c) {
+// Eight neighbouring outputs in row r from column c on; `argument` of the activation's slope there.
+__device__ __forceinline__ void finish_narrow(float (&x)[8], const Finish& finish, uint4 argument, int r, int c) {
     if (!finish.slope_at) {
         fast_activate(x, finish.activation);
         add_residual(x, finish, r, c);
@@ -357,7 +368,7 @@ __device__ __forceinline__ void finish_narrow(float (&x)[8], const Finish& finis
     }
     add_residual(x, finish, r, c);
     float at[8];
-    widen(at, load_pack<uint4>(finish.slope_at + uint64_t(r) * finish.pitch + c));
+    widen(at, argument);
     fast_slope(x, at, finish.activation);
     if (c + 8 > finish.n) {
         // Columns beyond the matrix may hold anything.
@@ -381,13 +392,29 @@ struct Output {
 
     __device__ __forceinline__ static int thread() { return int(threadIdx.x) % 128; }
 
-    // Brings the biases of a tile, before its products; those of the tile before are in use no more.
-    __device__ __forceinline__ void begin(const float* bias, int column, int n) const {
+    // Brings the biases of a tile, and what its first part has under an activation's slope, before its products; those of the tile
+    // before are in use no more.
+    __device__ __forceinline__ void begin(const Finish& finish, int row, int column) const {
         named_barrier(barrier, 128);
         for (int at = thread(); at < kWide; at += 128) {
-            store_4(biases() + 4 * at, bias && column + at < n ? bias[column + at] : 0.0f);
+            store_4(biases() + 4 * at, finish.bias && column + at < finish.n ? finish.bias[column + at] : 0.0f);
+        }
+        for (int at = thread(); finish.slope_at && at < kPieceBytes / 16; at += 128) {
+            bring_argument(finish, at, row, column);
         }
         named_barrier(barrier, 128);
+    }
+
+    // Where the second of two pieces holds the arguments of slopes: each thread brings those that it needs itself, a part ahead.
+    __device__ __forceinline__ Shared argument(int at) const { return piece(1) + 16 * at; }
+
+    // Starts bringing 16 bytes of a part of which `column` is the first.
+    __device__ __forceinline__ void bring_argument(const Finish& finish, int at, int row, int column) const {
+        int r = row + at / 8, c = column + at % 8 * 8;
+        if (r < finish.m && c < finish.pitch) {
+            bring_16(argument(at), finish.slope_at + uint64_t(r) * finish.pitch + c);
+        }
+        copy_async_commit();
     }
 
     // Where the 16 bytes of this number lie in row r of a piece; those that differ by a power of two lie where that bit differs.
@@ -398,7 +425,8 @@ struct Output {
     __device__ __forceinline__ Shared piece(int part) const { return shared + (2 * barrier - 2 + part % 2) * kPieceBytes; }
 
     __device__ __forceinline__ void narrow(const float (&sums)[2][kWide / 8][4], const Finish& finish, int row, int column) {
-        bool plain = finish.activation == kNone && !finish.residual && !finish.slope_at;
+        bool sloped = finish.slope_at != nullptr;
+        bool plain = finish.activation == kNone && !finish.residual && !sloped;
         // The row of a matrix that this lane says the address of, and which of two neighbouring columns of matrices.
         int own = 16 * (thread() / kWarp) + lane_id() % 16, odd = lane_id() / 16;
 #pragma unroll
@@ -407,7 +435,10 @@ struct Output {
             if (first >= finish.pitch) {
                 break;
             }
-            Shared raw = piece(part), at = raw + place(own, odd);
+            Shared raw = piece(sloped ? 0 : part), at = raw + place(own, odd);
+            if (sloped && part > 0) {
+                named_barrier(barrier, 128);
+            }
 #pragma unroll
             for (int j = 0; j < 8; j += 2) {
                 float bias[4];
@@ -436,7 +467,20 @@ struct Output {
 #pragma unroll 1
             for (int at = thread(); at < kPieceBytes / 16; at += 128) {
                 int r = at / 8, c = first + at % 8 * 8;
-                if (row + r >= finish.m || c >= finish.pitch) {
+                bool inside = row + r < finish.m && c < finish.pitch;
+                uint4 argument{};
+                if (sloped) {
+                    copy_async_wait<kPieceBytes / 16 / 128 - 1>();
+                    if (inside) {
+                        argument = load_16(this->argument(at));
+                    }
+                    if (part + 1 < kWide / 64) {
+                        bring_argument(finish, at, row, first + 64);
+                    } else {
+                        copy_async_commit();
+                    }
+                }
+                if (!inside) {
                     continue;
                 }
                 uint4 packed = load_16(raw + place(r, at % 8));
@@ -446,7 +490,7 @@ struct Output {
                 }
                 float x[8];
                 widen(x, packed);
-                finish_narrow(x, finish, row + r, c);
+                finish_narrow(x, finish, argument, row + r, c);
                 *reinterpret_cast<uint4*>(finish.out + to) =
                     make_uint4(pair_of(x[0], x[1]), pair_of(x[2], x[3]), pair_of(x[4], x[5]), pair_of(x[6], x[7]));
             }

@@ -114,6 +114,11 @@ __device__ __forceinline__ uint4 load_16(Shared at) {
     return x;
 }
 
+// Starts copying 16 bytes from global memory; the thread waits for its group.
+__device__ __forceinline__ void bring_16(Shared to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
 __device__ __forceinline__ void store_16(Shared at, uint4 x) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }
@@ -156,6 +161,11 @@ __device__ __forceinline__ uint64_t operand(Shared at, uint32_t leading) {
            uint64_t(1) << 62;
 }
 
+// 16 inner positions of eight columns that all hold the same, in 256 bytes: 128 for each eight positions.
+__device__ __forceinline__ uint64_t constant_operand(Shared at) {
+    return uint64_t((at & 0x3ffff) >> 4) | uint64_t(128 >> 4) << 16 | uint64_t(128 >> 4) << 32;
+}
+
 __device__ __forceinline__ void product_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void product_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
@@ -169,6 +179,16 @@ __device__ __forceinline__ void product_wait() {
 // 8 j .. + 8 the sums[j] = (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 template <int N, bool a_by_rows, bool b_by_rows>
 struct Product;
+
+template <bool a_by_rows, bool b_by_rows>
+struct Product<8, a_by_rows, b_by_rows> {
+    __device__ __forceinline__ static void add(float (&d)[1][4], uint64_t a, uint64_t b) {
+        asm volatile(
+            "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, %6, %7;"
+            : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3])
+            : "l"(a), "l"(b), "n"(int(a_by_rows)), "n"(int(b_by_rows)));
+    }
+};
 
 template <bool a_by_rows, bool b_by_rows>
 struct Product<64, a_by_rows, b_by_rows> {

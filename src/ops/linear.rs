@@ -276,11 +276,10 @@ impl Op for LinearWeightBackward {
 
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let (inputs, outputs, count) = (self.x.columns, self.dout.columns, self.jacobian.merged().len());
-        let weight = match HopperTile::of(card, [outputs, inputs], count) {
-            Some(tile) if aligned([self.dout, self.x]) => self.on_hopper(tile, tables),
-            _ => self.portable(tables),
-        };
-        std::iter::once(weight).chain(self.bias_launches(tables)).map(Command::from).collect()
+        match HopperTile::of(card, [outputs, inputs], count) {
+            Some(tile) if aligned([self.dout, self.x]) => vec![self.on_hopper(tile, tables).into()],
+            _ => std::iter::once(self.portable(tables)).chain(self.bias_launches(tables)).map(Command::from).collect(),
+        }
     }
 }
 
@@ -321,11 +320,12 @@ impl LinearWeightBackward {
             .int(self.jacobian.narrow())
     }
 
+    /// Biases as well.
     fn on_hopper(&self, tile: HopperTile, tables: &[Address]) -> Launch {
-        let &[starts, ends, add, weights, ..] = tables else { unreachable!("five tables at least") };
+        let &[starts, ends, add, weights, biases, ..] = tables else { unreachable!("five tables at least") };
         tile.launch(HopperTile::weight)
             .maps([(self.dout, 64), (self.x, tile.inner())])
-            .addresses([self.jacobian.base(), starts, ends, weights, add])
+            .addresses([self.jacobian.base(), starts, ends, weights, biases, add])
             .int(self.jacobian.merged().len())
             .int(self.dout.columns)
             .int(self.x.columns)
