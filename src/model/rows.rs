@@ -45,6 +45,11 @@ impl Slots {
         &self.touched
     }
 
+    /// Takes back all slots but the first `count`.
+    fn truncate(&mut self, count: usize) {
+        self.touched.drain(count..).for_each(|row| self.of_row[row as usize] = UNTOUCHED);
+    }
+
     /// Forgets all slots and gives these rows the first ones; at most `room`.
     pub fn restore(&mut self, touched: &[u32], room: usize) -> Result<()> {
         ensure!(touched.len() <= room, "the checkpoint holds {} embedding rows, {room} fit this run", touched.len());
@@ -120,20 +125,28 @@ impl RowTable {
         self.dim
     }
 
-    /// Slots of these rows, giving new ones to rows touched for the first time. `out` is as long as `rows`.
+    /// Slots of these rows, giving new ones to rows touched for the first time, which get their initial values. `out` is as long
+    /// as `rows`.
     pub fn touch(&mut self, rows: &[u32], out: &mut Vec<u32>) {
-        out.clear();
-        for &row in rows {
-            let (slot, new) = self.slots.touch(row);
-            if new {
-                let start = slot as usize * self.dim;
-                assert!(start < self.values.len(), "more rows touched than planned");
-                if self.init.deviation != 0.0 {
-                    self.init.fill(row, &mut self.values[start..start + self.dim]);
-                }
+        let known = self.touched().len();
+        self.touch_elsewhere(rows, out);
+        if self.init.deviation != 0.0 {
+            for (slot, &row) in self.slots.touched.iter().enumerate().skip(known) {
+                self.init.fill(row, &mut self.values[slot * self.dim..(slot + 1) * self.dim]);
             }
-            out.push(slot);
         }
+    }
+
+    /// As [`RowTable::touch`], of a table whose values lie on a device: they are what a device has until they are brought back.
+    pub fn touch_elsewhere(&mut self, rows: &[u32], out: &mut Vec<u32>) {
+        out.clear();
+        out.extend(rows.iter().map(|&row| self.slots.touch(row).0));
+        assert!(self.touched().len() * self.dim <= self.values.len(), "more rows touched than planned");
+    }
+
+    /// Takes back the slots of all rows but the `count` that were touched first.
+    pub fn untouch(&mut self, count: usize) {
+        self.slots.truncate(count);
     }
 
     /// Gives every row a slot, in row order: for tables that are read or stepped whole.
@@ -231,6 +244,9 @@ mod tests {
         assert_eq!(slots, [0, 2]);
         assert_eq!(table.touched(), [7, 500_000, 9]);
         assert_eq!(table.stored()[0].len(), 12);
+        table.untouch(1);
+        table.touch_elsewhere(&[9, 7], &mut slots);
+        assert_eq!((&slots[..], table.touched()), (&[1, 0][..], &[7, 9][..]));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Batches that a thread of their own packs one round ahead, while a device computes.
+//! Batches that a thread of their own packs one round ahead, while a device computes, and that the device's owner lays into pinned
+//! memory before it waits for the round under way.
 //!
 //! Which examples come next is foreseen, as if nobody failed in the round under way. Where it comes otherwise, what was packed is
 //! dropped, and the batch is packed when its round begins: no number depends on what was foreseen.
@@ -25,6 +26,7 @@ pub struct Draw {
 
 /// A packed batch.
 pub struct Packed {
+    pub round: u64,
     pub batch: Batch,
     /// Run-wide indices of the present tasks.
     pub present: Vec<usize>,
@@ -36,7 +38,7 @@ pub struct Ahead {
     /// The tasks' examples, of which the run's own streams are a round behind.
     pub streams: Vec<ExampleStream>,
     jobs: Sender<(Draw, Sender<Packed>)>,
-    foreseen: Option<(Draw, Receiver<Packed>)>,
+    foreseen: Option<Draw>,
 }
 
 impl Ahead {
@@ -55,7 +57,7 @@ impl Ahead {
                 let read = || {
                     let (batch, present) = training_batch(corpus, &*spec.encoder, fuse, &shares, purpose);
                     let prepared = Prepared::of(&spec, &batch, purpose.batches);
-                    Packed { batch, present, prepared }
+                    Packed { round: purpose.round, batch, present, prepared }
                 };
                 if let Ok(own) = catch_unwind(AssertUnwindSafe(read)) {
                     // Nobody may want it any more.
@@ -66,18 +68,18 @@ impl Ahead {
         Self { streams, jobs, foreseen: None }
     }
 
-    /// Begins to pack what should come next, in place of what was foreseen before.
-    pub fn foresee(&mut self, draw: Draw) {
+    /// Begins to pack what should come next, in place of what was foreseen before; from where it comes.
+    pub fn foresee(&mut self, draw: Draw) -> Receiver<Packed> {
         let (packed, packing) = channel();
-        if self.jobs.send((draw.clone(), packed)).is_ok() {
-            self.foreseen = Some((draw, packing));
-        }
+        // Without its thread nothing comes.
+        let _ = self.jobs.send((draw.clone(), packed));
+        self.foreseen = Some(draw);
+        packing
     }
 
-    /// The batch of these examples if they were foreseen; waits until it is packed.
-    pub fn take(&mut self, shares: &[Share], purpose: Purpose) -> Option<Packed> {
-        let (draw, packing) = self.foreseen.take()?;
-        if draw.purpose == purpose && draw.shares == shares { packing.recv().ok() } else { None }
+    /// Whether these examples are those that were foreseen.
+    pub fn foresaw(&mut self, shares: &[Share], purpose: Purpose) -> bool {
+        self.foreseen.take().is_some_and(|draw| draw.purpose == purpose && draw.shares == shares)
     }
 }
 
@@ -128,16 +130,17 @@ mod tests {
         std::thread::scope(|scope| {
             let mut ahead = Ahead::start(scope, &corpus, spec.clone(), 1, Vec::new());
             let Draw { shares, purpose } = draw(&[3, 5, 7], 4);
-            assert!(ahead.take(&shares, purpose).is_none());
-            ahead.foresee(draw(&[3, 5, 7], 4));
-            let Packed { batch, present, prepared } = ahead.take(&shares, purpose).expect("it was foreseen");
+            assert!(!ahead.foresaw(&shares, purpose));
+            let packing = ahead.foresee(draw(&[3, 5, 7], 4));
+            assert!(ahead.foresaw(&shares, purpose));
+            let Packed { batch, present, prepared, round } = packing.recv().unwrap();
             let (expected, tasks) = training_batch(&corpus, &*spec.encoder, 1, &shares, purpose);
             assert_eq!((&present, &batch.features, batch.groups.len()), (&tasks, &expected.features, 4));
-            assert_eq!(prepared.features.len(), 6 * 16);
-            assert!(ahead.take(&shares, purpose).is_none(), "it is given once");
+            assert_eq!((prepared.features.len(), round), (6 * 16, 4));
+            assert!(!ahead.foresaw(&shares, purpose), "it is given once");
             for other in [draw(&[3, 5], 4), draw(&[3, 5, 7], 5)] {
                 ahead.foresee(other);
-                assert!(ahead.take(&shares, purpose).is_none());
+                assert!(!ahead.foresaw(&shares, purpose));
             }
         });
     }

@@ -138,7 +138,7 @@ impl Work<'_> {
 
     /// Reads and packs the examples. If that panics, each task is tried alone to find whose reader died.
     fn pack(&self, trainer: &mut Trainer, shares: &[Share]) -> std::result::Result<(Batch, Vec<usize>), Failure> {
-        if let Some(Packed { batch, present, prepared }) = self.packed.take() {
+        if let Some(Packed { batch, present, prepared, .. }) = self.packed.take() {
             trainer.prepare(Some(prepared));
             return Ok((batch, present));
         }

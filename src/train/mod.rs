@@ -2,7 +2,7 @@
 
 mod accelerator;
 mod adaptive;
-mod ahead;
+pub mod ahead;
 mod backend;
 pub mod batch;
 pub mod checkpoint;
@@ -44,3 +44,5 @@ mod state;
 mod task_failures;
 pub mod tokens;
 mod writer;
+
+pub use accelerator::Counts;

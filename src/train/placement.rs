@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::accelerator::Accelerator;
+use super::accelerator::{Accelerator, Counts};
 use super::round::Trainer;
 use crate::machine::driver::Driver;
 use crate::model::Start;
@@ -70,15 +70,16 @@ impl Trainer {
         }
     }
 
-    /// Stages of rounds that a device ran as a captured graph.
-    pub fn replays(&self) -> u64 {
-        self.accelerator.as_ref().map_or(0, Accelerator::replays)
+    /// What a device was given since the start, if there is one.
+    pub fn device_counts(&self) -> Option<Counts> {
+        self.accelerator.as_ref().map(Accelerator::counts)
     }
 
     /// Brings parameters and what the method remembers back from the device, if there is one, for what reads them here:
     /// evaluation and checkpoints.
     pub fn fetch_parameters(&mut self) -> Result<()> {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
+        accelerator.forget_layouts(&mut self.model.parameters);
         let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
         let stored = accelerator.store(&mut self.model.parameters).and_then(|()| accelerator.store_targets(&mut moved));
         if stored.is_ok() && self.solver.simple(1, self.blocks.sets()).is_some() {
@@ -100,6 +101,7 @@ impl Trainer {
     /// Brings changed parameters to the device, if there is one.
     pub fn send_parameters(&mut self) -> Result<()> {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
+        accelerator.forget_layouts(&mut self.model.parameters);
         let sent = self.send(&mut accelerator);
         self.accelerator = Some(accelerator);
         sent?;

@@ -98,7 +98,12 @@ impl Predictor for Trainer {
 
     fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
         match &mut self.accelerator {
-            Some(accelerator) => Ok(accelerator.predict(&self.model, batch)?),
+            Some(accelerator) => {
+                if self.snapshot.is_none() {
+                    accelerator.forget_layouts(&mut self.model.parameters);
+                }
+                Ok(accelerator.predict(&self.model, batch)?)
+            }
             None => {
                 let quantum = self.host.quanta.begin_evaluation();
                 self.model.predict(batch, &mut self.host.arenas[0]);

@@ -2,12 +2,14 @@
 //! changes unless all of it is finite.
 
 use std::ops::Range;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::accelerator::{Accelerator, Prepared};
+use super::ahead::Packed;
 pub use super::backend::Anomaly;
 use super::backend::{Backend, Forward, Products, Stop, Work};
 use super::host::Host;
@@ -150,11 +152,23 @@ impl Trainer {
         self.accelerator.iter_mut().for_each(|accelerator| accelerator.time_quanta(wanted));
     }
 
-    /// Gives a device what was made of the next round's batch beforehand, if anything was.
+    /// Gives a device what was made of the round's batch beforehand, if anything was.
     pub fn prepare(&mut self, prepared: Option<Prepared>) {
         if let Some(accelerator) = &mut self.accelerator {
-            accelerator.prepare(prepared);
+            accelerator.prepare(prepared, &mut self.model.parameters);
         }
+    }
+
+    /// Tells a device from where the batch of the round after this one will come.
+    pub fn expect(&mut self, coming: Receiver<Packed>) {
+        if let Some(accelerator) = &mut self.accelerator {
+            accelerator.expect(coming);
+        }
+    }
+
+    /// The batch that was expected last, if it is `wanted`; what was done for it is undone otherwise.
+    pub fn expected(&mut self, wanted: bool) -> Option<Packed> {
+        self.accelerator.as_mut()?.expected(wanted, &mut self.model.parameters)
     }
 
     /// Whether rounds are computed on a device, beside which the CPU is free.

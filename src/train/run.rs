@@ -287,11 +287,12 @@ impl<'a> Run<'a> {
         let commits = self.state.commits;
         let rates = |round, before| rates(&config.optimizer, round, plan.rounds, commits + before);
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
-        let packed = ahead.as_deref_mut().and_then(|ahead| ahead.take(&shares, purpose));
+        let foreseen = ahead.as_deref_mut().is_some_and(|ahead| ahead.foresaw(&shares, purpose));
+        let packed = self.trainer.expected(foreseen);
         if let Some(ahead) = ahead
             && let Some(draw) = self.foresee(&dealt, purpose, &mut ahead.streams)
         {
-            ahead.foresee(draw);
+            self.trainer.expect(ahead.foresee(draw));
         }
         let fuse = fuse(config, plan.limits.present);
         let work = Work { corpus, fuse, purpose, rates: &rates, injected: &injected, packed: Cell::new(packed) };

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -16,6 +17,8 @@ use crate::model::network::{Batch, Gradients, Keep, Randomness, Scratch};
 use crate::observe::console::Console;
 use crate::ops::philox::{Keyed, Stream};
 use crate::ops::storage::Storage;
+use crate::train::Counts;
+use crate::train::ahead::{Ahead, Draw};
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::plan::Plan;
 use crate::train::rates::rates;
@@ -115,13 +118,47 @@ impl Prepared {
 
     /// One of the [`BATCHES`], of some tasks.
     pub fn batch(&self, number: usize, tasks: Range<usize>) -> Batch {
-        let size = self.config.train.micro_batch;
-        let examples = (number * size) as u32..((number + 1) * size) as u32;
-        let shares: Vec<Share> =
-            tasks.map(|task| Share { task, examples: examples.clone().collect(), micro_batch: size }).collect();
+        let shares = shares(&self.config, number, tasks);
         let purpose = Purpose { seed: SEED, round: number as u64, batches: self.trainer.batches() };
         let fuse = fuse(&self.config, self.corpus.tasks.len());
         training_batch(&self.corpus, &*self.plan.spec.encoder, fuse, &shares, purpose).0
+    }
+
+    /// Computes `body` with rounds of the batches in turn, of all tasks. On a device the next round's batch is packed meanwhile, as in
+    /// a run.
+    pub fn with_rounds<R>(&mut self, body: impl FnOnce(&mut dyn FnMut(u64) -> Result<Timed>) -> R) -> R {
+        let tasks = 0..self.corpus.tasks.len();
+        if !self.trainer.is_accelerated() {
+            let batches: Vec<Batch> = (0..BATCHES).map(|number| self.batch(number, tasks.clone())).collect();
+            let present: Vec<usize> = tasks.collect();
+            return body(&mut |round| {
+                let committed = self.run_round(&batches[round as usize % BATCHES], &present, round)?;
+                Ok(Timed { committed, counts: Counts::default() })
+            });
+        }
+        let Self { config, corpus, plan, trainer } = self;
+        let (config, batches, fuse) = (&*config, trainer.batches(), fuse(config, corpus.tasks.len()));
+        let draw = |round: u64| Draw {
+            shares: shares(config, round as usize % BATCHES, tasks.clone()),
+            purpose: Purpose { seed: SEED, round, batches },
+        };
+        trainer.time_quanta(true);
+        thread::scope(|scope| {
+            let mut ahead = Ahead::start(scope, corpus, plan.spec.clone(), fuse, Vec::new());
+            trainer.expect(ahead.foresee(draw(0)));
+            body(&mut |round| {
+                let before = trainer.device_counts().unwrap_or_default();
+                let Draw { shares, purpose } = draw(round);
+                let foreseen = ahead.foresaw(&shares, purpose);
+                let packed = trainer.expected(foreseen).context("the thread that packs has ended")?;
+                trainer.expect(ahead.foresee(draw(round + 1)));
+                trainer.prepare(Some(packed.prepared));
+                let rates = rates(&config.optimizer, round, plan.rounds, round);
+                let outcome = trainer.run_round(&packed.batch, &packed.present, round, &rates)?;
+                let committed = outcome.map_err(|anomaly| anyhow!("{anomaly:?}"))?;
+                Ok(Timed { committed, counts: trainer.device_counts().unwrap_or_default() - before })
+            })
+        })
     }
 
     /// A round of a batch of `tasks`.
@@ -139,6 +176,19 @@ impl Prepared {
         let gradients = Gradients::new(&mut memory, &model.network, keep, limits)?;
         Ok(Passes { model, batches, scratch, gradients })
     }
+}
+
+/// A round, and what it asked of a device.
+pub struct Timed {
+    pub committed: Committed,
+    pub counts: Counts,
+}
+
+/// Examples of some tasks in one of the batches.
+fn shares(config: &Config, number: usize, tasks: Range<usize>) -> Vec<Share> {
+    let size = config.train.micro_batch;
+    let examples = (number * size) as u32..((number + 1) * size) as u32;
+    tasks.map(|task| Share { task, examples: examples.clone().collect(), micro_batch: size }).collect()
 }
 
 /// Passes forward and backward with a run's parameters, which stay as they are.

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use serde_json::{Map, Value, json};
 
-use super::prepared::{BATCHES, HIDDEN, Prepared, Shape};
+use super::prepared::{HIDDEN, Prepared, Shape, Timed};
 use super::{WARM_UP, choice, count, median, millis, number, print, repeat, report};
 use crate::config::schema::EncoderKind;
-use crate::model::network::Batch;
 use crate::ops::gemm::time_in_products;
 use crate::surgery::methods::registry;
+use crate::train::Counts;
 use crate::train::round::Stages;
 
 #[derive(clap::Args)]
@@ -51,6 +51,9 @@ pub struct Args {
 struct Round {
     time: Duration,
     stages: Stages,
+    /// Between the device's first and last command, where there is a device.
+    device: Option<Duration>,
+    counts: Counts,
     /// Share of all threads' time that is spent inside matrix products.
     products: f64,
 }
@@ -71,15 +74,21 @@ pub fn run(args: &Args) -> Result<()> {
         lanes: args.lanes,
         rounds: WARM_UP + args.runs,
     })?;
-    let tasks: Vec<usize> = (0..args.tasks).collect();
-    let batches: Vec<Batch> = (0..BATCHES).map(|number| prepared.batch(number, 0..args.tasks)).collect();
-    let rounds = repeat(args.runs, |run| {
-        let products = time_in_products();
-        let clock = Instant::now();
-        let stages = prepared.run_round(&batches[run % BATCHES], &tasks, run as u64)?.stages;
-        let time = clock.elapsed();
-        let threads = rayon::current_num_threads() as u32;
-        Ok(Round { time, stages, products: (time_in_products() - products).div_duration_f64(time * threads) })
+    let rounds = prepared.with_rounds(|next| {
+        repeat(args.runs, |run| {
+            let products = time_in_products();
+            let clock = Instant::now();
+            let Timed { committed, counts } = next(run as u64)?;
+            let time = clock.elapsed();
+            let threads = rayon::current_num_threads() as u32;
+            Ok(Round {
+                time,
+                stages: committed.stages,
+                device: committed.times.map(|times| times.commit.start + times.commit.time),
+                counts,
+                products: (time_in_products() - products).div_duration_f64(time * threads),
+            })
+        })
     })?;
     print(args.json, &document(args, &prepared, &rounds)?, text)
 }
@@ -118,7 +127,26 @@ fn document(args: &Args, prepared: &Prepared, rounds: &[Round]) -> Result<Value>
         more["tokens_per_second"] = json!(prepared.tokens() / whole * 1e3);
         more["planned_bytes"] = json!(prepared.planned_bytes()?);
     }
+    if let Some(device) = rounds.iter().map(|round| round.device).collect::<Option<Vec<_>>>() {
+        add_device(&mut more, rounds, &device);
+    }
     Ok(report("step", &times, more))
+}
+
+/// What a device was asked for by a round, and what the host waited for, each the median.
+fn add_device(more: &mut Value, rounds: &[Round], device: &[Duration]) {
+    let count = |of: fn(&Counts) -> u64| median(rounds.iter().map(|round| of(&round.counts) as f64)) as u64;
+    let time = |of: fn(&Counts) -> Duration| median(rounds.iter().map(|round| millis(of(&round.counts))));
+    more["launches"] = json!(count(|counts| counts.launches));
+    more["graph_launches"] = json!(count(|counts| counts.graph_launches));
+    more["host_waits"] = json!(count(|counts| counts.host_waits));
+    more["uploaded_bytes"] = json!(count(|counts| counts.uploaded_bytes));
+    more["pack_ms"] = json!(time(|counts| counts.packing));
+    more["launch_ms"] = json!(time(|counts| counts.launching));
+    more["wait_ms"] = json!(time(|counts| counts.waiting));
+    more["device_ms"] = json!(median(device.iter().copied().map(millis)));
+    let whole: Duration = rounds.iter().map(|round| round.time).sum();
+    more["device_busy"] = json!(device.iter().sum::<Duration>().div_duration_f64(whole));
 }
 
 fn text(report: &Value) -> String {
@@ -135,6 +163,17 @@ fn text(report: &Value) -> String {
     );
     for stage in ["forward_backward", "gram", "solve", "update", "other"] {
         text += &format!("\n  {stage:<17} {:8.2} ms", number(&report["parts"][stage]));
+    }
+    if report.get("device_ms").is_some() {
+        let [device, pack, launch, wait] = ["device_ms", "pack_ms", "launch_ms", "wait_ms"].map(|key| number(&report[key]));
+        text += &format!(
+            "\n  the device {device:.2} ms, busy {:.0} % of the time; the host packs {pack:.2}, launches {launch:.2}, waits {wait:.2} ms",
+            100.0 * number(&report["device_busy"])
+        );
+        text += &format!(
+            "\n  {} kernels, {} graphs, {} waits, {} bytes uploaded a round",
+            report["launches"], report["graph_launches"], report["host_waits"], report["uploaded_bytes"]
+        );
     }
     text
 }

@@ -90,7 +90,7 @@ impl Accelerator {
         self.unite(work);
         let (count, sets) = (work.tasks.len(), self.results.sets);
         let own = self.buffers.as_ref().expect("a method with row state has its buffers here");
-        let gradients = self.gradients(work.first, count);
+        let gradients = self.gradients(&self.touched, work.first, count);
         let rows = gradients.rows.as_ref().map(|rows| {
             let touched: Vec<&[u32]> =
                 self.touched.indexes[self.touched.united.clone()].iter().map(|index| &index.rows[..]).collect();

@@ -18,16 +18,17 @@ mod transfer;
 mod update_step;
 mod upload;
 
-use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
 use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
-use crate::model::Start;
 use crate::model::encoders::{Input, Values, Weights};
 use crate::model::network::{Keep, Limits, Network};
+use crate::model::{Parameters, Start};
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
 use crate::ops::column_rule::How;
@@ -37,6 +38,7 @@ use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 use crate::surgery::update::{Rates, shared_update};
+use crate::train::ahead::Packed as PackedBatch;
 use crate::train::quanta::RoundTimes;
 use buffers::BuffersOnDevice;
 pub use inference::Inference;
@@ -44,12 +46,13 @@ use lane::Lane;
 use parameters::ParametersOnDevice;
 use pass::Packed;
 pub use prepared::Prepared;
+pub use program::Counts;
 use program::Graphs;
 use rows::{TableOnDevice, Touched};
 use solve::Solver;
 use timers::Timers;
 use transfer::Pieces;
-use upload::StagingBuffer;
+use upload::{Places, StagingBuffer};
 
 pub struct Accelerator {
     driver: Box<dyn Driver>,
@@ -68,14 +71,20 @@ pub struct Accelerator {
     results: Results,
     solver: Solver,
     /// What a round begins with, and what its step needs.
-    batches: StagingBuffer,
+    /// One is laid out while the other's round is computed.
+    batches: [StagingBuffer; 2],
+    /// Which of them holds the round's batch.
+    buffer: usize,
     steps: StagingBuffer,
     /// Tables that are the same in every round.
     resident: Resident,
     /// The round whose gradients lie here, or the rounds that are computed together.
     packed: Option<Packed>,
-    /// Of the next round's batch, if it was made before.
+    /// Of this round's batch, if it was made before.
     prepared: Option<Prepared>,
+    /// From where the next round's batch comes, and the batch once it is there.
+    coming: Option<Receiver<PackedBatch>>,
+    next: Option<PackedBatch>,
     /// A step was given to the device since the host waited for it last.
     stepping: bool,
     /// What the host read of it.
@@ -179,7 +188,7 @@ impl Results {
 }
 
 /// Tables that lie on the device for good.
-struct Resident(HashMap<Bytes, Address>);
+struct Resident(Places);
 
 impl Resident {
     /// Where a table lies, if it is one of these.
@@ -224,7 +233,9 @@ impl Accelerator {
             + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
-        let batches = StagingBuffer::new(device, "a round's examples", batch_bytes(network, blocks, batches_per_round, limits))?;
+        let bytes = batch_bytes(network, blocks, batches_per_round, limits);
+        let mut examples = |name| StagingBuffer::new(device, name, bytes);
+        let batches = [examples("a round's examples")?, examples("the next round's examples")?];
         // Of all rows that are touched together, the batch has the lists.
         let lists = if apart && table.is_some() { TableOnDevice::table_bytes(network, batches_per_round, limits) } else { 0 };
         let steps = StagingBuffer::new(
@@ -251,10 +262,13 @@ impl Accelerator {
             results,
             solver,
             batches,
+            buffer: 0,
             steps,
             resident,
             packed: None,
             prepared: None,
+            coming: None,
+            next: None,
             stepping: false,
             read: Vec::new(),
             timers: Timers::default(),
@@ -296,9 +310,32 @@ impl Accelerator {
         self.table.as_ref().filter(|table| table.trained)
     }
 
-    /// Takes what was made of the next round's batch, if anything was.
-    pub fn prepare(&mut self, prepared: Option<Prepared>) {
-        self.prepared = prepared;
+    /// Takes what was made of the round's batch beforehand, if anything was.
+    pub fn prepare(&mut self, prepared: Option<Prepared>, parameters: &mut Parameters) {
+        if let Some(before) = &mut std::mem::replace(&mut self.prepared, prepared) {
+            Self::undo_layout(before, parameters);
+        }
+    }
+
+    /// From where the batch of the round after this one will come; it is laid out while this one is computed.
+    pub fn expect(&mut self, coming: Receiver<PackedBatch>) {
+        self.coming = Some(coming);
+    }
+
+    /// The batch that was expected, if it is `wanted`; waits for it.
+    pub fn expected(&mut self, wanted: bool, parameters: &mut Parameters) -> Option<PackedBatch> {
+        let (coming, mut next) = (self.coming.take(), self.next.take());
+        if wanted {
+            return next.or_else(|| coming?.recv().ok());
+        }
+        next.iter_mut().for_each(|next| Self::undo_layout(&mut next.prepared, parameters));
+        None
+    }
+
+    /// Parameters are about to be read: no slot is given to rows that the round after this one touches first.
+    pub fn forget_layouts(&mut self, parameters: &mut Parameters) {
+        let waiting = self.prepared.iter_mut().chain(self.next.iter_mut().map(|next| &mut next.prepared));
+        waiting.for_each(|prepared| Self::undo_layout(prepared, parameters));
     }
 
     /// What the device is called.
@@ -311,9 +348,17 @@ impl Accelerator {
         self.lanes.len()
     }
 
-    /// Stages of rounds that ran as a captured graph.
-    pub fn replays(&self) -> u64 {
-        self.graphs.replays
+    pub fn counts(&self) -> Counts {
+        self.graphs.counts
+    }
+
+    /// Waits for everything in a stream.
+    fn wait(&mut self, stream: StreamId) -> Result<(), DeviceError> {
+        let clock = Instant::now();
+        let waited = self.driver.synchronize(stream);
+        self.graphs.counts.host_waits += 1;
+        self.graphs.counts.waiting += clock.elapsed();
+        waited
     }
 }
 

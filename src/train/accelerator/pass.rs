@@ -1,21 +1,23 @@
 //! A round's fused groups on the device: their inputs and tables laid out, and their tapes in the order of two lanes.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use super::Accelerator;
 use super::inference::{Forward, GroupOf, Inputs};
 use super::lane::Lane;
 use super::prepared::Prepared;
 use super::program::Program;
+use super::rows::Touched;
 use super::timers::RoundTimers;
 use super::upload::Upload;
-use crate::machine::driver::{DeviceError, StreamId};
+use crate::machine::driver::{Address, DeviceError, StreamId};
 use crate::machine::launch::Command;
-use crate::machine::tape::{Tape, bytes_of};
+use crate::machine::tape::{Bytes, Tape, bytes_of};
 use crate::machine::tensor::Tensor;
-use crate::model::Model;
 use crate::model::encoders::{self, Gradients};
-use crate::model::network::{Batch, Keep, Network, Part};
+use crate::model::network::{Batch, Keep, Network, Part, Randomness};
+use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
@@ -25,16 +27,36 @@ use crate::surgery::gram::products;
 use crate::train::backend::Work;
 use crate::train::quanta::planned_lanes;
 
-/// A round's batch, on the device.
-pub(super) struct Packed {
+/// A round's batch in pinned memory, with everything that is computed from it up to the products of gradients.
+pub(super) struct Layout {
+    /// Which of the buffers holds it.
+    buffer: usize,
+    /// Rows of the table that had slots before it.
+    known: usize,
     /// What the first group's forward pass waits for.
     before: Vec<Command>,
     groups: Vec<Group>,
     /// What waits for all groups.
     after: Vec<Command>,
-    pub upload: Upload,
+    upload: Upload,
+}
+
+/// A round's batch, on the device.
+pub(super) struct Packed {
+    layout: Layout,
     /// If the round is timed.
     pub timers: Option<RoundTimers>,
+}
+
+impl Packed {
+    pub fn upload(&mut self) -> &mut Upload {
+        &mut self.layout.upload
+    }
+
+    /// Where a table lies that came with the batch.
+    pub fn find(&self, table: &Bytes) -> Option<Address> {
+        self.layout.upload.find(table)
+    }
 }
 
 /// A fused group, on the device.
@@ -46,19 +68,63 @@ struct Group {
 }
 
 impl Accelerator {
-    /// Lays the round's batch into pinned memory: losses, and with `backward` private gradients and their products.
+    /// Lays the round's batch into pinned memory, unless that was done before: losses, and with `backward` private gradients and
+    /// their products.
     pub(super) fn pack(&mut self, work: &mut Work, backward: bool) -> Result<Packed, DeviceError> {
         self.times = None;
         let prepared = self.prepared.take();
-        let prepared = prepared.unwrap_or_else(|| Prepared::of(&work.network.spec, work.batch, self.keep.batches));
-        let mut upload = self.batches.upload();
+        let mut prepared = prepared.unwrap_or_else(|| Prepared::of(&work.network.spec, work.batch, self.keep.batches));
+        let layout = match prepared.layout.take() {
+            Some(layout) => layout,
+            None => {
+                // Rows of this batch come before those of the next.
+                self.forget_layouts(work.parameters);
+                self.lay_out(&mut prepared, self.buffer, work, backward)?
+            }
+        };
+        (self.touched, self.buffer) = (prepared.touched, layout.buffer);
+        let lanes: Vec<usize> = layout.groups.iter().map(|group| group.lane).collect();
+        let timers = if backward { self.timers.of_round(&mut *self.driver, &lanes)? } else { None };
+        Ok(Packed { layout, timers })
+    }
+
+    /// Takes the batch of the next round as soon as it is there and lays it out beside that of this one, which is being computed.
+    pub(super) fn lay_out_next(&mut self, work: &mut Work) -> Result<(), DeviceError> {
+        let Some(mut next) = self.coming.take().and_then(|coming| coming.recv().ok()) else { return Ok(()) };
+        if !next.present.is_empty() {
+            let Work { network, blocks, ref mut parameters, random, .. } = *work;
+            let random = Randomness { round: next.round as u32, ..random };
+            let (batch, tasks) = (&next.batch, &next.present[..]);
+            let mut own = Work { network, parameters, blocks, batch, tasks, first: 0, round: next.round, random, shares: &[] };
+            next.prepared.layout = Some(self.lay_out(&mut next.prepared, 1 - self.buffer, &mut own, true)?);
+        }
+        self.next = Some(next);
+        Ok(())
+    }
+
+    /// Forgets where a batch was laid out. Slots that it asked for are given back: nothing may hang on what was foreseen.
+    pub(super) fn undo_layout(prepared: &mut Prepared, parameters: &mut Parameters) {
+        if let (Some(layout), Some(host)) = (prepared.layout.take(), &mut parameters.rows) {
+            host.untouch(layout.known);
+            prepared.touched.slots.clear();
+        }
+    }
+
+    fn lay_out(
+        &mut self,
+        prepared: &mut Prepared,
+        buffer: usize,
+        work: &mut Work,
+        backward: bool,
+    ) -> Result<Layout, DeviceError> {
+        let clock = Instant::now();
+        let Prepared { touched, tokens, features, .. } = prepared;
+        let mut upload = self.batches[buffer].upload();
         let mut before = Vec::new();
-        let table = self.table.as_ref().filter(|table| table.trained);
-        if let (Some(table), Some(host)) = (table, &mut work.parameters.rows) {
-            self.touched = prepared.touched;
-            let touched = &mut self.touched;
-            let known = host.touched().len();
-            host.touch(&touched.union.rows, &mut touched.slots);
+        let mut known = 0;
+        if let (Some(table), Some(host)) = (self.trained_table(), &mut work.parameters.rows) {
+            known = host.touched().len();
+            host.touch_elsewhere(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
             let rows = &host.touched()[known..];
             tape.push(EmbeddingRowsInit { values: table.state.values, rows, first_slot: known, init: table.init });
@@ -66,26 +132,26 @@ impl Accelerator {
         }
         upload.close();
         let mut groups = Vec::with_capacity(work.batch.groups.len());
-        let tokens = |range: &Range<usize>| work.batch.input_rows(&work.batch.parts[range.clone()]).len() as Nanos;
-        let lanes = planned_lanes(&work.batch.groups.iter().map(tokens).collect::<Vec<_>>(), self.lanes.len());
-        let inputs = work.batch.groups.iter().zip(&prepared.tokens);
-        for ((range, tokens), &lane) in inputs.zip(&lanes) {
+        let rows = |range: &Range<usize>| work.batch.input_rows(&work.batch.parts[range.clone()]).len() as Nanos;
+        let lanes = planned_lanes(&work.batch.groups.iter().map(rows).collect::<Vec<_>>(), self.lanes.len());
+        let inputs = work.batch.groups.iter().zip(tokens);
+        for ((range, tokens), lane) in inputs.zip(lanes) {
             let parts = &work.batch.parts[range.clone()];
-            let inputs = Inputs { tokens: tokens.as_ref(), features: &prepared.features };
+            let inputs = Inputs { tokens: tokens.as_ref(), features };
             let commands = self.group(&mut upload, work, parts, inputs, &self.lanes[lane], backward);
             groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
-        let after = if backward { self.after_groups(&mut upload, work) } else { Vec::new() };
+        let after = if backward { self.after_groups(&mut upload, work, touched) } else { Vec::new() };
         upload.close();
-        self.batches.fill(&mut *self.driver, &mut upload)?;
-        let timers = if backward { self.timers.of_round(&mut *self.driver, &lanes)? } else { None };
-        Ok(Packed { before, groups, after, upload, timers })
+        self.batches[buffer].fill(&mut *self.driver, &mut upload)?;
+        self.graphs.counts.packing += clock.elapsed();
+        Ok(Layout { buffer, known, before, groups, after, upload })
     }
 
     /// Gradients of the embedding table, and products of all gradients.
-    fn after_groups(&self, upload: &mut Upload, work: &Work) -> Vec<Command> {
-        let (touched, mut tape) = (&self.touched, Tape::default());
+    fn after_groups(&self, upload: &mut Upload, work: &Work, touched: &Touched) -> Vec<Command> {
+        let mut tape = Tape::default();
         if let Some(table) = self.trained_table() {
             let (indexes, scales) = (&touched.indexes, &work.batch.bags.scales);
             tape.push(RowGradientsBackward { indexes, out: table.gradients(indexes), dout: table.dinput, scales });
@@ -93,7 +159,7 @@ impl Accelerator {
             upload.table(bytes_of(&touched.slots));
             upload.table(bytes_of(&touched.union.rows));
         }
-        let gradients = self.gradients(0, work.tasks.len());
+        let gradients = self.gradients(touched, 0, work.tasks.len());
         products(&mut tape, work.network, work.blocks, work.tasks, &gradients, self.results.products(work.tasks.len()));
         tape.commands(&self.card, |table| self.resident.place(&table).unwrap_or_else(|| upload.table(table)))
     }
@@ -102,8 +168,8 @@ impl Accelerator {
     /// where there is room for them: the model then is the snapshot.
     pub fn predict(&mut self, model: &Model, batch: &Batch) -> Result<&[f32], DeviceError> {
         let from = self.snapshot.unwrap_or_else(|| self.readable());
-        let Self { card, driver, graphs, streams, batches, lanes, pieces, logits, .. } = self;
-        let forward = Forward { card, stream: streams.lanes[0], batches, lane: &lanes[0], pieces, from };
+        let Self { card, driver, graphs, streams, batches, buffer, lanes, pieces, logits, .. } = self;
+        let forward = Forward { card, stream: streams.lanes[0], batches: &batches[*buffer], lane: &lanes[0], pieces, from };
         forward.logits(&mut **driver, graphs, model, batch, logits)?;
         Ok(logits)
     }
@@ -132,22 +198,23 @@ impl Accelerator {
 
     /// Adds all groups. One that adds to an earlier micro-batch's gradients follows it.
     pub(super) fn add_pass(&self, program: &mut Program, packed: &Packed) {
-        let (streams, timers) = (&self.streams, packed.timers.as_ref());
+        let Packed { layout: Layout { buffer, before, groups, after, upload, .. }, timers } = packed;
+        let (streams, timers) = (&self.streams, timers.as_ref());
         let [first, second] = streams.lanes;
-        let mut sections = packed.upload.sections.iter();
+        let mut sections = upload.sections.iter();
         let mut send = |program: &mut Program, lane: StreamId| {
-            program.push(self.batches.send(streams.copies, sections.next().expect("a section for each stage")));
+            program.push(self.batches[*buffer].send(streams.copies, sections.next().expect("a section for each stage")));
             program.order(streams.copies, streams.arrived, lane);
         };
         program.time(timers.map(|timers| timers.begin), first);
         program.order(first, streams.fork, streams.copies);
         send(program, first);
-        program.run(first, &packed.before);
-        let both = self.lanes.len() > 1 && packed.groups.len() > 1;
+        program.run(first, before);
+        let both = self.lanes.len() > 1 && groups.len() > 1;
         if both {
             program.order(first, streams.done[0], second);
         }
-        for (number, group) in packed.groups.iter().enumerate() {
+        for (number, group) in groups.iter().enumerate() {
             let lane = group.lane;
             let stream = streams.lanes[lane];
             send(program, stream);
@@ -164,7 +231,7 @@ impl Accelerator {
             program.order(second, streams.done[1], first);
         }
         program.time(timers.map(|timers| timers.commit[0]), first);
-        program.run(first, &packed.after);
+        program.run(first, after);
     }
 
     fn gradients_of_group(&self, network: &Network, group: &encoders::Group) -> Gradients {

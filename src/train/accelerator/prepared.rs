@@ -1,7 +1,9 @@
-//! What a device needs of a batch that hangs on the batch alone, so that it can be made before the batch's round begins.
+//! What a device needs of a batch that hangs on the batch alone, so that it can be made before the batch's round begins, and
+//! laid out while the round before is computed.
 
 use rayon::prelude::*;
 
+use super::pass::Layout;
 use super::rows::Touched;
 use crate::machine::tensor::pitch;
 use crate::model::network::Batch;
@@ -20,6 +22,8 @@ pub struct Prepared {
     pub tokens: Vec<Option<TokenGroup>>,
     /// Rows of a table that is trained.
     pub touched: Touched,
+    /// Where it lies in pinned memory, if it does.
+    pub(super) layout: Option<Layout>,
 }
 
 impl Prepared {
@@ -31,6 +35,7 @@ impl Prepared {
             features: narrow(&batch.features, encoder.inputs()),
             tokens: batch.groups.iter().map(|group| encoder.tokens(batch, &batch.parts[group.clone()], &spec.heads)).collect(),
             touched: if trained { Touched::of(spec, batch, batches) } else { Touched::default() },
+            layout: None,
         }
     }
 }

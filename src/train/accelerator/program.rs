@@ -1,7 +1,8 @@
 //! What a stage of a round gives the device, as a list: run as it is at first, captured once it comes again, and replayed from
 //! then on. Whatever changes from round to round is in device memory, so equal shapes make equal lists.
 
-use std::ops::Range;
+use std::ops::{Range, Sub};
+use std::time::{Duration, Instant};
 
 use crate::machine::driver::{Address, Driver, EventId, GraphId, Result, StagingId, StreamId};
 use crate::machine::launch::{Command, Launch};
@@ -56,6 +57,15 @@ impl Program {
         self.steps.push(step);
     }
 
+    /// Kernels, and bytes that go to the device.
+    fn size(&self) -> (u64, u64) {
+        self.steps.iter().fold((0, 0), |(launches, bytes), step| match step {
+            Step::Launch(..) => (launches + 1, bytes),
+            Step::CopyIn { bytes: own, .. } => (launches, bytes + own.len() as u64),
+            _ => (launches, bytes),
+        })
+    }
+
     fn is_timed(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Time(..)))
     }
@@ -103,17 +113,57 @@ fn capture(driver: &mut dyn Driver, origin: StreamId, program: &Program) -> Resu
 /// Programs remembered: a run has a few shapes that keep coming back, or none that does.
 const REMEMBERED: usize = 8;
 
+/// What a device was given since the start, and the host's time for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Kernels, in graphs too.
+    pub launches: u64,
+    pub graph_launches: u64,
+    pub uploaded_bytes: u64,
+    /// The host waited for the device.
+    pub host_waits: u64,
+    /// Laying out batches, giving programs, and waiting.
+    pub packing: Duration,
+    pub launching: Duration,
+    pub waiting: Duration,
+}
+
+impl Sub for Counts {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            launches: self.launches - before.launches,
+            graph_launches: self.graph_launches - before.graph_launches,
+            uploaded_bytes: self.uploaded_bytes - before.uploaded_bytes,
+            host_waits: self.host_waits - before.host_waits,
+            packing: self.packing - before.packing,
+            launching: self.launching - before.launching,
+            waiting: self.waiting - before.waiting,
+        }
+    }
+}
+
 /// Programs seen, the newest last, with the graphs of those that came again.
 #[derive(Default)]
 pub struct Graphs {
     seen: Vec<(Program, Option<GraphId>)>,
-    /// Programs that ran as a graph.
-    pub replays: u64,
+    pub counts: Counts,
 }
 
 impl Graphs {
     /// Gives `program` to the device. It begins and ends in `origin`, where all its streams fork and join.
     pub fn execute(&mut self, driver: &mut dyn Driver, origin: StreamId, program: Program) -> Result<()> {
+        let clock = Instant::now();
+        let (launches, bytes) = program.size();
+        self.counts.launches += launches;
+        self.counts.uploaded_bytes += bytes;
+        let given = self.give(driver, origin, program);
+        self.counts.launching += clock.elapsed();
+        given
+    }
+
+    fn give(&mut self, driver: &mut dyn Driver, origin: StreamId, program: Program) -> Result<()> {
         if !driver.captures() || (!driver.captures_timers() && program.is_timed()) {
             return program.give(driver);
         }
@@ -126,7 +176,7 @@ impl Graphs {
             Some(graph) => graph,
             None => *self.seen[at].1.insert(capture(driver, origin, &program)?),
         };
-        self.replays += 1;
+        self.counts.graph_launches += 1;
         driver.replay(graph, origin)
     }
 

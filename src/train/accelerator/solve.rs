@@ -95,7 +95,7 @@ impl Accelerator {
         self.add_pass(&mut program, &packed);
         program.run(stream, &commands);
         program.time(packed.timers.as_ref().map(|timers| timers.commit[1]), stream);
-        let values = self.read(program, count)?;
+        let values = self.read_beside(program, work)?;
         packed.timers.iter().try_for_each(|timers| self.measure(timers))?;
         let losses = means(work.batch, &values[..count]);
         Ok((Forward { losses, balanced: None }, self.products_of(&values, work), self.solved(&values, count)))

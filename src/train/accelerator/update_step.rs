@@ -33,7 +33,7 @@ impl Backend for Accelerator {
         let packed = self.pack(work, true)?;
         let mut program = Program::default();
         self.add_pass(&mut program, &packed);
-        let values = self.read(program, work.tasks.len())?;
+        let values = self.read_beside(program, work)?;
         self.packed = Some(packed);
         let losses = means(work.batch, &values[..work.tasks.len()]);
         self.read = values;
@@ -59,7 +59,7 @@ impl Backend for Accelerator {
         self.unite(work);
         let (results, count) = (&self.results, work.tasks.len());
         let GramScratch { partials, cosines, conflicts } = results.scratch;
-        let GradientsAt { jacobian, rows, .. } = self.gradients(work.first, count);
+        let GradientsAt { jacobian, rows, .. } = self.gradients(&self.touched, work.first, count);
         let (rule, out) = (work.column_rule(rule, NOT_HERE, factors), results.tensor(results.summary(), 1, 1));
         let mut tape = Tape::default();
         tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [partials, cosines, conflicts] });
@@ -80,7 +80,7 @@ impl Backend for Accelerator {
         self.unite(work);
         let Touched { union, slots, .. } = &mut self.touched;
         if let Some(host) = work.parameters.rows.as_mut().filter(|_| slots.len() != union.rows.len()) {
-            host.touch(&union.rows, slots);
+            host.touch_elsewhere(&union.rows, slots);
         }
         let mut upload = self.steps.upload();
         let mut narrow = |sets: &[Vec<f64>]| {
@@ -128,7 +128,7 @@ impl Backend for Accelerator {
         self.add_pass(&mut program, &packed);
         let values = self.read(program, present)?;
         // What the gradients' upload had is gone.
-        self.packed.iter_mut().for_each(|packed| packed.upload.forget());
+        self.packed.iter_mut().for_each(|packed| packed.upload().forget());
         Ok(means(work.batch, &values[..present])[work.first..][..work.tasks.len()].to_vec())
     }
 }
@@ -154,14 +154,14 @@ pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
 
 impl Accelerator {
     /// Gradients of `count` present tasks that are committed together, from the position `first` on.
-    pub(super) fn gradients(&self, first: usize, count: usize) -> GradientsAt<'_> {
+    pub(super) fn gradients<'a>(&self, touched: &'a Touched, first: usize, count: usize) -> GradientsAt<'a> {
         let Keep { stored, batches, .. } = self.keep;
         let own = if stored { first * batches..(first + count) * batches } else { 0..1 };
         GradientsAt {
             jacobian: own.map(|row| self.row_of_j(row)).collect(),
             stored,
             heads: self.head_gradients,
-            rows: self.trained_table().map(|table| self.touched.gradients(table)),
+            rows: self.trained_table().map(|table| touched.gradients(table)),
         }
     }
 
@@ -180,7 +180,7 @@ impl Accelerator {
 
     /// Where a table of the step lies: it may be there for good, or since the round's batch came.
     pub(super) fn place(&self, packed: &Packed, upload: &mut Upload, table: Bytes) -> Address {
-        let there = self.resident.place(&table).or_else(|| packed.upload.find(&table));
+        let there = self.resident.place(&table).or_else(|| packed.find(&table));
         there.unwrap_or_else(|| upload.table(table))
     }
 
@@ -196,7 +196,7 @@ impl Accelerator {
     ) -> Vec<Command> {
         let table = self.trained_table().map(|table| (table.state, &self.touched.slots[..]));
         let parameters = ParametersAt { shared: self.parameters.shared, heads: self.parameters.heads, table };
-        let gradients = self.gradients(work.first, work.tasks.len());
+        let gradients = self.gradients(&self.touched, work.first, work.tasks.len());
         update(&mut tape, work.network, work.blocks, parameters, &gradients, decision, rates);
         let mut commands = tape.commands(&self.card, |table| self.place(packed, upload, table));
         if self.parameters.shared.copy.is_none() {
@@ -211,7 +211,7 @@ impl Accelerator {
         let stream = self.streams.lanes[0];
         if self.stepping {
             // The step before this one is sent from the same memory.
-            self.driver.synchronize(stream)?;
+            self.wait(stream)?;
         }
         self.steps.fill(&mut *self.driver, &mut upload)?;
         program.push(self.steps.send(stream, &upload.sections[0]));
@@ -220,14 +220,36 @@ impl Accelerator {
     }
 
     /// Runs a program and reads what it left for `count` present tasks.
-    pub(super) fn read(&mut self, mut program: Program, count: usize) -> Result<Vec<f64>, DeviceError> {
+    pub(super) fn read(&mut self, program: Program, count: usize) -> Result<Vec<f64>, DeviceError> {
+        self.start(program, count)?;
+        self.finish(count)
+    }
+
+    /// As [`Accelerator::read`] of a round's first program; while it runs, the next round's batch is laid out.
+    pub(super) fn read_beside(&mut self, program: Program, work: &mut Work) -> Result<Vec<f64>, DeviceError> {
+        self.start(program, work.tasks.len())?;
+        self.lay_out_next(work)?;
+        self.finish(work.tasks.len())
+    }
+
+    /// Results that a program leaves for `count` present tasks.
+    fn written(&self, count: usize) -> usize {
         let results = &self.results;
         let grams = (results.blocks + 1) * (count * results.batches).pow(2);
-        let written = results.grams() + if self.keep.stored || self.trained_table().is_some() { grams } else { 0 };
+        results.grams() + if self.keep.stored || self.trained_table().is_some() { grams } else { 0 }
+    }
+
+    fn start(&mut self, mut program: Program, count: usize) -> Result<(), DeviceError> {
         let (stream, staging) = (self.streams.lanes[0], self.results.staging);
-        program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * written });
-        self.graphs.execute(&mut *self.driver, stream, program)?;
-        self.driver.synchronize(stream)?;
+        program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * self.written(count) });
+        self.graphs.execute(&mut *self.driver, stream, program)
+    }
+
+    fn finish(&mut self, count: usize) -> Result<Vec<f64>, DeviceError> {
+        self.wait(self.streams.lanes[0])?;
+        let (written, results) = (self.written(count), &self.results);
+        let grams = (results.blocks + 1) * (count * results.batches).pow(2);
+        let staging = results.staging;
         self.stepping = false;
         let mut values: Vec<f64> = bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * written]);
         // Where all gradients are added up, their products are those of embedding rows alone.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use bytemuck::NoUninit;
+use foldhash::fast::FixedState;
 use rayon::prelude::*;
 
 use super::program::Step;
@@ -19,6 +20,9 @@ const SMALL: usize = 64;
 
 /// Bytes that one thread copies at a time.
 const PIECE: usize = 1 << 16;
+
+/// Where tables lie, by what they hold. Whole tables are hashed, so that it has to be fast; nobody outside chooses what they hold.
+pub type Places = HashMap<Bytes, Address, FixedState>;
 
 /// Room on the device for one upload at a time, and as much pinned memory.
 pub struct StagingBuffer {
@@ -39,7 +43,7 @@ impl StagingBuffer {
     pub fn upload(&self) -> Upload {
         let mut bytes = self.room.take();
         bytes.clear();
-        Upload { at: self.at, bytes, sections: Vec::new(), tables: HashMap::new() }
+        Upload { at: self.at, bytes, sections: Vec::new(), tables: Places::default() }
     }
 
     /// Lays an upload into pinned memory. The one before has arrived: its stream was waited for since.
@@ -64,7 +68,7 @@ pub struct Upload {
     bytes: Vec<u8>,
     pub sections: Vec<Range<usize>>,
     /// Where each table is.
-    tables: HashMap<Bytes, Address>,
+    tables: Places,
 }
 
 impl Upload {
@@ -118,7 +122,7 @@ mod tests {
 
     #[test]
     fn arrays_begin_at_multiples_of_16_and_sections_follow_each_other() {
-        let mut upload = Upload { at: 4096, bytes: Vec::new(), sections: Vec::new(), tables: HashMap::new() };
+        let mut upload = Upload { at: 4096, bytes: Vec::new(), sections: Vec::new(), tables: Places::default() };
         assert_eq!([upload.push(&[1u8; 3]), upload.push(&[1u32; 5])], [4096, 4112]);
         upload.close();
         assert_eq!(upload.push(&[1u64]), 4144);
