@@ -6,6 +6,8 @@ mod cases;
 #[cfg(test)]
 pub(super) mod tests;
 
+use std::ops::Range;
+
 use anyhow::Result;
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -44,7 +46,7 @@ impl RowIndex {
         for example in examples {
             self.sources.extend(bags.example(example).iter().map(|&row| u64::from(row) << 32 | example as u64));
         }
-        self.sources.sort_unstable();
+        self.sources.par_sort_unstable();
         self.rows.clear();
         self.starts.clear();
         for (position, source) in self.sources.iter().enumerate() {
@@ -146,6 +148,9 @@ fn add_sources(out: &mut [f32], sources: &[u64], dout: &[f32], scales: &[f32]) {
     }
 }
 
+/// Rows of the longest task that one thread merges with the others' at a time.
+const PIECE_ROWS: usize = 2048;
+
 /// The rows touched by any task, ascending, each with the tasks that touched it.
 #[derive(Default)]
 pub struct Union {
@@ -157,24 +162,48 @@ pub struct Union {
 }
 
 impl Union {
-    /// Merges the tasks' ascending rows.
+    /// Merges the tasks' ascending rows, the table's in pieces that threads share.
     pub fn merge(&mut self, tasks: &[&[u32]]) {
+        let longest = tasks.iter().max_by_key(|rows| rows.len()).copied().unwrap_or(&[]);
+        let pieces = longest.len().div_ceil(PIECE_ROWS).max(1);
+        let bound = |piece: usize| longest[piece * longest.len() / pieces];
+        let below = |rows: &[u32], piece: usize| match piece {
+            0 => 0,
+            last if last == pieces => rows.len(),
+            piece => rows.partition_point(|&row| row < bound(piece)),
+        };
+        let merged = |piece: usize| {
+            let own = tasks.iter().map(|rows| below(rows, piece)..below(rows, piece + 1)).collect();
+            Self::merged(tasks, own)
+        };
+        let pieces: Vec<Self> = (0..pieces).into_par_iter().map(merged).collect();
         self.rows.clear();
         self.starts.clear();
         self.members.clear();
-        let mut heads = vec![0usize; tasks.len()];
-        let next = |heads: &[usize]| tasks.iter().zip(heads).filter_map(|(rows, &head)| rows.get(head).copied()).min();
-        while let Some(row) = next(&heads) {
-            self.rows.push(row);
-            self.starts.push(self.members.len() as u32);
-            for (task, rows) in tasks.iter().enumerate() {
-                if rows.get(heads[task]) == Some(&row) {
-                    self.members.push((task as u32, heads[task] as u32));
-                    heads[task] += 1;
+        for piece in &pieces {
+            let before = self.members.len() as u32;
+            self.rows.extend_from_slice(&piece.rows);
+            self.starts.extend(piece.starts.iter().map(|start| before + start));
+            self.members.extend_from_slice(&piece.members);
+        }
+        self.starts.push(self.members.len() as u32);
+    }
+
+    /// Of a stretch of each task's rows; without the last bound.
+    fn merged(tasks: &[&[u32]], mut heads: Vec<Range<usize>>) -> Self {
+        let mut union = Self::default();
+        let next = |heads: &[Range<usize>]| tasks.iter().zip(heads).filter_map(|(rows, head)| rows[head.clone()].first()).min();
+        while let Some(&row) = next(&heads) {
+            union.rows.push(row);
+            union.starts.push(union.members.len() as u32);
+            for (task, (rows, head)) in tasks.iter().zip(&mut heads).enumerate() {
+                if rows[head.clone()].first() == Some(&row) {
+                    union.members.push((task as u32, head.start as u32));
+                    head.start += 1;
                 }
             }
         }
-        self.starts.push(self.members.len() as u32);
+        union
     }
 
     /// Adds all rows below `rows` that no task touched, for steps of the whole table.

@@ -53,3 +53,19 @@ fn a_covered_union_has_every_row() {
     }
     assert!([0, 2, 3, 5, 10].iter().all(|&row| all.members(row).is_empty()));
 }
+
+#[test]
+fn a_union_of_many_rows_is_that_of_its_pieces() {
+    let own = |task: u32| (0..9000u32).filter(|row| (row * (task + 3)) % 7 < 4).collect::<Vec<u32>>();
+    let (rows, none): (Vec<_>, Vec<u32>) = ((0..3).map(own).collect(), Vec::new());
+    let mut union = Union::default();
+    union.merge(&[&rows[0], &none, &rows[1], &rows[2]]);
+    let mut expected = std::collections::BTreeMap::<u32, Vec<(u32, u32)>>::new();
+    for (task, rows) in [(0, &rows[0]), (2, &rows[1]), (3, &rows[2])] {
+        rows.iter().zip(0..).for_each(|(&row, at)| expected.entry(row).or_default().push((task, at)));
+    }
+    assert!(union.rows.len() > 3 * PIECE_ROWS && union.rows.iter().eq(expected.keys()));
+    assert!(expected.values().enumerate().all(|(index, members)| union.members(index) == members));
+    union.merge(&[&none, &none]);
+    assert!(union.rows.is_empty());
+}
