@@ -86,6 +86,28 @@ __device__ __forceinline__ T warp_sum(T value) {
     return value;
 }
 
+// Sums each of N values over the warp, where N is a power of two up to 32 or a multiple of 32, in one tree: lane l is left with value
+// l / (32 / N), or with values l * N/32 .. (l + 1) * N/32, in values[0..]. As long as there are several, each step sends half of what is
+// left, so it costs about N shuffles instead of 5 N.
+template <int kLeft = 0, int step = kWarp / 2, typename T, int N>
+__device__ __forceinline__ void scatter_sums(T (&values)[N]) {
+    constexpr int kCount = kLeft ? kLeft : N, half = kCount / 2;
+    if constexpr (kCount == 1) {
+        values[0] += __shfl_xor_sync(kAll, values[0], step);
+    } else {
+        bool upper = (lane_id() & step) != 0;
+#pragma unroll
+        for (int i = 0; i < half; ++i) {
+            T sent = upper ? values[i] : values[i + half];
+            T kept = upper ? values[i + half] : values[i];
+            values[i] = kept + __shfl_xor_sync(kAll, sent, step);
+        }
+    }
+    if constexpr (step > 1) {
+        scatter_sums<kCount == 1 ? 1 : half, step / 2>(values);
+    }
+}
+
 // Sum over the block (a multiple of 32 threads), the same on every thread. `warps` is room for a value a warp.
 template <typename T>
 __device__ __forceinline__ T block_sum(T value, T* warps) {

@@ -25,22 +25,6 @@ constexpr int kFold = 32;
 
 __host__ __device__ constexpr int padded(int values) { return (values + kWarp - 1) / kWarp * kWarp; }
 
-// Sums each of N values (N a multiple of 32) over the warp: lane l is left with values l * N/32 .. (l + 1) * N/32 in
-// values[0..N/32]. Each step sends half of what is left, so it costs N shuffles instead of 5 N.
-template <int N, int half = N / 2, int step = kWarp / 2>
-__device__ __forceinline__ void scatter_sums(float (&values)[N]) {
-    bool upper = (lane_id() & step) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-        float sent = upper ? values[i] : values[i + half];
-        float kept = upper ? values[i + half] : values[i];
-        values[i] = kept + __shfl_xor_sync(kAll, sent, step);
-    }
-    if constexpr (step > 1) {
-        scatter_sums<N, half / 2, step / 2>(values);
-    }
-}
-
 // What a lane loads of a row at a time: an f32, or two neighbours of bf16.
 template <typename T>
 struct Own;
@@ -115,7 +99,7 @@ __device__ __forceinline__ void batch(double (&totals)[N / kWarp], const T* left
             }
         }
     }
-    scatter_sums<N>(sums);
+    scatter_sums(sums);
 #pragma unroll
     for (int i = 0; i < N / kWarp; ++i) {
         totals[i] += double(sums[i]);

@@ -1,9 +1,9 @@
 // Layer normalization of rows of bf16, forward with or without what BERT adds before it, and backward; statistics in f32.
 //
 // A row is read once and kept in registers: a warp for up to 1,024 columns, four warps above, 16 bytes a lane and access. Gain, shift
-// and bias are laid into shared memory once a block, since blocks go on to further rows. Gradients of gain and shift: a block adds
-// 64 rows of 256 columns into a partial sum, and `add_partials` adds those of a segment.
-// Floors: forward 4 bytes a value, with a residual 8; backward 6; gradients of gain and shift 4.
+// and bias are laid into shared memory once a block, since blocks go on to further rows. The backward pass holds all that gradients
+// of gain and shift take: a block adds them up for 32 rows of one segment, in registers, and `add_partials` adds those of a segment.
+// Floors: forward 4 bytes a value, with a residual 8; backward 6.
 #include "token_dropout.cuh"
 
 namespace layer_norm {
@@ -26,21 +26,34 @@ struct Place {
     static constexpr int kLanes = kWarps * kWarp;
 
     __device__ __forceinline__ static int lane() { return kWarps == 1 ? lane_id() : int(threadIdx.x); }
-    __device__ __forceinline__ static int first() { return int(blockIdx.x) * kRows + (kWarps == 1 ? warp_id() : 0); }
+    // Among those of the block.
+    __device__ __forceinline__ static int row() { return kWarps == 1 ? warp_id() : 0; }
+    __device__ __forceinline__ static int first() { return int(blockIdx.x) * kRows + row(); }
     __device__ __forceinline__ static int step() { return int(gridDim.x) * kRows; }
 };
 
 // Numbers of a column each, in shared memory: the lower halves of all vectors, then the upper ones, so that neighbouring lanes
-// read neighbouring 16 bytes.
+// access neighbouring 16 bytes.
 struct Columns {
     float* values;
     int width;
 
-    __device__ __forceinline__ Columns(float* room, const float* from, int columns) : values(room), width(columns) {
+    __device__ __forceinline__ Columns(float* room, int columns) : values(room), width(columns) {}
+
+    __device__ __forceinline__ Columns(float* room, const float* from, int columns) : Columns(room, columns) {
         for (int column = threadIdx.x; column < width; column += blockDim.x) {
-            int within = column % kEight;
-            values[within / 4 * (width / 2) + column / kEight * 4 + within % 4] = from[column];
+            at_column(column) = from[column];
         }
+    }
+
+    __device__ __forceinline__ float& at_column(int column) const {
+        int within = column % kEight;
+        return values[within / 4 * (width / 2) + column / kEight * 4 + within % 4];
+    }
+
+    __device__ __forceinline__ void put(int vector, const Floats& own) const {
+        store_pack(values + 4 * vector, Pack<float, 4>{{own.at[0], own.at[1], own.at[2], own.at[3]}});
+        store_pack(values + width / 2 + 4 * vector, Pack<float, 4>{{own.at[4], own.at[5], own.at[6], own.at[7]}});
     }
 
     __device__ __forceinline__ Floats at(int vector) const {
@@ -167,16 +180,49 @@ __device__ __forceinline__ void residual_forward(bf16* out, const Before& before
     }
 }
 
-// dx = scale * (g - mean(g) - xhat * mean(g * xhat)) with g = dout * gain.
+// Where a block's gradients of gain and shift go.
+struct Partial {
+    // (2 x width)
+    float* rows;
+    // Shared, 8 x width floats where a warp has a row.
+    float* room;
+    int width;
+
+    // Row `part` from what each warp has added up, in the order of the warps.
+    template <int kVectors, int kWarps>
+    __device__ __forceinline__ void store(int part, const Floats (&own)[kVectors]) const {
+        float* out = rows + part * width;
+        if constexpr (kWarps > 1) {
+            each<kVectors, kWarps>(width, [&](int i, int vector) { store_floats(out + vector * kEight, own[i]); });
+        } else {
+            __syncthreads();
+            Columns sums(room + warp_id() * width, width);
+            each<kVectors, kWarps>(width, [&](int i, int vector) { sums.put(vector, own[i]); });
+            __syncthreads();
+            for (int column = threadIdx.x; column < width; column += blockDim.x) {
+                float total = 0.0f;
+                for (int warp = 0; warp < Place<kWarps>::kRows; ++warp) {
+                    total += Columns(room + warp * width, width).at_column(column);
+                }
+                out[column] = total;
+            }
+        }
+    }
+};
+
+// Of rows.x .. rows.y: dx = scale * (g - mean(g) - xhat * mean(g * xhat)) with g = dout * gain, and the column sums of dout * xhat
+// and of dout.
 template <int kVectors, int kWarps>
-__device__ __forceinline__ void backward(bf16* dx, const bf16* dout, const bf16* x, const float* stats, const float* gain, int rows,
-                                         int width) {
+__device__ __forceinline__ void backward(bf16* dx, float* partials, const bf16* dout, const bf16* x, const float* stats,
+                                         const float* gain, const uint2* chunks, int width) {
     SHARED_DYNAMIC(float, shared);
     __shared__ float warps[kWarp];
     Columns gains(shared, gain, width);
     RowSum<kWarps> row_sum{warps};
+    uint2 rows = chunks[blockIdx.x];
+    Floats gain_sums[kVectors] = {}, shift_sums[kVectors] = {};
     __syncthreads();
-    for (int row = Place<kWarps>::first(); row < rows; row += Place<kWarps>::step()) {
+    for (uint32_t row = rows.x + Place<kWarps>::row(); row < rows.y; row += Place<kWarps>::kRows) {
         uint64_t start = uint64_t(row) * width;
         Raw raw[kVectors], gradients[kVectors];
         each<kVectors, kWarps>(width, [&](int i, int vector) {
@@ -185,28 +231,32 @@ __device__ __forceinline__ void backward(bf16* dx, const bf16* dout, const bf16*
         });
         Pack<float, 2> own = load_pack<Pack<float, 2>>(stats + 2 * uint64_t(row));
         float mean = own.at[0], scale = own.at[1], sum = 0.0f, product = 0.0f;
-        Floats g[kVectors];
         each<kVectors, kWarps>(width, [&](int i, int vector) {
-            g[i] = widen(gradients[i]);
-            Floats values = widen(raw[i]), factor = gains.at(vector);
+            Floats values = widen(raw[i]), d = widen(gradients[i]), factor = gains.at(vector);
 #pragma unroll
             for (int j = 0; j < kEight; ++j) {
-                g[i].at[j] *= factor.at[j];
-                sum += g[i].at[j];
-                product = fmaf(g[i].at[j], (values.at[j] - mean) * scale, product);
+                float normed = (values.at[j] - mean) * scale, g = d.at[j] * factor.at[j];
+                sum += g;
+                product = fmaf(g, normed, product);
+                gain_sums[i].at[j] = fmaf(d.at[j], normed, gain_sums[i].at[j]);
+                shift_sums[i].at[j] += d.at[j];
             }
         });
         sum = row_sum(sum) / float(width);
         product = row_sum(product) / float(width);
+        // Widened once more: registers are short.
         each<kVectors, kWarps>(width, [&](int i, int vector) {
-            Floats values = widen(raw[i]), d;
+            Floats values = widen(raw[i]), d = widen(gradients[i]), factor = gains.at(vector);
 #pragma unroll
             for (int j = 0; j < kEight; ++j) {
-                d.at[j] = scale * (g[i].at[j] - sum - (values.at[j] - mean) * scale * product);
+                d.at[j] = scale * (d.at[j] * factor.at[j] - sum - (values.at[j] - mean) * scale * product);
             }
             store_raw(dx + start + vector * kEight, narrowed(d));
         });
     }
+    Partial partial = {partials + uint64_t(blockIdx.x) * 2 * width, shared + width, width};
+    partial.store<kVectors, kWarps>(0, gain_sums);
+    partial.store<kVectors, kWarps>(1, shift_sums);
 }
 
 }  // namespace layer_norm
@@ -256,72 +306,21 @@ extern "C" __global__ void __launch_bounds__(128, 4) residual_norm_forward_4096(
     layer_norm::residual_forward<4, 4>(out, before, gain, shift, layer_norm::Norm{stats, eps, rows, width});
 }
 
-// dx (rows x width) = the gradient of x; stats as layer_norm_forward left them. Shared memory: a float a column. The rest as there.
-extern "C" __global__ void __launch_bounds__(256, 3) layer_norm_backward_768(bf16* dx, const bf16* dout, const bf16* x,
-                                                                          const float* stats, const float* gain, int rows,
-                                                                          int width) {
-    layer_norm::backward<3, 1>(dx, dout, x, stats, gain, rows, width);
+// dx (rows x width) = the gradient of x, stats as layer_norm_forward left them; partials[chunk] (2 x width) = column sums of dout * xhat
+// and of dout over the rows chunks[chunk].x .. chunks[chunk].y. grid: chunks. Shared memory: a float a column, 9 up to 1,024 columns.
+// The rest as there.
+extern "C" __global__ void __launch_bounds__(256, 2) layer_norm_backward_768(bf16* dx, float* partials, const bf16* dout,
+                                                                             const bf16* x, const float* stats, const float* gain,
+                                                                             const uint2* chunks, int width) {
+    layer_norm::backward<3, 1>(dx, partials, dout, x, stats, gain, chunks, width);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) layer_norm_backward_1024(bf16* dx, const bf16* dout, const bf16* x,
-                                                                           const float* stats, const float* gain, int rows,
-                                                                           int width) {
-    layer_norm::backward<4, 1>(dx, dout, x, stats, gain, rows, width);
+extern "C" __global__ void __launch_bounds__(256, 2) layer_norm_backward_1024(bf16* dx, float* partials, const bf16* dout,
+                                                                              const bf16* x, const float* stats, const float* gain,
+                                                                              const uint2* chunks, int width) {
+    layer_norm::backward<4, 1>(dx, partials, dout, x, stats, gain, chunks, width);
 }
-extern "C" __global__ void __launch_bounds__(128, 4) layer_norm_backward_4096(bf16* dx, const bf16* dout, const bf16* x,
-                                                                           const float* stats, const float* gain, int rows,
-                                                                           int width) {
-    layer_norm::backward<4, 4>(dx, dout, x, stats, gain, rows, width);
-}
-
-// partials[chunk] (2 x width) = column sums of dout * xhat and of dout over the rows chunks[chunk].x .. chunks[chunk].y of dout, x
-// (rows x width) and stats (rows x 2). grid: (chunks, tiles of 256 columns). The warps' sums are added in order.
-extern "C" __global__ void __launch_bounds__(256) layer_norm_partials(float* partials, const bf16* dout, const bf16* x,
-                                                                      const float* stats, const uint2* chunks, int width) {
-    constexpr int kTile = kWarp * kEight, kWarps = 8, kAtOnce = 4;
-    __shared__ float sums[2][kWarps][kEight][kWarp + 1];
-    uint2 rows = chunks[blockIdx.x];
-    int tile = int(blockIdx.y) * kTile, at = tile + lane_id() * kEight;
-    float gain[kEight] = {}, shift[kEight] = {};
-    if (at < width) {
-        for (uint32_t start = rows.x + warp_id(); start < rows.y; start += kAtOnce * kWarps) {
-            Raw values[kAtOnce], gradients[kAtOnce];
-            Pack<float, 2> own[kAtOnce];
-#pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) {
-                uint64_t row = start + i * kWarps;
-                if (row < rows.y) {
-                    values[i] = load_raw(x + row * width + at);
-                    gradients[i] = load_raw(dout + row * width + at);
-                    own[i] = load_pack<Pack<float, 2>>(stats + 2 * row);
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < kAtOnce; ++i) {
-                if (start + i * kWarps < rows.y) {
-                    Floats v = widen(values[i]), d = widen(gradients[i]);
-#pragma unroll
-                    for (int j = 0; j < kEight; ++j) {
-                        gain[j] = fmaf(d.at[j], (v.at[j] - own[i].at[0]) * own[i].at[1], gain[j]);
-                        shift[j] += d.at[j];
-                    }
-                }
-            }
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < kEight; ++j) {
-        sums[0][warp_id()][j][lane_id()] = gain[j];
-        sums[1][warp_id()][j][lane_id()] = shift[j];
-    }
-    __syncthreads();
-    int column = int(threadIdx.x);
-    if (tile + column < width) {
-        for (int part = 0; part < 2; ++part) {
-            float total = 0.0f;
-            for (int warp = 0; warp < kWarps; ++warp) {
-                total += sums[part][warp][column % kEight][column / kEight];
-            }
-            partials[(uint64_t(blockIdx.x) * 2 + part) * width + tile + column] = total;
-        }
-    }
+extern "C" __global__ void __launch_bounds__(128, 3) layer_norm_backward_4096(bf16* dx, float* partials, const bf16* dout,
+                                                                              const bf16* x, const float* stats, const float* gain,
+                                                                              const uint2* chunks, int width) {
+    layer_norm::backward<4, 4>(dx, partials, dout, x, stats, gain, chunks, width);
 }

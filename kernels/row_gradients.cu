@@ -89,6 +89,115 @@ struct RowRule {
     }
 };
 
+// How many of a row's members have a task below this one; tasks ascend.
+__device__ __forceinline__ int members_below(const uint2* members, int size, int task) {
+    int count = 0;
+    while (count < size && int(members[count].x) < task) {
+        ++count;
+    }
+    return count;
+}
+
+// What a warp does with the members of a union row: products in f32 a lane, all else in f64.
+struct RowProducts {
+    // (tasks x tasks); what this warp adds to, no other does.
+    double* sums;
+    const float* gradients;
+    int tasks;
+    int dim;
+
+    // Every product i <= j of members first <= i < end with members j of all `size`. Each is read once for four others.
+    template <int kWidth>
+    __device__ __forceinline__ void add_row(const uint2* members, int size, int first, int end) const {
+        for (int i = first, j = first; i < end;) {
+            if (j > i) {
+                add_tile<4, 2, kWidth>(members, size, end, i, j);
+            } else if (size - i == 1) {
+                add_tile<1, 1, kWidth>(members, size, end, i, i);
+            } else if (size - i == 2) {
+                add_tile<2, 2, kWidth>(members, size, end, i, i);
+            } else {
+                add_tile<4, 4, kWidth>(members, size, end, i, i);
+            }
+            j += j > i ? 2 : 4;
+            if (j >= size) {
+                i += 4;
+                j = i;
+            }
+        }
+    }
+
+    // Those of kLeft members from i on, below `end`, with kRight members from j on, the same ones where there are as many. Members
+    // that are not there are read as the last, and what comes of them is left out.
+    template <int kLeft, int kRight, int kWidth>
+    __device__ __forceinline__ void add_tile(const uint2* members, int size, int end, int i, int j) const {
+        constexpr int kCells = kLeft * kRight, kLanes = kWarp / kCells;
+        const float *left[kLeft], *right[kRight];
+#pragma unroll
+        for (int k = 0; k < kLeft; ++k) {
+            left[k] = gradients + uint64_t(members[i + k < size ? i + k : size - 1].y) * dim;
+        }
+#pragma unroll
+        for (int k = 0; k < kRight; ++k) {
+            right[k] = gradients + uint64_t(members[j + k < size ? j + k : size - 1].y) * dim;
+        }
+        float own[kCells] = {};
+        multiply<kLeft, kRight, kWidth>(own, left, right);
+        double totals[kCells];
+#pragma unroll
+        for (int cell = 0; cell < kCells; ++cell) {
+            totals[cell] = double(own[cell]);
+        }
+        scatter_sums(totals);
+        i += lane_id() / kLanes / kRight;
+        j += lane_id() / kLanes % kRight;
+        if (lane_id() % kLanes == 0 && i < end && j < size && i <= j) {
+            sums[members[i].x * tasks + members[j].x] += totals[0];
+        }
+        // A cell may be another lane's in the next tile.
+        __syncwarp();
+    }
+
+    // This lane's part of the products. It holds 32 values of the members' rows at a time, or one vector of each: many loads are on
+    // their way together.
+    template <int kLeft, int kRight, int kWidth>
+    __device__ __forceinline__ void multiply(float (&own)[kLeft * kRight], const float* const (&left)[kLeft],
+                                             const float* const (&right)[kRight]) const {
+        typedef Pack<float, kWidth> Vector;
+        constexpr bool kSame = kLeft == kRight;
+        constexpr int kStep = kWarp * kWidth, kHeld = kWidth * (kLeft + (kSame ? 0 : kRight));
+        constexpr int kAtOnce = kHeld < 32 ? 32 / kHeld : 1;
+#pragma unroll 1
+        for (int start = lane_id() * kWidth; start < dim; start += kAtOnce * kStep) {
+            Vector x[kAtOnce][kLeft] = {}, y[kAtOnce][kRight] = {};
+#pragma unroll
+            for (int n = 0; n < kAtOnce; ++n) {
+                if (start + n * kStep < dim) {
+#pragma unroll
+                    for (int i = 0; i < kLeft; ++i) {
+                        x[n][i] = load_pack<Vector>(left[i] + start + n * kStep);
+                    }
+#pragma unroll
+                    for (int j = 0; j < kRight; ++j) {
+                        y[n][j] = kSame ? x[n][j] : load_pack<Vector>(right[j] + start + n * kStep);
+                    }
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < kAtOnce; ++n) {
+#pragma unroll
+                for (int cell = 0; cell < kLeft * kRight; ++cell) {
+                    int i = cell / kRight, j = cell % kRight;
+#pragma unroll
+                    for (int k = 0; k < kWidth && !(kSame && j < i); ++k) {
+                        own[cell] = fmaf(x[n][i].at[k], y[n][j].at[k], own[cell]);
+                    }
+                }
+            }
+        }
+    }
+};
+
 }  // namespace row_gradients
 
 // gradients row g = sum over its sources e, in order, of scales[e] * dout[e]: sources[starts[g]..starts[g + 1]].
@@ -121,51 +230,48 @@ extern "C" __global__ void __launch_bounds__(256) row_gradients_backward_bf16(fl
     }
 }
 
-// partials[blockIdx.x] (tasks x tasks) f64: upper triangle of the products on `rows` union rows from blockIdx.x * rows. A warp
-// takes every 8th pair of a row's members and adds to that pair's cell, which is its own: the pairs of a row are distinct.
-// Shared memory: tasks x tasks doubles where `shared_sums`; more tasks than fit there add to the partials themselves.
-extern "C" __global__ void __launch_bounds__(256) row_gram(double* partials, const float* gradients, const uint32_t* starts,
-                                                           const uint2* members, int count, int rows, int tasks, int dim,
-                                                           int shared_sums) {
+// partials[blockIdx.x] (tasks x tasks) f64: upper triangle of the products on the union rows that block takes: in turn, `groups` at a
+// time, so that rows of many members, which lie close together, are spread. A group of warps has sums of its own in shared memory and a
+// row at a time; where the sums of eight groups do not fit there are fewer, and with groups = 0 one, which adds to the partials
+// themselves. Warps of one group share out the left tasks, so that a cell belongs to one warp. grid: any.
+// Shared memory: groups x tasks x tasks doubles.
+extern "C" __global__ void __launch_bounds__(256, 3) row_gram(double* partials, const float* gradients, const uint32_t* starts,
+                                                              const uint2* members, int count, int tasks, int dim, int groups) {
     using namespace row_gradients;
     SHARED_DYNAMIC(double, shared);
-    int cells = tasks * tasks;
-    double* own = partials + uint64_t(blockIdx.x) * cells;
-    double* sums = shared_sums ? shared : own;
-    for (int cell = threadIdx.x; cell < cells; cell += kThreads) {
+    int cells = tasks * tasks, sets = groups ? groups : 1, sharing = kWarps / sets;
+    double* partial = partials + uint64_t(blockIdx.x) * cells;
+    double* sums = groups ? shared : partial;
+    for (int cell = threadIdx.x; cell < sets * cells; cell += kThreads) {
         sums[cell] = 0.0;
     }
-    int first = int(blockIdx.x) * rows, last = first + rows < count ? first + rows : count;
-    for (int row = first; row < last; ++row) {
-        // The pair of a cell may have been another warp's on the row before.
-        __syncthreads();
+    __syncthreads();
+    int group = warp_id() / sharing, share = (tasks + sharing - 1) / sharing, task = warp_id() % sharing * share;
+    RowProducts products = {sums + group * cells, gradients, tasks, dim};
+    bool wide = dim % 4 == 0 && uint64_t(gradients) % 16 == 0;
+    for (int row = int(blockIdx.x) * sets + group; row < count; row += int(gridDim.x) * sets) {
         uint32_t start = starts[row];
-        int size = int(starts[row + 1] - start);
-        for (int pair = warp_id(); pair < size * (size + 1) / 2; pair += kWarps) {
-            int a = 0, rest = pair;
-            while (rest >= size - a) {
-                rest -= size - a;
-                ++a;
-            }
-            uint2 left = members[start + a], right = members[start + a + rest];
-            const float* x = gradients + uint64_t(left.y) * dim;
-            const float* y = gradients + uint64_t(right.y) * dim;
-            float sum = 0.0f;
-            for (int at = lane_id(); at < dim; at += kWarp) {
-                sum = fmaf(x[at], y[at], sum);
-            }
-            double total = warp_sum(double(sum));
-            if (lane_id() == 0) {
-                sums[left.x * tasks + right.x] += total;
-            }
+        int size = int(starts[row + 1] - start), first = 0, end = size;
+        if (sharing > 1) {
+            first = members_below(members + start, size, task);
+            end = members_below(members + start, size, task + share);
+        }
+        if (wide) {
+            products.add_row<4>(members + start, size, first, end);
+        } else {
+            products.add_row<1>(members + start, size, first, end);
         }
     }
-    if (!shared_sums) {
+    if (!groups) {
         return;
     }
     __syncthreads();
     for (int cell = threadIdx.x; cell < cells; cell += kThreads) {
-        own[cell] = sums[cell];
+        double total = 0.0;
+        for (int set = 0; set < sets; ++set) {
+            total += sums[set * cells + cell];
+        }
+        partial[cell] = total;
     }
 }
 

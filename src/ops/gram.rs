@@ -158,7 +158,7 @@ impl Op for GramMatrices<'_> {
     fn tables(&self) -> Vec<Bytes> {
         let cut = self.cut();
         let mut tables = cut.chunks.tables().to_vec();
-        tables.push(bytes_of(&cut.bounds(self.rows.as_ref().map_or(0, RowGradients::partials))));
+        tables.push(bytes_of(&cut.bounds(self.rows.as_ref().map_or(0, RowGradients::gram_partials))));
         tables.extend(self.rows.iter().flat_map(RowGradients::tables));
         tables
     }

@@ -73,15 +73,20 @@ impl JacobianRows {
         rows.chain((!self.staging.is_none()).then_some(self.staging)).collect()
     }
 
-    /// By chunks of [`PARTIAL_ROWS`]: first packed row and the one behind the last of each partial row, and where their sums go, from
-    /// this column of J on.
+    /// As [`JacobianRows::partial_sums_of`] of [`PARTIAL_ROWS`].
     pub fn partial_sums(&self, column: usize) -> (Vec<[u32; 2]>, PartialSums) {
+        self.partial_sums_of(PARTIAL_ROWS, column)
+    }
+
+    /// By chunks of at most so many packed rows: the first and the one behind the last of each partial row, and where their sums go,
+    /// from this column of J on.
+    pub fn partial_sums_of(&self, rows: usize, column: usize) -> (Vec<[u32; 2]>, PartialSums) {
         let (mut chunks, mut sums) = (Vec::new(), PartialSums::default());
         for segment in self.merged() {
             let Range { start, end } = segment.rows;
-            let chunk = |first: usize| [first as u32, (first + PARTIAL_ROWS).min(end) as u32];
-            chunks.extend((start..end).step_by(PARTIAL_ROWS).map(chunk));
-            sums.push(segment.rows.len().div_ceil(PARTIAL_ROWS), self.offset(&segment, column), segment.write);
+            let chunk = |first: usize| [first as u32, (first + rows).min(end) as u32];
+            chunks.extend((start..end).step_by(rows).map(chunk));
+            sums.push(segment.rows.len().div_ceil(rows), self.offset(&segment, column), segment.write);
         }
         (chunks, sums)
     }

@@ -7,7 +7,7 @@ mod host;
 
 use std::ops::Range;
 
-use super::jacobian_rows::{JacobianRows, Slot, most_partials};
+use super::jacobian_rows::{JacobianRows, PartialSums, Slot};
 use super::token_dropout::TokenDropout;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
@@ -32,7 +32,23 @@ impl NormTensors {
     }
 }
 
-/// One pass over rows in three kernels: a warp a row for up to 768 and up to 1,024 columns, and a block of four warps a row.
+/// Most columns of a normalization on a device.
+pub const MOST_COLUMNS: usize = 4096;
+
+/// Which of three kernels takes rows of so many columns: a warp a row for up to 768 and up to 1,024, or a block of four warps a row.
+fn kernel_of(columns: usize) -> usize {
+    match columns {
+        0..=768 => 0,
+        769..=1024 => 1,
+        1025..=MOST_COLUMNS => 2,
+        more => unreachable!("a device normalizes {MOST_COLUMNS} columns at most, not {more}"),
+    }
+}
+
+/// Threads of a block, by kernel.
+const THREADS: [u32; 3] = [256, 256, 128];
+
+/// A forward pass over rows.
 struct ByRows {
     kernels: [&'static str; 3],
     /// Blocks of each that a multiprocessor has registers for: they go on to further rows.
@@ -40,9 +56,6 @@ struct ByRows {
     /// Arrays of a float a column in shared memory.
     arrays: usize,
 }
-
-/// Most columns of a normalization on a device.
-pub const MOST_COLUMNS: usize = 4096;
 
 const FORWARD: ByRows = ByRows {
     kernels: ["layer_norm_forward_768", "layer_norm_forward_1024", "layer_norm_forward_4096"],
@@ -54,22 +67,12 @@ const RESIDUAL_FORWARD: ByRows = ByRows {
     resident: [3, 2, 4],
     arrays: 3,
 };
-const BACKWARD: ByRows = ByRows {
-    kernels: ["layer_norm_backward_768", "layer_norm_backward_1024", "layer_norm_backward_4096"],
-    resident: [3, 2, 5],
-    arrays: 1,
-};
 
 impl ByRows {
     fn launch(&self, card: &Card, x: Tensor) -> Launch {
-        let (kernel, rows, threads) = match x.columns {
-            0..=768 => (0, 8, 256),
-            769..=1024 => (1, 8, 256),
-            1025..=MOST_COLUMNS => (2, 1, 128),
-            more => unreachable!("a device normalizes {MOST_COLUMNS} columns at most, not {more}"),
-        };
-        let blocks = x.rows.div_ceil(rows).min(card.multiprocessors * self.resident[kernel]);
-        Launch::line(self.kernels[kernel], blocks, threads).vectors(x.columns).shared(4 * self.arrays * x.columns)
+        let kernel = kernel_of(x.columns);
+        let blocks = x.rows.div_ceil([8, 8, 1][kernel]).min(card.multiprocessors * self.resident[kernel]);
+        Launch::line(self.kernels[kernel], blocks, THREADS[kernel]).vectors(x.columns).shared(4 * self.arrays * x.columns)
     }
 }
 
@@ -152,13 +155,36 @@ impl Op for ResidualNormForward<'_> {
     }
 }
 
-/// As [`layer_norm_backward`].
+/// As [`layer_norm_backward`], and gain and shift gradients of every segment, into its row of J.
 pub struct LayerNormBackward {
     pub dx: Tensor,
     pub dout: Tensor,
     pub x: Tensor,
     pub stats: Tensor,
     pub gain: Tensor,
+    /// Of segments end to end, which have all rows.
+    pub jacobian: JacobianRows,
+    /// Columns of J: the gain's, then the shift's.
+    pub columns: Range<usize>,
+    /// f32 that a device's kernels pass on, [`norm_partials`] of them; none on the host.
+    pub partials: Tensor,
+}
+
+/// Rows of a block of the backward pass, four a warp: enough blocks for a large card, and few partial rows.
+const BLOCK_ROWS: usize = 32;
+
+/// Room for partial sums of gains and shifts of `width` columns each.
+pub fn norm_partials(rows: usize, segments: usize, width: usize) -> usize {
+    (rows / BLOCK_ROWS + segments) * 2 * width
+}
+
+impl LayerNormBackward {
+    fn partial_sums(&self) -> (Vec<[u32; 2]>, PartialSums) {
+        let (chunks, sums) = self.jacobian.partial_sums_of(BLOCK_ROWS, self.columns.start);
+        let end = chunks.iter().fold(0, |end, &[first, last]| if first == end { last } else { u32::MAX });
+        assert_eq!(end as usize, self.x.rows, "every row is in one segment");
+        (chunks, sums)
+    }
 }
 
 impl Op for LayerNormBackward {
@@ -167,54 +193,14 @@ impl Op for LayerNormBackward {
     }
 
     fn operands(&self) -> Operands {
-        Operands::new([self.dout, self.x, self.stats, self.gain], [self.dx])
-    }
-
-    fn host(&self, memory: &HostMemory) {
-        let [dout, x, stats, gain] = [self.dout, self.x, self.stats, self.gain].map(|known| memory.read(known));
-        layer_norm_backward(memory.write(self.dx), dout, x, stats, gain);
-    }
-
-    fn device(&self, card: &Card, _: &[Address]) -> Vec<Command> {
-        let launch = BACKWARD
-            .launch(card, self.x)
-            .addresses([self.dx.at, self.dout.at, self.x.at, self.stats.at, self.gain.at])
-            .int(self.x.rows)
-            .int(self.x.columns);
-        vec![launch.into()]
-    }
-}
-
-/// Gain and shift gradients of every segment, into its row of J.
-pub struct LayerNormWeightBackward {
-    pub dout: Tensor,
-    pub x: Tensor,
-    pub stats: Tensor,
-    pub jacobian: JacobianRows,
-    /// Columns of J: the gain's, then the shift's.
-    pub columns: Range<usize>,
-    /// f32 that a device's kernels pass on, [`norm_partials`] of them; none on the host.
-    pub partials: Tensor,
-}
-
-/// Room for partial sums of gains and shifts of `width` columns each.
-pub fn norm_partials(rows: usize, segments: usize, width: usize) -> usize {
-    most_partials(rows, segments) * 2 * width
-}
-
-impl Op for LayerNormWeightBackward {
-    fn name(&self) -> &'static str {
-        "layer_norm_weight_backward"
-    }
-
-    fn operands(&self) -> Operands {
-        let mut operands = Operands::new([self.dout, self.x, self.stats], [self.partials]);
+        let mut operands = Operands::new([self.dout, self.x, self.stats, self.gain], [self.dx, self.partials]);
         operands.writes.extend(self.jacobian.tensors(&self.columns));
         operands
     }
 
     fn host(&self, memory: &HostMemory) {
-        let [dout, x, stats] = [self.dout, self.x, self.stats].map(|known| memory.read(known));
+        let [dout, x, stats, gain] = [self.dout, self.x, self.stats, self.gain].map(|known| memory.read(known));
+        layer_norm_backward(memory.write(self.dx), dout, x, stats, gain);
         self.jacobian.each(memory, self.columns.clone(), |slots| {
             let mut segments = Vec::with_capacity(slots.len());
             for Slot { rows, values, write } in slots {
@@ -226,18 +212,23 @@ impl Op for LayerNormWeightBackward {
     }
 
     fn tables(&self) -> Vec<Bytes> {
-        let (chunks, sums) = self.jacobian.partial_sums(self.columns.start);
+        let (chunks, sums) = self.partial_sums();
         std::iter::once(bytes_of(&chunks)).chain(sums.tables()).collect()
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[chunks, bounds, offsets, add] = tables else { unreachable!("four tables") };
-        let (width, (_, sums)) = (self.x.columns, self.jacobian.partial_sums(self.columns.start));
-        let partials = Launch::new("layer_norm_partials", [sums.count(), width.div_ceil(256), 1], 256)
+        let (width, (_, sums)) = (self.x.columns, self.partial_sums());
+        let kernel = kernel_of(width);
+        // Arrays of a float a column in shared memory: the gain, and sums of each of eight warps that have rows of their own.
+        let (name, arrays) =
+            [("layer_norm_backward_768", 9), ("layer_norm_backward_1024", 9), ("layer_norm_backward_4096", 1)][kernel];
+        let rows = Launch::line(name, sums.count(), THREADS[kernel])
             .vectors(width)
-            .addresses([self.partials.at, self.dout.at, self.x.at, self.stats.at, chunks])
+            .shared(4 * arrays * width)
+            .addresses([self.dx.at, self.partials.at, self.dout.at, self.x.at, self.stats.at, self.gain.at, chunks])
             .int(width);
         let sums = sums.launch(&self.jacobian, self.partials, [bounds, offsets, add], 2 * width);
-        vec![partials.into(), sums.into()]
+        vec![rows.into(), sums.into()]
     }
 }

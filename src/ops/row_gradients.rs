@@ -258,24 +258,27 @@ impl<'a> RowGradients<'a> {
         vec![bytes_of(&self.union.starts), bytes_of(&members)]
     }
 
-    /// Partial Gram matrices of the kernels.
-    pub fn partials(&self) -> usize {
-        row_partials(self.union.rows.len())
+    /// Partial sums of values of the rows, [`PARTIAL_ROWS`] each.
+    pub(super) fn partials(&self) -> usize {
+        self.union.rows.len().div_ceil(PARTIAL_ROWS)
     }
 
-    /// partials ([`row_partials`] x tasks x tasks) f64 on a device.
+    /// Partial Gram matrices that [`RowGradients::gram`] writes.
+    pub fn gram_partials(&self) -> usize {
+        gram_partials(self.union.rows.len(), self.tasks.len())
+    }
+
+    /// partials ([`RowGradients::gram_partials`] x tasks x tasks) f64 on a device.
     pub(super) fn gram(&self, partials: Address, [starts, members]: [Address; 2]) -> Launch {
         let count = self.tasks.len();
-        let sums = 8 * count * count;
-        let shared = sums <= PLAIN_SHARED;
-        Launch::line("row_gram", self.partials(), THREADS)
-            .shared(if shared { sums } else { 0 })
+        let groups = gram_groups(count);
+        Launch::line("row_gram", self.gram_partials(), THREADS)
+            .shared(8 * groups * count * count)
             .addresses([partials, self.base(), starts, members])
             .int(self.union.rows.len())
-            .int(PARTIAL_ROWS)
             .int(count)
             .int(self.dim)
-            .signed(i32::from(shared))
+            .int(groups)
     }
 }
 
@@ -285,13 +288,31 @@ pub(super) fn first_of(tensors: &[Tensor]) -> Address {
 }
 
 const THREADS: u32 = 256;
+/// Of a block.
+const WARPS: usize = THREADS as usize / 32;
 
-/// Union rows in one partial sum of the kernels.
+/// Union rows in one partial sum, and in a partial Gram matrix where there are many.
 pub(super) const PARTIAL_ROWS: usize = 64;
 
-/// Partial sums that kernels make of so many union rows.
-pub fn row_partials(union_rows: usize) -> usize {
-    union_rows.div_ceil(PARTIAL_ROWS)
+/// Groups of a block's warps that keep sums of their own, of `tasks` x `tasks` products each, in shared memory; 0 where those of one do
+/// not fit.
+fn gram_groups(tasks: usize) -> usize {
+    [WARPS, WARPS / 2, WARPS / 4, 1].into_iter().find(|groups| 8 * groups * tasks * tasks <= PLAIN_SHARED).unwrap_or(0)
+}
+
+/// Partial Gram matrices, a block each, that a kernel makes of so many union rows: a row for each warp of its own sums, as long as
+/// these are no more blocks than a few for each multiprocessor of a large card.
+fn gram_partials(union_rows: usize, tasks: usize) -> usize {
+    const FULL: usize = 512;
+    let least = PARTIAL_ROWS / gram_groups(tasks).max(1);
+    union_rows.div_ceil(least).min(FULL).max(union_rows.div_ceil(PARTIAL_ROWS))
+}
+
+/// Room, in matrices of `tasks` x `tasks`, for the partial Gram matrices of up to so many rows and tasks: those of fewer tasks are
+/// smaller, but can be more.
+pub fn most_gram_partials(union_rows: usize, tasks: usize) -> usize {
+    let cells = |tasks: usize| gram_partials(union_rows, tasks) * tasks * tasks;
+    (1..=tasks).map(cells).max().map_or(0, |most| most.div_ceil(tasks * tasks))
 }
 
 /// The tasks' values.

@@ -253,22 +253,50 @@ mod cases {
         }
     }
 
-    /// More tasks than shared memory has sums for: two rows, of every task and of every second one.
-    fn row_gram_of_ninety_tasks(on: On) {
-        const TASKS: usize = 90;
-        let own: Vec<Vec<u32>> = (0..TASKS).map(|task| if task % 2 == 0 { vec![3, 8] } else { vec![3] }).collect();
+    /// Of `tasks` tasks on as many union rows as there are `members`, so many tasks each.
+    fn row_gram(on: On, tasks: usize, members: &[usize], dim: usize) {
+        let mut own = vec![Vec::new(); tasks];
+        for (row, &members) in members.iter().enumerate() {
+            for member in 0..members {
+                // Spread over the tasks: 7 and their number have no divisor in common.
+                own[(row + 7 * member) % tasks].push(row as u32);
+            }
+        }
         let mut union = Union::default();
         union.merge(&own.iter().map(|rows| &rows[..]).collect::<Vec<_>>());
         on.compare(|place: &mut Place| {
-            let all = place.f32(&noise(TASKS / 2 * 3 * DIM, 0), DIM);
-            let first = |task: usize| task + task.div_ceil(2);
-            let tasks = (0..TASKS).map(|task| all.rows(first(task)..first(task + 1))).collect();
-            let (gram, blocks) = (place.room(2, TASKS * TASKS, DType::F64), [0..0; 1]);
-            let scratch = place.gram_scratch(1, 1, TASKS * TASKS);
-            let rows = Some(RowGradients { union: &union, tasks, dim: DIM });
-            place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows, gram, scratch });
+            let count = members.iter().sum::<usize>();
+            let (all, mut first) = (place.f32(&noise(count * dim, 0), dim), 0);
+            let task = |rows: &Vec<u32>| {
+                first += rows.len();
+                if rows.is_empty() { Tensor::NONE } else { all.rows(first - rows.len()..first) }
+            };
+            let rows = RowGradients { union: &union, tasks: own.iter().map(task).collect(), dim };
+            let (gram, blocks) = (place.room(2, tasks * tasks, DType::F64), [0..0; 1]);
+            let scratch = place.gram_scratch(rows.gram_partials(), 1, tasks * tasks);
+            place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows: Some(rows), gram, scratch });
             vec![place.found("gram", gram).within(0.0, 1e-6)]
         });
+    }
+
+    /// Rows of one tile of members and of several, in vectors and in single columns.
+    fn row_gram_by_tiles(on: On) {
+        for dim in [1, 37, 256, 768] {
+            row_gram(on, 10, &[1, 2, 5, 9, 3, 4, 10, 6, 1], dim);
+        }
+    }
+
+    fn row_gram_of_one_row(on: On) {
+        for members in [1, 2, 8] {
+            row_gram(on, 8, &[members], DIM);
+        }
+    }
+
+    /// Warps that share sums, by fours and all; more tasks than shared memory has sums for.
+    fn row_gram_of_shared_sums(on: On) {
+        row_gram(on, 30, &[[1, 20, 2, 9], [5, 1, 3, 1], [1, 1, 7, 2], [4, 1, 1, 1], [1, 2, 1, 17]].concat(), DIM);
+        row_gram(on, 60, &[30, 1, 3, 9, 2, 1], 8);
+        row_gram(on, 90, &[30, 1, 3], DIM);
     }
 
     /// Beside columns of J in the same block, which is not the last.
@@ -294,6 +322,8 @@ mod cases {
     on_devices! {
         rows_of_three_tasks,
         row_gram_of_the_first_block,
-        row_gram_of_ninety_tasks,
+        row_gram_by_tiles,
+        row_gram_of_one_row,
+        row_gram_of_shared_sums,
     }
 }

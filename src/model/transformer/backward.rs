@@ -13,7 +13,7 @@ use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::attention::AttentionBackward;
 use crate::ops::gather::{Copy, ScatterAddRows};
 use crate::ops::jacobian_rows::JacobianRows;
-use crate::ops::layer_norm::{LayerNormBackward, LayerNormWeightBackward};
+use crate::ops::layer_norm::LayerNormBackward;
 use crate::ops::linear::{LinearInputBackward, LinearWeightBackward};
 use crate::ops::pooling::MeanPoolBackward;
 use crate::ops::token_dropout::{DropoutByToken, TokenDropout, TokenKey};
@@ -45,9 +45,8 @@ impl Block<'_> {
 
     /// Gradients of a normalization of x, and of its input.
     fn norm(&self, tape: &mut Tape, piece: &Piece, rows: &[Range<usize>], [dx, dout, x, stats]: [Tensor; 4]) {
-        tape.push(LayerNormBackward { dx, dout, x, stats, gain: piece.of(self.values).0 });
-        let (jacobian, columns) = (self.jacobian.of_rows(rows), self.place.piece(piece));
-        tape.push(LayerNormWeightBackward { dout, x, stats, jacobian, columns, partials: self.partials });
+        let (jacobian, columns, gain) = (self.jacobian.of_rows(rows), self.place.piece(piece), piece.of(self.values).0);
+        tape.push(LayerNormBackward { dx, dout, x, stats, gain, jacobian, columns, partials: self.partials });
     }
 }
 

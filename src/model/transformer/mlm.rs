@@ -13,7 +13,7 @@ use crate::model::spec::{Init, Param};
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
-use crate::ops::layer_norm::{LayerNormBackward, LayerNormForward, LayerNormWeightBackward};
+use crate::ops::layer_norm::{LayerNormBackward, LayerNormForward};
 use crate::ops::linear::{DecoderBackward, LinearForward, LinearInputBackward, LinearWeightBackward};
 
 /// Activations of all masked tokens of a group (m).
@@ -115,8 +115,8 @@ impl Transformer {
         tape.push(DecoderBackward { weight: dwords, bias: ddecoder, dout: dlogits, x: out, write });
         tape.push(LinearInputBackward::new(d, dlogits, head.words.as_rows(v, h)));
         let (jacobian, columns, partials) = (into(dnorm), 0..2 * h, Tensor::NONE);
-        tape.push(LayerNormWeightBackward { dout: d, x: act, stats, jacobian, columns, partials });
-        tape.push(LayerNormBackward { dx: da, dout: d, x: act, stats, gain: norm.range(0..h) });
+        let gain = norm.range(0..h);
+        tape.push(LayerNormBackward { dx: da, dout: d, x: act, stats, gain, jacobian, columns, partials });
         tape.push(ActivationBackward { dout: da, pre: of(s.pre), activation: Activation::Gelu });
         let columns = 0..h * h + h;
         tape.push(LinearWeightBackward { dout: da, x: hidden, jacobian: into(dlayer), columns, partials });

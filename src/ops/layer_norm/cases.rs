@@ -70,13 +70,18 @@ fn gradients_pass_a_normalization(on: On) {
             let (out, stats) = (place.room(ROWS, width, DType::Bf16), place.room(ROWS, 2, DType::F32));
             let (dout, dx) = (place.narrow(&coarse_noise(ROWS * width, 1), width), place.room(ROWS, width, DType::Bf16));
             place.run(&LayerNormForward { out, stats, x, norm });
-            place.run(&LayerNormBackward { dx, dout, x, stats, gain: norm.gain });
-            vec![place.found("dx", dx)]
+            let row = place.jacobian(&noise(2 * width, 2), 2 * width, DType::F32);
+            let segments = vec![Segment { rows: 0..ROWS, row: row.rows(0..1), write: Write::Replace }];
+            let jacobian = JacobianRows { segments, added: false, staging: Tensor::NONE };
+            let (gain, columns) = (norm.gain, 0..2 * width);
+            let partials = place.scratch(norm_partials(ROWS, 1, width), DType::F32);
+            place.run(&LayerNormBackward { dx, dout, x, stats, gain, jacobian, columns, partials });
+            vec![place.found("dx", dx), place.found("gradients of gain and shift", row)]
         });
     }
 }
 
-/// Segments of many rows and of none, one that adds; their rows of J begin at odd places.
+/// Segments of many rows, of one and of none, one that adds; their rows of J begin at odd places.
 fn gains(on: On, width: usize, segments: &[(Range<usize>, Write)], added: bool, dtype: DType) {
     let (rows, stride) = (segments.last().expect("some").0.end, 2 * width + 3);
     let stats: Vec<f32> = noise(2 * rows, 4).iter().map(|x| x.abs()).collect();
@@ -91,16 +96,26 @@ fn gains(on: On, width: usize, segments: &[(Range<usize>, Write)], added: bool, 
         let jacobian = JacobianRows { segments, added, staging: place.staging(2 * width, dtype) };
         let (dout, x) =
             (place.narrow(&coarse_noise(rows * width, 6), width), place.narrow(&coarse_noise(rows * width, 7), width));
-        let stats = place.f32(&stats, 2);
-        place.run(&LayerNormWeightBackward { dout, x, stats, jacobian, columns: 1..2 * width + 1, partials });
-        vec![place.found("gradients of gain and shift", all)]
+        let (stats, gain) = (place.f32(&stats, 2), place.f32(&noise(width, 8), width));
+        let (dx, columns) = (place.room(rows, width, DType::Bf16), 1..2 * width + 1);
+        place.run(&LayerNormBackward { dx, dout, x, stats, gain, jacobian, columns, partials });
+        vec![place.found("dx", dx), place.found("gradients of gain and shift", all)]
     });
 }
 
 fn gains_of_segments(on: On) {
     use Write::{Add, Replace};
-    for width in [8, 264, 768] {
-        gains(on, width, &[(0..5, Replace), (5..5, Replace), (5..140, Add), (140..268, Replace)], false, DType::F32);
+    for width in [8, 768] {
+        gains(
+            on,
+            width,
+            &[(0..5, Replace), (5..5, Replace), (5..70, Add), (70..71, Replace), (71..103, Replace)],
+            false,
+            DType::F32,
+        );
+    }
+    for width in [904, 1032] {
+        gains(on, width, &[(0..1, Replace), (1..34, Add)], false, DType::F32);
     }
 }
 

@@ -69,3 +69,17 @@ fn a_union_of_many_rows_is_that_of_its_pieces() {
     union.merge(&[&none, &none]);
     assert!(union.rows.is_empty());
 }
+
+#[test]
+fn there_is_room_for_the_partial_products_of_fewer_rows_and_tasks() {
+    for (rows, tasks) in [(1, 1), (14_500, 8), (4_000, 28), (4_000, 79), (100_000, 512)] {
+        let room = most_gram_partials(rows, tasks) * tasks * tasks;
+        for (rows, tasks) in [(rows, tasks), (rows / 2, tasks), (rows, tasks.min(27)), (rows, tasks.min(78)), (rows, 1)] {
+            assert!(gram_partials(rows, tasks) * tasks * tasks <= room, "{rows} rows of {tasks} tasks");
+        }
+    }
+    assert_eq!(
+        [gram_partials(0, 8), gram_partials(9, 8), gram_partials(14_500, 8), gram_partials(100_000, 8)],
+        [0, 2, 512, 1563]
+    );
+}

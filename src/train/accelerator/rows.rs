@@ -12,7 +12,7 @@ use crate::model::network::{Batch, Limits, Network};
 use crate::model::spec::ModelSpec;
 use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::RowInit;
-use crate::ops::row_gradients::{RowGradients, RowIndex, Union, row_partials};
+use crate::ops::row_gradients::{RowGradients, RowIndex, Union, most_gram_partials};
 use crate::ops::row_update::TableState;
 
 /// The table's buffers.
@@ -84,7 +84,7 @@ impl TableOnDevice {
 
     /// Most partial Gram matrices of a round.
     pub fn partials(network: &Network, batches: usize, limits: &Limits) -> usize {
-        row_partials(union_rows(network, batches, limits))
+        most_gram_partials(union_rows(network, batches, limits), limits.present.max(1) * batches)
     }
 }
 
