@@ -251,15 +251,10 @@ impl Driver for Cuda {
     fn staging_bytes(&mut self, staging: StagingId) -> Result<&mut [u8]> {
         self.bind()?;
         let staging = &mut self.staging[staging.0];
-        if let Some(event) = staging.used {
-            // SAFETY: the event is alive.
-            match unsafe { sys::cuEventQuery(event) } {
-                CUresult::CUDA_ERROR_NOT_READY => {
-                    return Err(DeviceError::Invalid("pinned memory was used on the host while it is being copied".to_owned()));
-                }
-                result => check(result)?,
-            }
-            staging.used = None;
+        if let Some(event) = staging.used.take() {
+            // Whoever comes here has waited for the stream of the copy, but an event may be a little behind its stream. SAFETY: the
+            // event is alive.
+            check(unsafe { sys::cuEventSynchronize(event) })?;
         }
         // SAFETY: allocated with this size; no copy is under way, and the borrow is of `self`.
         Ok(unsafe { std::slice::from_raw_parts_mut(staging.start, staging.len) })

@@ -121,9 +121,8 @@ impl Accelerator {
         let Prepared { touched, tokens, features, .. } = prepared;
         let mut upload = self.batches[buffer].upload();
         let mut before = Vec::new();
-        let mut known = 0;
+        let known = work.parameters.rows.as_ref().map_or(0, |host| host.touched().len());
         if let (Some(table), Some(host)) = (self.trained_table(), &mut work.parameters.rows) {
-            known = host.touched().len();
             host.touch_elsewhere(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
             let rows = &host.touched()[known..];
