@@ -46,7 +46,9 @@ impl RowIndex {
         for example in examples {
             self.sources.extend(bags.example(example).iter().map(|&row| u64::from(row) << 32 | example as u64));
         }
-        self.sources.par_sort_unstable();
+        // Stable, and examples come in order.
+        radsort::sort_by_key(&mut self.sources, |source| (source >> 32) as u32);
+        debug_assert!(self.sources.is_sorted(), "examples in order");
         self.rows.clear();
         self.starts.clear();
         for (position, source) in self.sources.iter().enumerate() {
@@ -190,18 +192,20 @@ impl Union {
     }
 
     /// Of a stretch of each task's rows; without the last bound.
-    fn merged(tasks: &[&[u32]], mut heads: Vec<Range<usize>>) -> Self {
+    fn merged(tasks: &[&[u32]], stretches: Vec<Range<usize>>) -> Self {
+        let own = |(task, (rows, stretch)): (usize, (&&[u32], Range<usize>))| {
+            rows[stretch.clone()].iter().zip(stretch).map(move |(&row, at)| (row, task as u32, at as u32)).collect::<Vec<_>>()
+        };
+        let mut all: Vec<(u32, u32, u32)> = tasks.iter().zip(stretches).enumerate().flat_map(own).collect();
+        // Stable, and quick where sorted stretches follow each other.
+        all.sort_by_key(|&(row, ..)| row);
         let mut union = Self::default();
-        let next = |heads: &[Range<usize>]| tasks.iter().zip(heads).filter_map(|(rows, head)| rows[head.clone()].first()).min();
-        while let Some(&row) = next(&heads) {
-            union.rows.push(row);
-            union.starts.push(union.members.len() as u32);
-            for (task, (rows, head)) in tasks.iter().zip(&mut heads).enumerate() {
-                if rows[head.clone()].first() == Some(&row) {
-                    union.members.push((task as u32, head.start as u32));
-                    head.start += 1;
-                }
+        for (row, task, at) in all {
+            if union.rows.last() != Some(&row) {
+                union.rows.push(row);
+                union.starts.push(union.members.len() as u32);
             }
+            union.members.push((task, at));
         }
         union
     }
@@ -253,8 +257,9 @@ impl<'a> RowGradients<'a> {
     /// Bounds of each union row's members, and (task, row of all tasks' gradients) of each.
     pub(super) fn tables(&self) -> Vec<Bytes> {
         let base = self.base();
-        let first = |task: u32| ((self.tasks[task as usize].at - base) / (4 * self.dim) as u64) as u32;
-        let members: Vec<[u32; 2]> = self.union.members.iter().map(|&(task, row)| [task, first(task) + row]).collect();
+        let first = |task: &Tensor| (task.at.wrapping_sub(base) / (4 * self.dim) as u64) as u32;
+        let firsts: Vec<u32> = self.tasks.iter().map(first).collect();
+        let members: Vec<[u32; 2]> = self.union.members.iter().map(|&(task, row)| [task, firsts[task as usize] + row]).collect();
         vec![bytes_of(&self.union.starts), bytes_of(&members)]
     }
 

@@ -1,9 +1,10 @@
-//! Batches that a thread of their own packs one round ahead, while a device computes, and that the device's owner lays into pinned
-//! memory before it waits for the round under way.
+//! Batches that a thread of their own packs some rounds ahead, while a device computes; the device's owner lays the next one into
+//! pinned memory before it waits for the round under way.
 //!
-//! Which examples come next is foreseen, as if nobody failed in the round under way. Where it comes otherwise, what was packed is
-//! dropped, and the batch is packed when its round begins: no number depends on what was foreseen.
+//! Which examples come next is foreseen, as if nobody failed until then. Where it comes otherwise, what was packed is dropped, and
+//! the batch is packed when its round begins: no number depends on what was foreseen.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
@@ -14,7 +15,7 @@ use crate::data::Corpus;
 use crate::data::cursor::ExampleStream;
 use crate::model::network::Batch;
 use crate::model::spec::ModelSpec;
-use crate::schedule::order::Dealt;
+use crate::schedule::order::{Dealt, Order};
 use crate::train::run::Run;
 
 /// What a batch is packed of.
@@ -33,12 +34,25 @@ pub struct Packed {
     pub prepared: Prepared,
 }
 
+/// Rounds that are packed before they begin: one is laid out while another is packed.
+pub const DEPTH: usize = 2;
+
 /// The thread that packs.
 pub struct Ahead {
-    /// The tasks' examples, of which the run's own streams are a round behind.
-    pub streams: Vec<ExampleStream>,
+    /// The tasks' examples, where the last round that was foreseen has left them.
+    streams: Vec<ExampleStream>,
     jobs: Sender<(Draw, Sender<Packed>)>,
-    foreseen: Option<Draw>,
+    /// What should come, the next round first; from where its batch comes, until someone takes that.
+    foreseen: VecDeque<(Draw, Option<Receiver<Packed>>)>,
+    /// How things stand after the last of these rounds.
+    future: Option<Future>,
+}
+
+/// A round that has not come yet.
+struct Future {
+    order: Order,
+    dealt: Dealt,
+    round: u64,
 }
 
 impl Ahead {
@@ -65,21 +79,30 @@ impl Ahead {
                 }
             }
         });
-        Self { streams, jobs, foreseen: None }
+        Self { streams, jobs, foreseen: VecDeque::new(), future: None }
     }
 
-    /// Begins to pack what should come next, in place of what was foreseen before; from where it comes.
-    pub fn foresee(&mut self, draw: Draw) -> Receiver<Packed> {
+    /// Begins to pack what should come after all that is foreseen.
+    pub fn foresee(&mut self, draw: Draw) {
         let (packed, packing) = channel();
         // Without its thread nothing comes.
         let _ = self.jobs.send((draw.clone(), packed));
-        self.foreseen = Some(draw);
-        packing
+        self.foreseen.push_back((draw, Some(packing)));
     }
 
-    /// Whether these examples are those that were foreseen.
+    /// Whether these are the examples that were foreseen for the round that begins. If not, nothing is foreseen any more.
     pub fn foresaw(&mut self, shares: &[Share], purpose: Purpose) -> bool {
-        self.foreseen.take().is_some_and(|draw| draw.purpose == purpose && draw.shares == shares)
+        let known = self.foreseen.pop_front().is_some_and(|(draw, _)| draw.purpose == purpose && draw.shares == shares);
+        if !known {
+            self.foreseen.clear();
+            self.future = None;
+        }
+        known
+    }
+
+    /// From where the batch of the next round comes, if one is foreseen.
+    pub fn next(&mut self) -> Option<Receiver<Packed>> {
+        self.foreseen.front_mut()?.1.take()
     }
 }
 
@@ -95,13 +118,31 @@ impl Run<'_> {
         present.map(share).collect()
     }
 
-    /// What should be drawn for the round after `dealt`, if there is one.
-    pub(super) fn foresee(&self, dealt: &Dealt, now: Purpose, streams: &mut [ExampleStream]) -> Option<Draw> {
-        let round = now.round + dealt.commits.len().max(1) as u64;
-        let left = self.plan.rounds.checked_sub(round).filter(|&left| left > 0)?;
-        let next = self.order.foresee(dealt, left);
-        streams.iter_mut().zip(&self.state.tasks).for_each(|(stream, task)| stream.seek(task.cursor));
-        Some(Draw { shares: self.shares(streams, &next.micro_batches), purpose: Purpose { round, ..now } })
+    /// Foresees [`DEPTH`] rounds after the one that was `dealt`, as far as the run goes.
+    pub(super) fn foresee(&self, ahead: &mut Ahead, dealt: &Dealt, now: Purpose) {
+        let Ahead { streams, future, .. } = ahead;
+        let future = future.get_or_insert_with(|| {
+            streams.iter_mut().zip(&self.state.tasks).for_each(|(stream, task)| stream.seek(task.cursor));
+            Future { order: self.order.clone(), dealt: dealt.clone(), round: now.round }
+        });
+        let mut draws = Vec::new();
+        while ahead.foreseen.len() + draws.len() < DEPTH && future.advance(self.plan.rounds) {
+            let shares = self.shares(streams, &future.dealt.micro_batches);
+            draws.push(Draw { shares, purpose: Purpose { round: future.round, ..now } });
+        }
+        draws.into_iter().for_each(|draw| ahead.foresee(draw));
+    }
+}
+
+impl Future {
+    /// Goes on to the next of `rounds`; false where there is none.
+    fn advance(&mut self, rounds: u64) -> bool {
+        let round = self.round + self.dealt.commits.len().max(1) as u64;
+        if round >= rounds {
+            return false;
+        }
+        (self.dealt, self.round) = (self.order.next_if_done(&self.dealt, rounds - round), round);
+        true
     }
 }
 
@@ -131,7 +172,8 @@ mod tests {
             let mut ahead = Ahead::start(scope, &corpus, spec.clone(), 1, Vec::new());
             let Draw { shares, purpose } = draw(&[3, 5, 7], 4);
             assert!(!ahead.foresaw(&shares, purpose));
-            let packing = ahead.foresee(draw(&[3, 5, 7], 4));
+            ahead.foresee(draw(&[3, 5, 7], 4));
+            let packing = ahead.next().expect("it was foreseen");
             assert!(ahead.foresaw(&shares, purpose));
             let Packed { batch, present, prepared, round } = packing.recv().unwrap();
             let (expected, tasks) = training_batch(&corpus, &*spec.encoder, 1, &shares, purpose);
@@ -140,7 +182,8 @@ mod tests {
             assert!(!ahead.foresaw(&shares, purpose), "it is given once");
             for other in [draw(&[3, 5], 4), draw(&[3, 5, 7], 5)] {
                 ahead.foresee(other);
-                assert!(!ahead.foresaw(&shares, purpose));
+                ahead.foresee(draw(&[3, 5, 7], 4));
+                assert!(!ahead.foresaw(&shares, purpose) && ahead.next().is_none(), "with it goes what would have followed");
             }
         });
     }

@@ -159,8 +159,8 @@ impl Trainer {
         }
     }
 
-    /// Tells a device from where the batch of the round after this one will come.
-    pub fn expect(&mut self, coming: Receiver<Packed>) {
+    /// Tells a device from where the batch of the round after this one will come, if it is foreseen.
+    pub fn expect(&mut self, coming: Option<Receiver<Packed>>) {
         if let Some(accelerator) = &mut self.accelerator {
             accelerator.expect(coming);
         }

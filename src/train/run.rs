@@ -289,10 +289,9 @@ impl<'a> Run<'a> {
         let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
         let foreseen = ahead.as_deref_mut().is_some_and(|ahead| ahead.foresaw(&shares, purpose));
         let packed = self.trainer.expected(foreseen);
-        if let Some(ahead) = ahead
-            && let Some(draw) = self.foresee(&dealt, purpose, &mut ahead.streams)
-        {
-            self.trainer.expect(ahead.foresee(draw));
+        if let Some(ahead) = ahead {
+            self.foresee(ahead, &dealt, purpose);
+            self.trainer.expect(ahead.next());
         }
         let fuse = fuse(config, plan.limits.present);
         let work = Work { corpus, fuse, purpose, rates: &rates, injected: &injected, packed: Cell::new(packed) };

@@ -18,7 +18,7 @@ use crate::observe::console::Console;
 use crate::ops::philox::{Keyed, Stream};
 use crate::ops::storage::Storage;
 use crate::train::Counts;
-use crate::train::ahead::{Ahead, Draw};
+use crate::train::ahead::{Ahead, DEPTH, Draw};
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::plan::Plan;
 use crate::train::rates::rates;
@@ -145,13 +145,15 @@ impl Prepared {
         trainer.time_quanta(true);
         thread::scope(|scope| {
             let mut ahead = Ahead::start(scope, corpus, plan.spec.clone(), fuse, Vec::new());
-            trainer.expect(ahead.foresee(draw(0)));
+            (0..DEPTH as u64).for_each(|round| ahead.foresee(draw(round)));
+            trainer.expect(ahead.next());
             body(&mut |round| {
                 let before = trainer.device_counts().unwrap_or_default();
                 let Draw { shares, purpose } = draw(round);
                 let foreseen = ahead.foresaw(&shares, purpose);
                 let packed = trainer.expected(foreseen).context("the thread that packs has ended")?;
-                trainer.expect(ahead.foresee(draw(round + 1)));
+                ahead.foresee(draw(round + DEPTH as u64));
+                trainer.expect(ahead.next());
                 trainer.prepare(Some(packed.prepared));
                 let rates = rates(&config.optimizer, round, plan.rounds, round);
                 let outcome = trainer.run_round(&packed.batch, &packed.present, round, &rates)?;

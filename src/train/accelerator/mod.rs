@@ -318,8 +318,8 @@ impl Accelerator {
     }
 
     /// From where the batch of the round after this one will come; it is laid out while this one is computed.
-    pub fn expect(&mut self, coming: Receiver<PackedBatch>) {
-        self.coming = Some(coming);
+    pub fn expect(&mut self, coming: Option<Receiver<PackedBatch>>) {
+        self.coming = coming;
     }
 
     /// The batch that was expected, if it is `wanted`; waits for it.
