@@ -47,7 +47,7 @@ __device__ __forceinline__ void product(const TensorMap* a, const TensorMap* b, 
                         finish_wide(x, finish, r, c);
                     });
                 } else {
-                    output.narrow(sums, finish, row, column);
+                    output.template narrow<kRowsB>(sums, finish, row, column);
                 }
             } else {
                 ring.skip((k + kInner - 1) / kInner);

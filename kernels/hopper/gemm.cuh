@@ -312,7 +312,9 @@ __device__ __forceinline__ void fast_slope(float (&x)[8], const float (&at)[8], 
     } else if (activation == kTanh) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            x[i] *= activation_slope(at[i], kTanh);
+            // 1 - tanh^2 = 4 e / (1 + e)^2 with e = exp(-2 |at|), and e does not overflow.
+            float e = fast_exp2(fabsf(at[i]) * -2.8853901f), half = fast_reciprocal(1.0f + e);
+            x[i] *= 4.0f * e * half * half;
         }
     }
 }
@@ -359,14 +361,17 @@ __device__ __forceinline__ void widen(float (&x)[8], uint4 packed) {
     }
 }
 
-// Eight neighbouring outputs in row r from column c on; `argument` of the activation's slope there.
+// Eight neighbouring outputs in row r from column c on; `argument` of the activation's slope there. An activation is for its slope
+// only where `kSlopes`.
+template <bool kSlopes>
 __device__ __forceinline__ void finish_narrow(float (&x)[8], const Finish& finish, uint4 argument, int r, int c) {
-    if (!finish.slope_at) {
+    if (!kSlopes) {
         fast_activate(x, finish.activation);
-        add_residual(x, finish, r, c);
-        return;
     }
     add_residual(x, finish, r, c);
+    if (!kSlopes || !finish.slope_at) {
+        return;
+    }
     float at[8];
     widen(at, argument);
     fast_slope(x, at, finish.activation);
@@ -424,8 +429,9 @@ struct Output {
     // those of begin() all of them.
     __device__ __forceinline__ Shared piece(int part) const { return shared + (2 * barrier - 2 + part % 2) * kPieceBytes; }
 
+    template <bool kSlopes>
     __device__ __forceinline__ void narrow(const float (&sums)[2][kWide / 8][4], const Finish& finish, int row, int column) {
-        bool sloped = finish.slope_at != nullptr;
+        bool sloped = kSlopes && finish.slope_at;
         bool plain = finish.activation == kNone && !finish.residual && !sloped;
         // The row of a matrix that this lane says the address of, and which of two neighbouring columns of matrices.
         int own = 16 * (thread() / kWarp) + lane_id() % 16, odd = lane_id() / 16;
@@ -464,7 +470,7 @@ struct Output {
                 }
                 continue;
             }
-#pragma unroll 1
+#pragma unroll kSlopes ? 2 : 1
             for (int at = thread(); at < kPieceBytes / 16; at += 128) {
                 int r = at / 8, c = first + at % 8 * 8;
                 bool inside = row + r < finish.m && c < finish.pitch;
@@ -490,7 +496,7 @@ struct Output {
                 }
                 float x[8];
                 widen(x, packed);
-                finish_narrow(x, finish, argument, row + r, c);
+                finish_narrow<kSlopes>(x, finish, argument, row + r, c);
                 *reinterpret_cast<uint4*>(finish.out + to) =
                     make_uint4(pair_of(x[0], x[1]), pair_of(x[2], x[3]), pair_of(x[4], x[5]), pair_of(x[6], x[7]));
             }

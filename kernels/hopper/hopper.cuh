@@ -147,6 +147,13 @@ __device__ __forceinline__ float fast_exp2(float x) {
     return y;
 }
 
+// 1 / x to about one unit in the last place, for x that is no denormal number.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // A pair of bf16, the first in the lower half.
 __device__ __forceinline__ uint32_t pair_of(float first, float second) {
     uint32_t pair;

@@ -258,7 +258,9 @@ fn hopper_tiles(on: On) {
         forward(on, &Case { m: 300, n: 200, k: 520, activation: Activation::None, residual: 30, with });
         forward(on, &Case { m: 65, n: 264, k: 40, activation: Activation::Gelu, residual: 0, with });
         input(on, &Case { m: 300, n: 72, k: 328, activation: Activation::None, residual: 20, with });
-        input(on, &Case { m: 140, n: 200, k: 40, activation: Activation::Gelu, residual: 0, with });
+        for activation in [Activation::Gelu, Activation::Relu, Activation::Tanh] {
+            input(on, &Case { m: 140, n: 200, k: 40, activation, residual: 0, with });
+        }
         weight(on, 264, 200, with, DType::F32);
         weight(on, 5, 67, with, DType::Bf16);
     }
