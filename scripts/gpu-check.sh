@@ -124,13 +124,20 @@ cuda_cases() {
     tests/cases --list cuda:: 2>/dev/null | sed -n 's/: test$//p'
 }
 
+# Cases that run at the same time where each has a process: they wait for the host most of the time.
+at_once=$(($(nproc) < 12 ? $(nproc) : 12))
+
 # each_case NAME COMMAND...: a process for every case. They share the card's context within one, and a broken context is broken
 # for all of them.
 each_case() {
     local name=$1 case
     shift
     for case in $(cuda_cases); do
-        check "$name, $case" "$@" tests/cases "$case" --exact --test-threads=1
+        (($(jobs -rp | wc -l) < at_once)) || wait -n || failed=1
+        check "$name, $case" "$@" tests/cases "$case" --exact --test-threads=1 &
+    done
+    for case in $(jobs -p); do
+        wait "$case" || failed=1
     done
 }
 
@@ -177,11 +184,10 @@ stage_cases() {
 stage_sanitizer() {
     local sanitizer
     sanitizer=$(tool compute-sanitizer) || { skip compute-sanitizer "not installed"; return; }
-    for name in memcheck initcheck synccheck; do
-        check "cases under $name" "$sanitizer" --tool "$name" --error-exitcode 1 tests/cases cuda:: --test-threads=1
+    # Slow, and slowest on the products: case by case, so that what each reached is known.
+    for name in memcheck initcheck synccheck racecheck; do
+        each_case "$name" "$sanitizer" --tool "$name" --error-exitcode 1
     done
-    # Slow on the products: case by case, so that what it reached is known.
-    each_case racecheck "$sanitizer" --tool racecheck --error-exitcode 1
 }
 
 stage_bench() {

@@ -1,7 +1,6 @@
 //! The operations of one quantum in order: emitted once by the code of a model, run by any machine.
 
 use bytemuck::NoUninit;
-use rayon::prelude::*;
 
 use super::driver::{Address, Card};
 use super::host::HostMemory;
@@ -77,10 +76,9 @@ impl<'a> Tape<'a> {
 
     /// What computes it on a device like this, where `place` lays a table.
     pub fn commands(&self, card: &Card, mut place: impl FnMut(Bytes) -> Address) -> Vec<Command> {
-        let tables: Vec<Vec<Bytes>> = self.ops.par_iter().map(|op| op.tables()).collect();
         let mut commands = Vec::new();
-        for (op, tables) in self.ops.iter().zip(tables) {
-            let tables: Vec<Address> = tables.into_iter().map(&mut place).collect();
+        for op in &self.ops {
+            let tables: Vec<Address> = op.tables().into_iter().map(&mut place).collect();
             commands.extend(op.device(card, &tables));
         }
         commands
