@@ -130,13 +130,14 @@ at_once=$(($(nproc) < 12 ? $(nproc) : 12))
 # each_case NAME COMMAND...: a process for every case. They share the card's context within one, and a broken context is broken
 # for all of them.
 each_case() {
-    local name=$1 case
+    local name=$1 case jobs=()
     shift
     for case in $(cuda_cases); do
-        (($(jobs -rp | wc -l) < at_once)) || wait -n || failed=1
+        (($(jobs -rp | wc -l) < at_once)) || wait -n
         check "$name, $case" "$@" tests/cases "$case" --exact --test-threads=1 &
+        jobs+=($!)
     done
-    for case in $(jobs -p); do
+    for case in "${jobs[@]}"; do
         wait "$case" || failed=1
     done
 }

@@ -179,17 +179,22 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
         return;
     }
     let place = Place::new();
-    let sliced = "schedule.mode=time_sliced";
-    let modo = "surgery.method=modo";
-    for (config, task, more) in
-        [(small(), "alone_1", "train.fuse=2"), (place.bag(), "topic", sliced), (place.bag(), "topic", modo)]
-    {
-        let always = [EMULATED, "train.rounds=5", "eval.every=2", more];
+    let sliced = &["schedule.mode=time_sliced"][..];
+    let stale = &["schedule.mode=time_sliced", "schedule.max_staleness=1"][..];
+    let losses_again = &["balance.method=famo", "encoder.word_dropout=0.3"][..];
+    for (config, task, more) in [
+        (small(), "alone_1", &["train.fuse=2"][..]),
+        (place.bag(), "topic", sliced),
+        (place.bag(), "topic", stale),
+        (place.bag(), "topic", losses_again),
+        (place.bag(), "topic", &["surgery.method=modo"]),
+    ] {
+        let always = [&[EMULATED, "train.rounds=5", "eval.every=2"], more].concat();
         let task = format!("faults.x.task={task}");
         let never = ["faults.x.kind=crash", "faults.x.round=5", &task];
-        let [ahead, in_time] = [&[][..], &never].map(|faults| place.train(&config, &[&always, faults].concat()));
+        let [ahead, in_time] = [&[][..], &never].map(|faults| place.train(&config, &[&always[..], faults].concat()));
         let parameters = |run| final_checkpoint(run).remove("model.safetensors").expect("a checkpoint holds the model");
-        assert!(parameters(&ahead) == parameters(&in_time), "{more}");
+        assert!(parameters(&ahead) == parameters(&in_time), "{more:?}");
     }
 }
 

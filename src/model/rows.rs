@@ -47,7 +47,7 @@ impl Slots {
 
     /// Takes back all slots but the first `count`.
     fn truncate(&mut self, count: usize) {
-        self.touched.drain(count..).for_each(|row| self.of_row[row as usize] = UNTOUCHED);
+        self.touched.drain(count.min(self.touched.len())..).for_each(|row| self.of_row[row as usize] = UNTOUCHED);
     }
 
     /// Forgets all slots and gives these rows the first ones; at most `room`.

@@ -36,7 +36,7 @@ pub fn dropout(x: &mut [f32], width: usize, keys: &[RowKey], probability: f64, s
 }
 
 /// What a mask is drawn from beside the rows' keys.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Randomness {
     pub seed: u64,
     pub round: u32,

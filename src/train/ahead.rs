@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
@@ -41,11 +43,20 @@ pub const DEPTH: usize = 2;
 pub struct Ahead {
     /// The tasks' examples, where the last round that was foreseen has left them.
     streams: Vec<ExampleStream>,
-    jobs: Sender<(Draw, Sender<Packed>)>,
+    jobs: Sender<Job>,
+    /// Times that what was foreseen did not come: older jobs are not wanted any more.
+    missed: Arc<AtomicU64>,
     /// What should come, the next round first; from where its batch comes, until someone takes that.
     foreseen: VecDeque<(Draw, Option<Receiver<Packed>>)>,
     /// How things stand after the last of these rounds.
     future: Option<Future>,
+}
+
+/// A batch to pack, and where it goes.
+struct Job {
+    draw: Draw,
+    missed: u64,
+    packed: Sender<Packed>,
 }
 
 /// A round that has not come yet.
@@ -64,9 +75,14 @@ impl Ahead {
         fuse: usize,
         streams: Vec<ExampleStream>,
     ) -> Self {
-        let (jobs, inbox) = channel::<(Draw, Sender<Packed>)>();
+        let (jobs, inbox) = channel::<Job>();
+        let missed = Arc::new(AtomicU64::new(0));
+        let now = Arc::clone(&missed);
         scope.spawn(move || {
-            for (Draw { shares, purpose }, packed) in inbox {
+            for Job { draw: Draw { shares, purpose }, missed, packed } in inbox {
+                if missed != now.load(Ordering::Relaxed) {
+                    continue;
+                }
                 // Whoever needs a batch that cannot be packed finds out why by packing it.
                 let read = || {
                     let (batch, present) = training_batch(corpus, &*spec.encoder, fuse, &shares, purpose);
@@ -79,14 +95,14 @@ impl Ahead {
                 }
             }
         });
-        Self { streams, jobs, foreseen: VecDeque::new(), future: None }
+        Self { streams, jobs, missed, foreseen: VecDeque::new(), future: None }
     }
 
     /// Begins to pack what should come after all that is foreseen.
     pub fn foresee(&mut self, draw: Draw) {
         let (packed, packing) = channel();
         // Without its thread nothing comes.
-        let _ = self.jobs.send((draw.clone(), packed));
+        let _ = self.jobs.send(Job { draw: draw.clone(), missed: self.missed.load(Ordering::Relaxed), packed });
         self.foreseen.push_back((draw, Some(packing)));
     }
 
@@ -94,6 +110,7 @@ impl Ahead {
     pub fn foresaw(&mut self, shares: &[Share], purpose: Purpose) -> bool {
         let known = self.foreseen.pop_front().is_some_and(|(draw, _)| draw.purpose == purpose && draw.shares == shares);
         if !known {
+            self.missed.fetch_add(1, Ordering::Relaxed);
             self.foreseen.clear();
             self.future = None;
         }

@@ -272,7 +272,8 @@ impl<'a> Run<'a> {
         self.state.round >= self.plan.rounds || self.order.is_over()
     }
 
-    /// One round: draw, compute, commit; or say why not. While it is computed, the batch that should follow is packed.
+    /// One round: draw, compute, commit; or say why not. While it is computed, those that should follow are packed, and the next is laid
+    /// out.
     fn round(&mut self, mut ahead: Option<&mut Ahead>) -> Result<()> {
         let clock = Instant::now();
         let (round, corpus, config, plan) = (self.state.round, self.corpus, self.config, self.plan);

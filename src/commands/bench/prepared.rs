@@ -124,8 +124,8 @@ impl Prepared {
         training_batch(&self.corpus, &*self.plan.spec.encoder, fuse, &shares, purpose).0
     }
 
-    /// Computes `body` with rounds of the batches in turn, of all tasks. On a device the next round's batch is packed meanwhile, as in
-    /// a run.
+    /// Computes `body` with rounds of the batches in turn, of all tasks. On a device the next rounds' batches are packed meanwhile, as in
+    /// a run; as in one whose rounds are timed, a step is waited for.
     pub fn with_rounds<R>(&mut self, body: impl FnOnce(&mut dyn FnMut(u64) -> Result<Timed>) -> R) -> R {
         let tasks = 0..self.corpus.tasks.len();
         if !self.trainer.is_accelerated() {

@@ -70,11 +70,12 @@ pub struct Accelerator {
     lanes: Vec<Lane>,
     results: Results,
     solver: Solver,
-    /// What a round begins with, and what its step needs.
+    /// What a round begins with.
     /// One is laid out while the other's round is computed.
     batches: [StagingBuffer; 2],
     /// Which of them holds the round's batch.
     buffer: usize,
+    /// What its step needs.
     steps: StagingBuffer,
     /// Tables that are the same in every round.
     resident: Resident,
@@ -164,6 +165,11 @@ impl Results {
     /// (rows x columns) from the result of this number on.
     fn tensor(&self, first: usize, rows: usize, columns: usize) -> Tensor {
         Tensor::dense(self.at + 8 * first as Address, rows, columns, DType::F64)
+    }
+
+    /// Numbers of all Gram matrices of `count` present tasks.
+    fn cells(&self, count: usize) -> usize {
+        (self.blocks + 1) * (count * self.batches).pow(2)
     }
 
     /// (sets x T T) the Gram matrices that are solved.

@@ -33,6 +33,8 @@ pub(super) struct Layout {
     buffer: usize,
     /// Rows of the table that had slots before it.
     known: usize,
+    /// What its masks are drawn with.
+    random: Randomness,
     /// What the first group's forward pass waits for.
     before: Vec<Command>,
     groups: Vec<Group>,
@@ -74,11 +76,14 @@ impl Accelerator {
         self.times = None;
         let prepared = self.prepared.take();
         let mut prepared = prepared.unwrap_or_else(|| Prepared::of(&work.network.spec, work.batch, self.keep.batches));
-        let layout = match prepared.layout.take() {
+        let layout = match prepared.layout.take_if(|layout| layout.random == work.random) {
             Some(layout) => layout,
             None => {
-                // Rows of this batch come before those of the next.
-                self.forget_layouts(work.parameters);
+                Self::undo_layout(&mut prepared, work.parameters);
+                if backward {
+                    // Rows of this batch come before those of the next.
+                    self.forget_layouts(work.parameters);
+                }
                 self.lay_out(&mut prepared, self.buffer, work, backward)?
             }
         };
@@ -145,7 +150,7 @@ impl Accelerator {
         upload.close();
         self.batches[buffer].fill(&mut *self.driver, &mut upload)?;
         self.graphs.counts.packing += clock.elapsed();
-        Ok(Layout { buffer, known, before, groups, after, upload })
+        Ok(Layout { buffer, known, random: work.random, before, groups, after, upload })
     }
 
     /// Gradients of the embedding table, and products of all gradients.

@@ -87,11 +87,9 @@ impl Accelerator {
         let decision = DecisionAt { tasks: work.tasks, shared, heads: solver.head_factors, halted: solver.halted };
         let mut upload = self.steps.upload();
         let commands = self.step_commands(tape, &mut upload, &packed, work, &decision, rates);
-        upload.close();
-        self.steps.fill(&mut *self.driver, &mut upload)?;
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
-        program.push(self.steps.send(stream, &upload.sections[0]));
+        self.add_upload(&mut program, &mut upload)?;
         self.add_pass(&mut program, &packed);
         program.run(stream, &commands);
         program.time(packed.timers.as_ref().map(|timers| timers.commit[1]), stream);

@@ -207,15 +207,22 @@ impl Accelerator {
 
     /// Adds an upload of the step, and commands that wait for it.
     fn add_after_upload(&mut self, program: &mut Program, mut upload: Upload, commands: &[Command]) -> Result<(), DeviceError> {
+        self.add_upload(program, &mut upload)?;
+        program.run(self.streams.lanes[0], commands);
+        Ok(())
+    }
+
+    /// Adds an upload of the step.
+    pub(super) fn add_upload(&mut self, program: &mut Program, upload: &mut Upload) -> Result<(), DeviceError> {
         upload.close();
         let stream = self.streams.lanes[0];
         if self.stepping {
             // The step before this one is sent from the same memory.
             self.wait(stream)?;
+            self.stepping = false;
         }
-        self.steps.fill(&mut *self.driver, &mut upload)?;
+        self.steps.fill(&mut *self.driver, upload)?;
         program.push(self.steps.send(stream, &upload.sections[0]));
-        program.run(stream, commands);
         Ok(())
     }
 
@@ -234,9 +241,8 @@ impl Accelerator {
 
     /// Results that a program leaves for `count` present tasks.
     fn written(&self, count: usize) -> usize {
-        let results = &self.results;
-        let grams = (results.blocks + 1) * (count * results.batches).pow(2);
-        results.grams() + if self.keep.stored || self.trained_table().is_some() { grams } else { 0 }
+        let there = self.keep.stored || self.trained_table().is_some();
+        self.results.grams() + if there { self.results.cells(count) } else { 0 }
     }
 
     fn start(&mut self, mut program: Program, count: usize) -> Result<(), DeviceError> {
@@ -247,13 +253,11 @@ impl Accelerator {
 
     fn finish(&mut self, count: usize) -> Result<Vec<f64>, DeviceError> {
         self.wait(self.streams.lanes[0])?;
-        let (written, results) = (self.written(count), &self.results);
-        let grams = (results.blocks + 1) * (count * results.batches).pow(2);
-        let staging = results.staging;
         self.stepping = false;
+        let (written, staging) = (self.written(count), self.results.staging);
         let mut values: Vec<f64> = bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * written]);
         // Where all gradients are added up, their products are those of embedding rows alone.
-        values.resize(self.results.grams() + grams, 0.0);
+        values.resize(self.results.grams() + self.results.cells(count), 0.0);
         Ok(values)
     }
 
