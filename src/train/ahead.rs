@@ -118,7 +118,7 @@ impl Ahead {
     }
 
     /// From where the batch of the next round comes, if one is foreseen.
-    pub fn next(&mut self) -> Option<Receiver<Packed>> {
+    pub fn take_next(&mut self) -> Option<Receiver<Packed>> {
         self.foreseen.front_mut()?.1.take()
     }
 }
@@ -190,7 +190,7 @@ mod tests {
             let Draw { shares, purpose } = draw(&[3, 5, 7], 4);
             assert!(!ahead.foresaw(&shares, purpose));
             ahead.foresee(draw(&[3, 5, 7], 4));
-            let packing = ahead.next().expect("it was foreseen");
+            let packing = ahead.take_next().expect("it was foreseen");
             assert!(ahead.foresaw(&shares, purpose));
             let Packed { batch, present, prepared, round } = packing.recv().unwrap();
             let (expected, tasks) = training_batch(&corpus, &*spec.encoder, 1, &shares, purpose);
@@ -200,7 +200,7 @@ mod tests {
             for other in [draw(&[3, 5], 4), draw(&[3, 5, 7], 5)] {
                 ahead.foresee(other);
                 ahead.foresee(draw(&[3, 5, 7], 4));
-                assert!(!ahead.foresaw(&shares, purpose) && ahead.next().is_none(), "with it goes what would have followed");
+                assert!(!ahead.foresaw(&shares, purpose) && ahead.take_next().is_none(), "with it goes what would have followed");
             }
         });
     }

@@ -292,7 +292,7 @@ impl<'a> Run<'a> {
         let packed = self.trainer.expected(foreseen);
         if let Some(ahead) = ahead {
             self.foresee(ahead, &dealt, purpose);
-            self.trainer.expect(ahead.next());
+            self.trainer.expect(ahead.take_next());
         }
         let fuse = fuse(config, plan.limits.present);
         let work = Work { corpus, fuse, purpose, rates: &rates, injected: &injected, packed: Cell::new(packed) };

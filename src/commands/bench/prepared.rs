@@ -146,14 +146,14 @@ impl Prepared {
         thread::scope(|scope| {
             let mut ahead = Ahead::start(scope, corpus, plan.spec.clone(), fuse, Vec::new());
             (0..DEPTH as u64).for_each(|round| ahead.foresee(draw(round)));
-            trainer.expect(ahead.next());
+            trainer.expect(ahead.take_next());
             body(&mut |round| {
                 let before = trainer.device_counts().unwrap_or_default();
                 let Draw { shares, purpose } = draw(round);
                 let foreseen = ahead.foresaw(&shares, purpose);
                 let packed = trainer.expected(foreseen).context("the thread that packs has ended")?;
                 ahead.foresee(draw(round + DEPTH as u64));
-                trainer.expect(ahead.next());
+                trainer.expect(ahead.take_next());
                 trainer.prepare(Some(packed.prepared));
                 let rates = rates(&config.optimizer, round, plan.rounds, round);
                 let outcome = trainer.run_round(&packed.batch, &packed.present, round, &rates)?;
