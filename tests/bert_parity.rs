@@ -127,10 +127,9 @@ fn limits(batch: &Batch) -> Limits {
         round_rows: rows,
         group_logits: 4 * rows,
         bag_rows: vec![tokens; 2],
-        bag_entries: 0,
         tokens: TokenLimits { group_tokens: tokens, group_queries: tokens, head_rows: rows, masked: 0, round_tokens: tokens },
         present: 2,
-        task_rows: Vec::new(),
+        ..Limits::default()
     }
 }
 

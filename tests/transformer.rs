@@ -130,8 +130,7 @@ fn limits(batch: &Batch, trained: bool) -> Limits {
         bag_rows: if trained { vec![n.max(VOCABULARY); 3] } else { Vec::new() },
         tokens: TokenLimits { group_tokens: n, group_queries: n, head_rows: n, masked: n, round_tokens: n },
         present: 3,
-        bag_entries: 0,
-        task_rows: Vec::new(),
+        ..Limits::default()
     }
 }
 

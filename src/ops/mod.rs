@@ -22,6 +22,7 @@ pub mod loss;
 pub mod philox;
 pub mod pooling;
 pub mod row_gradients;
+pub mod row_index;
 pub mod row_pass;
 pub mod row_update;
 pub mod simd;

@@ -30,6 +30,8 @@ pub struct Purpose {
     pub round: u64,
     /// Independent batches, 1 or 2, among which a task's examples are divided.
     pub batches: usize,
+    /// A device fetches the inputs, and they are left out.
+    pub fetched: bool,
 }
 
 /// Packs the shares of a round, at most `fuse` tasks in a group (0: all); tasks whose targets are all missing are left out.
@@ -73,6 +75,9 @@ pub fn training_batch(
         packing.batch.groups.push(start..packing.batch.parts.len());
     }
     let random = Randomness { seed: purpose.seed, round: purpose.round as u32 };
+    if purpose.fetched {
+        return (packing.batch, present);
+    }
     let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(random), masking);
     (batch, present)
 }

@@ -6,7 +6,7 @@ use crate::config::schema::{self, Config, ScheduleMode};
 use crate::data::{Corpus, Inputs, Split, TokenStore, ngram_rows};
 use crate::model::encoders::Input;
 use crate::model::encoders::bag::Bag;
-use crate::model::network::Limits;
+use crate::model::network::{DataLimits, Limits};
 use crate::model::spec::{HeadSpec, ModelSpec};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::schedule::sampler::TaskSampling;
@@ -31,7 +31,9 @@ pub fn limits(config: &Config, corpus: &Corpus, spec: &ModelSpec, samplings: &[T
         }
     };
     let capacity = shapes.rows;
-    (Limits { tokens, ..batch_limits(config, corpus, spec, samplings, shapes, &rows) }, capacity)
+    let examples = corpus.tasks.iter().map(|task| task.train.len()).sum();
+    let data = DataLimits { examples, entries: shapes.all };
+    (Limits { tokens, data, ..batch_limits(config, corpus, spec, samplings, shapes, &rows) }, capacity)
 }
 
 /// Examples of the largest micro-batch that a task may have.
@@ -79,6 +81,7 @@ fn batch_limits(
         bag_entries: shapes.entries,
         task_rows: shapes.per_task,
         tokens: Default::default(),
+        data: Default::default(),
     }
 }
 
@@ -202,7 +205,7 @@ fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, sampling
         }
     }
     let rows = touched.iter().filter(|touched| **touched).count();
-    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0 }
+    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0, all: 0 }
 }
 
 /// Embedding rows that a run touches.
@@ -214,8 +217,9 @@ struct TableShapes {
     per_task: Vec<usize>,
     /// In the whole run.
     rows: usize,
-    /// N-grams of all examples of the largest round.
+    /// N-grams of all examples of the largest round, and of all training examples.
     entries: usize,
+    all: usize,
 }
 
 fn bag_shapes(config: &Config, corpus: &Corpus, spec: &Bag, samplings: &[TaskSampling]) -> TableShapes {
@@ -224,6 +228,7 @@ fn bag_shapes(config: &Config, corpus: &Corpus, spec: &Bag, samplings: &[TaskSam
     let mut touched = vec![0u32; spec.rows];
     for (number, (task, sampling)) in (1..).zip(corpus.tasks.iter().zip(samplings)) {
         let (mut sizes, own) = mark_rows(&task.train, spec, number, &mut touched);
+        shapes.all += sizes.iter().sum::<usize>();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let whole = largest_round(config, sampling, largest_micro_batch(config, &task.settings), &sizes);
         shapes.entries = shapes.entries.saturating_add(whole);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::Accelerator;
-use super::inference::{Forward, GroupOf, Inputs};
+use super::inference::{Features, Forward, GroupOf, Inputs};
 use super::lane::Lane;
 use super::prepared::Prepared;
 use super::program::Program;
@@ -21,7 +21,7 @@ use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
-use crate::ops::row_gradients::RowGradientsBackward;
+use crate::ops::row_gradients::{RowGradientsBackward, Sources};
 use crate::schedule::Nanos;
 use crate::surgery::gram::products;
 use crate::train::backend::Work;
@@ -88,6 +88,7 @@ impl Accelerator {
             }
         };
         (self.touched, self.buffer) = (prepared.touched, layout.buffer);
+        self.gave_slots = self.found().is_some();
         let lanes: Vec<usize> = layout.groups.iter().map(|group| group.lane).collect();
         let timers = if backward { self.timers.of_round(&mut *self.driver, &lanes)? } else { None };
         Ok(Packed { layout, timers })
@@ -124,10 +125,15 @@ impl Accelerator {
     ) -> Result<Layout, DeviceError> {
         let clock = Instant::now();
         let Prepared { touched, tokens, features, .. } = prepared;
+        let draw = self.data.as_ref().map(|data| data.draw(work.batch, self.keep.batches));
         let mut upload = self.batches[buffer].upload();
         let mut before = Vec::new();
         let known = work.parameters.rows.as_ref().map_or(0, |host| host.touched().len());
-        if let (Some(table), Some(host)) = (self.trained_table(), &mut work.parameters.rows) {
+        if let (Some(data), Some(draw)) = (&self.data, &draw) {
+            let mut tape = Tape::default();
+            data.begin(&mut tape, draw, work.random);
+            before = tape.commands(&self.card, |table| upload.push(&table));
+        } else if let (Some(table), Some(host)) = (self.trained_table(), &mut work.parameters.rows) {
             host.touch_elsewhere(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
             let rows = &host.touched()[known..];
@@ -141,8 +147,16 @@ impl Accelerator {
         let inputs = work.batch.groups.iter().zip(tokens);
         for ((range, tokens), lane) in inputs.zip(lanes) {
             let parts = &work.batch.parts[range.clone()];
-            let inputs = Inputs { tokens: tokens.as_ref(), features };
-            let commands = self.group(&mut upload, work, parts, inputs, &self.lanes[lane], backward);
+            let mut tape = Tape::default();
+            let lane_at = &self.lanes[lane];
+            let features = match (&self.data, &draw) {
+                (Some(data), Some(draw)) => {
+                    Features::Fetched(data.features(&mut tape, draw, parts, lane_at, work.network.spec.encoder.inputs()))
+                }
+                _ => Features::Packed(features),
+            };
+            let inputs = Inputs { tokens: tokens.as_ref(), features, fetched: self.found() };
+            let commands = self.group(tape, &mut upload, work, parts, inputs, lane_at, backward);
             groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
@@ -156,9 +170,13 @@ impl Accelerator {
     /// Gradients of the embedding table, and products of all gradients.
     fn after_groups(&self, upload: &mut Upload, work: &Work, touched: &Touched) -> Vec<Command> {
         let mut tape = Tape::default();
-        if let Some(table) = self.trained_table() {
+        if let (Some(table), Some(lists)) = (self.trained_table(), self.found()) {
+            let (out, dout) = (vec![table.found_gradients(lists, 1).tasks[0]], table.dinput);
+            tape.push(RowGradientsBackward { sources: Sources::Found(lists), out, dout });
+        } else if let Some(table) = self.trained_table() {
             let (indexes, scales) = (&touched.indexes, &work.batch.bags.scales);
-            tape.push(RowGradientsBackward { indexes, out: table.gradients(indexes), dout: table.dinput, scales });
+            let sources = Sources::Packed { indexes, scales };
+            tape.push(RowGradientsBackward { sources, out: table.gradients(indexes), dout: table.dinput });
             // For the update.
             upload.table(bytes_of(&touched.slots));
             upload.table(bytes_of(&touched.union.rows));
@@ -178,20 +196,21 @@ impl Accelerator {
         Ok(logits)
     }
 
-    /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
-    fn group(
-        &self,
+    /// A group's tape, as the encoder emits it after what fetches its inputs; those that are packed, and tables, are laid out.
+    #[allow(clippy::too_many_arguments, reason = "a group, and where it is laid out")]
+    fn group<'a>(
+        &'a self,
+        mut tape: Tape<'a>,
         upload: &mut Upload,
-        work: &Work,
-        parts: &[Part],
-        inputs: Inputs,
-        lane: &Lane,
+        work: &'a Work,
+        parts: &'a [Part],
+        inputs: Inputs<'a>,
+        lane: &'a Lane,
         backward: bool,
     ) -> Vec<Command> {
         let &Work { network, batch, random, .. } = work;
         let group = GroupOf { network, parameters: work.parameters, batch, parts, inputs };
         let own = group.tensors(upload, lane, self.readable());
-        let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, Some(random));
         network.emit_losses(&mut tape, &own, self.results.losses(batch.present()), lane.row_losses);
         if backward {
