@@ -222,9 +222,9 @@ impl Op for EmbeddingRowsInit<'_> {
         vec![bytes_of(self.rows), bytes_of(&slots), bytes_of(&[self.rows.len() as u32]), bytes_of(&[0u32])]
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let &[rows, slots, count, first] = tables else { unreachable!("four tables") };
-        vec![rows_init(self.values, self.rows.len(), [rows, slots, count, first], self.init).into()]
+        vec![rows_init(card, self.values, self.rows.len(), [rows, slots, count, first], self.init).into()]
     }
 }
 

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::embedding_bag::Bags;
 use super::gram::add_symmetric;
-use super::row_index::{MOST_BLOCKS, RowLists};
+use super::row_index::RowLists;
 use super::simd::{add_scaled, dot};
 use crate::machine::driver::{Address, Card, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
@@ -319,11 +319,6 @@ impl<'a> RowGradients<'a> {
         gram_partials(self.most, self.tasks.len())
     }
 
-    /// Blocks of a kernel that goes over the union's rows, one at a time.
-    pub(super) fn blocks(&self) -> usize {
-        self.most.min(MOST_BLOCKS)
-    }
-
     /// partials ([`RowGradients::gram_partials`] x tasks x tasks) f64 on a device.
     pub(super) fn gram(&self, partials: Address, tables: &[Address]) -> Launch {
         let (count, (UnionAt { count: rows, starts, members, .. }, _)) = (self.tasks.len(), self.union_at(tables));
@@ -437,7 +432,7 @@ impl Op for RowGradientsBackward<'_> {
         vec![bytes_of(&sources), bytes_of(&starts), bytes_of(scales), bytes_of(&[rows])]
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let (most, [scales, sources, starts, count]) = match (self.sources, tables) {
             (Sources::Found(lists), _) => {
                 let RowLists { most, scales, sources, starts, .. } = lists;
@@ -448,7 +443,7 @@ impl Op for RowGradientsBackward<'_> {
             }
             _ => unreachable!("four tables"),
         };
-        let (blocks, width) = (most.min(MOST_BLOCKS), self.dout.columns);
+        let (blocks, width) = (card.blocks(most), self.dout.columns);
         let launch = match self.dout.dtype {
             DType::Bf16 => Launch::new("row_gradients_backward_bf16", [blocks, width.div_ceil(256), 1], THREADS).vectors(width),
             _ => Launch::line("row_gradients_backward", blocks, THREADS),

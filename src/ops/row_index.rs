@@ -21,9 +21,6 @@ const TILE: usize = 4096;
 const DIGITS: usize = 256;
 const DIGIT_BITS: u32 = 8;
 
-/// Blocks of kernels that go over a number of rows that only the device knows: several for each multiprocessor of the largest card.
-pub(super) const MOST_BLOCKS: usize = 132 * 16;
-
 /// Places of the counts.
 #[derive(Clone, Copy)]
 #[repr(u32)]
@@ -300,7 +297,7 @@ impl Op for IndexRows {
         host::index(self, memory);
     }
 
-    fn device(&self, _: &Card, _: &[Address]) -> Vec<Command> {
+    fn device(&self, card: &Card, _: &[Address]) -> Vec<Command> {
         let RowLists { most, counts, rows, sources, starts, tasks, firsts, fresh, .. } = self.lists;
         let RowLists { union_rows, union_starts, members, union_slots, .. } = self.lists;
         let SlotsAt { slots, touched, values, init } = self.table;
@@ -318,16 +315,16 @@ impl Op for IndexRows {
         commands.push(united.addresses([sorted, tasks, firsts, fresh, counts].map(|list| list.at)).into());
         let [count, before] = [Count::UnionRows, Count::TouchedBefore].map(|which| self.lists.count(which));
         let lists = [union_rows.at, union_slots.at, count, before];
-        commands.push(rows_init(values, most.union_rows, lists, init).into());
-        let looked_up = Launch::elements("bag_slots", most.entries).addresses([rows.at, slots.at, counts.at]);
-        commands.push(looked_up.into());
+        commands.push(rows_init(card, values, most.union_rows, lists, init).into());
+        let looked_up = Launch::line("bag_slots", card.blocks(most.entries.div_ceil(256)), 256);
+        commands.push(looked_up.addresses([rows.at, slots.at, counts.at]).into());
         commands
     }
 }
 
 /// Gives rows their initial values: their numbers, their slots, how many there are, at most `most`, and the first slot that counts.
-pub(super) fn rows_init(values: Tensor, most: usize, lists: [Address; 4], init: RowInit) -> Launch {
-    Launch::line("embedding_rows_init", most.min(MOST_BLOCKS), 256)
+pub(super) fn rows_init(card: &Card, values: Tensor, most: usize, lists: [Address; 4], init: RowInit) -> Launch {
+    Launch::line("embedding_rows_init", card.blocks(most), 256)
         .addresses([values.at])
         .addresses(lists)
         .int(values.columns)

@@ -70,7 +70,7 @@ impl Op for RowUpdate<'_> {
         tables
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let (own, rest) = tables.split_at(if let How::Columns(_) = self.how { 4 } else { 2 });
         let (slots, union) = match (self.gradients.union, rest) {
             (UnionOf::Found(lists), rest) => (lists.union_slots.at, rest),
@@ -80,7 +80,7 @@ impl Op for RowUpdate<'_> {
         let (UnionAt { count: union_count, starts, members, rows }, _) = self.gradients.union_at(union);
         let (dim, count, gradients) = (self.gradients.dim, self.gradients.tasks.len(), self.gradients.base());
         let TableState { values, first, second } = self.state;
-        let (table, blocks) = ([values.at, first.at, second.at], self.gradients.blocks());
+        let (table, blocks) = ([values.at, first.at, second.at], card.blocks(self.gradients.most));
         let launch = match &self.how {
             How::Weights(weights) => Launch::line("row_update_weights", blocks, 256)
                 .addresses(table)
