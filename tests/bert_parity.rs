@@ -128,7 +128,13 @@ fn limits(batch: &Batch) -> Limits {
         group_logits: 4 * rows,
         bag_rows: vec![tokens; 2],
         bag_entries: 0,
-        tokens: TokenLimits { group_tokens: tokens, group_queries: tokens, head_rows: rows, masked: 0, round_tokens: tokens },
+        tokens: TokenLimits {
+            group_tokens: tokens,
+            group_queries: tokens,
+            head_rows: rows,
+            round_tokens: tokens,
+            ..TokenLimits::default()
+        },
         present: 2,
         task_rows: Vec::new(),
     }

@@ -17,6 +17,7 @@ use crate::machine::tape::{Bytes, Tape, bytes_of};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::{self, Gradients};
 use crate::model::network::{Batch, Keep, Network, Part, Randomness};
+use crate::model::spec::HeadKind;
 use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
@@ -142,7 +143,7 @@ impl Accelerator {
         for ((range, tokens), lane) in inputs.zip(lanes) {
             let parts = &work.batch.parts[range.clone()];
             let inputs = Inputs { tokens: tokens.as_ref(), features };
-            let commands = self.group(&mut upload, work, parts, inputs, &self.lanes[lane], backward);
+            let commands = self.group(&mut upload, work, parts, inputs, &self.lanes[lane], backward.then_some(&*touched));
             groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
@@ -178,7 +179,8 @@ impl Accelerator {
         Ok(logits)
     }
 
-    /// A group's tape, as the encoder emits it; its inputs and tables are laid out.
+    /// A group's tape, as the encoder emits it; its inputs and tables are laid out. With the rows of the table that the batch touches,
+    /// gradients as well.
     fn group(
         &self,
         upload: &mut Upload,
@@ -186,16 +188,18 @@ impl Accelerator {
         parts: &[Part],
         inputs: Inputs,
         lane: &Lane,
-        backward: bool,
+        backward: Option<&Touched>,
     ) -> Vec<Command> {
         let &Work { network, batch, random, .. } = work;
         let group = GroupOf { network, parameters: work.parameters, batch, parts, inputs };
         let own = group.tensors(upload, lane, self.readable());
         let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, Some(random));
-        network.emit_losses(&mut tape, &own, self.results.losses(batch.present()), lane.row_losses);
-        if backward {
-            network.emit_backward(&mut tape, &own, self.gradients_of_group(network, &own), random);
+        let gradients = backward.map(|touched| self.gradients_of_group(network, &own, touched));
+        let losses = [self.results.losses(batch.present()), lane.row_losses];
+        network.emit_losses(&mut tape, &own, losses, gradients.as_ref());
+        if let Some(gradients) = gradients {
+            network.emit_backward(&mut tape, &own, gradients, random);
         }
         tape.commands(&self.card, |table| upload.table(table))
     }
@@ -238,7 +242,7 @@ impl Accelerator {
         program.run(first, after);
     }
 
-    fn gradients_of_group(&self, network: &Network, group: &encoders::Group) -> Gradients {
+    fn gradients_of_group(&self, network: &Network, group: &encoders::Group, touched: &Touched) -> Gradients {
         let segment = |(part, rows)| {
             let part: &Part = part;
             let Keep { stored, batches, .. } = self.keep;
@@ -247,11 +251,16 @@ impl Accelerator {
         };
         let segments = group.parts.iter().zip(group.batch.input_segments(group.parts)).map(segment).collect();
         let heads = self.head_gradients;
+        let table = self.trained_table().map(|table| table.gradients(&touched.indexes));
+        let words = |part: &Part| match (&table, network.spec.heads[part.task].kind) {
+            (Some(rows), HeadKind::Mlm) => rows[part.present * self.keep.batches + part.batch],
+            _ => Tensor::NONE,
+        };
         let rows = group.batch.input_rows(group.parts);
         Gradients {
             jacobian: JacobianRows { segments, added: !self.keep.stored, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),
-            words: vec![Tensor::NONE; group.parts.len()],
+            words: group.parts.iter().map(words).collect(),
             dinput: self.trained_table().map_or(Tensor::NONE, |table| table.dinput.rows(rows)),
         }
     }
