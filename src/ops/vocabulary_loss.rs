@@ -123,7 +123,8 @@ mod cases {
                     let targets = [0, 1002, 517, 1, 999].map(|target| target % classes as u32);
                     let (logits, row_losses) = (place.narrow_in_place(&logits, classes), place.room(1, 5, DType::F64));
                     place.run(&VocabularyLoss { logits, row_losses, targets: &targets, scale: 0.5, backward });
-                    vec![place.found("logits", logits), place.found("losses", row_losses)]
+                    // A loss near zero is what f32 sums leave of one.
+                    vec![place.found("logits", logits), place.found("losses", row_losses).within(2e-6, 1e-7)]
                 });
             }
         }
