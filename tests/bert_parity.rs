@@ -126,6 +126,7 @@ fn limits(batch: &Batch) -> Limits {
         group_rows: rows,
         round_rows: rows,
         group_logits: 4 * rows,
+        logits_at_once: None,
         bag_rows: vec![tokens; 2],
         bag_entries: 0,
         tokens: TokenLimits {
