@@ -5,7 +5,7 @@
 // Floor: 8 bytes a logit and 8 a row; two f64 exponentials a logit.
 #include "common.cuh"
 
-enum Loss { kCrossEntropy = 0, kBinaryCrossEntropy = 1, kSquaredError = 2, kVocabulary = 3 };
+enum Loss { kCrossEntropy = 0, kBinaryCrossEntropy = 1, kSquaredError = 2, kKnown = 3 };
 
 // One task's rows, logits and targets.
 struct LossSegment {
@@ -75,7 +75,7 @@ __device__ __forceinline__ double masked(float* d, const float* logits, const fl
 
 }  // namespace loss
 
-// dlogits (as logits) and row_losses (rows) f64; rows of a whole vocabulary are left to vocabulary_loss_rows. factors (tasks) f32 multiply the gradients, or null. grid: rows / 8 rounded up.
+// dlogits (as logits) and row_losses (rows) f64; rows whose losses are known are left as they are. factors (tasks) f32 multiply the gradients, or null. grid: rows / 8 rounded up.
 extern "C" __global__ void __launch_bounds__(256) loss_rows(float* dlogits, double* row_losses, const float* logits,
                                                             const uint32_t* targets, const LossSegment* segments, int count,
                                                             int rows, double smoothing, const float* factors) {
@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(256) loss_rows(float* dlogits, doub
         ++index;
     }
     LossSegment own = segments[index];
-    if (own.loss == kVocabulary) {
+    if (own.loss == kKnown) {
         return;
     }
     uint64_t local = row - own.start;

@@ -13,13 +13,21 @@ namespace row_gradients {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-// Parameters and moments of the table's slots; second_dim: dim, 1 (one moment a row) or 0.
+// Parameters and moments of the table's slots; second_dim: dim, 1 (one moment a row) or 0. copy: of the values, or null.
 struct State {
     float* values;
     float* first;
     float* second;
+    bf16* copy;
     int second_dim;
     int dim;
+
+    __device__ __forceinline__ void put(uint64_t at, float value) const {
+        values[at] = value;
+        if (copy) {
+            copy[at] = from_float<bf16>(value);
+        }
+    }
 };
 
 // One optimizer step of a row from d = combined(column).
@@ -28,8 +36,9 @@ __device__ __forceinline__ void step_row(const State& state, const Rates& rates,
                                          Combined combined) {
     for (int column = threadIdx.x; column < state.dim; column += blockDim.x) {
         uint64_t at = slot * state.dim + column;
-        float v = state.second_dim ? state.second[at] : 0.0f;
-        step_one(rates, group, state.values[at], state.first[at], v, combined(column));
+        float p = state.values[at], v = state.second_dim ? state.second[at] : 0.0f;
+        step_one(rates, group, p, state.first[at], v, combined(column));
+        state.put(at, p);
         if (state.second_dim) {
             state.second[at] = v;
         }
@@ -53,7 +62,7 @@ __device__ __forceinline__ void step_row_single(const State& state, const Rates&
         uint64_t at = slot * state.dim + column;
         float m = fmaf(rates.beta1, state.first[at], (1.0f - rates.beta1) * combined(column));
         state.first[at] = m;
-        state.values[at] = fmaf(keep, state.values[at], -rate * m);
+        state.put(at, fmaf(keep, state.values[at], -rate * m));
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -200,11 +209,12 @@ struct RowProducts {
 
 }  // namespace row_gradients
 
-// gradients row g of *count = sum over its sources e, in order, of scales[e] * dout[e]: sources[starts[g]..starts[g + 1]].
+// gradients row g of *count = sum over its sources e, in order, of scales[e] * dout[e]: sources[starts[g]..starts[g + 1]]. With places row
+// places[g] gains the sum instead; no two are the same.
 // dout (examples x dim, rows pitch_of(dim) apart) f32. grid: any, a block a row at a time.
 extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* gradients, const float* dout, const float* scales,
                                                                          const uint32_t* sources, const uint32_t* starts,
-                                                                         const uint32_t* count, int dim) {
+                                                                         const uint32_t* places, const uint32_t* count, int dim) {
     for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
         uint32_t start = starts[row], end = starts[row + 1];
         for (int column = threadIdx.x; column < dim; column += blockDim.x) {
@@ -214,7 +224,8 @@ extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* 
                 uint32_t example = sources[at];
                 sum = fmaf(scales[example], dout[uint64_t(example) * pitch_of(dim) + column], sum);
             }
-            gradients[uint64_t(row) * dim + column] = sum;
+            float* out = gradients + uint64_t(places ? places[row] : row) * dim + column;
+            *out = places ? *out + sum : sum;
         }
     }
 }
@@ -222,8 +233,8 @@ extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* 
 // As row_gradients_backward of dout (examples x dim) bf16, dim a multiple of 8. grid: (any, tiles of 256 columns).
 extern "C" __global__ void __launch_bounds__(256) row_gradients_backward_bf16(float* gradients, const bf16* dout,
                                                                               const float* scales, const uint32_t* sources,
-                                                                              const uint32_t* starts, const uint32_t* count,
-                                                                              int dim) {
+                                                                              const uint32_t* starts, const uint32_t* places,
+                                                                              const uint32_t* count, int dim) {
     __shared__ SumRoom room;
     auto row_of = [&](uint32_t i) { return sources[i]; };
     auto factor_of = [&](uint32_t i) { return scales[sources[i]]; };
@@ -231,7 +242,8 @@ extern "C" __global__ void __launch_bounds__(256) row_gradients_backward_bf16(fl
     for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
         float sum = column_of_sum(dout, dim, starts[row], starts[row + 1], row_of, factor_of, room);
         if (column < dim) {
-            gradients[uint64_t(row) * dim + column] = sum;
+            float* out = gradients + uint64_t(places ? places[row] : row) * dim + column;
+            *out = places ? *out + sum : sum;
         }
         __syncthreads();
     }
@@ -285,9 +297,10 @@ extern "C" __global__ void __launch_bounds__(256, 3) row_gram(double* partials, 
 }
 
 // One step on slot slots[u] of values, first (slots x dim) and second (slots x second_dim: dim, 1 under AdamW, or 0) for each union
-// row u of *count: d = sum of weights[task] over its members. grid: any, a block a row at a time.
-extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* values, float* first, float* second, int second_dim,
-                                                                     const float* gradients, const uint32_t* slots,
+// row u of *count: d = sum of weights[task] over its members. copy (slots x dim) bf16 of the values, or null. grid: any, a block a row at
+// a time.
+extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* values, float* first, float* second, bf16* copy,
+                                                                     int second_dim, const float* gradients, const uint32_t* slots,
                                                                      const uint32_t* starts, const uint2* members,
                                                                      const uint32_t* count, int dim, const float* weights,
                                                                      const Rates* rates, const GroupRates* groups, int group,
@@ -298,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* valu
         return;
     }
     Rates common = *rates;
-    State state = {values, first, second, second_dim, dim};
+    State state = {values, first, second, copy, second_dim, dim};
     for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
         uint32_t start = starts[row], end = starts[row + 1];
         auto combined = [&](int column) {
@@ -319,8 +332,8 @@ extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* valu
 
 // As row_update_weights with the rule for columns of update_columns over all tasks; columns are numbered from `base` + table
 // row * dim. Shared memory: tasks x blockDim.x doubles.
-extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* values, float* first, float* second, int second_dim,
-                                                                     const float* gradients, const uint32_t* slots,
+extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* values, float* first, float* second, bf16* copy,
+                                                                     int second_dim, const float* gradients, const uint32_t* slots,
                                                                      const uint32_t* union_rows, const uint32_t* starts,
                                                                      const uint2* members, const uint32_t* count, int tasks,
                                                                      int dim, int rule, double parameter, const double* factors,
@@ -334,7 +347,7 @@ extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* valu
         return;
     }
     Rates common = *rates;
-    State state = {values, first, second, second_dim, dim};
+    State state = {values, first, second, copy, second_dim, dim};
     RowRule own = {rule, parameter, factors, seed, *round, gradients, members, tasks, dim, shared + threadIdx.x};
     for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
         uint32_t start = starts[row], end = starts[row + 1];

@@ -1,29 +1,23 @@
-// Cross-entropy over a whole vocabulary: a block a row of logits, which is read twice, the second time from the cache.
+// Cross-entropy over a whole vocabulary: a block a row of logits in bf16, which is read twice, the second time from the cache, and
+// becomes its own gradient.
 //
-// Rows begin at any multiple of 4 bytes, so the few logits before the first multiple of 16 and after the last are read one by one.
-// Exponentials are f32 as in ops/vocabulary_loss.rs; the threads' sums are added in f64. Shared memory: 2 doubles a warp.
-// Floor: 8 bytes a logit.
+// Rows begin at multiples of 16 bytes and are read eight logits at a time; what pads them stays zero. Exponentials are f32 as in
+// ops/vocabulary_loss.rs; the threads' sums are added in f64. Shared memory: 2 doubles a warp.
+// Floor: 6 bytes a logit, 2 where no gradient is wanted.
 #include "activation.cuh"
+#include "vectors.cuh"
 
 namespace vocabulary_loss {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarp;
-typedef Pack<float, 4> Four;
 
-// Calls wide(column, four) for each of this thread's vectors of a row of logits, and single(column) for what remains.
-template <typename Wide, typename Single>
-__device__ __forceinline__ void each(const float* row, int classes, Wide wide, Single single) {
-    int head = int((16 - uint64_t(row) % 16) % 16 / 4);
-    head = head < classes ? head : classes;
-    int vectors = (classes - head) / 4, rest = classes - 4 * vectors;
+// Calls use(column, eight, count) for each of this thread's vectors of a row, of which the first `count` values are logits.
+template <typename Use>
+__device__ __forceinline__ void each(const bf16* row, int classes, Use use) {
 #pragma unroll 4
-    for (int vector = threadIdx.x; vector < vectors; vector += kThreads) {
-        wide(head + 4 * vector, load_pack<Four>(row + head + 4 * vector));
-    }
-    if (int(threadIdx.x) < rest) {
-        int at = int(threadIdx.x);
-        single(at < head ? at : at + 4 * vectors);
+    for (int at = int(threadIdx.x) * kEight; at < classes; at += kThreads * kEight) {
+        use(at, widen(load_raw(row + at)), classes - at);
     }
 }
 
@@ -34,28 +28,21 @@ struct Sum {
     // Zero, or NaN once a value was not finite, which comparisons would pass over.
     float check;
 
-    __device__ __forceinline__ void add(float x) {
-        check = fmaf(x, 0.0f, check);
-        if (x > peak) {
-            sum *= exp_poly(peak - x);
-            peak = x;
+    __device__ __forceinline__ void add(const Floats& x, int count) {
+        float largest = peak;
+#pragma unroll
+        for (int i = 0; i < kEight; ++i) {
+            largest = i < count ? fmaxf(largest, x.at[i]) : largest;
         }
-        sum += exp_poly(x - peak);
-    }
-
-    __device__ __forceinline__ void add(const Four& x) {
-        float largest = fmaxf(fmaxf(x.at[0], x.at[1]), fmaxf(x.at[2], x.at[3]));
         if (largest > peak) {
             sum *= exp_poly(peak - largest);
             peak = largest;
         }
-        float total = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < kEight; ++i) {
             check = fmaf(x.at[i], 0.0f, check);
-            total += exp_poly(x.at[i] - peak);
+            sum += i < count ? exp_poly(x.at[i] - peak) : 0.0f;
         }
-        sum += total;
     }
 };
 
@@ -76,32 +63,35 @@ __device__ __forceinline__ float block_peak(float value, float* warps) {
 
 }  // namespace vocabulary_loss
 
-// dlogits (rows x classes) = scale * (softmax - target), row_losses (rows) f64; targets (rows) class indices. Both matrices begin at
-// the same place between multiples of 16 bytes. grid: rows.
-extern "C" __global__ void __launch_bounds__(512) vocabulary_loss_rows(float* dlogits, double* row_losses, const float* logits,
-                                                                       const uint32_t* targets, int classes, float scale) {
+// row_losses (rows) f64 against targets (rows), class indices; with `backward` logits (rows x classes) become
+// scale * (softmax - target). grid: rows.
+extern "C" __global__ void __launch_bounds__(512) vocabulary_loss_rows(bf16* logits, double* row_losses, const uint32_t* targets,
+                                                                       int classes, float scale, int backward) {
     using namespace vocabulary_loss;
     __shared__ float peaks[kWarps];
     __shared__ double sums[kWarps];
-    const float* x = logits + uint64_t(blockIdx.x) * classes;
-    float* d = dlogits + uint64_t(blockIdx.x) * classes;
+    bf16* row = logits + uint64_t(blockIdx.x) * pitch_of(classes);
+    int target = int(targets[blockIdx.x]);
+    // Before anyone writes.
+    float wanted = to_float(row[target]);
     Sum own = {-INFINITY, 0.0f, 0.0f};
-    each(x, classes, [&](int, const Four& four) { own.add(four); }, [&](int at) { own.add(x[at]); });
+    each(row, classes, [&](int, const Floats& x, int count) { own.add(x, count); });
     float peak = block_peak(own.peak, peaks);
     double total = block_sum(double(own.sum * exp_poly(own.peak - peak) + own.check), sums);
-    float factor = float(double(scale) / total);
-    int target = int(targets[blockIdx.x]);
-    auto slope = [&](float value, int at) { return fmaf(exp_poly(value - peak), factor, at == target ? -scale : 0.0f); };
-    auto wide = [&](int at, const Four& four) {
-        Four slopes;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            slopes.at[i] = slope(four.at[i], at + i);
-        }
-        store_pack(d + at, slopes);
-    };
-    each(x, classes, wide, [&](int at) { d[at] = slope(x[at], at); });
     if (threadIdx.x == 0) {
-        row_losses[blockIdx.x] = log(total) + double(peak) - double(x[target]);
+        row_losses[blockIdx.x] = log(total) + double(peak) - double(wanted);
     }
+    if (!backward) {
+        return;
+    }
+    float factor = float(double(scale) / total);
+    each(row, classes, [&](int at, const Floats& x, int count) {
+        Floats slopes;
+#pragma unroll
+        for (int i = 0; i < kEight; ++i) {
+            float slope = fmaf(exp_poly(x.at[i] - peak), factor, at + i == target ? -scale : 0.0f);
+            slopes.at[i] = i < count ? slope : 0.0f;
+        }
+        store_raw(row + at, narrowed(slopes));
+    });
 }

@@ -126,8 +126,15 @@ fn limits(batch: &Batch) -> Limits {
         group_rows: rows,
         round_rows: rows,
         group_logits: 4 * rows,
+        logits_at_once: None,
         bag_rows: vec![tokens; 2],
-        tokens: TokenLimits { group_tokens: tokens, group_queries: tokens, head_rows: rows, masked: 0, round_tokens: tokens },
+        tokens: TokenLimits {
+            group_tokens: tokens,
+            group_queries: tokens,
+            head_rows: rows,
+            round_tokens: tokens,
+            ..TokenLimits::default()
+        },
         present: 2,
         ..Limits::default()
     }

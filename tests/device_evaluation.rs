@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use common::{Outcome, Place, outcome, run, taskloom};
@@ -107,6 +107,20 @@ fn a_transformer_answers_as_on_the_cpu() {
     }
 }
 
+/// With a task that predicts words, which nobody can ask about a text.
+#[test]
+fn words_are_predicted_as_on_the_cpu() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let config = place.transformer_of_words();
+    for frozen in ["encoder.freeze=[]", "encoder.freeze=[\"embeddings\"]"] {
+        let run_folder = place.train(&config, &[CPU, "train.rounds=3", frozen]);
+        answers_agree(&run_folder, &[("topic", &["red fast"])]);
+    }
+}
+
 /// What was trained on a device is evaluated there along the way, and afterwards by the same kernels.
 #[test]
 fn the_scores_are_those_of_the_training() {
@@ -114,7 +128,13 @@ fn the_scores_are_those_of_the_training() {
         return;
     }
     let place = Place::new();
-    let run_folder = place.train(&place.linear(), &["run.device=emulated"]);
+    for config in [place.linear(), place.transformer_of_words()] {
+        scores_are_those_of_the_training(&place, &config);
+    }
+}
+
+fn scores_are_those_of_the_training(place: &Place, config: &Path) {
+    let run_folder = place.train(config, &["run.device=emulated"]);
     let last = common::metrics(&run_folder).into_iter().rfind(|line| line["kind"] == "eval").expect("an evaluation");
     let newest = common::checkpoints(&run_folder).pop().expect("a checkpoint");
     let again = eval(&newest, "emulated").ok().json();
@@ -141,16 +161,6 @@ fn what_no_device_computes_is_refused() {
         return;
     }
     let place = Place::new();
-    let words = place.train(&with_words(&place), &[CPU, "train.rounds=1"]);
-    let parts = ["--device emulated", "tasks.words.head = \"mlm\" runs on the CPU only"];
-    eval(&words, "emulated").failed(2, &parts);
-    predict(&words, "topic", &["red"], "emulated").failed(2, &parts);
     let heads = place.train(&place.transformer(), &[CPU, "train.rounds=1", "encoder.heads=4"]);
     eval(&heads, "emulated").failed(2, &["--device emulated", "no attention heads of 16 columns"]);
-}
-
-/// The transformer's tasks, and one that models language.
-fn with_words(place: &Place) -> PathBuf {
-    let own = std::fs::read_to_string(place.transformer()).expect("a configuration");
-    place.write("words.toml", format!("{own}[tasks.words]\ntext = \"text\"\nhead = \"mlm\"\n"))
 }

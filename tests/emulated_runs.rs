@@ -101,15 +101,21 @@ fn a_transformer_trains_as_on_the_cpu() {
         return;
     }
     let place = Place::new();
-    let config = place.transformer();
-    for sets in [
-        &["train.fuse=1", "eval.batches_per_round=1"][..],
-        &["encoder.pooling=pooler", "encoder.freeze=[\"embeddings\",\"layer.0\"]"],
-        &["schedule.mode=time_sliced", "encoder.pooling=mean", "encoder.recompute=true"],
-        &["surgery.method=trimmed_mean", "optimizer.embedding=dense", "surgery.granularity=tensor", "train.accumulate=2"],
+    let (config, words) = (place.transformer(), place.transformer_of_words());
+    for (config, sets) in [
+        (&config, &["train.fuse=1", "eval.batches_per_round=1"][..]),
+        (&config, &["encoder.pooling=pooler", "encoder.freeze=[\"embeddings\",\"layer.0\"]"]),
+        (&config, &["schedule.mode=time_sliced", "encoder.pooling=mean", "encoder.recompute=true"]),
+        (
+            &config,
+            &["surgery.method=trimmed_mean", "optimizer.embedding=dense", "surgery.granularity=tensor", "train.accumulate=2"],
+        ),
+        (&words, &["train.fuse=1", "eval.batches_per_round=1", "tasks.words.period=2"]),
+        (&words, &["surgery.method=modo", "encoder.pooling=pooler", "train.accumulate=2"]),
+        (&words, &["schedule.mode=time_sliced", "schedule.max_staleness=1", "optimizer.row_moment=row"]),
     ] {
         let on = |device| [sets, &[device]].concat();
-        let [device, cpu] = [EMULATED, "run.device=cpu"].map(|device| place.train(&config, &on(device)));
+        let [device, cpu] = [EMULATED, "run.device=cpu"].map(|device| place.train(config, &on(device)));
         assert_close(&losses(&device), &losses(&cpu), 0.03, &format!("{sets:?}"));
         let eval = run(&["eval", &device.display().to_string(), "--json"]).ok().json();
         assert_eq!(eval["split"], "dev");
@@ -140,12 +146,13 @@ fn a_transformer_resumes_to_the_same_bytes() {
         return;
     }
     let place = Place::new();
-    let config = place.transformer();
-    let whole = place.train(&config, &[EMULATED]);
-    let half = place.train(&config, &[EMULATED, "checkpoint.keep=9"]);
-    std::fs::remove_dir_all(checkpoints(&half).last().expect("the last one")).expect("it is there");
-    resume(&half).ok();
-    assert_same_files(&final_checkpoint(&half), &final_checkpoint(&whole), "resumed");
+    for config in [place.transformer(), place.transformer_of_words()] {
+        let whole = place.train(&config, &[EMULATED]);
+        let half = place.train(&config, &[EMULATED, "checkpoint.keep=9"]);
+        std::fs::remove_dir_all(checkpoints(&half).last().expect("the last one")).expect("it is there");
+        resume(&half).ok();
+        assert_same_files(&final_checkpoint(&half), &final_checkpoint(&whole), &format!("{} resumed", config.display()));
+    }
 }
 
 /// Buffers by task come back from a checkpoint to where they were: a run that goes on from one ends with the bytes of one that was
@@ -188,6 +195,7 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
         (place.bag(), "topic", stale),
         (place.bag(), "topic", losses_again),
         (place.bag(), "topic", &["surgery.method=modo"]),
+        (place.transformer_of_words(), "topic", &["tasks.words.period=2"]),
     ] {
         let always = [&[EMULATED, "train.rounds=5", "eval.every=2"], more].concat();
         let task = format!("faults.x.task={task}");
@@ -260,7 +268,6 @@ fn transformers_that_no_device_computes_are_refused_by_check() {
     check(&["encoder.intermediate=100"]).failed(2, &["multiples of 8 as encoder.intermediate, found 100"]);
     check(&["encoder.freeze=[\"embeddings\"]", "encoder.cache_frozen=true"])
         .failed(2, &["encoder.cache_frozen", "on the CPU only"]);
-    check(&["tasks.words.text=text", "tasks.words.head=mlm"]).failed(2, &["\"mlm\" runs on the CPU only"]);
 }
 
 /// Rounds of one task each, and parts of the encoder solved on their own.
@@ -305,8 +312,13 @@ fn the_plan_counts_what_is_allocated() {
         return;
     }
     let place = Place::new();
-    for (config, method) in [(small(), "moco"), (place.bag(), "excess_mtl"), (place.transformer(), "moco"), (place.bag(), "mgda")]
-    {
+    for (config, method) in [
+        (small(), "moco"),
+        (place.bag(), "excess_mtl"),
+        (place.transformer(), "moco"),
+        (place.bag(), "mgda"),
+        (place.transformer_of_words(), "mgda"),
+    ] {
         let run = place.train(&config, &[EMULATED, &format!("surgery.method={method}"), "train.rounds=1", "eval.every=1"]);
         let (config, corpus, plan) = planned(&run, &Console::new());
         let buffers = plan.buffers(&config).expect("counted");

@@ -22,13 +22,20 @@ use taskloom::train::predictor::Predictor;
 use taskloom::train::round::{Committed, Trainer};
 use taskloom::train::round_options::{RoundOptions, Solvers};
 
-const VOCABULARY: usize = 48;
+/// No multiple of 8.
+const VOCABULARY: usize = 51;
 const HIDDEN: usize = 64;
 const POSITIONS: usize = 16;
 /// Sequences of a micro-batch.
 const SEQUENCES: usize = 3;
-const KINDS: [(HeadKind, usize); 4] =
-    [(HeadKind::Classification, 3), (HeadKind::Regression, 1), (HeadKind::Multilabel, 2), (HeadKind::Regression, 1)];
+/// All but the last are tasks of every case.
+const KINDS: [(HeadKind, usize); 5] = [
+    (HeadKind::Classification, 3),
+    (HeadKind::Regression, 1),
+    (HeadKind::Multilabel, 2),
+    (HeadKind::Regression, 1),
+    (HeadKind::Mlm, VOCABULARY),
+];
 
 /// What the cases differ in.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +51,15 @@ struct Case {
     conflict_every: u64,
     /// Every task is a group of its own, on two lanes, and task 0 has two micro-batches.
     apart: bool,
+    /// Of two tasks, the second predicts words: so many at once on a device.
+    words: Option<usize>,
+}
+
+impl Case {
+    /// By task.
+    fn kinds(self) -> &'static [(HeadKind, usize)] {
+        if self.words.is_some() { &[KINDS[0], KINDS[4], KINDS[3]] } else { &KINDS[..4] }
+    }
 }
 
 const PLAIN: Case = Case {
@@ -56,6 +72,7 @@ const PLAIN: Case = Case {
     storage: Storage::F32,
     conflict_every: 1,
     apart: false,
+    words: None,
 };
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9 };
@@ -68,12 +85,13 @@ struct Setup {
 }
 
 fn setup(case: Case) -> Setup {
+    let kinds = case.kinds();
     let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs };
     let spec = TransformerSpec {
         vocabulary: VOCABULARY,
         cls: 0,
         sep: 1,
-        mask: None,
+        mask: Some(2),
         layers: 2,
         heads: 2,
         intermediate: 96,
@@ -88,21 +106,30 @@ fn setup(case: Case) -> Setup {
         dense_steps: case.dense_steps,
     };
     let encoder = Arc::new(Transformer::new(spec, HIDDEN, case.dropout));
-    let network = Network::new(ModelSpec { encoder, heads: KINDS.into_iter().enumerate().map(head).collect() });
-    let balancer = balance::registry::build("equal", &Map::new(), KINDS.len()).unwrap();
-    let methods = vec![taskloom::surgery::methods::registry::build(case.method, &Map::new(), KINDS.len()).unwrap()];
+    let network = Network::new(ModelSpec { encoder, heads: kinds.iter().copied().enumerate().map(head).collect() });
+    let balancer = balance::registry::build("equal", &Map::new(), kinds.len()).unwrap();
+    let methods = vec![taskloom::surgery::methods::registry::build(case.method, &Map::new(), kinds.len()).unwrap()];
     let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: VOCABULARY };
-    let rows = (KINDS.len() + 1) * SEQUENCES;
+    let rows = (kinds.len() + 1) * SEQUENCES;
     let tokens = rows * POSITIONS;
-    let trained = if case.frozen == 0 { KINDS.len() } else { 0 };
+    let trained = if case.frozen == 0 { kinds.len() } else { 0 };
+    let masked = if case.words.is_some() { tokens } else { 0 };
     let limits = Limits {
         group_rows: rows,
         round_rows: if case.apart { 2 * rows } else { rows },
-        group_logits: 3 * rows,
-        present: KINDS.len(),
+        group_logits: 3 * rows + VOCABULARY * masked,
+        logits_at_once: case.words.map(|_| 3 * rows + VOCABULARY.next_multiple_of(8) * 2 * MASKED * SEQUENCES),
+        present: kinds.len(),
         bag_rows: vec![VOCABULARY; trained],
         task_rows: vec![VOCABULARY; trained],
-        tokens: TokenLimits { group_tokens: tokens, group_queries: tokens, head_rows: rows, masked: 0, round_tokens: tokens },
+        tokens: TokenLimits {
+            group_tokens: tokens,
+            group_queries: tokens,
+            head_rows: rows + masked,
+            masked,
+            words_at_once: case.words.unwrap_or(0),
+            round_tokens: tokens,
+        },
         ..Limits::default()
     };
     let round_options = RoundOptions { conflict_every: case.conflict_every, storage: case.storage, ..RoundOptions::plain(7) };
@@ -115,27 +142,32 @@ fn batch(case: Case, round: u64) -> Batch {
     let mut batch = Batch::default();
     batch.bags.clear();
     batch.tokens.bounds.push(0);
-    let mut tasks: Vec<usize> = (0..KINDS.len()).collect();
+    let kinds = case.kinds();
+    // Of its kind, the task with two micro-batches predicts words where one does.
+    let twice = if case.words.is_some() { 1 } else { 0 };
+    let mut tasks: Vec<usize> = (0..kinds.len()).collect();
     if case.apart {
-        tasks.push(0);
+        tasks.push(twice);
     }
     for (number, &task) in tasks.iter().enumerate() {
         let random = Keyed::new(5, Stream::Synthetic, round as u32, task as u32, number as u32);
-        let start = batch.keys.len();
+        let (start, mut words) = (batch.keys.len(), Vec::new());
+        let (kind, outputs) = kinds[task];
         for row in 0..SEQUENCES as u32 {
-            push_sequence(&mut batch, task, 100 * number as u32 + row, &random);
+            let masked = (kind == HeadKind::Mlm).then_some(&mut words);
+            push_sequence(&mut batch, task, 100 * number as u32 + row, &random, masked);
         }
-        let (kind, outputs) = KINDS[task];
         let value = |at: usize| random.normal(1000 + at as u32) as f32;
         let targets = match kind {
+            HeadKind::Mlm => Targets::Class(words),
             HeadKind::Classification => Targets::Class((0..SEQUENCES as u32).map(|row| row % 3).collect()),
             HeadKind::Multilabel => Targets::Values((0..SEQUENCES * outputs).map(|at| f32::from(value(at) > 0.0)).collect()),
             // One of the values is missing.
             _ => Targets::Values((0..SEQUENCES).map(|at| if at == 2 { f32::NAN } else { value(at) }).collect()),
         };
-        let micro_batches = if case.apart && task == 0 { 2.0 } else { 1.0 };
+        let micro_batches = if case.apart && task == twice { 2.0 } else { 1.0 };
         let scale = 1.0 / (micro_batches * targets.observed() as f32);
-        let (rows, first) = (start..batch.keys.len(), number < KINDS.len());
+        let (rows, first) = (start..batch.keys.len(), number < kinds.len());
         batch.parts.push(Part { task, present: task, batch: 0, rows, targets, scale, first });
     }
     let all = batch.parts.len();
@@ -143,13 +175,23 @@ fn batch(case: Case, round: u64) -> Batch {
     batch
 }
 
-/// Words of a few that all have, and of all.
-fn push_sequence(batch: &mut Batch, task: usize, example: u32, random: &Keyed) {
+/// Most words of a sequence that are predicted.
+const MASKED: usize = POSITIONS / 3;
+
+/// Words of a few that all have, and of all; those that are to be predicted are pushed onto `masked`, if there are such.
+fn push_sequence(batch: &mut Batch, task: usize, example: u32, random: &Keyed, mut masked: Option<&mut Vec<u32>>) {
     let length = 2 + random.word(example) % (POSITIONS as u32 - 2);
     batch.keys.push(RowKey { task: task as u32, example });
     for position in 0..length {
         let word = random.word(5000 + 40 * example + position);
-        batch.bags.rows.push(if position == 0 { 0 } else { word % if position % 2 == 0 { 8 } else { VOCABULARY as u32 } });
+        let word = if position == 0 { 0 } else { word % if position % 2 == 0 { 8 } else { VOCABULARY as u32 } };
+        let hidden = masked.as_mut().filter(|_| position % 3 == 1);
+        let shown = if hidden.is_some() { 2 } else { word };
+        if let Some(words) = hidden {
+            batch.tokens.masked.push(batch.bags.rows.len() as u32);
+            words.push(word);
+        }
+        batch.bags.rows.push(shown);
         batch.bags.finish_example(1.0);
         batch.tokens.positions.push(position);
         batch.tokens.types.push(u32::from(position > 5));
@@ -160,7 +202,7 @@ fn push_sequence(batch: &mut Batch, task: usize, example: u32, random: &Keyed) {
 
 fn one_round(trainer: &mut Trainer, case: Case, rule: Rule, round: u64) -> Committed {
     let rates = Rates { rule, lr: 3e-3, head_lr: 3e-3, embedding_lr: 3e-3, weight_decay: 0.01 };
-    let tasks: Vec<usize> = (0..KINDS.len()).collect();
+    let tasks: Vec<usize> = (0..case.kinds().len()).collect();
     trainer.run_round(&batch(case, round), &tasks, round, &rates).expect("no fault").expect("finite")
 }
 
@@ -172,7 +214,7 @@ fn parameters(trainer: &mut Trainer) -> Vec<f32> {
     [&parameters.shared.values[..], &parameters.heads.values, &table].concat()
 }
 
-/// Logits of the batch of round 9 after some rounds, the losses of each, and all parameters.
+/// Logits of two tasks of the batch of round 9 after some rounds, the losses of each, and all parameters.
 struct Trained {
     losses: Vec<f64>,
     logits: Vec<f32>,
@@ -181,9 +223,14 @@ struct Trained {
 
 fn train(trainer: &mut Trainer, case: Case, rule: Rule, rounds: u64) -> Trained {
     let losses = (0..rounds).flat_map(|round| one_round(trainer, case, rule, round).losses).collect();
-    let mut unseen = batch(case, 9);
-    unseen.parts.truncate(1);
-    let logits = trainer.predict(&unseen).unwrap()[..SEQUENCES * KINDS[0].1].to_vec();
+    let mut logits = Vec::new();
+    for task in 0..2 {
+        let mut unseen = batch(case, 9);
+        unseen.parts = vec![unseen.parts.swap_remove(task)];
+        let outputs = case.kinds()[task].1;
+        let count = unseen.parts[0].targets.rows(outputs) * outputs;
+        logits.extend_from_slice(&trainer.predict(&unseen).unwrap()[..count]);
+    }
     Trained { losses, logits, parameters: parameters(trainer) }
 }
 
@@ -220,11 +267,12 @@ fn five_rounds_match(mut device: Trainer, case: Case) {
     }
     let (error, moved) = (distance(&found.parameters, &expected.parameters), distance(&expected.parameters, &start));
     assert!(error <= 5e-2 * moved, "{case:?}: {error} of {moved}");
-    let (error, size) = (distance(&found.logits, &expected.logits), distance(&expected.logits, &[0.0; SEQUENCES * 3]));
+    let (error, size) =
+        (distance(&found.logits, &expected.logits), distance(&expected.logits, &vec![0.0; expected.logits.len()]));
     assert!(error <= 3e-2 * size, "{case:?}: logits {error} of {size}");
 }
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 14] = [
     PLAIN,
     Case { pooling: Pooling::Mean, apart: true, ..PLAIN },
     Case { pooling: Pooling::Pooler, recompute: true, ..PLAIN },
@@ -234,7 +282,15 @@ const CASES: [Case; 9] = [
     Case { method: "excess_mtl", apart: true, ..PLAIN },
     Case { storage: Storage::Bf16, ..PLAIN },
     Case { method: "mean", conflict_every: 0, apart: true, ..PLAIN },
+    WORDS,
+    Case { pooling: Pooling::Pooler, apart: true, storage: Storage::Bf16, ..WORDS },
+    Case { frozen: 1, apart: true, ..WORDS },
+    Case { method: "moco", dense_steps: true, recompute: true, ..WORDS },
+    Case { method: "mean", conflict_every: 0, apart: true, words: Some(100), ..WORDS },
 ];
+
+/// Seven words at once.
+const WORDS: Case = Case { words: Some(7), ..PLAIN };
 
 #[test]
 fn a_small_bert_trains_as_on_the_cpu() {
@@ -269,14 +325,15 @@ fn recomputing_gives_the_same_bytes() {
 /// Orders of blocks, threads and streams are the seed's.
 #[test]
 fn every_order_gives_the_same_bytes() {
-    let case = Case { pooling: Pooling::Mean, apart: true, ..PLAIN };
-    let Some(mut first) = on_emulated(case, 0) else { return };
-    let first = train(&mut first, case, ADAMW, 2);
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-    for seed in 1..6 {
-        let other = train(&mut on_emulated(case, seed).expect("there was one before"), case, ADAMW, 2);
-        assert_eq!(bits(&other.parameters), bits(&first.parameters), "seed {seed}");
-        assert_eq!(bits(&other.logits), bits(&first.logits), "seed {seed}");
-        assert_eq!(other.losses, first.losses, "seed {seed}");
+    for case in [Case { pooling: Pooling::Mean, apart: true, ..PLAIN }, Case { apart: true, ..WORDS }] {
+        let Some(mut first) = on_emulated(case, 0) else { return };
+        let first = train(&mut first, case, ADAMW, 2);
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        for seed in 1..6 {
+            let other = train(&mut on_emulated(case, seed).expect("there was one before"), case, ADAMW, 2);
+            assert_eq!(bits(&other.parameters), bits(&first.parameters), "{case:?}, seed {seed}");
+            assert_eq!(bits(&other.logits), bits(&first.logits), "{case:?}, seed {seed}");
+            assert_eq!(other.losses, first.losses, "{case:?}, seed {seed}");
+        }
     }
 }

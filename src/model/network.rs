@@ -38,6 +38,9 @@ pub struct Limits {
     pub round_rows: usize,
     /// Logits of the largest group.
     pub group_logits: usize,
+    /// The same where those over a whole vocabulary are computed some rows at a time, and an evaluation has few such rows; none
+    /// without such a head.
+    pub logits_at_once: Option<usize>,
     /// Most tasks in one round.
     pub present: usize,
     /// Embedding rows that one round of each task can touch; empty without a table that is trained.
@@ -153,12 +156,26 @@ impl Network {
         self.spec.encoder.forward(tape, self, group, random);
     }
 
-    /// Losses after [`Network::emit_forward`], and the gradients of the logits; `sums` (present tasks) and `row_losses` (rows) are f64.
-    pub fn emit_losses<'a>(&self, tape: &mut Tape<'a>, group: &Group<'a>, sums: Tensor, row_losses: Tensor) {
+    /// Losses after [`Network::emit_forward`], and the gradients of the logits; `sums` (present tasks) and `row_losses` (rows) are
+    /// f64. Losses over a whole vocabulary come with all that follows from their logits, for which there are `gradients` if wanted.
+    pub fn emit_losses<'a>(
+        &self,
+        tape: &mut Tape<'a>,
+        group: &Group<'a>,
+        [sums, row_losses]: [Tensor; 2],
+        gradients: Option<&GradientsAt>,
+    ) {
         let part = |part: &'a Part| {
-            let first = part.first && part.batch == 0;
-            loss::Part { sum: part.present, first, ..self.loss_part(part) }
+            let (own, first) = (self.loss_part(part), part.first && part.batch == 0);
+            let targets = match own.targets {
+                loss::Targets::Word(words) if !group.at.keeps_words => loss::Targets::Known(words.len()),
+                targets => targets,
+            };
+            loss::Part { sum: part.present, first, targets, ..own }
         };
+        if !group.at.keeps_words {
+            self.spec.encoder.word_losses(tape, self, group, row_losses, gradients);
+        }
         let (dlogits, logits) = (group.at.dlogits, group.at.logits);
         tape.push(Losses { sums, dlogits, logits, row_losses, parts: group.parts.iter().map(part).collect() });
     }
@@ -203,7 +220,7 @@ impl Network {
             values: memory.lend(values).as_rows(values.len() / inputs, inputs),
             init,
         });
-        let weights = encoders::Weights { shared, frozen, heads, words };
+        let weights = encoders::Weights { shared, frozen, heads, mlm_layers: Tensor::NONE, words };
         Group { parts, batch, rows, tokens, features, fetched: None, table, weights, at }
     }
 
@@ -220,11 +237,7 @@ impl Network {
         let heads = heads.into_iter().map(|head| memory.lend_mut(head)).collect();
         let whole = |(part, row): (&Part, Option<&'a mut RowGradient>)| {
             let (Some(row), HeadKind::Mlm) = (row, self.spec.heads[part.task].kind) else { return Tensor::NONE };
-            let whole = row.whole(self.spec.heads[part.task].outputs);
-            if part.first && part.batch > 0 {
-                whole.fill(0.0);
-            }
-            memory.lend_mut(whole)
+            memory.lend_mut(row.whole(self.spec.heads[part.task].outputs))
         };
         let words = group.parts.iter().zip(words).map(whole).collect();
         let inputs = self.spec.encoder.inputs();

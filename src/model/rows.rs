@@ -5,6 +5,7 @@
 
 use crate::machine::host::HostMemory;
 use crate::machine::memory::{Buffer, Memory};
+use crate::machine::tensor::Tensor;
 use crate::model::Start;
 use crate::model::spec::TableSpec;
 use crate::ops::embedding_bag::{RowInit, Table, UNTOUCHED};
@@ -181,6 +182,7 @@ impl RowTable {
             values: rows(&mut self.values, self.dim),
             first: rows(&mut self.first, self.first_dim),
             second: rows(&mut self.second, self.second_dim),
+            copy: Tensor::NONE,
         }
     }
 

@@ -44,6 +44,12 @@ impl ModelSpec {
         self.encoder.table().filter(|table| table.dense_steps && table.trained)
     }
 
+    /// Most outputs of a head, but for those that predict words.
+    pub fn widest_head(&self) -> usize {
+        let others = self.heads.iter().filter(|head| head.kind != HeadKind::Mlm);
+        others.map(|head| head.outputs).max().unwrap_or(0)
+    }
+
     /// The first head that predicts words.
     pub fn mlm_head(&self) -> Option<&HeadSpec> {
         self.heads.iter().find(|head| head.kind == HeadKind::Mlm)

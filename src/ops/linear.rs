@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod cases;
+mod decoder;
 mod host;
 mod products;
 
@@ -17,6 +18,7 @@ use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
+pub use decoder::DecoderBackward;
 use host::{WeightGradient, linear_forward, linear_input_backward, linear_weight_backward};
 pub use products::MOST_ROWS;
 use products::{HopperTile, aligned, portable};
@@ -277,7 +279,8 @@ impl Op for LinearWeightBackward {
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let (inputs, outputs, count) = (self.x.columns, self.dout.columns, self.jacobian.merged().len());
         match HopperTile::of(card, [outputs, inputs], count) {
-            Some(tile) if aligned([self.dout, self.x]) => vec![self.on_hopper(tile, tables).into()],
+            // No copy engine takes a matrix of no rows.
+            Some(tile) if self.dout.rows > 0 && aligned([self.dout, self.x]) => vec![self.on_hopper(tile, tables).into()],
             _ => std::iter::once(self.portable(tables)).chain(self.bias_launches(tables)).map(Command::from).collect(),
         }
     }
@@ -330,36 +333,5 @@ impl LinearWeightBackward {
             .int(self.dout.columns)
             .int(self.x.columns)
             .int(self.jacobian.narrow())
-    }
-}
-
-/// Gradients of a layer whose weight is a table of words and whose bias is its own: weight (or none) and bias, for all rows.
-pub struct DecoderBackward {
-    /// (words x inputs), or none.
-    pub weight: Tensor,
-    /// (words)
-    pub bias: Tensor,
-    /// (n x words)
-    pub dout: Tensor,
-    /// (n x inputs)
-    pub x: Tensor,
-    pub write: Write,
-}
-
-impl Op for DecoderBackward {
-    fn name(&self) -> &'static str {
-        "decoder_backward"
-    }
-
-    fn operands(&self) -> Operands {
-        Operands::new([self.dout, self.x], [self.weight, self.bias])
-    }
-
-    fn host(&self, memory: &HostMemory) {
-        let (weight, bias) = (memory.write(self.weight), memory.write(self.bias));
-        // Without a weight there is a product of no columns.
-        let (x, inputs) = if weight.is_empty() { (&[][..], 0) } else { (memory.read(self.x), self.x.columns) };
-        let segment = WeightGradient { rows: 0..self.dout.rows, weight, bias, write: self.write };
-        linear_weight_backward(&mut [segment], memory.read(self.dout), x, inputs, self.dout.columns);
     }
 }

@@ -1,6 +1,7 @@
 //! Row-sparse private gradients of an embedding table: built per task, multiplied on the rows two tasks share, and combined
 //! on the union of all tasks' rows. A table row that no task touched costs nothing anywhere.
 
+mod backward;
 #[cfg(test)]
 mod cases;
 #[cfg(test)]
@@ -16,12 +17,13 @@ use super::embedding_bag::Bags;
 use super::gram::add_symmetric;
 use super::row_index::RowLists;
 use super::simd::{add_scaled, dot};
-use crate::machine::driver::{Address, Card, PLAIN_SHARED};
+use crate::machine::driver::{Address, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::Launch;
 use crate::machine::memory::{Buffer, Memory};
-use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
-use crate::machine::tensor::{DType, Tensor};
+use crate::machine::tape::{Bytes, bytes_of};
+use crate::machine::tensor::Tensor;
+pub use backward::RowGradientsBackward;
 
 /// Which rows of the table one task touches, and from which examples.
 #[derive(Default)]
@@ -30,20 +32,33 @@ pub struct RowIndex {
     pub rows: Vec<u32>,
     /// (table row << 32 | example), sorted: where each row's gradient comes from.
     sources: Vec<u64>,
-    /// (rows + 1) bounds of each row's sources.
+    /// (rows with sources + 1) bounds of each row's sources.
     starts: Vec<u32>,
+    /// Where `rows` are all of the table, those of them with sources, which are added to what is there.
+    added: Option<Vec<u32>>,
 }
 
 impl RowIndex {
     /// Room for `capacity` rows.
     fn new(memory: &mut Memory, name: &str, capacity: usize) -> Result<Self> {
         let sources = memory.vec(name, capacity)?;
-        Ok(Self { rows: memory.vec(name, capacity)?, sources, starts: memory.vec(name, capacity + 1)? })
+        Ok(Self { rows: memory.vec(name, capacity)?, sources, starts: memory.vec(name, capacity + 1)?, added: None })
+    }
+
+    /// Makes this the index of a gradient of all `rows` of the table, to which the sources are added.
+    pub fn cover(&mut self, rows: usize) {
+        self.added = Some(std::mem::replace(&mut self.rows, (0..rows as u32).collect()));
+    }
+
+    /// Rows with sources.
+    fn sourced(&self) -> &[u32] {
+        self.added.as_ref().unwrap_or(&self.rows)
     }
 
     /// Of these examples of `bags`, in place of what it was.
     pub fn fill(&mut self, bags: &Bags, examples: impl Iterator<Item = usize>) {
         self.sources.clear();
+        self.added = None;
         for example in examples {
             self.sources.extend(bags.example(example).iter().map(|&row| u64::from(row) << 32 | example as u64));
         }
@@ -64,6 +79,14 @@ impl RowIndex {
 
     /// Each row gets the sum over the examples e that hold it of scales[e] * dout[e], in example order.
     fn gradients(&self, out: &mut [f32], dim: usize, dout: &[f32], scales: &[f32]) {
+        if let Some(rows) = &self.added {
+            for (&row, own) in rows.iter().zip(self.starts.windows(2)) {
+                let mut sum = vec![0.0; dim];
+                add_sources(&mut sum, &self.sources[own[0] as usize..own[1] as usize], dout, scales);
+                add_scaled(&mut out[row as usize * dim..][..dim], 1.0, &sum);
+            }
+            return;
+        }
         out.par_chunks_mut(dim).with_min_len(64).enumerate().for_each(|(index, out)| {
             let own = self.starts[index] as usize..self.starts[index + 1] as usize;
             add_sources(out, &self.sources[own], dout, scales);
@@ -389,67 +412,6 @@ pub enum Sources<'a> {
     Packed { indexes: &'a [RowIndex], scales: &'a [f32] },
     /// As a device found them.
     Found(&'a RowLists),
-}
-
-/// The tasks' gradients from that of the encoder's input.
-pub struct RowGradientsBackward<'a> {
-    pub sources: Sources<'a>,
-    /// (rows x dim) f32 of each task, or none; on a device one after another, and all in one where the device found the rows.
-    pub out: Vec<Tensor>,
-    /// (examples x dim); on a device f32 or bf16.
-    pub dout: Tensor,
-}
-
-impl Op for RowGradientsBackward<'_> {
-    fn name(&self) -> &'static str {
-        "row_gradients_backward"
-    }
-
-    fn operands(&self) -> Operands {
-        let mut operands = Operands::new([self.dout], []);
-        operands.writes.extend(self.out.iter().filter(|out| !out.is_none()));
-        operands
-    }
-
-    fn host(&self, memory: &HostMemory) {
-        let Sources::Packed { indexes, scales } = self.sources else { unreachable!("the host packs its batches") };
-        let dout: &[f32] = memory.read(self.dout);
-        indexes.par_iter().zip(&self.out).with_max_len(1).for_each(|(index, &out)| {
-            index.gradients(memory.write(out), self.dout.columns, dout, scales);
-        });
-    }
-
-    /// Packed: examples of each row of all tasks, their bounds, all examples' scales, and the number of rows.
-    fn tables(&self) -> Vec<Bytes> {
-        let Sources::Packed { indexes, scales } = self.sources else { return Vec::new() };
-        let (mut sources, mut starts) = (Vec::new(), Vec::new());
-        for index in indexes {
-            starts.extend(index.starts[..index.rows.len()].iter().map(|start| start + sources.len() as u32));
-            sources.extend(index.sources.iter().map(|&source| source as u32));
-        }
-        let rows = starts.len() as u32;
-        starts.push(sources.len() as u32);
-        vec![bytes_of(&sources), bytes_of(&starts), bytes_of(scales), bytes_of(&[rows])]
-    }
-
-    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
-        let (most, [scales, sources, starts, count]) = match (self.sources, tables) {
-            (Sources::Found(lists), _) => {
-                let RowLists { most, scales, sources, starts, .. } = lists;
-                (most.gradient_rows, [scales.at, sources.at, starts.at, lists.gradient_count()])
-            }
-            (Sources::Packed { indexes, .. }, &[sources, starts, scales, count]) => {
-                (indexes.iter().map(|index| index.rows.len()).sum(), [scales, sources, starts, count])
-            }
-            _ => unreachable!("four tables"),
-        };
-        let (blocks, width) = (card.blocks(most), self.dout.columns);
-        let launch = match self.dout.dtype {
-            DType::Bf16 => Launch::new("row_gradients_backward_bf16", [blocks, width.div_ceil(256), 1], THREADS).vectors(width),
-            _ => Launch::line("row_gradients_backward", blocks, THREADS),
-        };
-        vec![launch.addresses([first_of(&self.out), self.dout.at, scales, sources, starts, count]).int(width).into()]
-    }
 }
 
 /// Union rows in one partial sum of the Gram matrix on the host.

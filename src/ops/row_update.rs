@@ -22,6 +22,8 @@ pub struct TableState {
     pub first: Tensor,
     /// As `values`; (slots x 1) where a row has a single second moment; none under SGD.
     pub second: Tensor,
+    /// (slots x dim) bf16 copy of the values for a device's products, or none.
+    pub copy: Tensor,
 }
 
 /// One step on the union's rows.
@@ -44,14 +46,14 @@ impl Op for RowUpdate<'_> {
     }
 
     fn operands(&self) -> Operands {
-        let TableState { values, first, second } = self.state;
-        let mut operands = Operands::new([self.how.weights(), self.halted], [values, first, second]);
+        let TableState { values, first, second, copy } = self.state;
+        let mut operands = Operands::new([self.how.weights(), self.halted], [values, first, second, copy]);
         operands.reads.extend(self.gradients.tasks.iter().filter(|task| !task.is_none()));
         operands
     }
 
     fn host(&self, memory: &HostMemory) {
-        let TableState { values, first, second } = self.state;
+        let TableState { values, first, second, .. } = self.state;
         let state = RowState { values: memory.write(values), first: memory.write(first), second: memory.write(second) };
         let how = self.how.combine(memory, 0..self.gradients.tasks.len(), self.first_column);
         row_update(state, self.slots, self.gradients.merged(), &self.gradients.read(memory), how, &self.step);
@@ -79,8 +81,8 @@ impl Op for RowUpdate<'_> {
         };
         let (UnionAt { count: union_count, starts, members, rows }, _) = self.gradients.union_at(union);
         let (dim, count, gradients) = (self.gradients.dim, self.gradients.tasks.len(), self.gradients.base());
-        let TableState { values, first, second } = self.state;
-        let (table, blocks) = ([values.at, first.at, second.at], card.blocks(self.gradients.most));
+        let TableState { values, first, second, copy } = self.state;
+        let (table, blocks) = ([values.at, first.at, second.at, copy.at], card.blocks(self.gradients.most));
         let launch = match &self.how {
             How::Weights(weights) => Launch::line("row_update_weights", blocks, 256)
                 .addresses(table)
@@ -247,6 +249,10 @@ mod cases {
                     values: place.f32(&noise(total * DIM, 2), DIM),
                     first: place.f32(&noise(total * DIM, 3), DIM),
                     second: place.f32(&square(noise(total * second_dim, 4)), second_dim),
+                    copy: match place.is_device() {
+                        true => Tensor::dense(place.room(total, DIM, DType::Bf16).at, total, DIM, DType::Bf16),
+                        false => Tensor::NONE,
+                    },
                 };
                 let rule = Rule::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, correction1: 0.1, correction2: 0.01 };
                 let step = Step { rule, lr: 0.01, weight_decay: 0.1 };
@@ -255,6 +261,7 @@ mod cases {
                 let moved = [("values", state.values), ("first moments", state.first), ("second moments", state.second)];
                 let mut found = vec![place.found("row gradients", all), place.found("gram", gram).within(0.0, 1e-6)];
                 found.extend(moved.map(|(what, tensor)| place.found(what, tensor)));
+                found.push(place.found("copy", if place.is_device() { state.copy } else { state.values }));
                 found
             });
         }

@@ -175,7 +175,7 @@ fn rules_for_columns(on: On) {
                 halted: none,
             });
             place.run(&RowUpdate {
-                state: TableState { values: table, first: moment, second: none },
+                state: TableState { values: table, first: moment, second: none, copy: none },
                 slots: &[0, 1],
                 gradients: gradients.clone(),
                 how: How::Columns(rule.clone()),
@@ -223,7 +223,7 @@ fn a_rule_with_one_moment_a_row(on: On) {
         let [values, first] = [(); 2].map(|()| place.f32(&vec![0.0; dim], dim));
         let second = place.f32(&[0.0], 1);
         place.run(&RowUpdate {
-            state: TableState { values, first, second },
+            state: TableState { values, first, second, copy: Tensor::NONE },
             slots: &[0],
             gradients: RowGradients::new(&union, tasks, dim),
             how: How::Columns(rule(&host, Kernel::TrimmedMean { trim: 1 }, &FACTORS)),

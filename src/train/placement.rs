@@ -140,19 +140,19 @@ pub const STAY_ON_CPU: &str = "change it, or set run.device = \"cpu\"";
 
 /// Why no device computes this model in batches of this size, if none does.
 pub fn device_fault(spec: &ModelSpec, limits: &Limits) -> Option<String> {
-    let mlm = spec.mlm_head().map(|head| format!("tasks.{}.head = \"mlm\" runs on the CPU only in this version", head.task));
-    mlm.or_else(|| spec.encoder.device_fault()).or_else(|| size_fault(spec, limits))
+    spec.encoder.device_fault().or_else(|| size_fault(spec, limits))
 }
 
 /// What exceeds the kernels' grids and 32-bit numbers.
 fn size_fault(spec: &ModelSpec, limits: &Limits) -> Option<String> {
-    let widest = spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
+    let words = spec.mlm_head().map_or(0, |head| head.outputs);
     let sizes = [
         ("tasks in a round", limits.present, MOST_TASKS),
         ("examples in a fused group", limits.group_rows, linear::MOST_ROWS),
         ("tokens in a fused group", limits.tokens.group_tokens, linear::MOST_ROWS),
         ("hidden units", spec.encoder.hidden(), linear::MOST_ROWS),
-        ("outputs of a task", widest, heads::most_outputs(spec.encoder.hidden())),
+        ("outputs of a task", spec.widest_head(), heads::most_outputs(spec.encoder.hidden())),
+        ("words that a task predicts", words, linear::MOST_ROWS),
         ("embedding rows in a round", limits.bag_rows.iter().sum(), i32::MAX as usize),
     ];
     let (what, found, most) = sizes.into_iter().find(|(_, found, most)| found > most)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result, bail};
 
-use super::accelerator::Inference;
+use super::accelerator::{Accelerator, Inference};
 use super::placement::device_fault;
 use super::round::Trainer;
 use crate::failure::Stopped;
@@ -93,7 +93,7 @@ impl Predictor for Trainer {
     }
 
     fn token_room(&self) -> Option<TokenRoom> {
-        self.host.arenas[0].token_room()
+        self.accelerator.as_ref().map_or_else(|| self.host.arenas[0].token_room(), Accelerator::token_room)
     }
 
     fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {

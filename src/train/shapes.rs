@@ -4,10 +4,11 @@ use rayon::prelude::*;
 
 use crate::config::schema::{self, Config, ScheduleMode};
 use crate::data::{Corpus, Inputs, Split, TokenStore, ngram_rows};
+use crate::machine::tensor::pitch;
 use crate::model::encoders::Input;
 use crate::model::encoders::bag::Bag;
 use crate::model::network::{DataLimits, Limits};
-use crate::model::spec::{HeadSpec, ModelSpec};
+use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::schedule::sampler::TaskSampling;
 use crate::train::tokens::{masked_of, sequence_len};
@@ -69,6 +70,7 @@ fn batch_limits(
     let mut trained: Vec<usize> = spec.heads.iter().zip(&rows.trained).map(logits).collect();
     trained.sort_unstable_by(|a, b| b.cmp(a));
     let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
+    let logits_at_once = spec.mlm_head().map(|_| logits_at_once(spec, rows, fused));
     let largest = shapes.per_round.iter().max().map(|&most| vec![most; present]).unwrap_or_default();
     let sizes = sizes(config, corpus);
     let rounds = samplings.iter().zip(&sizes).map(|(sampling, &size)| examples(config, sampling, size));
@@ -76,6 +78,7 @@ fn batch_limits(
         group_rows: HeadRows::largest(sizes.iter().copied(), fused).max(config.eval.batch),
         round_rows: HeadRows::largest(rounds, present),
         group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
+        logits_at_once,
         present,
         bag_rows: if sliced { largest } else { shapes.per_round },
         bag_entries: shapes.entries,
@@ -83,6 +86,19 @@ fn batch_limits(
         tokens: Default::default(),
         data: Default::default(),
     }
+}
+
+/// Of the largest group or evaluation batch, but for those over a vocabulary: of these what an evaluation of few rows has.
+fn logits_at_once(spec: &ModelSpec, rows: &HeadRows, fused: usize) -> usize {
+    /// Rows that an evaluation computes at once, unless it has fewer or a single example has more.
+    const EVALUATED: usize = 256;
+    let heads = || spec.heads.iter().zip(rows.trained.iter().zip(&rows.evaluated));
+    let trained = heads().map(|(head, (rows, _))| if head.kind == HeadKind::Mlm { 0 } else { head.outputs * rows });
+    let evaluated = heads().map(|(head, (trained, evaluated))| match head.kind {
+        HeadKind::Mlm => pitch(head.outputs) * EVALUATED.min(*trained).max(*evaluated),
+        _ => head.outputs * evaluated,
+    });
+    HeadRows::largest(trained, fused).max(evaluated.max().unwrap_or(0))
 }
 
 /// Rows of logits by task: of the largest micro-batch, and of the largest evaluation batch.
@@ -118,6 +134,9 @@ impl HeadRows {
     }
 }
 
+/// Masked tokens whose logits a device computes at once: enough for the decoder's products to fill a large card.
+const WORDS_AT_ONCE: usize = 1024;
+
 /// Largest shapes of a transformer's batches.
 fn token_limits(
     config: &Config,
@@ -145,7 +164,7 @@ fn token_limits(
     let of_words = |rows: &[usize]| words.clone().zip(rows.to_vec()).filter(|(words, _)| *words).map(|(_, rows)| rows);
     let masked = HeadRows::largest(of_words(&rows.trained), fused).max(of_words(&rows.evaluated).max().unwrap_or(0));
     let group_queries = if spec.pooling == Pooling::Mean { group_tokens } else { head_rows.min(group_tokens) };
-    TokenLimits { group_tokens, group_queries, head_rows, masked, round_tokens }
+    TokenLimits { group_tokens, group_queries, head_rows, masked, words_at_once: masked.min(WORDS_AT_ONCE), round_tokens }
 }
 
 /// Examples that a task can bring to one round.

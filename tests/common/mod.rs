@@ -61,6 +61,12 @@ impl Place {
         self.write("bert.toml", format!("[run]\nname = \"bert\"\nthreads = 2\n[encoder]\n{encoder}{tasks}{rest}"))
     }
 
+    /// As [`Place::transformer`], with a task that predicts words.
+    pub fn transformer_of_words(&self) -> PathBuf {
+        let own = std::fs::read_to_string(self.transformer()).expect("a configuration");
+        self.write("words.toml", format!("{own}[tasks.words]\ntext = \"text\"\nhead = \"mlm\"\n"))
+    }
+
     /// Five tasks of the built-in source.
     pub fn synthetic(&self) -> PathBuf {
         self.write("synthetic.toml", SYNTHETIC)

@@ -1,7 +1,6 @@
 //! What a device other than the CPU does not compute yet.
 
-use super::super::schema::HeadKind;
-use super::{Checker, task_key};
+use super::Checker;
 
 pub fn check(checker: &mut Checker) {
     let config = checker.config;
@@ -9,14 +8,9 @@ pub fn check(checker: &mut Checker) {
     if ["auto", "cpu"].contains(&device.as_str()) {
         return;
     }
-    let help = "set run.device = \"cpu\"";
-    let cpu_only = |what: &str| format!("{what} on the CPU only in this version, but run.device is \"{device}\"");
-    for (name, _) in checker.known_tasks().iter().filter(|(_, task)| task.head == HeadKind::Mlm) {
-        let key = format!("{}.head", task_key(name));
-        checker.error(&[&key, "run.device"], cpu_only("\"mlm\" runs"), help);
-    }
     if config.encoder.cache_frozen {
-        checker.error(&["encoder.cache_frozen", "run.device"], cpu_only("states of frozen blocks are kept"), "remove the key");
+        let message = format!("states of frozen blocks are kept on the CPU only in this version, but run.device is \"{device}\"");
+        checker.error(&["encoder.cache_frozen", "run.device"], message, "remove the key");
     }
     if config.schedule.lanes > 1 {
         let message = format!("are the CPU's: a device has streams of its own, and run.device is \"{device}\"");
@@ -49,10 +43,8 @@ mod tests {
         }
         let text = "[run]\ndevice = \"cuda\"\n[encoder]\nkind = \"transformer\"\ntokenizer = \"vocab.txt\"\n\
                     freeze = [\"embeddings\"]\ncache_frozen = true\n[train]\nrounds = 1\n\
-                    [tasks.a]\ntrain = \"main.toml\"\ntext = \"t\"\nhead = \"mlm\"\n";
-        let errors = errors(text);
-        for message in ["\"mlm\" runs on the CPU only", "states of frozen blocks are kept on the CPU only"] {
-            assert!(errors.diagnostics().iter().any(|error| error.message.contains(message)), "{message}");
-        }
+                    [tasks.a]\ntrain = \"main.toml\"\ntext = \"t\"\nlabel = \"l\"\n";
+        let (errors, message) = (errors(text), "states of frozen blocks are kept on the CPU only");
+        assert!(errors.diagnostics().iter().any(|error| error.message.contains(message)), "{message}");
     }
 }

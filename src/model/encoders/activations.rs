@@ -18,6 +18,9 @@ pub trait Allocator {
 
     /// (count) f32 that a device's kernels pass on; none on the host.
     fn partials(&mut self, name: &str, count: usize) -> Result<Tensor>;
+
+    /// Whether all logits over a whole vocabulary are kept, not only those of some rows at a time.
+    fn keeps_words(&self) -> bool;
 }
 
 /// Activations of one group; those that its encoder does not use are none.
@@ -35,27 +38,35 @@ pub struct Activations {
     /// f32, part after part.
     pub logits: Tensor,
     pub dlogits: Tensor,
+    /// As [`Allocator::keeps_words`]; otherwise training leaves such logits out of `logits`, and evaluation has their rows
+    /// [`pitch`](crate::machine::tensor::pitch) apart.
+    pub keeps_words: bool,
     pub transformer: Option<transformer::Activations>,
 }
 
 impl Activations {
     /// Those that every encoder has: what the heads see in `rows` rows, and what they make of it.
     pub fn new(room: &mut dyn Allocator, hidden: usize, rows: usize, limits: &Limits) -> Result<Self> {
+        let keeps_words = room.keeps_words();
+        let logits = limits.logits_at_once.filter(|_| !keeps_words).unwrap_or(limits.group_logits);
         Ok(Self {
             transformer: None,
+            keeps_words,
             input: Tensor::NONE,
             pre: Tensor::NONE,
             hidden: room.activation("hidden states", rows, hidden)?,
             dhidden: room.activation("gradient of hidden states", rows, hidden)?,
             shortcut: Tensor::NONE,
-            logits: room.numbers("logits", 1, limits.group_logits)?,
-            dlogits: room.numbers("gradient of logits", 1, limits.group_logits)?,
+            logits: room.numbers("logits", 1, logits)?,
+            dlogits: room.numbers("gradient of logits", 1, logits)?,
         })
     }
 
     /// What an evaluation batch may have, for an encoder that reads tokens.
     pub fn token_room(&self) -> Option<TokenRoom> {
-        let (tokens, masked) = self.transformer.as_ref()?.room();
+        let TokenRoom { tokens, masked } = self.transformer.as_ref()?.room();
+        let words = self.transformer.as_ref()?.mlm.logits.ld;
+        let masked = if self.keeps_words { masked } else { masked.min(self.logits.columns / words.max(1)) };
         Some(TokenRoom { tokens, masked })
     }
 }
@@ -89,5 +100,9 @@ impl Allocator for HostAllocator<'_> {
 
     fn partials(&mut self, _: &str, _: usize) -> Result<Tensor> {
         Ok(Tensor::NONE)
+    }
+
+    fn keeps_words(&self) -> bool {
+        true
     }
 }

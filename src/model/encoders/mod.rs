@@ -67,6 +67,10 @@ pub trait Encoder: Send + Sync {
     /// Encoder and heads of a group; logits part after part. Dropout with `random`.
     fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>);
 
+    /// After [`Encoder::forward`], losses over a whole vocabulary where the machine does not keep all their logits: into their rows
+    /// of `row_losses`, and with `to` the gradients up to the decoder's input.
+    fn word_losses<'a>(&self, _: &mut Tape<'a>, _: &Network, _: &Group<'a>, _row_losses: Tensor, _to: Option<&Gradients>) {}
+
     /// Gradients after [`Encoder::forward`] and the losses.
     fn backward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, to: Gradients, random: Randomness);
 
@@ -126,7 +130,9 @@ pub struct Weights {
     pub frozen: Values,
     /// All heads' values, f32.
     pub heads: Tensor,
-    /// The word table as a row, where an `mlm` head reads it whole.
+    /// (`mlm` heads x hidden, hidden) the layer of each, on a device in bf16; none on the host, which reads `heads`.
+    pub mlm_layers: Tensor,
+    /// The word table as a row, where an `mlm` head reads it whole; on a device in bf16.
     pub words: Tensor,
 }
 

@@ -6,7 +6,7 @@ use super::mlm::MlmActivations;
 use super::{Pooling, TransformerSpec};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::activations::Allocator;
-use crate::model::network::Limits;
+use crate::model::network::{Limits, TokenRoom};
 use crate::ops::layer_norm::norm_partials;
 use crate::ops::linear::bias_partials;
 use crate::ops::token_embedding::type_partials;
@@ -22,6 +22,8 @@ pub struct TokenLimits {
     pub head_rows: usize,
     /// Masked tokens of the largest group.
     pub masked: usize,
+    /// Of these, those whose logits are computed at once where not all are kept.
+    pub words_at_once: usize,
     /// Tokens of the largest round.
     pub round_tokens: usize,
 }
@@ -94,7 +96,7 @@ pub struct Activations {
     pub(super) dff: Tensor,
     /// Partial sums of gradients of normalizations and embeddings.
     pub(super) partials: Tensor,
-    pub(super) mlm: MlmActivations,
+    pub mlm: MlmActivations,
 }
 
 impl Activations {
@@ -121,7 +123,7 @@ impl Activations {
         }
         let pooled = if spec.pooling == Pooling::Pooler { tokens.head_rows } else { 0 };
         Ok(Self {
-            mlm: MlmActivations::new(room, h, tokens.masked)?,
+            mlm: MlmActivations::new(room, [h, spec.vocabulary], [tokens.masked, tokens.words_at_once])?,
             embedding_sum: room.activation("embeddings", n, h)?,
             embedding_stats: room.numbers("embedding statistics", n, 2)?,
             embedded: room.activation("embeddings normalized", n, h)?,
@@ -147,8 +149,8 @@ impl Activations {
     }
 
     /// Most tokens of a group, and of these most that are masked.
-    pub fn room(&self) -> (usize, usize) {
-        (self.embedding_sum.rows, self.mlm.pre.rows)
+    pub fn room(&self) -> TokenRoom {
+        TokenRoom { tokens: self.embedding_sum.rows, masked: self.mlm.pre.rows }
     }
 
     /// (n x hidden) the first trained layer's input.

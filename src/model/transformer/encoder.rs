@@ -6,13 +6,13 @@ use anyhow::Result;
 
 use super::forward::Pass;
 use super::layout::params;
-use super::mlm::Decoder;
+use super::mlm::{Decoder, MlmGradients, logits_of};
 use super::{Activations, TokenGroup, Transformer, TransformerSpec};
 use crate::machine::tape::Tape;
-use crate::machine::tensor::{DType, Tensor};
+use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::activations::{self as common, Allocator};
-use crate::model::encoders::{Encoder, Gradients, Group, Input, head};
-use crate::model::network::{Batch, Limits, Network, Part, Randomness};
+use crate::model::encoders::{Encoder, Gradients, Group, Input, Weights, head};
+use crate::model::network::{Batch, Limits, Network, Part, Randomness, Targets};
 use crate::model::spec::{HeadKind, HeadSpec, Param, TableSpec};
 use crate::ops::attention;
 use crate::ops::dropout::Dropout;
@@ -56,13 +56,19 @@ impl Transformer {
         }
     }
 
-    fn head_rows<'p>(&self, network: &Network, pass: &Pass, parts: &'p [Part]) -> Vec<HeadRows<'p>> {
+    fn head_rows<'p>(&self, network: &Network, pass: &Pass, group: &Group<'p>) -> Vec<HeadRows<'p>> {
         let (mut number, mut logits, mut masked) = (0, 0, 0);
+        // Training computes those over a vocabulary elsewhere, where they are not all kept.
+        let logits_of_row = |part: &Part| match network.spec.heads[part.task].outputs {
+            outputs if group.at.keeps_words || !is_mlm(network, part) => outputs,
+            _ if pass.random.is_some() => 0,
+            outputs => pitch(outputs),
+        };
         let own = |parts: &'p [Part]| {
             let starts = [logits, masked];
             let ranges = &pass.group.part_heads[number..number + parts.len()];
             for (part, rows) in parts.iter().zip(ranges) {
-                logits += rows.len() * network.spec.heads[part.task].outputs;
+                logits += rows.len() * logits_of_row(part);
                 masked += if is_mlm(network, part) { rows.len() } else { 0 };
             }
             let rows = ranges[0].start..ranges[parts.len() - 1].end;
@@ -70,7 +76,19 @@ impl Transformer {
             number += parts.len();
             found
         };
-        parts.chunk_by(|a, b| !is_mlm(network, a) && !is_mlm(network, b)).map(own).collect()
+        group.parts.chunk_by(|a, b| !is_mlm(network, a) && !is_mlm(network, b)).map(own).collect()
+    }
+
+    /// The head of a part that predicts words, over these masked tokens.
+    fn decoder(&self, network: &Network, weights: &Weights, part: &Part, rows: Range<usize>) -> Decoder {
+        let (h, values) = (self.hidden, weights.heads.range(network.table.head_range(part.task)));
+        let layer = if weights.mlm_layers.is_none() {
+            values.range(0..h * h).as_rows(h, h)
+        } else {
+            let before = network.spec.heads[..part.task].iter().filter(|head| head.kind == HeadKind::Mlm).count();
+            weights.mlm_layers.rows(before * h..(before + 1) * h)
+        };
+        Decoder { values, layer, words: weights.words.as_rows(self.spec.vocabulary, h), rows }
     }
 
     /// Dropout of what heads over whole sequences see.
@@ -87,8 +105,9 @@ const TABLES_OF_LAYER: usize = 2048;
 /// Bytes of what one part needs of a position: which of its tokens stand there.
 const TABLES_OF_POSITION: usize = 24;
 
-/// Bytes of what operations read of one token: its word, its place, its key as token and as query, and the bounds of it all.
-const TABLES_OF_TOKEN: usize = 96;
+/// Bytes of what operations read of one token: its word and what hides it, its place, its key as token and as query, and the bounds of
+/// it all.
+const TABLES_OF_TOKEN: usize = 104;
 
 impl Encoder for Transformer {
     fn hidden(&self) -> usize {
@@ -137,12 +156,15 @@ impl Encoder for Transformer {
         let (pass, at, weights) = (&self.pass(group, random), group.at, &group.weights);
         let hidden = at.hidden.rows(0..pass.group.head_rows());
         self.forward_encoder(tape, hidden, pass);
-        for own in self.head_rows(network, pass, group.parts) {
+        for own in self.head_rows(network, pass, group) {
             let (hidden, logits) = (hidden.rows(own.rows.clone()), at.logits.range(own.logits.clone()));
             if is_mlm(network, &own.parts[0]) {
-                let values = weights.heads.range(network.table.head_range(own.parts[0].task));
-                let decoder = Decoder { values, words: weights.words, rows: own.masked };
-                self.mlm_forward(tape, logits, hidden, &decoder, &pass.at.mlm);
+                let decoder = self.decoder(network, weights, &own.parts[0], own.masked);
+                self.mlm_layer(tape, hidden, &decoder, &pass.at.mlm);
+                if at.keeps_words || random.is_none() {
+                    let logits = logits_of(logits, hidden.rows, self.spec.vocabulary, at.keeps_words);
+                    self.mlm_logits(tape, logits, &decoder, &pass.at.mlm);
+                }
                 continue;
             }
             self.head_dropout(tape, hidden, own.parts, pass);
@@ -151,21 +173,40 @@ impl Encoder for Transformer {
         }
     }
 
+    fn word_losses<'a>(
+        &self,
+        tape: &mut Tape<'a>,
+        network: &Network,
+        group: &Group<'a>,
+        row_losses: Tensor,
+        to: Option<&Gradients>,
+    ) {
+        let pass = &self.pass(group, None);
+        for own in self.head_rows(network, pass, group) {
+            let part: &'a Part = &own.parts[0];
+            let (Targets::Class(words), true) = (&part.targets, is_mlm(network, part)) else { continue };
+            let decoder = self.decoder(network, &group.weights, part, own.masked);
+            let to = to.map(|to| mlm_gradients(part, own.number, to));
+            self.mlm_losses(tape, (words, part.scale), row_losses.range(own.rows), to.as_ref(), &decoder, &pass.at.mlm);
+        }
+    }
+
     fn backward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, to: Gradients, random: Randomness) {
         let (pass, at, weights) = (&self.pass(group, Some(random)), group.at, &group.weights);
         let rows = 0..pass.group.head_rows();
         let (hidden, dhidden) = (at.hidden.rows(rows.clone()), at.dhidden.rows(rows));
-        for own in self.head_rows(network, pass, group.parts) {
+        for own in self.head_rows(network, pass, group) {
             let part = &own.parts[0];
             let [hidden, dhidden] = [hidden, dhidden].map(|whole| whole.rows(own.rows.clone()));
             let dlogits = at.dlogits.range(own.logits.clone());
             if is_mlm(network, part) {
-                // A second batch has word rows of its own, and adds to the one gradient of the head.
-                let write = if part.first && part.batch == 0 { Write::Replace } else { Write::Add };
-                let into = [to.heads[own.number], to.words[own.number]];
-                let values = weights.heads.range(network.table.head_range(part.task));
-                let decoder = Decoder { values, words: weights.words, rows: own.masked };
-                self.mlm_backward(tape, [dhidden, dlogits, hidden], into, &decoder, write, &pass.at.mlm);
+                let (to, s) = (mlm_gradients(part, own.number, &to), &pass.at.mlm);
+                let decoder = self.decoder(network, weights, part, own.masked);
+                if at.keeps_words {
+                    let dlogits = logits_of(dlogits, hidden.rows, self.spec.vocabulary, true);
+                    self.mlm_logits_backward(tape, dlogits, &to, &decoder, s);
+                }
+                self.mlm_layer_backward(tape, [dhidden, hidden, pass.at.partials], &to, &decoder, s);
                 continue;
             }
             let heads = own.heads(network, &pass.group.part_heads, weights.heads, &to.heads);
@@ -192,6 +233,14 @@ impl Encoder for Transformer {
     fn transformer(&self) -> Option<&Transformer> {
         Some(self)
     }
+}
+
+/// Of a part that predicts words, by its number in the group. A second batch has word rows of its own, and adds to the one gradient
+/// of the head.
+fn mlm_gradients(part: &Part, number: usize, to: &Gradients) -> MlmGradients {
+    let write = |replaces: bool| if replaces { Write::Replace } else { Write::Add };
+    let write = [write(part.first), write(part.first && part.batch == 0)];
+    MlmGradients { head: to.heads[number], words: to.words[number], write }
 }
 
 fn is_mlm(network: &Network, part: &Part) -> bool {

@@ -28,4 +28,35 @@ fn gradients_of_words(on: On) {
     });
 }
 
-on_devices! { gradients_of_words }
+/// Tasks of which the second and the fourth have a gradient of all words already; from gradients in bf16, and in f32.
+fn gradients_that_are_added(on: On) {
+    const WORDS: usize = 9;
+    let rows = (0..60).map(|token| if token % 6 == 0 { token / 6 % WORDS as u32 } else { 7 }).collect();
+    let bags = Bags { offsets: (0..=60).collect(), rows, scales: (0..60).map(|token| 1.0 + token as f32).collect() };
+    let index = |examples: Range<usize>, all: bool| {
+        let mut index = RowIndex::default();
+        index.fill(&bags, examples);
+        if all {
+            index.cover(WORDS);
+        }
+        index
+    };
+    let indexes = [index(0..3, false), index(3..30, true), index(30..58, false), index(58..60, true)];
+    let count: usize = indexes.iter().map(|index| index.rows.len()).sum();
+    for (dim, narrow) in [(264, true), (37, false)] {
+        on.compare(|place: &mut Place| {
+            let (all, mut first) = (place.f32(&coarse_noise(count * dim, 2), dim), 0);
+            let own = |index: &RowIndex| {
+                first += index.rows.len();
+                all.rows(first - index.rows.len()..first)
+            };
+            let (out, values) = (indexes.iter().map(own).collect(), coarse_noise(60 * dim, 1));
+            let dout = if narrow { place.narrow(&values, dim) } else { place.padded(&values, dim) };
+            let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales };
+            place.run(&RowGradientsBackward { sources, out, dout });
+            vec![place.found("row gradients", all)]
+        });
+    }
+}
+
+on_devices! { gradients_of_words, gradients_that_are_added }

@@ -14,6 +14,7 @@ use crate::machine::tape::Tape;
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::{self, Table};
 use crate::model::network::{Batch, Limits, Network, Part, TokenRoom, group_rows};
+use crate::model::spec::HeadKind;
 use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
 use crate::ops::row_index::RowLists;
@@ -115,10 +116,42 @@ impl Forward<'_> {
         program.push(self.batches.send(self.stream, &upload.sections[0]));
         program.run(self.stream, &commands);
         graphs.execute(driver, self.stream, program)?;
-        let count = parts.iter().map(|part| part.rows.len() * network.spec.heads[part.task].outputs).sum();
-        logits.resize(count, 0.0);
-        self.pieces.download(driver, self.lane.at.logits.at, bytemuck::cast_slice_mut(logits))
+        let shapes: Vec<Shape> = parts.iter().map(|part| Shape::of(network, part)).collect();
+        logits.resize(shapes.iter().map(|shape| shape.rows * shape.pitch).sum(), 0.0);
+        self.pieces.download(driver, self.lane.at.logits.at, bytemuck::cast_slice_mut(logits))?;
+        close_gaps(logits, &shapes);
+        Ok(())
     }
+}
+
+/// Logits of a part on the device.
+struct Shape {
+    rows: usize,
+    columns: usize,
+    /// From one row to the next.
+    pitch: usize,
+}
+
+impl Shape {
+    fn of(network: &Network, part: &Part) -> Self {
+        let head = &network.spec.heads[part.task];
+        match head.kind {
+            HeadKind::Mlm => Self { rows: part.targets.rows(head.outputs), columns: head.outputs, pitch: pitch(head.outputs) },
+            _ => Self { rows: part.rows.len(), columns: head.outputs, pitch: head.outputs },
+        }
+    }
+}
+
+/// All rows end to end.
+fn close_gaps(logits: &mut Vec<f32>, shapes: &[Shape]) {
+    let (mut from, mut to) = (0, 0);
+    for &Shape { rows, columns, pitch } in shapes {
+        for _ in 0..rows {
+            logits.copy_within(from..from + columns, to);
+            (from, to) = (from + pitch, to + columns);
+        }
+    }
+    logits.truncate(to);
 }
 
 /// A fused group, on the host.
@@ -164,5 +197,18 @@ impl<'a> GroupOf<'a> {
             }
         };
         encoders::Group { parts, batch, rows, tokens, features, fetched, table, weights: from.weights, at: &lane.at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pads_rows_is_left_out() {
+        let mut logits = vec![1.0, 2.0, 3.0, 4.0, 5.0, 9.0, 6.0, 7.0, 9.0];
+        let shape = |rows, columns, pitch| Shape { rows, columns, pitch };
+        close_gaps(&mut logits, &[shape(1, 3, 3), shape(2, 2, 3), shape(0, 5, 8)]);
+        assert_eq!(logits, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
     }
 }

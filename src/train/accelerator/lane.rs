@@ -62,4 +62,8 @@ impl Allocator for DeviceAllocator<'_> {
     fn partials(&mut self, name: &str, count: usize) -> Result<Tensor> {
         self.numbers(name, 1, count)
     }
+
+    fn keeps_words(&self) -> bool {
+        false
+    }
 }

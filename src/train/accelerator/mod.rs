@@ -28,7 +28,7 @@ use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priori
 use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::{Input, Values, Weights};
-use crate::model::network::{Keep, Limits, Network};
+use crate::model::network::{Keep, Limits, Network, TokenRoom};
 use crate::model::{Parameters, Start};
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
@@ -228,7 +228,10 @@ impl Accelerator {
         let parameters = ParametersOnDevice::new(device, network, start)?;
         let ParametersOnDevice { shared, heads, .. } = parameters;
         let table = match network.spec.encoder.table() {
-            Some(_) => Some(TableOnDevice::new(device, network, batches_per_round, limits, start)?),
+            Some(_) => {
+                let copy = parameters.weights.words;
+                Some(TableOnDevice::new(device, network, batches_per_round, limits, start, copy)?)
+            }
             None => None,
         };
         let data = DataOnDevice::new(device, network, table.as_ref(), batches_per_round, limits, start)?;
@@ -311,8 +314,10 @@ impl Accelerator {
             wide: copy("encoder: parameters", weights.shared.wide)?,
         };
         let heads = copy("heads: parameters", weights.heads)?;
+        let mlm_layers = copy("heads: layers of mlm in bf16", weights.mlm_layers)?;
+        let words = copy("embeddings: parameters in bf16", weights.words)?;
         let table = copy("embeddings: parameters", table)?;
-        self.snapshot = Some(Readable { weights: Weights { shared, heads, ..weights }, table });
+        self.snapshot = Some(Readable { weights: Weights { shared, heads, mlm_layers, words, ..weights }, table });
         Ok(self)
     }
 
@@ -372,6 +377,11 @@ impl Accelerator {
     /// Streams that take fused groups.
     pub fn lanes(&self) -> usize {
         self.lanes.len()
+    }
+
+    /// What an evaluation batch may have, where the encoder reads tokens.
+    pub fn token_room(&self) -> Option<TokenRoom> {
+        self.lanes[0].at.token_room()
     }
 
     pub fn counts(&self) -> Counts {
@@ -450,7 +460,7 @@ fn batch_bytes(network: &Network, blocks: &Blocks, batches: usize, limits: &Limi
 /// A row brings its input, its key and its targets, and at worst a part of its own with all its tables.
 fn input_bytes(network: &Network, batches: usize, limits: &Limits) -> usize {
     let encoder = &network.spec.encoder;
-    let widest = network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0);
+    let widest = network.spec.widest_head();
     let lists = encoder.table().map_or(0, |_| TableOnDevice::table_bytes(network, batches, limits));
     let features = if let Input::Features(columns) = encoder.reads() { 2 * pitch(columns) } else { 0 };
     let [input, own] = encoder.upload_bytes(limits);

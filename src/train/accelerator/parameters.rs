@@ -1,11 +1,13 @@
 //! Parameters on a device, and the bf16 copies that products read.
 
+use super::Readable;
 use crate::machine::driver::{DeviceError, Driver};
 use crate::machine::launch::Launch;
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::encoders::{Values, Weights};
 use crate::model::network::Network;
+use crate::model::spec::{HeadKind, HeadSpec};
 use crate::ops::activation::convert_to_bf16;
 use crate::ops::update::ParameterState;
 
@@ -17,6 +19,8 @@ pub struct ParametersOnDevice {
     pub weights: Weights,
     /// Of the shared ones, what the copy is made of.
     narrow: Narrow,
+    /// By `mlm` head, where its layer begins in the heads' space.
+    mlm_layers: Vec<usize>,
 }
 
 /// What a bf16 copy is made of.
@@ -78,13 +82,51 @@ impl ParametersOnDevice {
             None => Values::NONE,
         };
         let heads = state(device, "heads", table.heads_len(), moments)?;
-        let weights = Weights { shared: shared_values, frozen, heads: heads.values, words: Tensor::NONE };
-        Ok(Self { shared, heads, weights, narrow })
+        let spec = &network.spec;
+        let of_words = |(task, head): (usize, &HeadSpec)| (head.kind == HeadKind::Mlm).then(|| table.head_range(task).start);
+        let layers: Vec<usize> = spec.heads.iter().enumerate().filter_map(of_words).collect();
+        let (mut mlm_layers, mut words) = (Tensor::NONE, Tensor::NONE);
+        if let (Some(table), false) = (spec.encoder.table(), layers.is_empty()) {
+            let (rows, dim) = (layers.len() * table.dim, table.dim);
+            let mut copy = |name: &str, rows: usize| device.allocate(&format!("{name} in bf16"), 2 * rows * pitch(dim));
+            mlm_layers = Tensor::padded(copy("heads: layers of mlm", rows)?, rows, dim, DType::Bf16);
+            words = Tensor::dense(copy("embeddings: parameters", table.rows)?, 1, table.rows * pitch(dim), DType::Bf16);
+        }
+        let weights = Weights { shared: shared_values, frozen, heads: heads.values, mlm_layers, words };
+        Ok(Self { shared, heads, weights, narrow, mlm_layers: layers })
     }
 
-    /// Makes the copy of the shared ones among `weights` anew.
-    pub fn narrow(&self, weights: &Weights) -> Launch {
-        self.narrow.launch(weights.shared)
+    /// Makes all copies of what training changes anew.
+    pub fn narrow(&self, from: &Readable) -> Vec<Launch> {
+        let Readable { weights, table } = from;
+        let mut launches = vec![self.narrow.launch(weights.shared)];
+        launches.extend(self.narrow_layers(weights));
+        if !weights.words.is_none() {
+            launches.push(convert_to_bf16(
+                weights.words.at,
+                table.at,
+                weights.words.columns / pitch(table.columns),
+                table.columns,
+            ));
+        }
+        launches
+    }
+
+    /// As [`ParametersOnDevice::narrow`], of what a step moved without its copy.
+    pub fn narrow_after_step(&self) -> impl Iterator<Item = Launch> {
+        let shared = self.shared.copy.is_none().then(|| self.narrow.launch(self.weights.shared));
+        shared.into_iter().chain(self.narrow_layers(&self.weights))
+    }
+
+    /// The `mlm` heads' layers, which begin anywhere among the heads.
+    fn narrow_layers(&self, weights: &Weights) -> impl Iterator<Item = Launch> {
+        let Weights { heads, mlm_layers, .. } = *weights;
+        let hidden = mlm_layers.columns;
+        let layer = move |(number, &start): (usize, &usize)| {
+            let to = mlm_layers.rows(number * hidden..(number + 1) * hidden);
+            convert_to_bf16(to.at, heads.range(start..start + hidden * hidden).at, hidden, hidden)
+        };
+        self.mlm_layers.iter().enumerate().map(layer)
     }
 
     /// As [`ParametersOnDevice::narrow`], of those that do not change, if there are any.

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::Accelerator;
+use super::data::Draw;
 use super::inference::{Features, Forward, GroupOf, Inputs};
 use super::lane::Lane;
 use super::prepared::Prepared;
@@ -17,11 +18,14 @@ use crate::machine::tape::{Bytes, Tape, bytes_of};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::{self, Gradients};
 use crate::model::network::{Batch, Keep, Network, Part, Randomness};
+use crate::model::spec::HeadKind;
+use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::row_gradients::{RowGradientsBackward, Sources};
+use crate::ops::storage::bf16;
 use crate::schedule::Nanos;
 use crate::surgery::gram::products;
 use crate::train::backend::Work;
@@ -59,6 +63,17 @@ impl Packed {
     pub fn find(&self, table: &Bytes) -> Option<Address> {
         self.layout.upload.find(table)
     }
+}
+
+/// A fused group as it was packed, and the lane that computes it.
+struct Laid<'a> {
+    parts: &'a [Part],
+    tokens: Option<&'a TokenGroup>,
+    /// Of the whole batch.
+    features: &'a [bf16],
+    /// The batch's examples, where they are fetched.
+    draw: Option<&'a Draw>,
+    lane: &'a Lane,
 }
 
 /// A fused group, on the device.
@@ -147,16 +162,8 @@ impl Accelerator {
         let inputs = work.batch.groups.iter().zip(tokens);
         for ((range, tokens), lane) in inputs.zip(lanes) {
             let parts = &work.batch.parts[range.clone()];
-            let mut tape = Tape::default();
-            let lane_at = &self.lanes[lane];
-            let features = match (&self.data, &draw) {
-                (Some(data), Some(draw)) => {
-                    Features::Fetched(data.features(&mut tape, draw, parts, lane_at, work.network.spec.encoder.inputs()))
-                }
-                _ => Features::Packed(features),
-            };
-            let inputs = Inputs { tokens: tokens.as_ref(), features, fetched: self.found() };
-            let commands = self.group(tape, &mut upload, work, parts, inputs, lane_at, backward);
+            let own = Laid { parts, tokens: tokens.as_ref(), features, draw: draw.as_ref(), lane: &self.lanes[lane] };
+            let commands = self.group(&mut upload, work, own, backward.then_some(&*touched));
             groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
@@ -196,25 +203,27 @@ impl Accelerator {
         Ok(logits)
     }
 
-    /// A group's tape, as the encoder emits it after what fetches its inputs; those that are packed, and tables, are laid out.
-    #[allow(clippy::too_many_arguments, reason = "a group, and where it is laid out")]
-    fn group<'a>(
-        &'a self,
-        mut tape: Tape<'a>,
-        upload: &mut Upload,
-        work: &'a Work,
-        parts: &'a [Part],
-        inputs: Inputs<'a>,
-        lane: &'a Lane,
-        backward: bool,
-    ) -> Vec<Command> {
+    /// A group's tape, as the encoder emits it; inputs that were packed, and tables, are laid out. With the rows of the table that the
+    /// batch touches, gradients as well.
+    fn group(&self, upload: &mut Upload, work: &Work, own: Laid, touched: Option<&Touched>) -> Vec<Command> {
+        let Laid { parts, tokens, features, draw, lane } = own;
         let &Work { network, batch, random, .. } = work;
+        let mut tape = Tape::default();
+        let features = match (&self.data, draw) {
+            (Some(data), Some(draw)) => {
+                Features::Fetched(data.features(&mut tape, draw, parts, lane, network.spec.encoder.inputs()))
+            }
+            _ => Features::Packed(features),
+        };
+        let inputs = Inputs { tokens, features, fetched: self.found() };
         let group = GroupOf { network, parameters: work.parameters, batch, parts, inputs };
         let own = group.tensors(upload, lane, self.readable());
         network.emit_forward(&mut tape, &own, Some(random));
-        network.emit_losses(&mut tape, &own, self.results.losses(batch.present()), lane.row_losses);
-        if backward {
-            network.emit_backward(&mut tape, &own, self.gradients_of_group(network, &own), random);
+        let gradients = touched.map(|touched| self.gradients_of_group(network, &own, touched));
+        let losses = [self.results.losses(batch.present()), lane.row_losses];
+        network.emit_losses(&mut tape, &own, losses, gradients.as_ref());
+        if let Some(gradients) = gradients {
+            network.emit_backward(&mut tape, &own, gradients, random);
         }
         tape.commands(&self.card, |table| upload.table(table))
     }
@@ -257,7 +266,7 @@ impl Accelerator {
         program.run(first, after);
     }
 
-    fn gradients_of_group(&self, network: &Network, group: &encoders::Group) -> Gradients {
+    fn gradients_of_group(&self, network: &Network, group: &encoders::Group, touched: &Touched) -> Gradients {
         let segment = |(part, rows)| {
             let part: &Part = part;
             let Keep { stored, batches, .. } = self.keep;
@@ -266,11 +275,16 @@ impl Accelerator {
         };
         let segments = group.parts.iter().zip(group.batch.input_segments(group.parts)).map(segment).collect();
         let heads = self.head_gradients;
+        let table = self.trained_table().map(|table| table.gradients(&touched.indexes));
+        let words = |part: &Part| match (&table, network.spec.heads[part.task].kind) {
+            (Some(rows), HeadKind::Mlm) => rows[part.present * self.keep.batches + part.batch],
+            _ => Tensor::NONE,
+        };
         let rows = group.batch.input_rows(group.parts);
         Gradients {
             jacobian: JacobianRows { segments, added: !self.keep.stored, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),
-            words: vec![Tensor::NONE; group.parts.len()],
+            words: group.parts.iter().map(words).collect(),
             dinput: self.trained_table().map_or(Tensor::NONE, |table| table.dinput.rows(rows)),
         }
     }

@@ -9,8 +9,7 @@ use crate::machine::driver::{DeviceError, Driver};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits, Network};
-use crate::model::spec::ModelSpec;
-use crate::model::spec::TableSpec;
+use crate::model::spec::{HeadKind, ModelSpec, TableSpec};
 use crate::ops::embedding_bag::RowInit;
 use crate::ops::row_gradients::{RowGradients, RowIndex, Union, UnionOf, most_gram_partials};
 use crate::ops::row_index::RowLists;
@@ -31,12 +30,14 @@ pub struct TableOnDevice {
 }
 
 impl TableOnDevice {
+    /// `copy` is in bf16, of all rows, where there is one.
     pub fn new(
         device: &mut dyn Driver,
         network: &Network,
         batches: usize,
         limits: &Limits,
         start: &Start,
+        copy: Tensor,
     ) -> Result<Self, DeviceError> {
         let table = network.spec.encoder.table().expect("an encoder with a table");
         let (TableSpec { dim, init, trained, .. }, slots) = (table, start.row_capacity);
@@ -49,6 +50,7 @@ impl TableOnDevice {
             values: moments("embeddings: parameters", dim)?,
             first: moments("embeddings: first moment", if trained { dim } else { 0 })?,
             second: moments("embeddings: second moment", start.second_dim(&table))?,
+            copy,
         };
         let init = RowInit { seed: start.seed, deviation: init };
         let (mut dinput, mut gradients) = (Tensor::NONE, Tensor::NONE);
@@ -65,7 +67,7 @@ impl TableOnDevice {
 
     /// Values, first and second moments, each with its width by slot.
     pub fn arrays(&self) -> [Tensor; 3] {
-        let TableState { values, first, second } = self.state;
+        let TableState { values, first, second, .. } = self.state;
         [values, first, second]
     }
 
@@ -125,9 +127,12 @@ impl Touched {
     pub fn of(spec: &ModelSpec, batch: &Batch, batches: usize) -> Self {
         let rows = batch.present() * batches;
         let index = |row: usize| {
-            let parts = batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
+            let own = || batch.parts.iter().filter(|part| part.present * batches + part.batch == row);
             let mut index = RowIndex::default();
-            index.fill(&batch.bags, parts.flat_map(|part| batch.input_rows(std::slice::from_ref(part))));
+            index.fill(&batch.bags, own().flat_map(|part| batch.input_rows(std::slice::from_ref(part))));
+            // A decoder's gradient is one of all words.
+            let words = own().next().map(|part| &spec.heads[part.task]).filter(|head| head.kind == HeadKind::Mlm);
+            words.into_iter().for_each(|head| index.cover(head.outputs));
             index
         };
         let mut touched = Self { indexes: (0..rows).into_par_iter().map(index).collect(), ..Self::default() };

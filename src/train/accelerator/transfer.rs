@@ -38,8 +38,8 @@ impl Accelerator {
         self.driver.fill(stream, self.head_gradients.at, 0, 4 * self.head_gradients.columns)?;
         self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;
         let mut program = Program::default();
-        let own = [Some(self.parameters.narrow(&self.parameters.weights)), self.parameters.narrow_frozen()];
-        own.into_iter().flatten().for_each(|launch| program.launch(stream, launch));
+        let own = self.parameters.narrow(&self.readable());
+        own.into_iter().chain(self.parameters.narrow_frozen()).for_each(|launch| program.launch(stream, launch));
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)
     }
@@ -164,7 +164,7 @@ impl Pieces {
             self.upload(driver, table.at, bytemuck::cast_slice(rows.stored()[0]))?;
         }
         let mut program = Program::default();
-        program.launch(self.stream, own.narrow(weights));
+        own.narrow(to).into_iter().for_each(|launch| program.launch(self.stream, launch));
         Graphs::default().execute(driver, self.stream, program)
     }
 }

@@ -202,9 +202,7 @@ impl Accelerator {
         let gradients = self.gradients(&self.touched, work.first, work.tasks.len());
         update(&mut tape, work.network, work.blocks, parameters, &gradients, decision, rates);
         let mut commands = tape.commands(&self.card, |table| self.place(packed, upload, table));
-        if self.parameters.shared.copy.is_none() {
-            commands.push(self.parameters.narrow(&self.parameters.weights).into());
-        }
+        commands.extend(self.parameters.narrow_after_step().map(Command::from));
         commands
     }
 
