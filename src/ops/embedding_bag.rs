@@ -8,6 +8,7 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::buckets;
 use super::philox::{Keyed, Stream};
 use super::row_index::{RowLists, rows_init};
 use super::simd::add_scaled;
@@ -219,12 +220,13 @@ impl Op for EmbeddingRowsInit<'_> {
     /// Rows, their slots, how many there are, and the first slot that counts.
     fn tables(&self) -> Vec<Bytes> {
         let slots: Vec<u32> = (self.first_slot as u32..).take(self.rows.len()).collect();
-        vec![bytes_of(self.rows), bytes_of(&slots), bytes_of(&[self.rows.len() as u32]), bytes_of(&[0u32])]
+        let [rows, slots] = [self.rows, &slots].map(|list| buckets::table(list, 0));
+        vec![rows, slots, bytes_of(&[self.rows.len() as u32]), bytes_of(&[0u32])]
     }
 
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let &[rows, slots, count, first] = tables else { unreachable!("four tables") };
-        vec![rows_init(card, self.values, self.rows.len(), [rows, slots, count, first], self.init).into()]
+        vec![rows_init(card, self.values, buckets::items(self.rows.len()), [rows, slots, count, first], self.init).into()]
     }
 }
 

@@ -7,6 +7,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod bandwidth;
+pub mod buckets;
 pub mod chunks;
 pub mod column_rule;
 pub mod dropout;

@@ -13,6 +13,7 @@ use anyhow::Result;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::buckets;
 use super::embedding_bag::Bags;
 use super::gram::add_symmetric;
 use super::row_index::RowLists;
@@ -317,7 +318,8 @@ impl<'a> RowGradients<'a> {
         let first = |task: &Tensor| (task.at.wrapping_sub(base) / (4 * self.dim) as u64) as u32;
         let firsts: Vec<u32> = self.tasks.iter().map(first).collect();
         let members: Vec<[u32; 2]> = union.members.iter().map(|&(task, row)| [task, firsts[task as usize] + row]).collect();
-        vec![bytes_of(&[union.rows.len() as u32]), bytes_of(&union.starts), bytes_of(&members), bytes_of(&union.rows)]
+        let lists = [buckets::table(&union.starts, 0), buckets::table(&members, [0; 2]), buckets::table(&union.rows, 0)];
+        std::iter::once(bytes_of(&[union.rows.len() as u32])).chain(lists).collect()
     }
 
     /// Where the union lies; `tables` begin with [`RowGradients::tables`]. Also the tables behind them.

@@ -4,6 +4,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::adamw::{Combine, Step};
+use super::buckets;
 use super::column_rule::How;
 use super::row_gradients::{RowGradients, RowValues, Union, UnionAt, UnionOf};
 use super::simd::add_scaled;
@@ -11,7 +12,7 @@ use super::update::rates_tables;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
-use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tape::{Bytes, Op, Operands};
 use crate::machine::tensor::Tensor;
 
 /// Parameters and moments of an embedding table.
@@ -66,7 +67,7 @@ impl Op for RowUpdate<'_> {
             tables.extend(rule.tables());
         }
         if let UnionOf::Merged(_) = self.gradients.union {
-            tables.push(bytes_of(self.slots));
+            tables.push(buckets::table(self.slots, 0));
         }
         tables.extend(self.gradients.tables());
         tables

@@ -25,7 +25,7 @@ use crate::observe::trace::Kind;
 use crate::schedule::order::{Order, Record};
 use crate::surgery::methods::Status;
 use crate::train::ahead::Ahead;
-use crate::train::batch::{Purpose, Share};
+use crate::train::batch::Share;
 use crate::train::checkpoint::{self, State};
 use crate::train::deadlines::Deadlines;
 use crate::train::evaluator::Evaluator;
@@ -288,8 +288,7 @@ impl<'a> Run<'a> {
         let injected = InjectedFaults::of(&config.faults, &mut self.state.faults, round, named);
         let commits = self.state.commits;
         let rates = |round, before| rates(&config.optimizer, round, plan.rounds, commits + before);
-        let (batches, fetched) = (self.trainer.batches(), self.trainer.holds_data());
-        let purpose = Purpose { seed: config.run.seed, round, batches, fetched };
+        let purpose = self.trainer.purpose(config.run.seed, round);
         let foreseen = ahead.as_deref_mut().is_some_and(|ahead| ahead.foresaw(&shares, purpose));
         let packed = self.trainer.expected(foreseen);
         if let Some(ahead) = ahead {

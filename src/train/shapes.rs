@@ -10,6 +10,7 @@ use crate::model::encoders::bag::Bag;
 use crate::model::network::{DataLimits, Limits};
 use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
+use crate::ops::buckets;
 use crate::schedule::sampler::TaskSampling;
 use crate::train::tokens::{masked_of, sequence_len};
 
@@ -157,8 +158,14 @@ fn token_limits(
         longest = others.chain(lengths).max().unwrap_or(0).max(longest);
     }
     groups.sort_unstable_by(|a, b| b.cmp(a));
-    let round_tokens = HeadRows::largest(rounds.into_iter(), present);
-    let group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
+    let mut round_tokens = HeadRows::largest(rounds.into_iter(), present);
+    let mut group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
+    if config.run.device != "cpu" {
+        // A device's groups are padded, of which a round has one for each micro-batch at worst.
+        let most = samplings.iter().map(|sampling| examples(config, sampling, 1));
+        round_tokens += buckets::TOKENS * HeadRows::largest(most, present);
+        group_tokens = group_tokens.next_multiple_of(buckets::TOKENS);
+    }
     let head_rows = HeadRows::largest(rows.trained.iter().copied(), fused).max(rows.evaluated.iter().copied().max().unwrap_or(0));
     let words = corpus.tasks.iter().map(|task| task.settings.head == schema::HeadKind::Mlm);
     let of_words = |rows: &[usize]| words.clone().zip(rows.to_vec()).filter(|(words, _)| *words).map(|(_, rows)| rows);

@@ -119,7 +119,7 @@ impl Prepared {
     /// One of the [`BATCHES`], of some tasks.
     pub fn batch(&self, number: usize, tasks: Range<usize>) -> Batch {
         let shares = shares(&self.config, number, tasks);
-        let purpose = Purpose { seed: SEED, round: number as u64, batches: self.trainer.batches(), fetched: false };
+        let purpose = Purpose { fetched: false, ..self.trainer.purpose(SEED, number as u64) };
         let fuse = fuse(&self.config, self.corpus.tasks.len());
         training_batch(&self.corpus, &*self.plan.spec.encoder, fuse, &shares, purpose).0
     }
@@ -137,11 +137,10 @@ impl Prepared {
             });
         }
         let Self { config, corpus, plan, trainer } = self;
-        let (config, batches, fetched) = (&*config, trainer.batches(), trainer.holds_data());
-        let fuse = fuse(config, corpus.tasks.len());
+        let (config, fuse, purpose) = (&*config, fuse(config, corpus.tasks.len()), trainer.purpose(SEED, 0));
         let draw = |round: u64| Draw {
             shares: shares(config, round as usize % BATCHES, tasks.clone()),
-            purpose: Purpose { seed: SEED, round, batches, fetched },
+            purpose: Purpose { round, ..purpose },
         };
         trainer.time_quanta(true);
         thread::scope(|scope| {

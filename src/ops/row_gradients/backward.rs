@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::super::buckets;
 use super::super::row_index::RowLists;
 use super::{RowIndex, Sources, THREADS, first_of};
 use crate::machine::driver::{Address, Card};
@@ -75,7 +76,7 @@ fn places(indexes: &[RowIndex]) -> Vec<u32> {
 impl RowGradientsBackward<'_> {
     /// Of at most so many rows, into `out`.
     fn launch(&self, card: &Card, most: usize, out: Address, at: At) -> Command {
-        let (blocks, width) = (card.blocks(most), self.dout.columns);
+        let (blocks, width) = (card.blocks(buckets::items(most)), self.dout.columns);
         let launch = match self.dout.dtype {
             DType::Bf16 => Launch::new("row_gradients_backward_bf16", [blocks, width.div_ceil(256), 1], THREADS).vectors(width),
             _ => Launch::line("row_gradients_backward", blocks, THREADS),
@@ -115,7 +116,8 @@ impl Op for RowGradientsBackward<'_> {
         }
         starts.push(sources.len() as u32);
         let counts: Vec<u32> = Run::of(indexes).iter().map(|run| run.rows as u32).collect();
-        vec![bytes_of(&sources), bytes_of(&starts), bytes_of(scales), bytes_of(&places(indexes)), bytes_of(&counts)]
+        let [sources, starts, places] = [&sources, &starts, &places(indexes)].map(|list| buckets::table(list, 0));
+        vec![sources, starts, bytes_of(scales), places, bytes_of(&counts)]
     }
 
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {

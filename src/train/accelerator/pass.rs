@@ -280,7 +280,7 @@ impl Accelerator {
             (Some(rows), HeadKind::Mlm) => rows[part.present * self.keep.batches + part.batch],
             _ => Tensor::NONE,
         };
-        let rows = group.batch.input_rows(group.parts);
+        let rows = group.batch.group_rows(group.parts);
         Gradients {
             jacobian: JacobianRows { segments, added: !self.keep.stored, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),
