@@ -27,7 +27,7 @@ use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priori
 use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::{Input, Values, Weights};
-use crate::model::network::{Keep, Limits, Network, TokenRoom};
+use crate::model::network::{Keep, Limits, Network};
 use crate::model::{Parameters, Start};
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
@@ -221,10 +221,7 @@ impl Accelerator {
         let parameters = ParametersOnDevice::new(device, network, start)?;
         let ParametersOnDevice { shared, heads, .. } = parameters;
         let table = match network.spec.encoder.table() {
-            Some(_) => {
-                let copy = parameters.weights.words;
-                Some(TableOnDevice::new(device, network, batches_per_round, limits, start, copy)?)
-            }
+            Some(_) => Some(TableOnDevice::new(device, network, batches_per_round, limits, start, parameters.weights.words)?),
             None => None,
         };
         let stride = shared.values.columns.next_multiple_of(64);
@@ -357,11 +354,6 @@ impl Accelerator {
     /// Streams that take fused groups.
     pub fn lanes(&self) -> usize {
         self.lanes.len()
-    }
-
-    /// What an evaluation batch may have, where the encoder reads tokens.
-    pub fn token_room(&self) -> Option<TokenRoom> {
-        self.lanes[0].at.token_room()
     }
 
     pub fn counts(&self) -> Counts {
