@@ -186,6 +186,9 @@ __device__ __forceinline__ void forward(bf16* out, float* log_sums, const bf16* 
     bf16* stages = shared + Work::kRows * DIM;
     int head = int(blockIdx.x) % heads;
     AttentionBlock own = blocks[blockIdx.x / heads];
+    if (own.query_first == own.query_end) {
+        return;
+    }
     int rows = min(int(own.query_end - own.start), Work::kRows), count = int(own.key_end - own.key_first);
     const bf16* keys = kv + uint64_t(own.key_first) * kv_ld + head * DIM;
     auto fill = [&](int key) {

@@ -313,6 +313,9 @@ __device__ __forceinline__ void backward(bf16* dq, bf16* dkv, Matrices at, const
     Shared& shared = *block;
     int head = int(blockIdx.x) % heads, column = head * DIM;
     AttentionBlock own = blocks[blockIdx.x / heads];
+    if (own.key_first == own.key_end) {
+        return;
+    }
     int all = int(own.key_end - own.key_first), first = int(own.start - own.key_first);
     int keys = min(all - first, Shared::kKeys), rows = int(own.query_end - own.query_first);
     bool whole = all <= Shared::kKeys;
@@ -479,6 +482,9 @@ __device__ __forceinline__ void backward_queries(bf16* dq, Matrices at, const At
     Shared& shared = *block;
     int head = int(blockIdx.x) % heads, column = head * DIM;
     AttentionBlock own = blocks[blockIdx.x / heads];
+    if (own.query_first == own.query_end) {
+        return;
+    }
     int rows = min(int(own.query_end - own.start), Shared::kQueries), count = int(own.key_end - own.key_first);
     at.out += uint64_t(own.start) * at.out_ld + column;
     at.log_sums += uint64_t(own.start) * at.sums_ld + head;

@@ -34,11 +34,18 @@ extern "C" __global__ void __launch_bounds__(256) embedding_bag_forward(bf16* ou
     }
 }
 
-// values[slots[i]] = the initial row rows[i], for rows that are touched for the first time. grid: such rows.
+// values[slots[i]] = the initial row rows[i], for those of *count rows whose slot is *first or a later one. grid: any.
 extern "C" __global__ void __launch_bounds__(256) embedding_rows_init(float* values, const uint32_t* rows, const uint32_t* slots,
-                                                                      int dim, uint64_t seed, double deviation) {
-    for (int column = threadIdx.x; column < dim; column += blockDim.x) {
-        float value = deviation == 0.0 ? 0.0f : initial_value(seed, deviation, rows[blockIdx.x], column);
-        values[uint64_t(slots[blockIdx.x]) * dim + column] = value;
+                                                                      const uint32_t* count, const uint32_t* first, int dim,
+                                                                      uint64_t seed, double deviation) {
+    for (uint32_t i = blockIdx.x; i < *count; i += gridDim.x) {
+        uint32_t slot = slots[i];
+        if (slot < *first) {
+            continue;
+        }
+        for (int column = threadIdx.x; column < dim; column += blockDim.x) {
+            float value = deviation == 0.0 ? 0.0f : initial_value(seed, deviation, rows[i], column);
+            values[uint64_t(slot) * dim + column] = value;
+        }
     }
 }

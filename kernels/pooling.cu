@@ -13,18 +13,23 @@ extern "C" __global__ void __launch_bounds__(256) mean_pool_forward(bf16* out, c
     }
 }
 
-// dx (rows x width): each row of stretch i = dout's row i over the stretch's length. grid: (means, tiles of 256 columns).
-extern "C" __global__ void __launch_bounds__(256) mean_pool_backward(bf16* dx, const bf16* dout, const uint32_t* bounds, int width) {
+// dx (rows x width): each row of stretch i = dout's row i over the stretch's length, and of the stretch behind the last of `means` zero.
+// grid: (means + 1, tiles of 256 columns).
+extern "C" __global__ void __launch_bounds__(256) mean_pool_backward(bf16* dx, const bf16* dout, const uint32_t* bounds, int means,
+                                                                     int width) {
     int at = int(blockIdx.y) * kSumTile + lane_id() * kEight;
     if (at >= width) {
         return;
     }
     uint32_t first = bounds[blockIdx.x], last = bounds[blockIdx.x + 1];
-    Floats d = widen(load_raw(dout + uint64_t(blockIdx.x) * width + at));
-    float share = 1.0f / float(last - first);
+    Floats d = {};
+    if (int(blockIdx.x) < means) {
+        d = widen(load_raw(dout + uint64_t(blockIdx.x) * width + at));
+        float share = 1.0f / float(last - first);
 #pragma unroll
-    for (int j = 0; j < kEight; ++j) {
-        d.at[j] *= share;
+        for (int j = 0; j < kEight; ++j) {
+            d.at[j] *= share;
+        }
     }
     Raw raw = narrowed(d);
     for (uint32_t row = first + warp_id(); row < last; row += kSumWarps) {

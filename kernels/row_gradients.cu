@@ -209,50 +209,57 @@ struct RowProducts {
 
 }  // namespace row_gradients
 
-// gradients row g = sum over its sources e, in order, of scales[e] * dout[e]: sources[starts[g]..starts[g + 1]]. With places row
+// gradients row g of *count = sum over its sources e, in order, of scales[e] * dout[e]: sources[starts[g]..starts[g + 1]]. With places row
 // places[g] gains the sum instead; no two are the same.
-// dout (examples x dim, rows pitch_of(dim) apart) f32. grid: rows with sources, a block each.
+// dout (examples x dim, rows pitch_of(dim) apart) f32. grid: any, a block a row at a time.
 extern "C" __global__ void __launch_bounds__(256) row_gradients_backward(float* gradients, const float* dout, const float* scales,
                                                                          const uint32_t* sources, const uint32_t* starts,
-                                                                         const uint32_t* places, int dim) {
-    uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
-    for (int column = threadIdx.x; column < dim; column += blockDim.x) {
-        float sum = 0.0f;
+                                                                         const uint32_t* places, const uint32_t* count, int dim) {
+    for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
+        uint32_t start = starts[row], end = starts[row + 1];
+        for (int column = threadIdx.x; column < dim; column += blockDim.x) {
+            float sum = 0.0f;
 #pragma unroll 4
-        for (uint32_t at = start; at < end; ++at) {
-            uint32_t example = sources[at];
-            sum = fmaf(scales[example], dout[uint64_t(example) * pitch_of(dim) + column], sum);
+            for (uint32_t at = start; at < end; ++at) {
+                uint32_t example = sources[at];
+                sum = fmaf(scales[example], dout[uint64_t(example) * pitch_of(dim) + column], sum);
+            }
+            float* out = gradients + uint64_t(places ? places[row] : row) * dim + column;
+            *out = places ? *out + sum : sum;
         }
-        float* out = gradients + uint64_t(places ? places[blockIdx.x] : blockIdx.x) * dim + column;
-        *out = places ? *out + sum : sum;
     }
 }
 
-// As row_gradients_backward of dout (examples x dim) bf16, dim a multiple of 8. grid: (rows with sources, tiles of 256 columns).
+// As row_gradients_backward of dout (examples x dim) bf16, dim a multiple of 8. grid: (any, tiles of 256 columns).
 extern "C" __global__ void __launch_bounds__(256) row_gradients_backward_bf16(float* gradients, const bf16* dout,
                                                                               const float* scales, const uint32_t* sources,
                                                                               const uint32_t* starts, const uint32_t* places,
-                                                                              int dim) {
+                                                                              const uint32_t* count, int dim) {
     __shared__ SumRoom room;
     auto row_of = [&](uint32_t i) { return sources[i]; };
     auto factor_of = [&](uint32_t i) { return scales[sources[i]]; };
-    float sum = column_of_sum(dout, dim, starts[blockIdx.x], starts[blockIdx.x + 1], row_of, factor_of, room);
     int column = int(blockIdx.y) * kSumTile + int(threadIdx.x);
-    if (column < dim) {
-        float* out = gradients + uint64_t(places ? places[blockIdx.x] : blockIdx.x) * dim + column;
-        *out = places ? *out + sum : sum;
+    for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
+        float sum = column_of_sum(dout, dim, starts[row], starts[row + 1], row_of, factor_of, room);
+        if (column < dim) {
+            float* out = gradients + uint64_t(places ? places[row] : row) * dim + column;
+            *out = places ? *out + sum : sum;
+        }
+        __syncthreads();
     }
 }
 
-// partials[blockIdx.x] (tasks x tasks) f64: upper triangle of the products on the union rows that block takes: in turn, `groups` at a
+// partials[blockIdx.x] (tasks x tasks) f64: upper triangle of the products on those of *union_count rows that block takes: in turn, `groups` at a
 // time, so that rows of many members, which lie close together, are spread. A group of warps has sums of its own in shared memory and a
 // row at a time; where the sums of eight groups do not fit there are fewer, and with groups = 0 one, which adds to the partials
 // themselves. Warps of one group share out the left tasks, so that a cell belongs to one warp. grid: any.
 // Shared memory: groups x tasks x tasks doubles.
 extern "C" __global__ void __launch_bounds__(256, 3) row_gram(double* partials, const float* gradients, const uint32_t* starts,
-                                                              const uint2* members, int count, int tasks, int dim, int groups) {
+                                                              const uint2* members, const uint32_t* union_count, int tasks,
+                                                              int dim, int groups) {
     using namespace row_gradients;
     SHARED_DYNAMIC(double, shared);
+    int count = int(*union_count);
     int cells = tasks * tasks, sets = groups ? groups : 1, sharing = kWarps / sets;
     double* partial = partials + uint64_t(blockIdx.x) * cells;
     double* sums = groups ? shared : partial;
@@ -289,13 +296,15 @@ extern "C" __global__ void __launch_bounds__(256, 3) row_gram(double* partials, 
     }
 }
 
-// One step on slot slots[u] of values, first (slots x dim) and second (slots x second_dim: dim, 1 under AdamW, or 0) for union
-// row u: d = sum of weights[task] over its members. copy (slots x dim) bf16 of the values, or null. grid: union rows, a block each.
-extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* values, float* first, float* second, bf16* copy, int second_dim,
-                                                                     const float* gradients, const uint32_t* slots,
-                                                                     const uint32_t* starts, const uint2* members, int dim,
-                                                                     const float* weights, const Rates* rates,
-                                                                     const GroupRates* groups, int group, const uint32_t* halted) {
+// One step on slot slots[u] of values, first (slots x dim) and second (slots x second_dim: dim, 1 under AdamW, or 0) for each union
+// row u of *count: d = sum of weights[task] over its members. copy (slots x dim) bf16 of the values, or null. grid: any, a block a row at
+// a time.
+extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* values, float* first, float* second, bf16* copy,
+                                                                     int second_dim, const float* gradients, const uint32_t* slots,
+                                                                     const uint32_t* starts, const uint2* members,
+                                                                     const uint32_t* count, int dim, const float* weights,
+                                                                     const Rates* rates, const GroupRates* groups, int group,
+                                                                     const uint32_t* halted) {
     using namespace row_gradients;
     __shared__ float warps[kWarp];
     if (halted && *halted) {
@@ -303,31 +312,34 @@ extern "C" __global__ void __launch_bounds__(256) row_update_weights(float* valu
     }
     Rates common = *rates;
     State state = {values, first, second, copy, second_dim, dim};
-    uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
-    auto combined = [&](int column) {
-        float d = 0.0f;
-        for (uint32_t at = start; at < end; ++at) {
-            uint2 member = members[at];
-            d = fmaf(weights[member.x], gradients[uint64_t(member.y) * dim + column], d);
+    for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
+        uint32_t start = starts[row], end = starts[row + 1];
+        auto combined = [&](int column) {
+            float d = 0.0f;
+            for (uint32_t at = start; at < end; ++at) {
+                uint2 member = members[at];
+                d = fmaf(weights[member.x], gradients[uint64_t(member.y) * dim + column], d);
+            }
+            return d;
+        };
+        if (second_dim == 1 && dim > 1) {
+            step_row_single(state, common, groups[group], slots[row], warps, combined);
+        } else {
+            step_row(state, common, groups[group], slots[row], combined);
         }
-        return d;
-    };
-    if (second_dim == 1 && dim > 1) {
-        step_row_single(state, common, groups[group], slots[blockIdx.x], warps, combined);
-    } else {
-        step_row(state, common, groups[group], slots[blockIdx.x], combined);
     }
 }
 
 // As row_update_weights with the rule for columns of update_columns over all tasks; columns are numbered from `base` + table
 // row * dim. Shared memory: tasks x blockDim.x doubles.
-extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* values, float* first, float* second, bf16* copy, int second_dim,
-                                                                     const float* gradients, const uint32_t* slots,
+extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* values, float* first, float* second, bf16* copy,
+                                                                     int second_dim, const float* gradients, const uint32_t* slots,
                                                                      const uint32_t* union_rows, const uint32_t* starts,
-                                                                     const uint2* members, int tasks, int dim, int rule,
-                                                                     double parameter, const double* factors, uint64_t seed,
-                                                                     const uint64_t* round, uint64_t base, const Rates* rates,
-                                                                     const GroupRates* groups, int group, const uint32_t* halted) {
+                                                                     const uint2* members, const uint32_t* count, int tasks,
+                                                                     int dim, int rule, double parameter, const double* factors,
+                                                                     uint64_t seed, const uint64_t* round, uint64_t base,
+                                                                     const Rates* rates, const GroupRates* groups, int group,
+                                                                     const uint32_t* halted) {
     using namespace row_gradients;
     SHARED_DYNAMIC(double, shared);
     __shared__ float warps[kWarp];
@@ -337,28 +349,31 @@ extern "C" __global__ void __launch_bounds__(256) row_update_columns(float* valu
     Rates common = *rates;
     State state = {values, first, second, copy, second_dim, dim};
     RowRule own = {rule, parameter, factors, seed, *round, gradients, members, tasks, dim, shared + threadIdx.x};
-    uint32_t start = starts[blockIdx.x], end = starts[blockIdx.x + 1];
-    uint64_t number = base + uint64_t(union_rows[blockIdx.x]) * dim;
-    auto combined = [&](int column) { return own.value(start, end, number, column); };
-    if (second_dim == 1 && dim > 1) {
-        step_row_single(state, common, groups[group], slots[blockIdx.x], warps, combined);
-    } else {
-        step_row(state, common, groups[group], slots[blockIdx.x], combined);
+    for (uint32_t row = blockIdx.x; row < *count; row += gridDim.x) {
+        uint32_t start = starts[row], end = starts[row + 1];
+        uint64_t number = base + uint64_t(union_rows[row]) * dim;
+        auto combined = [&](int column) { return own.value(start, end, number, column); };
+        if (second_dim == 1 && dim > 1) {
+            step_row_single(state, common, groups[group], slots[row], warps, combined);
+        } else {
+            step_row(state, common, groups[group], slots[row], combined);
+        }
     }
 }
 
-// squares (blocks) f64: squared norm of what the rule makes of `rows` union rows from blockIdx.x * rows.
+// squares (blocks) f64: squared norm of what the rule makes of `rows` of the *union_count rows from blockIdx.x * rows.
 // Shared memory: tasks x blockDim.x doubles.
 extern "C" __global__ void __launch_bounds__(256) row_column_squares(double* squares, const float* gradients,
                                                                      const uint32_t* union_rows, const uint32_t* starts,
-                                                                     const uint2* members, int count, int rows, int tasks, int dim,
-                                                                     int rule, double parameter, const double* factors,
-                                                                     uint64_t seed, const uint64_t* round, uint64_t base) {
+                                                                     const uint2* members, const uint32_t* union_count, int rows,
+                                                                     int tasks, int dim, int rule, double parameter,
+                                                                     const double* factors, uint64_t seed, const uint64_t* round,
+                                                                     uint64_t base) {
     using namespace row_gradients;
     SHARED_DYNAMIC(double, shared);
     __shared__ double warps[kWarp];
     RowRule own = {rule, parameter, factors, seed, *round, gradients, members, tasks, dim, shared + threadIdx.x};
-    int first = int(blockIdx.x) * rows, last = first + rows < count ? first + rows : count;
+    int count = int(*union_count), first = int(blockIdx.x) * rows, last = first + rows < count ? first + rows : count;
     double square = 0.0;
     for (int row = first; row < last; ++row) {
         uint64_t number = base + uint64_t(union_rows[row]) * dim;

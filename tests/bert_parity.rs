@@ -94,7 +94,6 @@ fn numbers(value: &Value) -> Vec<f64> {
 fn batch(case: &Value) -> Batch {
     let mut batch = Batch { groups: std::iter::once(0..2).collect(), ..Batch::default() };
     batch.bags.clear();
-    batch.tokens.bounds.push(0);
     for task in 0..2 {
         let first = batch.keys.len();
         for (example, ids) in case["ids"][task].as_array().unwrap().iter().enumerate() {
@@ -106,7 +105,7 @@ fn batch(case: &Value) -> Batch {
                 batch.tokens.types.push(kind as u32);
                 batch.tokens.keys.push(TokenKey { task: task as u32, example: example as u32, position: position as u32 });
             }
-            batch.tokens.bounds.push(batch.bags.rows.len() as u32);
+            batch.tokens.finish_example(batch.bags.rows.len());
             batch.keys.push(RowKey { task: task as u32, example: example as u32 });
         }
         let values = numbers(&case["targets"][task]);
@@ -128,7 +127,6 @@ fn limits(batch: &Batch) -> Limits {
         group_logits: 4 * rows,
         logits_at_once: None,
         bag_rows: vec![tokens; 2],
-        bag_entries: 0,
         tokens: TokenLimits {
             group_tokens: tokens,
             group_queries: tokens,
@@ -137,7 +135,7 @@ fn limits(batch: &Batch) -> Limits {
             ..TokenLimits::default()
         },
         present: 2,
-        task_rows: Vec::new(),
+        ..Limits::default()
     }
 }
 

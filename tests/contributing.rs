@@ -95,8 +95,10 @@ fn a_key_is_a_line_and_its_use() {
 
 #[test]
 fn an_encoder_is_a_file_and_its_lines() {
-    // How many rows its n-grams touch; the data that rounds are timed on; readers are tested on the settings of a whole encoder.
-    let users = ["src/train/shapes.rs", "src/commands/bench", "src/data/tests", "src/config/checks"];
+    // How many rows its n-grams touch, and what of them lies on a device; the data that rounds are timed on; readers are tested on the
+    // settings of a whole encoder.
+    let users =
+        ["src/train/shapes.rs", "src/train/accelerator/data.rs", "src/commands/bench", "src/data/tests", "src/config/checks"];
     holds("An encoder", &["Bag", "bag"], &users);
     for kind in EncoderKind::ALL {
         let places = [format!("src/model/encoders/{}.rs", kind.name()), format!("src/model/{}/encoder.rs", kind.name())];
@@ -114,8 +116,16 @@ fn a_policy_is_a_file_and_its_lines() {
 
 #[test]
 fn an_operation_is_a_file_a_line_and_a_kernel() {
-    // The last two work on the same bags.
-    let users = ["src/model", "src/train", "src/surgery", "src/ops/row_gradients.rs", "src/ops/token_embedding.rs"];
+    // Those in src/ops work on the same bags.
+    let users = [
+        "src/model",
+        "src/train",
+        "src/surgery",
+        "src/ops/row_gradients.rs",
+        "src/ops/row_index.rs",
+        "src/ops/row_index",
+        "src/ops/token_embedding.rs",
+    ];
     holds("An operation", &["embedding_bag"], &users);
     for kernels in root().join("kernels").read_dir().expect("can list").map(|entry| entry.expect("can list").path()) {
         if kernels.extension().is_some_and(|extension| extension == "cu") {

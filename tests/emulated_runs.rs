@@ -206,6 +206,55 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
     }
 }
 
+/// Whether the device fetches its examples, sorts their rows and gives these slots, or the host packs them: every file is the same, and
+/// that of a run which goes on from a checkpoint.
+#[test]
+fn examples_on_the_device_are_those_of_packed_batches() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let always = [EMULATED, "train.rounds=6", "checkpoint.every=3", "checkpoint.keep=9", "eval.every=3"];
+    for (config, more) in [
+        (small(), &["encoder.hidden=61", "synthetic.features=13", "train.fuse=2", "encoder.dropout=0.2"][..]),
+        (small(), &["train.accumulate=2", "surgery.method=mgda"]),
+        (place.bag(), &["encoder.word_dropout=0.3", "encoder.embedding_init=0.1", "train.fuse=1"]),
+        (place.bag(), &["train.accumulate=2", "surgery.method=modo", "optimizer.row_moment=row", "eval.batches_per_round=1"]),
+        (place.bag(), &["surgery.method=graddrop", "balance.method=famo", "schedule.mode=time_sliced"]),
+    ] {
+        let with = |kept: &str| place.train(&config, &[&always[..], more, &[&format!("data.resident={kept}")]].concat());
+        let [fetched, packed] = ["device", "host"].map(with);
+        assert_eq!(losses(&fetched), losses(&packed), "{more:?}");
+        let mut whole = final_checkpoint(&packed);
+        assert_same_files(&final_checkpoint(&fetched), &whole, &format!("{more:?}"));
+        std::fs::remove_dir_all(checkpoints(&fetched).last().expect("the last one")).expect("it is there");
+        resume(&fetched).ok();
+        assert_same_files(&final_checkpoint(&fetched), &std::mem::take(&mut whole), &format!("{more:?}, resumed"));
+    }
+}
+
+/// What lies on the device counts, and gives way to the run's own memory; what cannot lie there is said.
+#[test]
+fn examples_lie_on_the_device_where_there_is_room() {
+    let place = Place::new();
+    let bag = place.bag().display().to_string();
+    let plan = |config: &str, sets: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        run(&[&["plan", config, "--json"][..], &sets].concat())
+    };
+    let total = |sets: &[&str]| plan(&bag, sets).ok().json()["total_bytes"].as_u64().expect("bytes");
+    let (kept, packed) = (total(&[EMULATED]), total(&[EMULATED, "data.resident=host"]));
+    assert!(kept > packed, "{kept} with the examples, {packed} without");
+    let tight = plan(&bag, &[EMULATED, &format!("memory.device={}", kept - 1)]).ok().json();
+    assert_eq!(tight["on_pressure"], json!(["the training examples stay on the host"]));
+    assert_eq!(tight["total_bytes"], packed);
+    let transformer = place.transformer().display().to_string();
+    let asked = "data.resident=device";
+    plan(&transformer, &[EMULATED, asked]).failed(2, &["data.resident", "transformer", "\"auto\""]);
+    plan(&bag, &["run.device=cpu", asked]).failed(2, &["data.resident", "no device"]);
+    plan(&bag, &[EMULATED, asked, "surgery.method=moco"]).failed(2, &["data.resident", "buffers"]);
+}
+
 #[test]
 fn transformers_that_no_device_computes_are_refused_by_check() {
     let place = Place::new();
@@ -271,7 +320,7 @@ fn the_plan_counts_what_is_allocated() {
         (place.transformer_of_words(), "mgda"),
     ] {
         let run = place.train(&config, &[EMULATED, &format!("surgery.method={method}"), "train.rounds=1", "eval.every=1"]);
-        let (config, _, plan) = planned(&run, &Console::new());
+        let (config, corpus, plan) = planned(&run, &Console::new());
         let buffers = plan.buffers(&config).expect("counted");
         let own = buffers.iter().filter(|(name, _)| name.starts_with("surgery: buffers")).count();
         assert_eq!(own > 0, method != "mgda", "{buffers:?}");
@@ -283,7 +332,7 @@ fn the_plan_counts_what_is_allocated() {
             }
             None
         };
-        let mut trainer = Built::new(&config, &plan).expect("an emulated device").trainer;
+        let mut trainer = Built::new(&config, &corpus, &plan).expect("an emulated device").trainer;
         let device = Tampered { inner: open_emulated(0).expect("an emulated device"), instead };
         trainer.accelerate(Box::new(device), &plan.limits, &plan.start).expect("room");
         assert_eq!(allocated.get(), buffers.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{method}");
@@ -297,9 +346,10 @@ fn train_on(run: &Path, device: Box<dyn Driver>) -> anyhow::Result<End> {
     let (config, corpus, plan) = planned(run, &console);
     let observer = Observer::create(console, &folder.metrics(), run).expect("files");
     let stop = AtomicBool::new(false);
-    let built = Built::new(&config, &plan).expect("an emulated device");
+    let built = Built::new(&config, &corpus, &plan).expect("an emulated device");
     let mut training = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop).expect("a run");
     training.trainer.accelerate(device, &plan.limits, &plan.start).expect("room");
+    training.trainer.load_data(&corpus).expect("room");
     training.run()
 }
 

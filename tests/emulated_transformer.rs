@@ -146,7 +146,6 @@ fn setup(case: Case) -> Setup {
 fn batch(case: Case, round: u64) -> Batch {
     let mut batch = Batch::default();
     batch.bags.clear();
-    batch.tokens.bounds.push(0);
     let kinds = case.kinds();
     // Of its kind, the task with two micro-batches predicts words where one does.
     let twice = if case.words.is_some() { 1 } else { 0 };
@@ -209,7 +208,7 @@ fn push_sequence(
         batch.tokens.types.push(u32::from(position > 5));
         batch.tokens.keys.push(TokenKey { task: task as u32, example, position });
     }
-    batch.tokens.bounds.push(batch.bags.rows.len() as u32);
+    batch.tokens.finish_example(batch.bags.rows.len());
 }
 
 fn one_round(trainer: &mut Trainer, case: Case, rule: Rule, round: u64) -> Committed {

@@ -60,7 +60,6 @@ fn network(shape: Shape) -> Network {
 fn batch(limit: usize) -> Batch {
     let mut batch = Batch::default();
     batch.bags.clear();
-    batch.tokens.bounds.push(0);
     let counts: Vec<usize> = LENGTHS.iter().map(|micro| micro.len()).collect();
     for group in groups(&counts, limit) {
         let first_part = batch.parts.len();
@@ -110,7 +109,7 @@ fn push(batch: &mut Batch, task: usize, example: usize, len: usize, targets: &mu
         batch.tokens.types.push(u32::from(position > 4));
         batch.tokens.keys.push(TokenKey { task: task as u32, example: example as u32, position });
     }
-    batch.tokens.bounds.push(batch.bags.rows.len() as u32);
+    batch.tokens.finish_example(batch.bags.rows.len());
 }
 
 struct Round {
@@ -131,8 +130,7 @@ fn limits(batch: &Batch, trained: bool) -> Limits {
         bag_rows: if trained { vec![n.max(VOCABULARY); 3] } else { Vec::new() },
         tokens: TokenLimits { group_tokens: n, group_queries: n, head_rows: n, masked: n, words_at_once: n, round_tokens: n },
         present: 3,
-        bag_entries: 0,
-        task_rows: Vec::new(),
+        ..Limits::default()
     }
 }
 
@@ -290,7 +288,6 @@ fn a_packed_batch_is_its_sequences_one_by_one() {
             let tokens = all.tokens.tokens(&(row..row + 1));
             let (mut one, mut targets) = (Batch { groups: std::iter::once(0..1).collect(), ..Batch::default() }, Vec::new());
             one.bags.clear();
-            one.tokens.bounds.push(0);
             push(&mut one, key.task as usize, key.example as usize, tokens.len(), &mut targets);
             let targets = match HEADS[part.task].0 {
                 HeadKind::Regression => Targets::Values(vec![0.0]),

@@ -54,7 +54,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     // Before there is a run folder: a refused run leaves none behind.
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
-    let mut built = Built::new(&config, &plan)?;
+    let mut built = Built::new(&config, &corpus, &plan)?;
     pretrained::load(&config, &mut built.trainer, &console)?;
     let folder = RunFolder::create(args.run_dir.as_deref(), &config.run.out, &config.run.name)?;
     store_tokenizer(&corpus, &folder)?;
@@ -97,7 +97,7 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let past = newest.as_ref().map_or(Past::default(), |(_, state)| Past { rounds: state.round, events: state.events });
     console.say(&format!("resuming {} after {} of {} rounds", folder.path().display(), past.rounds, plan.rounds));
     let notes = Console::new();
-    let mut built = Built::new(&config, &plan)?;
+    let mut built = Built::new(&config, &corpus, &plan)?;
     if newest.is_none() {
         pretrained::load(&config, &mut built.trainer, &notes)
             .context("the run has no checkpoint yet and starts from the beginning")?;

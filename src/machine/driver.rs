@@ -48,8 +48,13 @@ pub struct Card {
 }
 
 impl Card {
-    /// A device that only says what a round would take; and one that computes as cards do, without being one.
+    /// A device that only says what a round would take.
     pub const PLAIN: Self = Self { multiprocessors: 132, hopper: false };
+
+    /// Blocks of 256 threads that take at most `items` in turn: no more than there is room for at once.
+    pub fn blocks(&self, items: usize) -> usize {
+        items.min(8 * self.multiprocessors)
+    }
 }
 
 /// Bytes of shared memory, static and dynamic, that a block has without asking for more.

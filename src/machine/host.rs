@@ -26,6 +26,10 @@ impl Element for f64 {
     const DTYPE: DType = DType::F64;
 }
 
+impl Element for u32 {
+    const DTYPE: DType = DType::U32;
+}
+
 /// Memory lent to the tapes of one pass. This is the only place in which a tensor becomes a slice.
 ///
 /// A tensor of which any byte was not lent is refused, and within an operation one that it did not declare ([`HostMemory::of`]).

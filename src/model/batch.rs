@@ -31,12 +31,18 @@ impl Batch {
     /// Rows of the encoder's input that belong to neighbouring parts: their tokens, where the batch has tokens.
     pub fn input_rows(&self, parts: &[Part]) -> Range<usize> {
         let rows = group_rows(parts);
-        if self.tokens.bounds.is_empty() { rows } else { self.tokens.tokens(&rows) }
+        if self.tokens.is_empty() { rows } else { self.tokens.tokens(&rows) }
+    }
+
+    /// Those of a whole group, with what pads it.
+    pub fn group_rows(&self, group: &[Part]) -> Range<usize> {
+        let rows = group_rows(group);
+        if self.tokens.is_empty() { rows } else { self.tokens.padded(&rows) }
     }
 
     /// By part of a group, its rows of the encoder's input, counted from the group's first.
     pub fn input_segments(&self, group: &[Part]) -> Vec<Range<usize>> {
-        let first = self.input_rows(group).start;
+        let first = self.group_rows(group).start;
         let own = |part: &Part| self.input_rows(std::slice::from_ref(part));
         group.iter().map(own).map(|rows| rows.start - first..rows.end - first).collect()
     }

@@ -51,6 +51,16 @@ pub struct Limits {
     pub task_rows: Vec<usize>,
     /// For the `transformer`, else zeros.
     pub tokens: TokenLimits,
+    /// Training examples that lie on the device; zeros where they come with their rounds.
+    pub data: DataLimits,
+}
+
+/// A run's training examples, all tasks'.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataLimits {
+    pub examples: usize,
+    /// N-grams, for the `bag`.
+    pub entries: usize,
 }
 
 impl Limits {
@@ -58,7 +68,7 @@ impl Limits {
     pub fn of_group(&self) -> Self {
         let tokens = TokenLimits { round_tokens: self.tokens.group_tokens, ..self.tokens };
         let (bag_rows, task_rows) = (Vec::new(), Vec::new());
-        Self { round_rows: self.group_rows, present: 0, bag_rows, task_rows, tokens, ..*self }
+        Self { round_rows: self.group_rows, present: 0, bag_rows, task_rows, tokens, data: DataLimits::default(), ..*self }
     }
 }
 
@@ -211,7 +221,7 @@ impl Network {
             init,
         });
         let weights = encoders::Weights { shared, frozen, heads, mlm_layers: Tensor::NONE, words };
-        Group { parts, batch, rows, tokens, features, table, weights, at }
+        Group { parts, batch, rows, tokens, features, fetched: None, table, weights, at }
     }
 
     /// A group's gradients as tapes see them.

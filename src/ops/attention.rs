@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::buckets;
 use super::philox::drop_threshold;
 use super::token_dropout::TokenKey;
 use crate::machine::driver::{Address, Card};
@@ -82,11 +83,15 @@ enum Owned {
     Keys,
 }
 
-/// Blocks of the large kernel, then those that the small one has enough rows for.
+/// Blocks of the large kernel, then those that the small one has enough rows for. Each list is filled up with blocks that own nothing, so that
+/// grids have few sizes.
 struct Blocks {
     all: Vec<Block>,
     large: usize,
 }
+
+/// Owns nothing.
+const NOTHING: Block = Block { queries: [0; 2], keys: [0; 2], start: 0 };
 
 impl Blocks {
     fn new(shape: &Sequences, owned: Owned) -> Self {
@@ -102,6 +107,7 @@ impl Blocks {
         }
         // The longest are begun first, so that none is left alone at the end.
         [&mut large, &mut small].into_iter().for_each(|blocks| blocks.sort_by_key(|block| Reverse(block.work())));
+        [&mut large, &mut small].into_iter().for_each(fill);
         let count = large.len();
         large.append(&mut small);
         Self { all: large, large: count }
@@ -111,6 +117,7 @@ impl Blocks {
     fn of_long(shape: &Sequences) -> Self {
         let mut blocks = Self::new(shape, Owned::Queries).all;
         blocks.retain(|block| (block.keys[1] - block.keys[0]) as usize > LARGE);
+        fill(&mut blocks);
         Self { large: blocks.len(), all: blocks }
     }
 
@@ -118,6 +125,10 @@ impl Blocks {
     fn parts(&self, table: Address) -> [(Address, usize); 2] {
         [(table, self.large), (table + (self.large * size_of::<Block>()) as Address, self.all.len() - self.large)]
     }
+}
+
+fn fill(blocks: &mut Vec<Block>) {
+    blocks.resize(buckets::items(blocks.len()), NOTHING);
 }
 
 /// A kernel for heads of 64 and 32 columns, without and with dropout.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::adamw::{ColumnRule, Combine};
 use super::chunks::Chunks;
 use super::gram::{jacobian_rows, narrow, stride};
-use super::row_gradients::{PARTIAL_ROWS, RowGradients};
+use super::row_gradients::{PARTIAL_ROWS, RowGradients, UnionAt};
 use crate::machine::driver::{Address, Card, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
@@ -138,7 +138,7 @@ impl Op for ColumnSquare<'_> {
         // Collected before they are added: the order of additions must not depend on threads.
         let mut squares: Vec<f64> = (0..width.div_ceil(COLUMNS)).into_par_iter().map(dense).collect();
         if let Some(rows) = &self.rows {
-            let (union, values) = (rows.union, rows.read(memory));
+            let (union, values) = (rows.merged(), rows.read(memory));
             let embedded = |index: usize| {
                 let mut d = vec![0.0; rows.dim];
                 let first = width as u64 + u64::from(union.rows[index]) * rows.dim as u64;
@@ -150,17 +150,14 @@ impl Op for ColumnSquare<'_> {
         memory.write(self.out)[0] = squares.iter().sum::<f64>();
     }
 
-    /// Those of the rule, the chunks, the bounds of all partial sums, and the union's members and rows.
+    /// Those of the rule, the chunks, the bounds of all partial sums, and the union's.
     fn tables(&self) -> Vec<Bytes> {
         let chunks = self.chunks();
         let sums = chunks.len() + self.rows.as_ref().map_or(0, RowGradients::partials);
         let mut tables = self.rule.tables();
         tables.extend(chunks.tables());
         tables.push(bytes_of(&[0, sums as u32]));
-        if let Some(rows) = &self.rows {
-            tables.extend(rows.tables());
-            tables.push(bytes_of(&rows.union.rows));
-        }
+        tables.extend(self.rows.iter().flat_map(RowGradients::tables));
         tables
     }
 
@@ -171,12 +168,11 @@ impl Op for ColumnSquare<'_> {
         let dense = self.rule.arguments(dense.long(stride(&self.jacobian)).int(count), rule).addresses([firsts, lengths]);
         let mut commands: Vec<Command> = vec![dense.int(narrow(&self.jacobian)).into()];
         if let Some(rows) = &self.rows {
-            let &[starts, members, numbers] = &tables[5..] else { unreachable!("three tables of rows") };
+            let (UnionAt { count: union_count, starts, members, rows: numbers }, _) = rows.union_at(&tables[5..]);
             let own = self
                 .rule
                 .launch("row_column_squares", rows.partials(), count)
-                .addresses([partials.at + 8 * chunks as Address, rows.base(), numbers, starts, members])
-                .int(rows.union.rows.len())
+                .addresses([partials.at + 8 * chunks as Address, rows.base(), numbers, starts, members, union_count])
                 .int(PARTIAL_ROWS)
                 .int(count)
                 .int(rows.dim);

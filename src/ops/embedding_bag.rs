@@ -8,7 +8,9 @@ use std::ops::Range;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::buckets;
 use super::philox::{Keyed, Stream};
+use super::row_index::{RowLists, rows_init};
 use super::simd::add_scaled;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
@@ -123,14 +125,21 @@ fn sum_rows(out: &mut [f32], rows: &[u32], scale: f32, table: Table) {
     out.iter_mut().for_each(|value| *value *= scale);
 }
 
+/// The n-grams of packed examples, and where their rows lie.
+#[derive(Clone, Copy)]
+pub enum Entries<'a> {
+    /// (rows of the table) slots, as [`Table`] has them.
+    Packed { bags: &'a Bags, slots: &'a [u32] },
+    /// As a device fetched them: all rows have a slot.
+    Fetched(&'a RowLists),
+}
+
 /// out (n x dim): each example's scaled sum of rows.
 pub struct EmbeddingBagForward<'a> {
     /// On a device f32 or bf16.
     pub out: Tensor,
-    pub bags: &'a Bags,
+    pub entries: Entries<'a>,
     pub examples: Range<usize>,
-    /// (rows of the table) slots, as [`Table`] has them.
-    pub slots: &'a [u32],
     /// (slots x dim) f32
     pub values: Tensor,
     pub init: RowInit,
@@ -146,26 +155,34 @@ impl Op for EmbeddingBagForward<'_> {
     }
 
     fn host(&self, memory: &HostMemory) {
-        let (slots, values) = (self.slots, memory.read(self.values));
-        let table = Table { dim: self.out.columns, slots, values, init: self.init };
-        embedding_bag_forward(memory.write(self.out), self.bags, self.examples.clone(), table);
+        let Entries::Packed { bags, slots } = self.entries else { unreachable!("the host packs its batches") };
+        let table = Table { dim: self.out.columns, slots, values: memory.read(self.values), init: self.init };
+        embedding_bag_forward(memory.write(self.out), bags, self.examples.clone(), table);
     }
 
-    /// Bounds of each example's n-grams, their rows where untouched ones are not zero, their slots, and the examples' scales.
+    /// Bounds of each packed example's n-grams, their rows where untouched ones are not zero, their slots, and the examples' scales.
     fn tables(&self) -> Vec<Bytes> {
-        let offsets = &self.bags.offsets[self.examples.start..=self.examples.end];
-        let rows = &self.bags.rows[offsets[0] as usize..offsets[self.examples.len()] as usize];
-        let slots: Vec<u32> = rows.iter().map(|&row| self.slots[row as usize]).collect();
+        let Entries::Packed { bags, slots } = self.entries else { return Vec::new() };
+        let offsets = &bags.offsets[self.examples.start..=self.examples.end];
+        let rows = &bags.rows[offsets[0] as usize..offsets[self.examples.len()] as usize];
+        let slots: Vec<u32> = rows.iter().map(|&row| slots[row as usize]).collect();
         let offsets: Vec<u32> = offsets.iter().map(|offset| offset - offsets[0]).collect();
         let rows = if self.init.deviation == 0.0 { &[][..] } else { rows };
-        vec![bytes_of(&offsets), bytes_of(rows), bytes_of(&slots), bytes_of(&self.bags.scales[self.examples.clone()])]
+        vec![bytes_of(&offsets), bytes_of(rows), bytes_of(&slots), bytes_of(&bags.scales[self.examples.clone()])]
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[offsets, rows, slots, scales] = tables else { unreachable!("four tables") };
+        let first = 4 * self.examples.start as Address;
+        let lists = match (self.entries, tables) {
+            (Entries::Fetched(lists), _) => [lists.offsets.at + first, 0, lists.rows.at, lists.scales.at + first],
+            (_, &[offsets, rows, slots, scales]) => [offsets, rows, slots, scales],
+            _ => unreachable!("four tables"),
+        };
         let [narrow, wide] = if self.out.dtype == DType::Bf16 { [self.out.at, 0] } else { [0, self.out.at] };
         let launch = Launch::line("embedding_bag_forward", self.examples.len(), THREADS)
-            .addresses([narrow, wide, offsets, rows, slots, scales, self.values.at])
+            .addresses([narrow, wide])
+            .addresses(lists)
+            .addresses([self.values.at])
             .int(self.out.columns)
             .long(self.init.seed)
             .double(self.init.deviation);
@@ -200,19 +217,16 @@ impl Op for EmbeddingRowsInit<'_> {
         own.chunks_exact_mut(dim).zip(self.rows).for_each(|(values, &row)| self.init.fill(row, values));
     }
 
-    /// Rows, and their slots.
+    /// Rows, their slots, how many there are, and the first slot that counts.
     fn tables(&self) -> Vec<Bytes> {
         let slots: Vec<u32> = (self.first_slot as u32..).take(self.rows.len()).collect();
-        vec![bytes_of(self.rows), bytes_of(&slots)]
+        let [rows, slots] = [self.rows, &slots].map(|list| buckets::table(list, 0));
+        vec![rows, slots, bytes_of(&[self.rows.len() as u32]), bytes_of(&[0u32])]
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let launch = Launch::line("embedding_rows_init", self.rows.len(), THREADS)
-            .addresses([self.values.at, tables[0], tables[1]])
-            .int(self.values.columns)
-            .long(self.init.seed)
-            .double(self.init.deviation);
-        vec![launch.into()]
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
+        let &[rows, slots, count, first] = tables else { unreachable!("four tables") };
+        vec![rows_init(card, self.values, buckets::items(self.rows.len()), [rows, slots, count, first], self.init).into()]
     }
 }
 
@@ -264,8 +278,9 @@ mod cases {
                 // The kernel leaves alone what pads the rows.
                 let outs =
                     [("bags", place.room(3, DIM, DType::F32)), ("bags in bf16", place.narrow_in_place(&[0.0; 3 * DIM], DIM))];
+                let entries = Entries::Packed { bags: &bags, slots: &slots };
                 for (_, out) in outs {
-                    place.run(&EmbeddingBagForward { out, bags: &bags, examples: 1..4, slots: &slots, values, init });
+                    place.run(&EmbeddingBagForward { out, entries, examples: 1..4, values, init });
                 }
                 outs.map(|(what, out)| place.found(what, out)).into()
             });

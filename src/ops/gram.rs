@@ -144,7 +144,7 @@ impl Op for GramMatrices<'_> {
             block_grams(&mut grams, &jacobian_rows(memory, &self.jacobian, 0..self.jacobian[0].columns), self.blocks);
         }
         if let (Some(rows), Some(block)) = (&self.rows, self.table) {
-            row_gram(&mut grams[block], rows.union, &rows.read(memory));
+            row_gram(&mut grams[block], rows.merged(), &rows.read(memory));
         }
         let (own, total) = memory.write::<f64>(self.gram).split_at_mut(cells * grams.len());
         total.fill(0.0);
@@ -164,7 +164,7 @@ impl Op for GramMatrices<'_> {
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[firsts, lengths, bounds, ref members @ ..] = tables else { unreachable!("three tables and more") };
+        let &[firsts, lengths, bounds, ref union @ ..] = tables else { unreachable!("three tables and more") };
         let (blocks, count) = (self.blocks.len(), self.count());
         let chunks = self.cut().chunks.len();
         let GramScratch { partials, cosines, conflicts } = self.scratch;
@@ -183,9 +183,9 @@ impl Op for GramMatrices<'_> {
             .addresses([firsts, lengths])
             .int(narrow(&self.jacobian));
         let mut commands: Vec<Command> = vec![dense.into()];
-        if let (Some(rows), &[row_starts, members]) = (&self.rows, members) {
+        if let Some(rows) = &self.rows {
             let behind = partials.at + 8 * (chunks * count * count) as Address;
-            commands.push(rows.gram(behind, [row_starts, members]).into());
+            commands.push(rows.gram(behind, union).into());
         }
         let cells = (8 * blocks * count * count) as Address;
         let finish = |first: Address, conflicts: Address, bounds: Address, blocks: usize| {

@@ -74,20 +74,25 @@ impl JacobianRows {
     }
 
     /// As [`JacobianRows::partial_sums_of`] of [`PARTIAL_ROWS`].
-    pub fn partial_sums(&self, column: usize) -> (Vec<[u32; 2]>, PartialSums) {
-        self.partial_sums_of(PARTIAL_ROWS, column)
+    pub fn partial_sums(&self, all: usize, column: usize) -> (Vec<[u32; 2]>, PartialSums) {
+        self.partial_sums_of(PARTIAL_ROWS, all, column)
     }
 
     /// By chunks of at most so many packed rows: the first and the one behind the last of each partial row, and where their sums go,
-    /// from this column of J on.
-    pub fn partial_sums_of(&self, rows: usize, column: usize) -> (Vec<[u32; 2]>, PartialSums) {
-        let (mut chunks, mut sums) = (Vec::new(), PartialSums::default());
-        for segment in self.merged() {
-            let Range { start, end } = segment.rows;
+    /// from this column of J on. Of `all` rows those behind the last segment are in chunks whose sums go nowhere; chunks of no rows
+    /// make the list as long as for any segments of so many rows.
+    pub fn partial_sums_of(&self, rows: usize, all: usize, column: usize) -> (Vec<[u32; 2]>, PartialSums) {
+        let (mut chunks, mut sums, segments) = (Vec::new(), PartialSums::default(), self.merged());
+        let mut add = |Range { start, end }: Range<usize>| {
             let chunk = |first: usize| [first as u32, (first + rows).min(end) as u32];
             chunks.extend((start..end).step_by(rows).map(chunk));
-            sums.push(segment.rows.len().div_ceil(rows), self.offset(&segment, column), segment.write);
+        };
+        for segment in &segments {
+            add(segment.rows.clone());
+            sums.push(segment.rows.len().div_ceil(rows), self.offset(segment, column), segment.write);
         }
+        add(segments.last().map_or(0, |last| last.rows.end)..all);
+        chunks.resize(most_partials_of(rows, all, segments.len()), [0; 2]);
         (chunks, sums)
     }
 
@@ -118,9 +123,14 @@ impl JacobianRows {
 /// Packed rows that a kernel adds up in one partial row.
 pub const PARTIAL_ROWS: usize = 64;
 
-/// Most partial rows of packed rows that are cut into so many segments.
+/// Most partial rows of packed rows that are cut into so many segments, and of rows that belong to none.
 pub fn most_partials(rows: usize, segments: usize) -> usize {
-    rows / PARTIAL_ROWS + segments
+    most_partials_of(PARTIAL_ROWS, rows, segments)
+}
+
+/// As [`most_partials`], a partial row for so many packed rows.
+pub fn most_partials_of(partial: usize, rows: usize, segments: usize) -> usize {
+    rows / partial + segments + 1
 }
 
 /// Sums of partial rows (f32, end to end) that go to places of J.

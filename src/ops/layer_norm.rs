@@ -7,7 +7,7 @@ mod host;
 
 use std::ops::Range;
 
-use super::jacobian_rows::{JacobianRows, PartialSums, Slot};
+use super::jacobian_rows::{JacobianRows, PartialSums, Slot, most_partials_of};
 use super::token_dropout::TokenDropout;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
@@ -175,14 +175,15 @@ const BLOCK_ROWS: usize = 32;
 
 /// Room for partial sums of gains and shifts of `width` columns each.
 pub fn norm_partials(rows: usize, segments: usize, width: usize) -> usize {
-    (rows / BLOCK_ROWS + segments) * 2 * width
+    most_partials_of(BLOCK_ROWS, rows, segments) * 2 * width
 }
 
 impl LayerNormBackward {
     fn partial_sums(&self) -> (Vec<[u32; 2]>, PartialSums) {
-        let (chunks, sums) = self.jacobian.partial_sums_of(BLOCK_ROWS, self.columns.start);
-        let end = chunks.iter().fold(0, |end, &[first, last]| if first == end { last } else { u32::MAX });
-        assert_eq!(end as usize, self.x.rows, "every row is in one segment");
+        let (chunks, sums) = self.jacobian.partial_sums_of(BLOCK_ROWS, self.x.rows, self.columns.start);
+        let own = chunks.iter().filter(|[first, last]| first < last);
+        let end = own.fold(0, |end, &[first, last]| if first == end { last } else { u32::MAX });
+        assert_eq!(end as usize, self.x.rows, "every row is in one chunk");
         (chunks, sums)
     }
 }
@@ -218,12 +219,12 @@ impl Op for LayerNormBackward {
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let &[chunks, bounds, offsets, add] = tables else { unreachable!("four tables") };
-        let (width, (_, sums)) = (self.x.columns, self.partial_sums());
+        let (width, (parts, sums)) = (self.x.columns, self.partial_sums());
         let kernel = kernel_of(width);
         // Arrays of a float a column in shared memory: the gain, and sums of each of eight warps that have rows of their own.
         let (name, arrays) =
             [("layer_norm_backward_768", 9), ("layer_norm_backward_1024", 9), ("layer_norm_backward_4096", 1)][kernel];
-        let rows = Launch::line(name, sums.count(), THREADS[kernel])
+        let rows = Launch::line(name, parts.len(), THREADS[kernel])
             .vectors(width)
             .shared(4 * arrays * width)
             .addresses([self.dx.at, self.partials.at, self.dout.at, self.x.at, self.stats.at, self.gain.at, chunks])

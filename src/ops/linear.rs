@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::activation::{Activation, activation_backward, bias_activation_forward};
 use super::gather::add;
 use super::gemm::Write;
-use super::jacobian_rows::{JacobianRows, Segment, Slot, most_partials};
+use super::jacobian_rows::{JacobianRows, PartialSums, Segment, Slot, most_partials};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
@@ -269,7 +269,7 @@ impl Op for LinearWeightBackward {
             offsets(self.biases()),
         ];
         if !self.partials.is_none() {
-            let (chunks, sums) = self.jacobian.partial_sums(self.biases());
+            let (chunks, sums) = self.partial_sums();
             tables.push(bytes_of(&chunks));
             tables.extend(sums.tables());
         }
@@ -292,6 +292,10 @@ impl LinearWeightBackward {
         self.columns.start + self.x.columns * self.dout.columns
     }
 
+    fn partial_sums(&self) -> (Vec<[u32; 2]>, PartialSums) {
+        self.jacobian.partial_sums(self.dout.rows, self.biases())
+    }
+
     fn bias_launches(&self, tables: &[Address]) -> Vec<Launch> {
         let outputs = self.dout.columns;
         let &[starts, ends, add, _, biases, ref partial @ ..] = tables else { unreachable!("five tables, or nine") };
@@ -303,8 +307,8 @@ impl LinearWeightBackward {
                 .int(self.jacobian.narrow());
             return vec![launch];
         };
-        let (_, sums) = self.jacobian.partial_sums(self.biases());
-        let partials = Launch::new("bias_partials", [sums.count(), outputs.div_ceil(256), 1], 256)
+        let (rows, sums) = self.partial_sums();
+        let partials = Launch::new("bias_partials", [rows.len(), outputs.div_ceil(256), 1], 256)
             .vectors(outputs)
             .addresses([self.partials.at, self.dout.at, chunks])
             .int(outputs);

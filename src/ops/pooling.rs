@@ -34,7 +34,7 @@ pub fn mean_pool_forward(out: &mut [f32], x: &[f32], bounds: &[u32], width: usiz
     });
 }
 
-/// dx: every row of stretch i gets dout's row i over the stretch's length.
+/// dx: every row of stretch i gets dout's row i over the stretch's length; rows behind the last are zero.
 pub fn mean_pool_backward(dx: &mut [f32], dout: &[f32], bounds: &[u32], width: usize) {
     let mut rest = dx;
     for (ends, dout) in bounds.windows(2).zip(dout.chunks_exact(width)) {
@@ -46,6 +46,7 @@ pub fn mean_pool_backward(dx: &mut [f32], dout: &[f32], bounds: &[u32], width: u
         }
         rest = tail;
     }
+    rest.fill(0.0);
 }
 
 /// As [`mean_pool_forward`].
@@ -97,13 +98,15 @@ impl Op for MeanPoolBackward<'_> {
         mean_pool_backward(memory.write(self.dx), memory.read(self.dout), self.bounds, self.dout.columns);
     }
 
+    /// Bounds, and behind them the end of all rows.
     fn tables(&self) -> Vec<Bytes> {
-        vec![bytes_of(self.bounds)]
+        vec![bytes_of(&[self.bounds, &[self.dx.rows as u32]].concat())]
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let launch = by_means("mean_pool_backward", self.dout);
-        vec![launch.addresses([self.dx.at, self.dout.at, tables[0]]).int(self.dout.columns).into()]
+        let Tensor { rows, columns, .. } = self.dout;
+        let launch = by_means("mean_pool_backward", Tensor { rows: rows + 1, ..self.dout });
+        vec![launch.addresses([self.dx.at, self.dout.at, tables[0]]).int(rows).int(columns).into()]
     }
 }
 

@@ -13,8 +13,10 @@ use anyhow::Result;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::buckets;
 use super::embedding_bag::Bags;
 use super::gram::add_symmetric;
+use super::row_index::RowLists;
 use super::simd::{add_scaled, dot};
 use crate::machine::driver::{Address, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
@@ -251,21 +253,53 @@ impl Union {
     }
 }
 
+/// Where the rows are listed that some tasks touched.
+#[derive(Clone, Copy)]
+pub enum UnionOf<'a> {
+    Merged(&'a Union),
+    /// As a device found them.
+    Found(&'a RowLists),
+}
+
 /// Embedding gradients of a round, as operations see them.
 #[derive(Clone)]
 pub struct RowGradients<'a> {
-    pub union: &'a Union,
-    /// (rows x dim) f32 of each task, or none where it touched no row; on a device one after another.
+    pub union: UnionOf<'a>,
+    /// (rows x dim) f32 of each task, or none where it touched no row; on a device one after another, and where the device found the
+    /// rows, all of them for each.
     pub tasks: Vec<Tensor>,
     pub dim: usize,
+    /// Most rows of any union of the run: how a device's sums are cut must not depend on who lists the rows.
+    pub most: usize,
+}
+
+/// Where a device finds a union: how many rows there are, bounds of their members, and (task, row of all tasks' gradients) of each.
+#[derive(Clone, Copy)]
+pub(super) struct UnionAt {
+    pub count: Address,
+    pub starts: Address,
+    pub members: Address,
+    /// The rows themselves.
+    pub rows: Address,
 }
 
 impl<'a> RowGradients<'a> {
+    /// Of rows that the host merged, as many as there may be.
+    pub fn new(union: &'a Union, tasks: Vec<Tensor>, dim: usize) -> Self {
+        Self { union: UnionOf::Merged(union), tasks, dim, most: union.rows.len() }
+    }
+
     /// On the host.
     pub fn lend(memory: &mut HostMemory<'a>, union: &'a Union, gradients: &'a [RowGradient]) -> Self {
         let dim = gradients.first().map_or(0, RowGradient::dim);
         let own = |gradient: &'a RowGradient| memory.lend(gradient.used()).as_rows(gradient.index.rows.len(), dim);
-        Self { union, tasks: gradients.iter().map(own).collect(), dim }
+        Self::new(union, gradients.iter().map(own).collect(), dim)
+    }
+
+    /// The union on the host.
+    pub(super) fn merged(&self) -> &'a Union {
+        let UnionOf::Merged(union) = self.union else { unreachable!("the host merges the rows of its batches") };
+        union
     }
 
     pub(super) fn read<'m>(&self, memory: &'m HostMemory) -> RowValues<'m> {
@@ -277,33 +311,46 @@ impl<'a> RowGradients<'a> {
         first_of(&self.tasks)
     }
 
-    /// Bounds of each union row's members, and (task, row of all tasks' gradients) of each.
+    /// What [`RowGradients::union_at`] needs, if not from the device.
     pub(super) fn tables(&self) -> Vec<Bytes> {
+        let UnionOf::Merged(union) = self.union else { return Vec::new() };
         let base = self.base();
         let first = |task: &Tensor| (task.at.wrapping_sub(base) / (4 * self.dim) as u64) as u32;
         let firsts: Vec<u32> = self.tasks.iter().map(first).collect();
-        let members: Vec<[u32; 2]> = self.union.members.iter().map(|&(task, row)| [task, firsts[task as usize] + row]).collect();
-        vec![bytes_of(&self.union.starts), bytes_of(&members)]
+        let members: Vec<[u32; 2]> = union.members.iter().map(|&(task, row)| [task, firsts[task as usize] + row]).collect();
+        let lists = [buckets::table(&union.starts, 0), buckets::table(&members, [0; 2]), buckets::table(&union.rows, 0)];
+        std::iter::once(bytes_of(&[union.rows.len() as u32])).chain(lists).collect()
+    }
+
+    /// Where the union lies; `tables` begin with [`RowGradients::tables`]. Also the tables behind them.
+    pub(super) fn union_at<'t>(&self, tables: &'t [Address]) -> (UnionAt, &'t [Address]) {
+        match (self.union, tables) {
+            (UnionOf::Found(lists), rest) => {
+                let RowLists { union_starts, members, union_rows, .. } = lists;
+                (UnionAt { count: lists.union_count(), starts: union_starts.at, members: members.at, rows: union_rows.at }, rest)
+            }
+            (_, &[count, starts, members, rows, ref rest @ ..]) => (UnionAt { count, starts, members, rows }, rest),
+            _ => unreachable!("four tables of a union"),
+        }
     }
 
     /// Partial sums of values of the rows, [`PARTIAL_ROWS`] each.
     pub(super) fn partials(&self) -> usize {
-        self.union.rows.len().div_ceil(PARTIAL_ROWS)
+        self.most.div_ceil(PARTIAL_ROWS)
     }
 
     /// Partial Gram matrices that [`RowGradients::gram`] writes.
     pub fn gram_partials(&self) -> usize {
-        gram_partials(self.union.rows.len(), self.tasks.len())
+        gram_partials(self.most, self.tasks.len())
     }
 
     /// partials ([`RowGradients::gram_partials`] x tasks x tasks) f64 on a device.
-    pub(super) fn gram(&self, partials: Address, [starts, members]: [Address; 2]) -> Launch {
-        let count = self.tasks.len();
+    pub(super) fn gram(&self, partials: Address, tables: &[Address]) -> Launch {
+        let (count, (UnionAt { count: rows, starts, members, .. }, _)) = (self.tasks.len(), self.union_at(tables));
         let groups = gram_groups(count);
         Launch::line("row_gram", self.gram_partials(), THREADS)
             .shared(8 * groups * count * count)
-            .addresses([partials, self.base(), starts, members])
-            .int(self.union.rows.len())
+            .addresses([partials, self.base(), starts, members, rows])
             .int(count)
             .int(self.dim)
             .int(groups)
@@ -358,6 +405,15 @@ impl<'a> RowValues<'a> {
     pub fn gathered(&self, members: &[(u32, u32)]) -> Vec<(usize, &'a [f32])> {
         members.iter().map(|&member| (member.0 as usize, self.row(member))).collect()
     }
+}
+
+/// From which examples rows of gradients come.
+#[derive(Clone, Copy)]
+pub enum Sources<'a> {
+    /// By task, and (examples) scales.
+    Packed { indexes: &'a [RowIndex], scales: &'a [f32] },
+    /// As a device found them.
+    Found(&'a RowLists),
 }
 
 /// Union rows in one partial sum of the Gram matrix on the host.

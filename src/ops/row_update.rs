@@ -4,14 +4,15 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::adamw::{Combine, Step};
+use super::buckets;
 use super::column_rule::How;
-use super::row_gradients::{RowGradients, RowValues, Union};
+use super::row_gradients::{RowGradients, RowValues, Union, UnionAt, UnionOf};
 use super::simd::add_scaled;
 use super::update::rates_tables;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
-use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
+use crate::machine::tape::{Bytes, Op, Operands};
 use crate::machine::tensor::Tensor;
 
 /// Parameters and moments of an embedding table.
@@ -29,7 +30,7 @@ pub struct TableState {
 /// One step on the union's rows.
 pub struct RowUpdate<'a> {
     pub state: TableState,
-    /// (union rows) where each lies; distinct.
+    /// (union rows) where each lies; distinct. Not asked for where the device found the rows.
     pub slots: &'a [u32],
     pub gradients: RowGradients<'a>,
     /// Weights are (tasks); columns of J begin at `first_column` for the table.
@@ -56,46 +57,52 @@ impl Op for RowUpdate<'_> {
         let TableState { values, first, second, .. } = self.state;
         let state = RowState { values: memory.write(values), first: memory.write(first), second: memory.write(second) };
         let how = self.how.combine(memory, 0..self.gradients.tasks.len(), self.first_column);
-        row_update(state, self.slots, self.gradients.union, &self.gradients.read(memory), how, &self.step);
+        row_update(state, self.slots, self.gradients.merged(), &self.gradients.read(memory), how, &self.step);
     }
 
-    /// Slots, the union's members and rows, rates, and those of a rule.
+    /// Rates, those of a rule, slots, and the union's.
     fn tables(&self) -> Vec<Bytes> {
-        let mut tables = vec![bytes_of(self.slots)];
-        tables.extend(self.gradients.tables());
-        tables.extend(rates_tables(&[self.step]));
+        let mut tables = rates_tables(&[self.step]).to_vec();
         if let How::Columns(rule) = &self.how {
-            tables.push(bytes_of(&self.gradients.union.rows));
             tables.extend(rule.tables());
         }
+        if let UnionOf::Merged(_) = self.gradients.union {
+            tables.push(buckets::table(self.slots, 0));
+        }
+        tables.extend(self.gradients.tables());
         tables
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[slots, starts, members, rates, groups, ref rest @ ..] = tables else { unreachable!("five tables and more") };
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
+        let (own, rest) = tables.split_at(if let How::Columns(_) = self.how { 4 } else { 2 });
+        let (slots, union) = match (self.gradients.union, rest) {
+            (UnionOf::Found(lists), rest) => (lists.union_slots.at, rest),
+            (_, [slots, rest @ ..]) => (*slots, rest),
+            _ => unreachable!("slots, and the union's tables"),
+        };
+        let (UnionAt { count: union_count, starts, members, rows }, _) = self.gradients.union_at(union);
         let (dim, count, gradients) = (self.gradients.dim, self.gradients.tasks.len(), self.gradients.base());
         let TableState { values, first, second, copy } = self.state;
-        let rows = self.gradients.union.rows.len();
-        let table = [values.at, first.at, second.at, copy.at];
+        let (table, blocks) = ([values.at, first.at, second.at, copy.at], card.blocks(self.gradients.most));
         let launch = match &self.how {
-            How::Weights(weights) => Launch::line("row_update_weights", rows, 256)
+            How::Weights(weights) => Launch::line("row_update_weights", blocks, 256)
                 .addresses(table)
                 .int(second.columns)
-                .addresses([gradients, slots, starts, members])
+                .addresses([gradients, slots, starts, members, union_count])
                 .int(dim)
                 .addresses([weights.at]),
             How::Columns(rule) => {
                 let launch = rule
-                    .launch("row_update_columns", rows, count)
+                    .launch("row_update_columns", blocks, count)
                     .addresses(table)
                     .int(second.columns)
-                    .addresses([gradients, slots, rest[0], starts, members])
+                    .addresses([gradients, slots, rows, starts, members, union_count])
                     .int(count)
                     .int(dim);
-                rule.arguments(launch, &rest[1..]).long(self.first_column)
+                rule.arguments(launch, &own[2..]).long(self.first_column)
             }
         };
-        vec![launch.addresses([rates, groups]).int(0).addresses([self.halted.at]).into()]
+        vec![launch.addresses([own[0], own[1]]).int(0).addresses([self.halted.at]).into()]
     }
 }
 
@@ -190,7 +197,7 @@ mod cases {
     use crate::ops::adamw::Rule;
     use crate::ops::embedding_bag::Bags;
     use crate::ops::gram::GramMatrices;
-    use crate::ops::row_gradients::{RowGradientsBackward, RowIndex};
+    use crate::ops::row_gradients::{RowGradientsBackward, RowIndex, Sources};
     use crate::ops::testing::{Found, On, Place, noise, on_devices};
 
     const DIM: usize = 37;
@@ -229,8 +236,9 @@ mod cases {
                 };
                 let tasks: Vec<Tensor> = indexes.iter().map(task).collect();
                 let dout = place.padded(&noise(6 * DIM, 1), DIM);
-                place.run(&RowGradientsBackward { indexes: &indexes, out: tasks.clone(), dout, scales: &bags.scales });
-                let gradients = RowGradients { union: &union, tasks, dim: DIM };
+                let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales };
+                place.run(&RowGradientsBackward { sources, out: tasks.clone(), dout });
+                let gradients = RowGradients::new(&union, tasks, DIM);
 
                 let (gram, blocks) = (place.room(2, 9, DType::F64), [0..0; 1]);
                 let scratch = place.gram_scratch(1, 1, 9);
@@ -278,7 +286,7 @@ mod cases {
                 first += rows.len();
                 if rows.is_empty() { Tensor::NONE } else { all.rows(first - rows.len()..first) }
             };
-            let rows = RowGradients { union: &union, tasks: own.iter().map(task).collect(), dim };
+            let rows = RowGradients::new(&union, own.iter().map(task).collect(), dim);
             let (gram, blocks) = (place.room(2, tasks * tasks, DType::F64), [0..0; 1]);
             let scratch = place.gram_scratch(rows.gram_partials(), 1, tasks * tasks);
             place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows: Some(rows), gram, scratch });
@@ -317,7 +325,7 @@ mod cases {
                 first += index.rows.len();
                 all.rows(first - index.rows.len()..first)
             };
-            let rows = RowGradients { union: &union, tasks: indexes.iter().map(task).collect(), dim: DIM };
+            let rows = RowGradients::new(&union, indexes.iter().map(task).collect(), DIM);
             let jacobian = (0..3).map(|task| Tensor { columns: 50, ..dense.rows(task..task + 1) }).collect();
             let (gram, blocks) = (place.room(3, 9, DType::F64), [0..20, 20..50]);
             let scratch = place.gram_scratch(3, 2, 9);

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::buckets;
 use super::embedding_bag::{RowInit, Table};
 use super::gemm::Write;
 use super::jacobian_rows::{JacobianRows, PARTIAL_ROWS, PartialSums, Segment, Slot, most_partials};
@@ -187,6 +188,10 @@ impl TokenEmbeddingBackward<'_> {
                 sums.partials.push(tokens.len().div_ceil(PARTIAL_ROWS), offset(positions + kind), segment.write);
             }
         }
+        // As many as any segments of so many tokens have; those of no tokens go nowhere.
+        for part in sums.types.len()..most_partials(self.dsum.rows, self.jacobian.merged().len() * types) {
+            sums.types.push(token_sum(&mut sums.sources, &[], (part * dim) as u64, 0));
+        }
         sums
     }
 }
@@ -230,7 +235,7 @@ impl Op for TokenEmbeddingBackward<'_> {
 
     fn tables(&self) -> Vec<Bytes> {
         let Sums { sources, positions, types, partials } = self.sums();
-        let own = [bytes_of(&sources), bytes_of(&positions), bytes_of(&types)];
+        let own = [buckets::padded(&sources, 2 * self.dsum.rows, 0), bytes_of(&positions), bytes_of(&types)];
         own.into_iter().chain(partials.tables()).collect()
     }
 

@@ -162,7 +162,7 @@ fn rules_for_columns(on: On) {
             let (all, rows) = (place.jacobian(&values(TASKS * width), width, dtype), place.f32(&values(7 * dim), dim));
             let jacobian: Vec<Tensor> = (0..TASKS).map(|task| all.rows(task..task + 1)).collect();
             let tasks = vec![rows.rows(0..2), rows.rows(2..3), rows.rows(3..5), rows.rows(5..7)];
-            let gradients = RowGradients { union: &union, tasks, dim };
+            let gradients = RowGradients::new(&union, tasks, dim);
             let mut zeros = |rows: usize, columns: usize| place.f32(&vec![0.0; rows * columns], columns);
             let (values, first, table, moment) = (zeros(1, width), zeros(1, width), zeros(2, dim), zeros(2, dim));
             let none = Tensor::NONE;
@@ -225,7 +225,7 @@ fn a_rule_with_one_moment_a_row(on: On) {
         place.run(&RowUpdate {
             state: TableState { values, first, second, copy: Tensor::NONE },
             slots: &[0],
-            gradients: RowGradients { union: &union, tasks, dim },
+            gradients: RowGradients::new(&union, tasks, dim),
             how: How::Columns(rule(&host, Kernel::TrimmedMean { trim: 1 }, &FACTORS)),
             first_column: 0,
             step: Step { rule: adam, lr: 0.1, weight_decay: 0.0 },

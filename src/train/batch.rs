@@ -30,6 +30,10 @@ pub struct Purpose {
     pub round: u64,
     /// Independent batches, 1 or 2, among which a task's examples are divided.
     pub batches: usize,
+    /// A device fetches the inputs, and they are left out.
+    pub fetched: bool,
+    /// Tokens of a group are padded to a multiple of it.
+    pub pad: usize,
 }
 
 /// Packs the shares of a round, at most `fuse` tasks in a group (0: all); tasks whose targets are all missing are left out.
@@ -73,7 +77,10 @@ pub fn training_batch(
         packing.batch.groups.push(start..packing.batch.parts.len());
     }
     let random = Randomness { seed: purpose.seed, round: purpose.round as u32 };
-    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(random), masking);
+    if purpose.fetched {
+        return (packing.batch, present);
+    }
+    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(random), masking, purpose.pad);
     (batch, present)
 }
 
@@ -92,7 +99,7 @@ pub fn evaluation_batch(encoder: &dyn Encoder, task: usize, split: &Split, range
     };
     packing.add(&examples, part);
     packing.batch.groups.push(0..1);
-    packing.finish(encoder, |_| split, None, EVALUATION)
+    packing.finish(encoder, |_| split, None, EVALUATION, 1)
 }
 
 /// Targets that some examples have.
@@ -154,13 +161,14 @@ impl Packing {
         self.batch.parts.push(Part { rows: start..self.batch.keys.len(), ..part });
     }
 
-    /// Fetches the inputs of all rows; n-grams are dropped with `random`.
+    /// Fetches the inputs of all rows; n-grams are dropped with `random`, tokens of a group padded to a multiple of `pad`.
     fn finish<'a>(
         mut self,
         encoder: &dyn Encoder,
         split: impl Fn(usize) -> &'a Split + Sync,
         random: Option<Randomness>,
         masking: Masking,
+        pad: usize,
     ) -> Batch {
         let batch = &mut self.batch;
         match encoder.reads() {
@@ -185,7 +193,7 @@ impl Packing {
                     push_bag(&mut batch.bags, rows, *key, dropout);
                 }
             }
-            Input::Tokens(spec) => tokens::pack(batch, spec, split, masking),
+            Input::Tokens(spec) => tokens::pack(batch, spec, split, masking, pad),
         }
         self.batch
     }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::config::Config;
+use crate::config::schema::DataPlace;
 use crate::data::Corpus;
 use crate::train::plan::Plan;
 use crate::train::shapes::fuse;
@@ -21,6 +22,11 @@ pub fn fit(config: &mut Config, corpus: &mut Corpus) -> Result<(Plan, Vec<String
     loop {
         let plan = Plan::new(config, corpus)?;
         let Err(refusal) = plan.check_budget(config) else { return Ok((plan, said)) };
+        if plan.limits.data.examples > 0 && config.data.resident == DataPlace::Auto {
+            config.data.resident = DataPlace::Host;
+            said.push("the training examples stay on the host".to_owned());
+            continue;
+        }
         let allowed = config.memory.on_pressure.clone();
         let mut ways = WAYS.iter().filter(|(name, _)| allowed.iter().any(|way| way == name));
         let Some(step) = ways.find_map(|(_, way)| evaluation(config, &plan).or_else(|| way(config, corpus, &plan))) else {

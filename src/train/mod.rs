@@ -31,6 +31,7 @@ pub mod pretrained;
 pub mod quanta;
 pub mod rates;
 pub mod replay;
+mod resident;
 pub mod restore;
 pub mod round;
 pub mod round_options;

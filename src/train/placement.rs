@@ -4,6 +4,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::accelerator::{Accelerator, Counts};
 use super::round::Trainer;
+use crate::data::Corpus;
 use crate::machine::driver::Driver;
 use crate::model::Start;
 use crate::model::network::{Keep, Limits};
@@ -57,6 +58,17 @@ impl Trainer {
         Ok(())
     }
 
+    /// Copies the training examples to the device, where it was given room for them.
+    pub fn load_data(&mut self, corpus: &Corpus) -> Result<()> {
+        let network = &self.model.network;
+        self.accelerator.as_mut().map_or(Ok(()), |accelerator| accelerator.load_data(corpus, network))
+    }
+
+    /// Whether the training examples lie on a device, which fetches a batch's inputs.
+    pub fn holds_data(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(Accelerator::holds_data)
+    }
+
     /// Where rounds are computed.
     pub fn device_name(&self) -> String {
         self.accelerator.as_ref().map_or_else(|| "cpu".to_owned(), Accelerator::name)
@@ -79,7 +91,6 @@ impl Trainer {
     /// evaluation and checkpoints.
     pub fn fetch_parameters(&mut self) -> Result<()> {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
-        accelerator.forget_layouts(&mut self.model.parameters);
         let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
         let stored = accelerator.store(&mut self.model.parameters).and_then(|()| accelerator.store_targets(&mut moved));
         if stored.is_ok() && self.solver.simple(1, self.blocks.sets()).is_some() {

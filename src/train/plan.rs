@@ -15,6 +15,7 @@ use crate::surgery::blocks::Blocks;
 use crate::surgery::methods::{Needs, registry};
 use crate::train::encoder::encoder;
 use crate::train::pretrained::NO_MASK;
+use crate::train::resident::data_limits;
 use crate::train::round::Trainer;
 use crate::train::round_options::{Clip, RoundOptions, Solvers};
 use crate::train::schedule_setup::ScheduleSetup;
@@ -53,7 +54,8 @@ impl Plan {
             config.train.epochs.unwrap_or(1.0),
             config::MOST_ROUNDS
         );
-        let (limits, row_capacity) = limits(config, corpus, &spec, samplings);
+        let (mut limits, row_capacity) = limits(config, corpus, &spec, samplings);
+        limits.data = data_limits(config, &spec, needs(config), &limits)?;
         let start = Start {
             seed: config.run.seed,
             equal_heads: config.train.equal_heads,
@@ -95,8 +97,7 @@ impl Plan {
                 config.train.micro_batch
             );
         }
-        let surgery = &config.surgery;
-        let needs = registry::find(&surgery.method).map_or(Needs::NOTHING, |found| found.needs);
+        let needs = needs(config);
         let tasks = self.spec.heads.len();
         let blocks = Blocks::new(&Network::new(self.spec.clone()), self.round_options.granularity, needs);
         // Three (T x T) matrices of f64 for each block and for all, and one for each method.
@@ -160,7 +161,7 @@ impl Plan {
     /// Allocates everything the run needs.
     pub fn trainer(&self, config: &Config, memory: &mut Memory) -> Result<Trainer> {
         let surgery = &config.surgery;
-        let needs = registry::find(&surgery.method).map_or(Needs::NOTHING, |found| found.needs);
+        let needs = needs(config);
         let mut network = Network::new(self.spec.clone());
         network.label_smoothing = config.train.label_smoothing;
         let balance = &config.balance;
@@ -220,6 +221,10 @@ impl Plan {
         let tasks = presence.iter().zip(&self.turns.samplings).zip(&corpus.tasks);
         Ok(tasks.map(|((rounds, sampling), task)| rounds * sampling.rate * slot / task.train.len() as f64).collect())
     }
+}
+
+fn needs(config: &Config) -> Needs {
+    registry::find(&config.surgery.method).map_or(Needs::NOTHING, |found| found.needs)
 }
 
 /// Rounds between two occasions, e.g. of an evaluation; none for "end".

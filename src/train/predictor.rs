@@ -100,7 +100,7 @@ impl Predictor for Trainer {
         match &mut self.accelerator {
             Some(accelerator) => {
                 if self.snapshot.is_none() {
-                    accelerator.forget_layouts(&mut self.model.parameters);
+                    accelerator.fetch_slots(&mut self.model.parameters)?;
                 }
                 Ok(accelerator.predict(&self.model, batch)?)
             }

@@ -12,6 +12,7 @@ use super::accelerator::{Accelerator, Prepared};
 use super::ahead::Packed;
 pub use super::backend::Anomaly;
 use super::backend::{Backend, Forward, Products, Stop, Work};
+use super::batch::Purpose;
 use super::host::Host;
 use super::predictor::HostPredictor;
 use super::quanta::{Quantum, RoundTimes};
@@ -21,6 +22,7 @@ use crate::machine::memory::Memory;
 use crate::model::network::{Batch, Keep, Limits, Network, Randomness};
 use crate::model::snapshot::Snapshot;
 use crate::model::{Model, Start};
+use crate::ops::buckets;
 use crate::surgery::balance::Factors;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::buffers::TaskBuffers;
@@ -135,6 +137,12 @@ impl Trainer {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.exchange(&mut self.model.parameters);
         }
+    }
+
+    /// What the batch of a round is packed for.
+    pub fn purpose(&self, seed: u64, round: u64) -> Purpose {
+        let pad = if self.is_accelerated() { buckets::TOKENS } else { 1 };
+        Purpose { seed, round, batches: self.batches(), fetched: self.holds_data(), pad }
     }
 
     /// Independent batches that a round is divided into.

@@ -25,7 +25,7 @@ use crate::observe::trace::Kind;
 use crate::schedule::order::{Order, Record};
 use crate::surgery::methods::Status;
 use crate::train::ahead::Ahead;
-use crate::train::batch::{Purpose, Share};
+use crate::train::batch::Share;
 use crate::train::checkpoint::{self, State};
 use crate::train::deadlines::Deadlines;
 use crate::train::evaluator::Evaluator;
@@ -85,7 +85,7 @@ pub struct Built {
 
 impl Built {
     /// Takes all the memory of a run, so that one without enough of it fails before it has a folder.
-    pub fn new(config: &Config, plan: &Plan) -> Result<Self> {
+    pub fn new(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Self> {
         let driver = Device::select(&config.run.device)?.open()?;
         // With a device the budget is the device's; what the host then maps and never writes takes no memory.
         let mut memory = if driver.is_some() { Memory::mapped() } else { Memory::new(config.memory.device) };
@@ -94,6 +94,7 @@ impl Built {
         if let Some(driver) = driver {
             bytes = plan.buffers(config)?.iter().map(|(_, bytes)| bytes).sum();
             trainer.accelerate(driver, &plan.limits, &plan.start)?;
+            trainer.load_data(corpus)?;
         }
         Ok(Self { trainer, bytes })
     }
@@ -287,7 +288,7 @@ impl<'a> Run<'a> {
         let injected = InjectedFaults::of(&config.faults, &mut self.state.faults, round, named);
         let commits = self.state.commits;
         let rates = |round, before| rates(&config.optimizer, round, plan.rounds, commits + before);
-        let purpose = Purpose { seed: config.run.seed, round, batches: self.trainer.batches() };
+        let purpose = self.trainer.purpose(config.run.seed, round);
         let foreseen = ahead.as_deref_mut().is_some_and(|ahead| ahead.foresaw(&shares, purpose));
         let packed = self.trainer.expected(foreseen);
         if let Some(ahead) = ahead {

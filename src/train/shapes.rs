@@ -7,9 +7,10 @@ use crate::data::{Corpus, Inputs, Split, TokenStore, ngram_rows};
 use crate::machine::tensor::pitch;
 use crate::model::encoders::Input;
 use crate::model::encoders::bag::Bag;
-use crate::model::network::Limits;
+use crate::model::network::{DataLimits, Limits};
 use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
+use crate::ops::buckets;
 use crate::schedule::sampler::TaskSampling;
 use crate::train::tokens::{masked_of, sequence_len};
 
@@ -32,7 +33,9 @@ pub fn limits(config: &Config, corpus: &Corpus, spec: &ModelSpec, samplings: &[T
         }
     };
     let capacity = shapes.rows;
-    (Limits { tokens, ..batch_limits(config, corpus, spec, samplings, shapes, &rows) }, capacity)
+    let examples = corpus.tasks.iter().map(|task| task.train.len()).sum();
+    let data = DataLimits { examples, entries: shapes.all };
+    (Limits { tokens, data, ..batch_limits(config, corpus, spec, samplings, shapes, &rows) }, capacity)
 }
 
 /// Examples of the largest micro-batch that a task may have.
@@ -82,6 +85,7 @@ fn batch_limits(
         bag_entries: shapes.entries,
         task_rows: shapes.per_task,
         tokens: Default::default(),
+        data: Default::default(),
     }
 }
 
@@ -154,8 +158,14 @@ fn token_limits(
         longest = others.chain(lengths).max().unwrap_or(0).max(longest);
     }
     groups.sort_unstable_by(|a, b| b.cmp(a));
-    let round_tokens = HeadRows::largest(rounds.into_iter(), present);
-    let group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
+    let mut round_tokens = HeadRows::largest(rounds.into_iter(), present);
+    let mut group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
+    if config.run.device != "cpu" {
+        // A device's groups are padded, of which a round has one for each micro-batch at worst.
+        let most = samplings.iter().map(|sampling| examples(config, sampling, 1));
+        round_tokens += buckets::TOKENS * HeadRows::largest(most, present);
+        group_tokens = group_tokens.next_multiple_of(buckets::TOKENS);
+    }
     let head_rows = HeadRows::largest(rows.trained.iter().copied(), fused).max(rows.evaluated.iter().copied().max().unwrap_or(0));
     let words = corpus.tasks.iter().map(|task| task.settings.head == schema::HeadKind::Mlm);
     let of_words = |rows: &[usize]| words.clone().zip(rows.to_vec()).filter(|(words, _)| *words).map(|(_, rows)| rows);
@@ -221,7 +231,7 @@ fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, sampling
         }
     }
     let rows = touched.iter().filter(|touched| **touched).count();
-    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0 }
+    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0, all: 0 }
 }
 
 /// Embedding rows that a run touches.
@@ -233,8 +243,9 @@ struct TableShapes {
     per_task: Vec<usize>,
     /// In the whole run.
     rows: usize,
-    /// N-grams of all examples of the largest round.
+    /// N-grams of all examples of the largest round, and of all training examples.
     entries: usize,
+    all: usize,
 }
 
 fn bag_shapes(config: &Config, corpus: &Corpus, spec: &Bag, samplings: &[TaskSampling]) -> TableShapes {
@@ -243,6 +254,7 @@ fn bag_shapes(config: &Config, corpus: &Corpus, spec: &Bag, samplings: &[TaskSam
     let mut touched = vec![0u32; spec.rows];
     for (number, (task, sampling)) in (1..).zip(corpus.tasks.iter().zip(samplings)) {
         let (mut sizes, own) = mark_rows(&task.train, spec, number, &mut touched);
+        shapes.all += sizes.iter().sum::<usize>();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let whole = largest_round(config, sampling, largest_micro_batch(config, &task.settings), &sizes);
         shapes.entries = shapes.entries.saturating_add(whole);

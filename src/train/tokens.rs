@@ -1,10 +1,12 @@
 //! From token stores to packed sequences: `[CLS] text [SEP]`, or `[CLS] first [SEP] second [SEP]`.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::data::{Inputs, Split, Targets, TokenStore};
 use crate::model::network::{Batch, TokenRoom};
-use crate::model::transformer::{PrefixStates, TransformerSpec};
+use crate::model::transformer::{PrefixStates, TokenBatch, TransformerSpec};
 use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
 use crate::train::masking::{Masking, masked_count};
@@ -68,8 +70,14 @@ fn hide(sequence: &mut Sequence, spec: &TransformerSpec, key: &RowKey, masking: 
     places
 }
 
-/// Appends the sequences of all of the batch's rows.
-pub fn pack<'a>(batch: &mut Batch, spec: &TransformerSpec, split: impl Fn(usize) -> &'a Split + Sync, masking: Masking) {
+/// Appends the sequences of all of the batch's rows, each group padded to a multiple of `pad` tokens.
+pub fn pack<'a>(
+    batch: &mut Batch,
+    spec: &TransformerSpec,
+    split: impl Fn(usize) -> &'a Split + Sync,
+    masking: Masking,
+    pad: usize,
+) {
     let one = |key: &RowKey| {
         let split = split(key.task as usize);
         let Inputs::Tokens(store) = &split.inputs else { return (Sequence { ids: Vec::new(), second: 0 }, Vec::new()) };
@@ -82,18 +90,30 @@ pub fn pack<'a>(batch: &mut Batch, spec: &TransformerSpec, split: impl Fn(usize)
     };
     let sequences: Vec<(Sequence, Vec<usize>)> = batch.keys.par_iter().map(one).collect();
     batch.bags.clear();
-    batch.tokens.bounds.push(0);
-    for ((Sequence { ids, second }, masked), key) in sequences.into_iter().zip(&batch.keys) {
-        let start = batch.bags.rows.len();
-        batch.tokens.masked.extend(masked.iter().map(|place| (start + place) as u32));
+    let Batch { bags, tokens, .. } = batch;
+    let mut push = |tokens: &mut TokenBatch, id: u32, kind: u32, key: TokenKey| {
+        bags.rows.push(id);
+        bags.finish_example(1.0);
+        tokens.positions.push(key.position);
+        tokens.types.push(kind);
+        tokens.keys.push(key);
+    };
+    let last = |group: &Range<usize>| batch.parts[group.clone()].last().map_or(0, |part| part.rows.end);
+    let (ends, mut start): (Vec<usize>, _) = (batch.groups.iter().map(last).collect(), 0);
+    for (number, ((Sequence { ids, second }, masked), key)) in sequences.into_iter().zip(&batch.keys).enumerate() {
+        let first = tokens.keys.len();
+        tokens.masked.extend(masked.iter().map(|place| (first + place) as u32));
         for (position, id) in ids.into_iter().enumerate() {
-            batch.bags.rows.push(id);
-            batch.bags.finish_example(1.0);
-            batch.tokens.positions.push(position as u32);
-            batch.tokens.types.push(u32::from(position >= second));
-            batch.tokens.keys.push(TokenKey { task: key.task, example: key.example, position: position as u32 });
+            let key = TokenKey { task: key.task, example: key.example, position: position as u32 };
+            push(tokens, id, u32::from(position >= second), key);
         }
-        batch.tokens.bounds.push(batch.bags.rows.len() as u32);
+        tokens.finish_example(tokens.keys.len());
+        if ends.contains(&(number + 1)) {
+            let end = start + (tokens.keys.len() - start).next_multiple_of(pad);
+            (tokens.keys.len()..end).for_each(|_| push(tokens, 0, 0, TokenKey { task: 0, example: 0, position: 0 }));
+            tokens.finish_group(end);
+            start = end;
+        }
     }
     // Kept for all splits of a run or for none; without a split that evaluation alone reads, that one is computed.
     let states = |key: &RowKey| {
@@ -140,11 +160,11 @@ mod tests {
     fn pairs_get_segments_and_separators() {
         let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
         let split = split();
-        pack(&mut batch, &TransformerSpec::small(), |_| &split, EVALUATION);
+        pack(&mut batch, &TransformerSpec::small(), |_| &split, EVALUATION, 1);
         assert_eq!(batch.bags.rows, [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2]);
         assert_eq!(batch.tokens.types, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0]);
         assert_eq!(batch.tokens.positions, [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 1]);
-        assert_eq!(batch.tokens.bounds, [0, 4, 10, 12]);
+        assert_eq!([0, 1, 2].map(|example| batch.tokens.tokens(&(example..example + 1))), [0..4, 4..10, 10..12]);
         let Inputs::Tokens(store) = &split.inputs else { panic!("tokens") };
         assert_eq!([0, 1, 2].map(|example| sequence_len(store, example)), [4, 6, 2]);
     }
@@ -154,7 +174,7 @@ mod tests {
         let (mut split, spec) = (split(), TransformerSpec { mask: Some(3), ..TransformerSpec::small() });
         split.targets = Targets::Words;
         let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
-        pack(&mut batch, &spec, |_| &split, EVALUATION);
+        pack(&mut batch, &spec, |_| &split, EVALUATION, 1);
         // One word of each text with words.
         assert_eq!(batch.tokens.masked.len(), 2);
         let plain = [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2];

@@ -98,7 +98,7 @@ impl Prepared {
         let plan = Plan::new(&config, &corpus)?;
         plan.check_budget(&config)?;
         plan.check_machine(&config)?;
-        let trainer = Built::new(&config, &plan)?.trainer;
+        let trainer = Built::new(&config, &corpus, &plan)?.trainer;
         Ok(Self { config, corpus, plan, trainer })
     }
 
@@ -119,7 +119,7 @@ impl Prepared {
     /// One of the [`BATCHES`], of some tasks.
     pub fn batch(&self, number: usize, tasks: Range<usize>) -> Batch {
         let shares = shares(&self.config, number, tasks);
-        let purpose = Purpose { seed: SEED, round: number as u64, batches: self.trainer.batches() };
+        let purpose = Purpose { fetched: false, ..self.trainer.purpose(SEED, number as u64) };
         let fuse = fuse(&self.config, self.corpus.tasks.len());
         training_batch(&self.corpus, &*self.plan.spec.encoder, fuse, &shares, purpose).0
     }
@@ -137,10 +137,10 @@ impl Prepared {
             });
         }
         let Self { config, corpus, plan, trainer } = self;
-        let (config, batches, fuse) = (&*config, trainer.batches(), fuse(config, corpus.tasks.len()));
+        let (config, fuse, purpose) = (&*config, fuse(config, corpus.tasks.len()), trainer.purpose(SEED, 0));
         let draw = |round: u64| Draw {
             shares: shares(config, round as usize % BATCHES, tasks.clone()),
-            purpose: Purpose { seed: SEED, round, batches },
+            purpose: Purpose { round, ..purpose },
         };
         trainer.time_quanta(true);
         thread::scope(|scope| {
@@ -288,4 +288,38 @@ fn words(shape: &Shape, random: Keyed) -> Vec<u32> {
     let shortest = (shape.seq / 4).max(3);
     let len = shortest + (random.uniform(0) * (shape.seq - shortest + 1) as f64) as usize;
     (1..len as u32 - 1).map(|at| random.word(at) % choices).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::driver::open_emulated;
+
+    const BATCH: usize = 4;
+
+    /// What the last of some rounds asked of the device.
+    fn steady(encoder: EncoderKind, tasks: usize) -> Counts {
+        let (layers, seq, recompute, lanes, rounds) = (1, 8, false, 1, 7);
+        let (batch, device, method) = (BATCH, "emulated", "pcgrad");
+        let shape = Shape { encoder, hidden: 32, tasks, batch, layers, seq, recompute, device, method, lanes, rounds };
+        let mut prepared = Prepared::new(&shape).expect("a small run");
+        prepared.with_rounds(|next| (0..rounds as u64).map(|round| next(round).expect("a round").counts).last()).expect("rounds")
+    }
+
+    /// Where examples lie on the device, whatever they are and however many tasks there are.
+    #[test]
+    fn a_round_is_one_graph_and_brings_little() {
+        if open_emulated(0).is_err() {
+            return;
+        }
+        for encoder in [EncoderKind::Linear, EncoderKind::Bag] {
+            let [few, many] = [2, 8].map(|tasks| steady(encoder, tasks));
+            assert_eq!(few.launches, many.launches, "{}: kernels hang on the number of tasks", encoder.name());
+            for (counts, tasks) in [(few, 2), (many, 8)] {
+                assert_eq!([counts.graph_launches, counts.host_waits], [1, 1], "{}", encoder.name());
+                let most = 8 * (BATCH * tasks) as u64 + 4096;
+                assert!(counts.uploaded_bytes <= most, "{}, {tasks} tasks: {counts:?}, at most {most}", encoder.name());
+            }
+        }
+    }
 }

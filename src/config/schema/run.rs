@@ -33,7 +33,15 @@ table! {
         origin: String = "";
         /// A wrong label, short line or invalid UTF-8 stops the run, or is skipped and counted.
         on_bad_row: OnBadRow = "error";
+        /// Where a device's run keeps its training examples: on the device for the whole run, so that a round brings their numbers only;
+        /// on the host, which packs every batch; or on the device where that is possible and there is room. The results are the
+        /// same.
+        resident: DataPlace = "auto", resumable;
     }
+}
+
+choices! {
+    pub enum DataPlace { Auto = "auto", Device = "device", Host = "host" }
 }
 
 choices! {

@@ -58,7 +58,7 @@ pub fn task(changes: Value) -> Value {
 pub fn config(tasks: Value, changes: Value) -> Result<Config> {
     let base = json!({
         "run": {"name": "t", "seed": 1, "device": "cpu", "out": "runs", "threads": 0},
-        "data": {"root": ".", "origin": "", "on_bad_row": "error"},
+        "data": {"root": ".", "origin": "", "on_bad_row": "error", "resident": "auto"},
         "encoder": {"kind": "bag", "hidden": 8, "activation": "none", "residual": false, "dropout": 0.0,
             "tokenizer": "words", "lowercase": true, "max_len": 512, "ngrams": 1, "buckets": 64, "embedding_dim": 0,
             "embedding_init": 0.0, "word_dropout": 0.0, "from": null, "vocabulary": 0, "layers": 1, "heads": 0,

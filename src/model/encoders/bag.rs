@@ -8,7 +8,7 @@ use super::{Encoder, Gradients, Group, Input, Table};
 use crate::machine::tape::Tape;
 use crate::model::network::{Limits, Network, Randomness};
 use crate::model::spec::{Param, TableSpec};
-use crate::ops::embedding_bag::EmbeddingBagForward;
+use crate::ops::embedding_bag::{EmbeddingBagForward, Entries};
 
 pub struct Bag {
     /// Rows of the table: vocabulary first, then hash buckets.
@@ -52,8 +52,9 @@ impl Encoder for Bag {
 
     fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
         let Table { slots, values, init } = group.table.expect("the encoder has a table");
-        let (bags, examples) = (&group.batch.bags, group.rows.clone());
-        tape.push(EmbeddingBagForward { out: input(group), bags, examples, slots, values, init });
+        let packed = Entries::Packed { bags: &group.batch.bags, slots };
+        let entries = group.fetched.map_or(packed, Entries::Fetched);
+        tape.push(EmbeddingBagForward { out: input(group), entries, examples: group.rows.clone(), values, init });
         self.layer.forward(tape, network, group, random);
     }
 

@@ -16,6 +16,7 @@ use crate::model::transformer::{TokenGroup, Transformer, TransformerSpec};
 use crate::ops::embedding_bag::RowInit;
 use crate::ops::heads::Head;
 use crate::ops::jacobian_rows::JacobianRows;
+use crate::ops::row_index::RowLists;
 use activations::{Activations, Allocator};
 
 /// The shared trunk: its parameters, what it reads, and the operations from there to the logits and back.
@@ -155,6 +156,8 @@ pub struct Group<'a> {
     pub tokens: Option<&'a TokenGroup>,
     /// (rows x inputs) for the `linear` encoder.
     pub features: Tensor,
+    /// N-grams of the batch's examples, where a device fetched them.
+    pub fetched: Option<&'a RowLists>,
     pub table: Option<Table<'a>>,
     pub weights: Weights,
     pub at: &'a Activations,

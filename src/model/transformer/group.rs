@@ -11,8 +11,10 @@ use crate::ops::token_dropout::TokenKey;
 /// Tokens of all examples of a batch, end to end. Their ids are the batch's `bags.rows`, one a bag.
 #[derive(Clone, Debug, Default)]
 pub struct TokenBatch {
-    /// (examples + 1) bounds of each example's tokens.
-    pub bounds: Vec<u32>,
+    /// (examples + 1) where each example's tokens begin, and behind all.
+    bounds: Vec<u32>,
+    /// (examples) where they end: before what pads a group, if the example is its last.
+    ends: Vec<u32>,
     /// (n) place in the sequence.
     pub positions: Vec<u32>,
     /// (n) 0 for the first text, 1 for the second of a pair.
@@ -26,8 +28,37 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
-    /// Packed tokens of some examples.
+    /// Whether there are examples of tokens.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The next example ends before token `end`.
+    pub fn finish_example(&mut self, end: usize) {
+        if self.bounds.is_empty() {
+            self.bounds.push(0);
+        }
+        self.ends.push(end as u32);
+        self.bounds.push(end as u32);
+    }
+
+    /// Tokens up to `end` pad the group whose last example was finished last.
+    pub fn finish_group(&mut self, end: usize) {
+        if let Some(last) = self.bounds.last_mut() {
+            *last = end as u32;
+        }
+    }
+
+    /// Packed tokens of some examples that follow each other in a group.
     pub fn tokens(&self, examples: &Range<usize>) -> Range<usize> {
+        match examples.end.checked_sub(1).and_then(|last| self.ends.get(last)) {
+            Some(&end) => self.bounds[examples.start] as usize..end as usize,
+            None => 0..0,
+        }
+    }
+
+    /// Those of a group of examples, with what pads it.
+    pub fn padded(&self, examples: &Range<usize>) -> Range<usize> {
         match self.bounds.get(examples.end) {
             Some(&end) => self.bounds[examples.start] as usize..end as usize,
             None => 0..0,
@@ -35,12 +66,15 @@ impl TokenBatch {
     }
 }
 
+/// Tokens of a sequence that pads a group: attention over it costs little.
+const PAD: u32 = 64;
+
 /// A fused group's rows, counted from its first token.
 pub struct TokenGroup {
-    /// Examples and packed tokens of the batch.
+    /// Examples and packed tokens of the batch, with those that pad the group.
     pub examples: Range<usize>,
     pub tokens: Range<usize>,
-    /// (sequences + 1) token bounds.
+    /// (sequences + 1) token bounds; what pads the group is in sequences of its own, which nobody reads.
     pub bounds: Vec<u32>,
     /// Tokens whose last layer somebody reads, ascending.
     pub queries: Vec<u32>,
@@ -60,7 +94,7 @@ pub struct TokenGroup {
 impl TokenGroup {
     pub fn new(batch: &TokenBatch, parts: &[Part], heads: &[HeadSpec], pooling: Pooling) -> Self {
         let examples = parts.first().map_or(0, |part| part.rows.start)..parts.last().map_or(0, |part| part.rows.end);
-        let tokens = batch.tokens(&examples);
+        let tokens = batch.padded(&examples);
         let base = tokens.start as u32;
         let mut group = Self {
             examples,
@@ -79,7 +113,7 @@ impl TokenGroup {
             let masked = heads[part.task].kind == HeadKind::Mlm;
             let starts = [group.bounds[group.bounds.len() - 1] as usize, group.queries.len(), group.pool_bounds.len() - 1];
             for example in part.rows.clone() {
-                let own = batch.bounds[example] - base..batch.bounds[example + 1] - base;
+                let own = batch.bounds[example] - base..batch.ends[example] - base;
                 if masked {
                     let all = &batch.masked;
                     let first = all.partition_point(|&token| token < own.start + base);
@@ -100,8 +134,25 @@ impl TokenGroup {
             group.part_heads.push(starts[2]..ends[2]);
             group.part_pooled.push(if masked { starts[2]..starts[2] } else { starts[2]..ends[2] });
         }
+        group.pad(pooling);
         group.query_keys = group.queries.iter().map(|&token| batch.keys[group.tokens.start + token as usize]).collect();
         group
+    }
+
+    /// Adds the sequences of what pads the group. Where all tokens are read, so are these, for nothing.
+    fn pad(&mut self, pooling: Pooling) {
+        let all = self.tokens.len() as u32;
+        let mut start = self.bounds[self.bounds.len() - 1];
+        let reads_all = pooling == Pooling::Mean && self.queries.len() == start as usize;
+        while start < all {
+            let end = (start + PAD).min(all);
+            if reads_all {
+                self.queries.extend(start..end);
+            }
+            self.bounds.push(end);
+            self.query_bounds.push(self.queries.len() as u32);
+            start = end;
+        }
     }
 
     /// A head row for each of these tokens.

@@ -92,7 +92,7 @@ impl<'d> Place<'d> {
         if self.device.is_some() || dtype == DType::F32 { Tensor::NONE } else { self.room(1, columns, DType::F32) }
     }
 
-    /// Room for a result in f32, bf16 (f32 on the host) or f64.
+    /// Room for a result in f32, bf16 (f32 on the host), f64 or u32.
     pub fn room(&mut self, rows: usize, columns: usize, dtype: DType) -> Tensor {
         match (&mut self.device, dtype) {
             (Some(device), DType::Bf16) => Tensor::padded(device.room::<u16>(rows * pitch(columns)), rows, columns, dtype),
@@ -116,10 +116,13 @@ impl<'d> Place<'d> {
         self.device.is_some()
     }
 
-    /// Words for kernels alone.
+    /// (1 x words) u32
     pub fn words(&mut self, values: &[u32]) -> Tensor {
-        let device = self.device.as_mut().expect("on a device");
-        Tensor::dense(device.upload(values), 1, values.len(), DType::U32)
+        let at = match &mut self.device {
+            Some(device) => device.upload(values),
+            None => self.filled(values),
+        };
+        Tensor::dense(at, 1, values.len(), DType::U32)
     }
 
     /// Values in bf16 without gaps, on a device.
@@ -164,6 +167,7 @@ impl<'d> Place<'d> {
                 wide(&values).into_iter().map(f64::from).collect()
             }
             (Some(device), DType::F64) => device.download(at, rows * columns),
+            (Some(device), DType::U32) => device.download::<u32>(at, rows * columns).into_iter().map(f64::from).collect(),
             (Some(device), _) if ld == columns => device.download::<f32>(at, rows * columns).into_iter().map(f64::from).collect(),
             (Some(device), _) => dense(&device.download::<f32>(at, rows * ld), columns).into_iter().map(f64::from).collect(),
             (None, _) => {
@@ -171,6 +175,7 @@ impl<'d> Place<'d> {
                 let bytes = &bytemuck::cast_slice::<f64, u8>(room)[..rows * columns * dtype.bytes()];
                 match dtype {
                     DType::F64 => bytemuck::pod_collect_to_vec(bytes),
+                    DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(bytes).into_iter().map(f64::from).collect(),
                     DType::Bf16 => wide(&bytemuck::pod_collect_to_vec::<u8, u16>(bytes)).into_iter().map(f64::from).collect(),
                     _ => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect(),
                 }
@@ -178,6 +183,7 @@ impl<'d> Place<'d> {
         };
         let within = match dtype {
             DType::F64 => [2e-6, 1e-12],
+            DType::U32 => [0.0; 2],
             _ => [0.0, 1e-5],
         };
         Found { what, dtype, values, within }

@@ -17,6 +17,7 @@ use crate::model::network::{Batch, Limits, Network, Part, TokenRoom, group_rows}
 use crate::model::spec::HeadKind;
 use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
+use crate::ops::row_index::RowLists;
 use crate::ops::storage::bf16;
 
 /// A model's parameters on a device, and room for the activations of one batch.
@@ -102,7 +103,7 @@ impl Forward<'_> {
         let mut upload = self.batches.upload();
         let (network, parameters, parts) = (&model.network, &model.parameters, &batch.parts[..]);
         let (tokens, features) = (network.tokens(batch, parts), narrow(&batch.features, network.spec.encoder.inputs()));
-        let inputs = Inputs { tokens: tokens.as_ref(), features: &features };
+        let inputs = Inputs { tokens: tokens.as_ref(), features: Features::Packed(&features), fetched: None };
         let group = GroupOf { network, parameters, batch, parts, inputs };
         let own = group.tensors(&mut upload, self.lane, self.from);
         let mut tape = Tape::default();
@@ -166,25 +167,36 @@ pub(super) struct GroupOf<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub tokens: Option<&'a TokenGroup>,
+    pub features: Features<'a>,
+    /// N-grams that the device fetched.
+    pub fetched: Option<&'a RowLists>,
+}
+
+/// Where features come from.
+#[derive(Clone, Copy)]
+pub(super) enum Features<'a> {
     /// Of the whole batch, as [`narrow`] makes them.
-    pub features: &'a [bf16],
+    Packed(&'a [bf16]),
+    /// (rows x features) of the group.
+    Fetched(Tensor),
 }
 
 impl<'a> GroupOf<'a> {
     /// The group as its encoder sees it; its features are laid out.
     pub fn tensors(self, upload: &mut Upload, lane: &'a Lane, from: Readable) -> encoders::Group<'a> {
-        let Self { network, parameters, batch, parts, inputs: Inputs { tokens, features } } = self;
+        let Self { network, parameters, batch, parts, inputs: Inputs { tokens, features, fetched } } = self;
         let (rows, inputs) = (group_rows(parts), network.spec.encoder.inputs());
         let host = parameters.rows.as_ref().map(|host| host.view());
         let table = host.map(|host| Table { slots: host.slots, values: from.table, init: host.init });
         let features = match features {
-            [] => Tensor::NONE,
-            all => {
+            Features::Fetched(own) => own,
+            Features::Packed([]) => Tensor::NONE,
+            Features::Packed(all) => {
                 let own = &all[rows.start * pitch(inputs)..rows.end * pitch(inputs)];
                 Tensor::padded(upload.push(own), rows.len(), inputs, DType::Bf16)
             }
         };
-        encoders::Group { parts, batch, rows, tokens, features, table, weights: from.weights, at: &lane.at }
+        encoders::Group { parts, batch, rows, tokens, features, fetched, table, weights: from.weights, at: &lane.at }
     }
 }
 

@@ -4,11 +4,14 @@ use anyhow::Result;
 
 use crate::machine::driver::Driver;
 use crate::machine::tensor::{DType, Tensor, pitch};
+use crate::model::encoders::Input;
 use crate::model::encoders::activations::{Activations, Allocator};
 use crate::model::network::{Limits, Network};
 
 pub struct Lane {
     pub at: Activations,
+    /// (rows x features) bf16, where examples lie on the device.
+    pub features: Tensor,
     /// (rows) f64 losses that kernels pass on.
     pub row_losses: Tensor,
 }
@@ -16,10 +19,15 @@ pub struct Lane {
 impl Lane {
     pub fn new(device: &mut dyn Driver, number: usize, network: &Network, limits: &Limits) -> Result<Self> {
         let mut room = DeviceAllocator { device, number };
-        let at = network.spec.encoder.activations(&mut room, limits)?;
+        let encoder = &network.spec.encoder;
+        let at = encoder.activations(&mut room, limits)?;
+        let features = match encoder.reads() {
+            Input::Features(columns) if limits.data.examples > 0 => room.activation("features", limits.group_rows, columns)?,
+            _ => Tensor::NONE,
+        };
         let rows = at.hidden.rows;
         let row_losses = Tensor::dense(room.allocate("losses by row", 8 * rows)?, 1, rows, DType::F64);
-        Ok(Self { at, row_losses })
+        Ok(Self { at, features, row_losses })
     }
 }
 

@@ -5,6 +5,7 @@
 //! while the one before computes; events order them.
 
 mod buffers;
+mod data;
 mod inference;
 mod lane;
 mod parameters;
@@ -33,6 +34,7 @@ use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
 use crate::ops::column_rule::How;
 use crate::ops::gram::{Cut, GramScratch};
+use crate::ops::row_index::RowLists;
 use crate::ops::storage::Storage;
 use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
@@ -41,6 +43,7 @@ use crate::surgery::update::{Rates, shared_update};
 use crate::train::ahead::Packed as PackedBatch;
 use crate::train::quanta::RoundTimes;
 use buffers::BuffersOnDevice;
+use data::DataOnDevice;
 pub use inference::Inference;
 use lane::Lane;
 use parameters::ParametersOnDevice;
@@ -62,6 +65,10 @@ pub struct Accelerator {
     parameters: ParametersOnDevice,
     table: Option<TableOnDevice>,
     touched: Touched,
+    /// The training examples, where they lie here for the whole run.
+    data: Option<DataOnDevice>,
+    /// Rows of the table may have a slot of which the host does not know.
+    gave_slots: bool,
     keep: Keep,
     /// (rows of J x P) f32 or bf16
     jacobian: Tensor,
@@ -224,6 +231,7 @@ impl Accelerator {
             Some(_) => Some(TableOnDevice::new(device, network, batches_per_round, limits, start, parameters.weights.words)?),
             None => None,
         };
+        let data = DataOnDevice::new(device, network, table.as_ref(), batches_per_round, limits, start)?;
         let stride = shared.values.columns.next_multiple_of(64);
         let (name, dtype) = match keep.storage() {
             Storage::F32 => ("jacobian: dense", DType::F32),
@@ -261,6 +269,8 @@ impl Accelerator {
             parameters,
             table,
             touched: Touched::default(),
+            data,
+            gave_slots: false,
             keep,
             jacobian,
             head_gradients,
@@ -318,6 +328,16 @@ impl Accelerator {
         self.table.as_ref().filter(|table| table.trained)
     }
 
+    /// Whether the training examples lie on the device: their inputs are not packed then.
+    pub fn holds_data(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Lists of the n-grams that the device fetched, and of the rows that it found.
+    fn found(&self) -> Option<&RowLists> {
+        self.data.as_ref()?.lists()
+    }
+
     /// Takes what was made of the round's batch beforehand, if anything was.
     pub fn prepare(&mut self, prepared: Option<Prepared>, parameters: &mut Parameters) {
         if let Some(before) = &mut std::mem::replace(&mut self.prepared, prepared) {
@@ -340,7 +360,7 @@ impl Accelerator {
         None
     }
 
-    /// Parameters are about to be read: no slot is given to rows that the round after this one touches first.
+    /// No slot is given to rows that the round after this one touches first.
     pub fn forget_layouts(&mut self, parameters: &mut Parameters) {
         let waiting = self.prepared.iter_mut().chain(self.next.iter_mut().map(|next| &mut next.prepared));
         waiting.for_each(|prepared| Self::undo_layout(prepared, parameters));

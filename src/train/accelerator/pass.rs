@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::Accelerator;
-use super::inference::{Forward, GroupOf, Inputs};
+use super::data::Draw;
+use super::inference::{Features, Forward, GroupOf, Inputs};
 use super::lane::Lane;
 use super::prepared::Prepared;
 use super::program::Program;
@@ -18,11 +19,13 @@ use crate::machine::tensor::Tensor;
 use crate::model::encoders::{self, Gradients};
 use crate::model::network::{Batch, Keep, Network, Part, Randomness, TokenRoom};
 use crate::model::spec::HeadKind;
+use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
-use crate::ops::row_gradients::RowGradientsBackward;
+use crate::ops::row_gradients::{RowGradientsBackward, Sources};
+use crate::ops::storage::bf16;
 use crate::schedule::Nanos;
 use crate::surgery::gram::products;
 use crate::train::backend::Work;
@@ -62,6 +65,17 @@ impl Packed {
     }
 }
 
+/// A fused group as it was packed, and the lane that computes it.
+struct Laid<'a> {
+    parts: &'a [Part],
+    tokens: Option<&'a TokenGroup>,
+    /// Of the whole batch.
+    features: &'a [bf16],
+    /// The batch's examples, where they are fetched.
+    draw: Option<&'a Draw>,
+    lane: &'a Lane,
+}
+
 /// A fused group, on the device.
 struct Group {
     lane: usize,
@@ -89,6 +103,7 @@ impl Accelerator {
             }
         };
         (self.touched, self.buffer) = (prepared.touched, layout.buffer);
+        self.gave_slots = self.found().is_some();
         let lanes: Vec<usize> = layout.groups.iter().map(|group| group.lane).collect();
         let timers = if backward { self.timers.of_round(&mut *self.driver, &lanes)? } else { None };
         Ok(Packed { layout, timers })
@@ -125,10 +140,15 @@ impl Accelerator {
     ) -> Result<Layout, DeviceError> {
         let clock = Instant::now();
         let Prepared { touched, tokens, features, .. } = prepared;
+        let draw = self.data.as_ref().map(|data| data.draw(work.batch, self.keep.batches));
         let mut upload = self.batches[buffer].upload();
         let mut before = Vec::new();
         let known = work.parameters.rows.as_ref().map_or(0, |host| host.touched().len());
-        if let (Some(table), Some(host)) = (self.trained_table(), &mut work.parameters.rows) {
+        if let (Some(data), Some(draw)) = (&self.data, &draw) {
+            let mut tape = Tape::default();
+            data.begin(&mut tape, draw, work.random);
+            before = tape.commands(&self.card, |table| upload.push(&table));
+        } else if let (Some(table), Some(host)) = (self.trained_table(), &mut work.parameters.rows) {
             host.touch_elsewhere(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
             let rows = &host.touched()[known..];
@@ -142,8 +162,8 @@ impl Accelerator {
         let inputs = work.batch.groups.iter().zip(tokens);
         for ((range, tokens), lane) in inputs.zip(lanes) {
             let parts = &work.batch.parts[range.clone()];
-            let inputs = Inputs { tokens: tokens.as_ref(), features };
-            let commands = self.group(&mut upload, work, parts, inputs, &self.lanes[lane], backward.then_some(&*touched));
+            let own = Laid { parts, tokens: tokens.as_ref(), features, draw: draw.as_ref(), lane: &self.lanes[lane] };
+            let commands = self.group(&mut upload, work, own, backward.then_some(&*touched));
             groups.push(Group { lane, commands, adds: parts.iter().any(|part| !part.first || part.batch > 0) });
             upload.close();
         }
@@ -157,9 +177,13 @@ impl Accelerator {
     /// Gradients of the embedding table, and products of all gradients.
     fn after_groups(&self, upload: &mut Upload, work: &Work, touched: &Touched) -> Vec<Command> {
         let mut tape = Tape::default();
-        if let Some(table) = self.trained_table() {
+        if let (Some(table), Some(lists)) = (self.trained_table(), self.found()) {
+            let (out, dout) = (vec![table.found_gradients(lists, 1).tasks[0]], table.dinput);
+            tape.push(RowGradientsBackward { sources: Sources::Found(lists), out, dout });
+        } else if let Some(table) = self.trained_table() {
             let (indexes, scales) = (&touched.indexes, &work.batch.bags.scales);
-            tape.push(RowGradientsBackward { indexes, out: table.gradients(indexes), dout: table.dinput, scales });
+            let sources = Sources::Packed { indexes, scales };
+            tape.push(RowGradientsBackward { sources, out: table.gradients(indexes), dout: table.dinput });
             // For the update.
             upload.table(bytes_of(&touched.slots));
             upload.table(bytes_of(&touched.union.rows));
@@ -184,23 +208,23 @@ impl Accelerator {
         self.lanes[0].at.token_room()
     }
 
-    /// A group's tape, as the encoder emits it; its inputs and tables are laid out. With the rows of the table that the batch touches,
-    /// gradients as well.
-    fn group(
-        &self,
-        upload: &mut Upload,
-        work: &Work,
-        parts: &[Part],
-        inputs: Inputs,
-        lane: &Lane,
-        backward: Option<&Touched>,
-    ) -> Vec<Command> {
+    /// A group's tape, as the encoder emits it; inputs that were packed, and tables, are laid out. With the rows of the table that the
+    /// batch touches, gradients as well.
+    fn group(&self, upload: &mut Upload, work: &Work, own: Laid, touched: Option<&Touched>) -> Vec<Command> {
+        let Laid { parts, tokens, features, draw, lane } = own;
         let &Work { network, batch, random, .. } = work;
+        let mut tape = Tape::default();
+        let features = match (&self.data, draw) {
+            (Some(data), Some(draw)) => {
+                Features::Fetched(data.features(&mut tape, draw, parts, lane, network.spec.encoder.inputs()))
+            }
+            _ => Features::Packed(features),
+        };
+        let inputs = Inputs { tokens, features, fetched: self.found() };
         let group = GroupOf { network, parameters: work.parameters, batch, parts, inputs };
         let own = group.tensors(upload, lane, self.readable());
-        let mut tape = Tape::default();
         network.emit_forward(&mut tape, &own, Some(random));
-        let gradients = backward.map(|touched| self.gradients_of_group(network, &own, touched));
+        let gradients = touched.map(|touched| self.gradients_of_group(network, &own, touched));
         let losses = [self.results.losses(batch.present()), lane.row_losses];
         network.emit_losses(&mut tape, &own, losses, gradients.as_ref());
         if let Some(gradients) = gradients {
@@ -261,7 +285,7 @@ impl Accelerator {
             (Some(rows), HeadKind::Mlm) => rows[part.present * self.keep.batches + part.batch],
             _ => Tensor::NONE,
         };
-        let rows = group.batch.input_rows(group.parts);
+        let rows = group.batch.group_rows(group.parts);
         Gradients {
             jacobian: JacobianRows { segments, added: !self.keep.stored, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),

@@ -30,7 +30,8 @@ impl Prepared {
     /// Of a batch of which a round makes `batches` independent ones.
     pub fn of(spec: &ModelSpec, batch: &Batch, batches: usize) -> Self {
         let encoder = &*spec.encoder;
-        let trained = encoder.table().is_some_and(|table| table.trained);
+        // Without n-grams or tokens a device finds them.
+        let trained = encoder.table().is_some_and(|table| table.trained) && !batch.bags.is_empty();
         Self {
             features: narrow(&batch.features, encoder.inputs()),
             tokens: batch.groups.iter().map(|group| encoder.tokens(batch, &batch.parts[group.clone()], &spec.heads)).collect(),

@@ -110,8 +110,8 @@ fn capture(driver: &mut dyn Driver, origin: StreamId, program: &Program) -> Resu
     given.and(ended)
 }
 
-/// Programs remembered: a run has a few shapes that keep coming back, each in two buffers, or none that does.
-const REMEMBERED: usize = 16;
+/// Programs remembered: a run has some shapes that keep coming back, each in two buffers, or none that does.
+const REMEMBERED: usize = 64;
 
 /// What a device was given since the start, and the host's time for it.
 #[derive(Clone, Copy, Debug, Default)]

@@ -5,13 +5,14 @@ use std::ops::Range;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::machine::driver::{Address, DeviceError, Driver};
+use crate::machine::driver::{DeviceError, Driver};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits, Network};
 use crate::model::spec::{HeadKind, ModelSpec, TableSpec};
 use crate::ops::embedding_bag::RowInit;
-use crate::ops::row_gradients::{RowGradients, RowIndex, Union, most_gram_partials};
+use crate::ops::row_gradients::{RowGradients, RowIndex, Union, UnionOf, most_gram_partials};
+use crate::ops::row_index::RowLists;
 use crate::ops::row_update::TableState;
 
 /// The table's buffers.
@@ -23,7 +24,9 @@ pub struct TableOnDevice {
     /// (rows or tokens of a round x dim), rows [`pitch`] apart: gradient of the encoder's input; f32, of tokens bf16.
     pub dinput: Tensor,
     /// (gradient rows x dim) f32 of all tasks.
-    gradients: Address,
+    gradients: Tensor,
+    /// Most rows that a step moves.
+    most: usize,
 }
 
 impl TableOnDevice {
@@ -50,14 +53,16 @@ impl TableOnDevice {
             copy,
         };
         let init = RowInit { seed: start.seed, deviation: init };
-        let (mut dinput, mut gradients) = (Tensor::NONE, 0);
+        let (mut dinput, mut gradients) = (Tensor::NONE, Tensor::NONE);
         if trained {
             let (rows, dtype) = network.spec.encoder.input_gradient(limits);
             let bytes = dtype.bytes() * rows * pitch(dim);
             dinput = Tensor::padded(device.allocate("gradient of the encoder's input", bytes.max(1))?, rows, dim, dtype);
-            gradients = device.allocate("jacobian: embedding rows", (4 * gradient_rows(batches, limits) * dim).max(1))?;
+            let rows = gradient_rows(batches, limits);
+            gradients =
+                Tensor::dense(device.allocate("jacobian: embedding rows", (4 * rows * dim).max(1))?, rows, dim, DType::F32);
         }
-        Ok(Self { state, init, trained, dinput, gradients })
+        Ok(Self { state, init, trained, dinput, gradients, most: union_rows(network, batches, limits) })
     }
 
     /// Values, first and second moments, each with its width by slot.
@@ -68,13 +73,18 @@ impl TableOnDevice {
 
     /// (rows x dim) the gradients of these tasks' rows.
     pub fn gradients(&self, indexes: &[RowIndex]) -> Vec<Tensor> {
-        let (dim, mut first) = (self.state.values.columns, 0);
+        let mut first = 0;
         let own = |index: &RowIndex| {
-            let (at, rows) = (self.gradients + 4 * (first * dim) as Address, index.rows.len());
-            first += rows;
-            if rows == 0 { Tensor::NONE } else { Tensor::dense(at, rows, dim, DType::F32) }
+            first += index.rows.len();
+            if index.rows.is_empty() { Tensor::NONE } else { self.gradients.rows(first - index.rows.len()..first) }
         };
         indexes.iter().map(own).collect()
+    }
+
+    /// The gradients of so many tasks' rows, where the device finds which they are.
+    pub fn found_gradients<'a>(&self, lists: &'a RowLists, tasks: usize) -> RowGradients<'a> {
+        let dim = self.gradients.columns;
+        RowGradients { union: UnionOf::Found(lists), tasks: vec![self.gradients; tasks], dim, most: self.most }
     }
 
     /// Bytes of a round's lists in an upload.
@@ -91,7 +101,7 @@ impl TableOnDevice {
 }
 
 /// Most rows of the table that a step moves.
-fn union_rows(network: &Network, batches: usize, limits: &Limits) -> usize {
+pub(super) fn union_rows(network: &Network, batches: usize, limits: &Limits) -> usize {
     network.spec.table_stepped_whole().map_or_else(|| gradient_rows(batches, limits), |table| table.rows)
 }
 
@@ -144,6 +154,6 @@ impl Touched {
     /// The gradients, by row of J, of the table's rows that are committed together.
     pub fn gradients(&self, table: &TableOnDevice) -> RowGradients<'_> {
         let tasks = table.gradients(&self.indexes)[self.united.clone()].to_vec();
-        RowGradients { union: &self.union, tasks, dim: table.state.values.columns }
+        RowGradients { most: table.most, ..RowGradients::new(&self.union, tasks, table.state.values.columns) }
     }
 }

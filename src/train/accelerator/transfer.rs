@@ -5,9 +5,11 @@ use anyhow::Result;
 use super::parameters::ParametersOnDevice;
 use super::program::{Graphs, Program};
 use super::{Accelerator, Readable};
+use crate::data::Corpus;
 use crate::machine::driver::{Address, DeviceError, Driver, StagingId, StreamId};
 use crate::machine::tensor::DType;
 use crate::model::Parameters;
+use crate::model::network::Network;
 use crate::ops::storage::{bf16, widen};
 
 impl Accelerator {
@@ -24,6 +26,8 @@ impl Accelerator {
         }
         let stream = self.streams.lanes[0];
         if let (Some(table), Some(host)) = (&self.table, &parameters.rows) {
+            self.data.iter().try_for_each(|data| data.load_slots(&mut *self.driver, &self.pieces, host))?;
+            self.gave_slots = false;
             // A row's moments are zero before its first step.
             for (own, values) in table.arrays().into_iter().zip(host.stored()).filter(|(own, _)| !own.is_none()) {
                 self.driver.fill(stream, own.at, 0, 4 * (own.rows * own.columns).max(1))?;
@@ -38,6 +42,22 @@ impl Accelerator {
         own.into_iter().chain(self.parameters.narrow_frozen()).for_each(|launch| program.launch(stream, launch));
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)
+    }
+
+    /// Before parameters are read: the host has the slots of all rows that were touched, and of no row that the next round touches first.
+    pub fn fetch_slots(&mut self, parameters: &mut Parameters) -> Result<(), DeviceError> {
+        self.forget_layouts(parameters);
+        let (Some(data), Some(host)) = (&self.data, &mut parameters.rows) else { return Ok(()) };
+        if std::mem::take(&mut self.gave_slots) {
+            data.store_slots(&mut *self.driver, &self.pieces, host)?;
+        }
+        Ok(())
+    }
+
+    /// Copies all training examples to the device.
+    pub fn load_data(&mut self, corpus: &Corpus, network: &Network) -> Result<()> {
+        let Some(data) = &mut self.data else { return Ok(()) };
+        data.load(&mut *self.driver, &self.pieces, corpus, network)
     }
 
     /// Copies parameters to where a snapshot is evaluated while training goes on.
@@ -55,6 +75,7 @@ impl Accelerator {
                 self.download(own.at, bytemuck::cast_slice_mut(values))?;
             }
         }
+        self.fetch_slots(parameters)?;
         if let (Some(table), Some(host)) = (&self.table, &mut parameters.rows) {
             for (own, values) in table.arrays().into_iter().zip(host.stored_mut()).filter(|(own, _)| !own.is_none()) {
                 self.download(own.at, bytemuck::cast_slice_mut(values))?;

@@ -154,14 +154,17 @@ pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
 
 impl Accelerator {
     /// Gradients of `count` present tasks that are committed together, from the position `first` on.
-    pub(super) fn gradients<'a>(&self, touched: &'a Touched, first: usize, count: usize) -> GradientsAt<'a> {
+    pub(super) fn gradients<'a>(&'a self, touched: &'a Touched, first: usize, count: usize) -> GradientsAt<'a> {
         let Keep { stored, batches, .. } = self.keep;
         let own = if stored { first * batches..(first + count) * batches } else { 0..1 };
         GradientsAt {
             jacobian: own.map(|row| self.row_of_j(row)).collect(),
             stored,
             heads: self.head_gradients,
-            rows: self.trained_table().map(|table| touched.gradients(table)),
+            rows: self.trained_table().map(|table| match self.found() {
+                Some(lists) => table.found_gradients(lists, count * batches),
+                None => touched.gradients(table),
+            }),
         }
     }
 
@@ -169,7 +172,7 @@ impl Accelerator {
     pub(super) fn unite(&mut self, work: &Work) {
         let batches = self.keep.batches;
         let rows = work.first * batches..(work.first + work.tasks.len()) * batches;
-        if self.trained_table().is_some() && self.touched.united != rows {
+        if self.trained_table().is_some() && self.found().is_none() && self.touched.united != rows {
             self.touched.unite(&work.network.spec, rows);
         }
     }

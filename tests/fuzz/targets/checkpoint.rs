@@ -170,7 +170,7 @@ fn resume(path: &Path) -> Result<()> {
     let mut corpus = load_corpus(&mut config, &Console::new())?;
     check_data(&corpus, &state)?;
     let (plan, _) = fit_memory::fit(&mut config, &mut corpus)?;
-    let built = Built::new(&config, &plan)?;
+    let built = Built::new(&config, &corpus, &plan)?;
     let past = Past { rounds: state.round, events: state.events };
     let observer = Observer::resume(Console::new(), &folder.metrics(), folder.path(), past)?;
     let stop = AtomicBool::new(false);

@@ -1,0 +1,98 @@
+//! Lists of a batch's rows on devices against the host.
+
+use super::*;
+use crate::ops::embedding_bag::UNTOUCHED;
+use crate::ops::testing::{Found, On, Place, on_devices};
+
+const DIM: usize = 37;
+
+/// Numbers that look drawn.
+fn drawn(count: usize, below: u32) -> Vec<u32> {
+    (0..count as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 7) % below).collect()
+}
+
+/// Data of examples with at most these counts of n-grams of a table of so many rows, which ascend; bounds of all.
+fn data(table: usize, counts: &[usize]) -> (Vec<u32>, Vec<u32>) {
+    let (mut rows, mut offsets) = (Vec::new(), vec![0]);
+    for (example, &count) in counts.iter().enumerate() {
+        let mut own = drawn(4 * count, table as u32).split_off(3 * example % (3 * count).max(1));
+        own.sort_unstable();
+        own.dedup();
+        own.truncate(count);
+        rows.extend(own);
+        offsets.push(rows.len() as u32);
+    }
+    (rows, offsets)
+}
+
+/// Two tasks of five and three examples; the second is in two parts that another of the first lies between.
+fn batch(place: &mut Place, rows: usize, counts: &[usize], probability: f64) -> Vec<Found> {
+    let table_rows = rows;
+    let (rows, offsets) = data(table_rows, counts);
+    let examples = [4, 0, 2, 2, 1, 3, 1];
+    let part = |start, row, task, first| BagPart { start, row, task, first };
+    let parts = [part(0, 0, 0, 0), part(3, 1, 2, 5), part(4, 0, 0, 0), part(6, 1, 2, 5)];
+    let most = MostRows { examples: examples.len(), entries: 9000, gradient_rows: 2 * table_rows, union_rows: table_rows };
+    let mut room = |_: &str, rows: usize, columns: usize, dtype| Ok::<_, ()>(place.room(rows, columns, dtype));
+    let lists = RowLists::new(most, &mut room).expect("room");
+    // Two rows have a slot; what was found in an earlier batch is still there.
+    let mut slots = vec![UNTOUCHED; table_rows];
+    (slots[7], slots[rows[0] as usize]) = (0, 1);
+    let values = place.f32(&vec![9.0; table_rows * DIM], DIM);
+    let table = SlotsAt {
+        slots: place.words(&slots),
+        touched: place.words(&vec![5; table_rows]),
+        values,
+        init: RowInit { seed: 77, deviation: 0.5 },
+    };
+    let lists = RowLists { counts: place.words(&[3, 3, 3, 2, 1]), ..lists };
+    let data = BagData { rows: place.words(&rows), offsets: place.words(&offsets) };
+    let bits = KeyBits::of(table_rows, 2).expect("small numbers");
+    let random = Randomness { seed: 3, round: 8 };
+    let dropout = Some(WordDropout { random, probability });
+    place.run(&FetchBags { lists, data, examples: &examples, parts: &parts, bits, dropout });
+    place.run(&IndexRows { lists, table, bits });
+    let counts = place.found("counts", lists.counts);
+    let [entries, gradients, union] = [0, 1, 2].map(|at| counts.values[at] as usize);
+    vec![
+        counts,
+        place.found("bounds", lists.offsets),
+        place.found("n-grams' slots", lists.rows.range(0..entries)),
+        place.found("scales", lists.scales),
+        place.found("sources", lists.sources.range(0..entries)),
+        place.found("bounds of rows", lists.starts.range(0..gradients + 1)),
+        place.found("united rows", lists.union_rows.range(0..union)),
+        place.found("bounds of united rows", lists.union_starts.range(0..union + 1)),
+        place.found("members", lists.members.rows(0..gradients)),
+        place.found("slots of united rows", lists.union_slots.range(0..union)),
+        place.found("the table's slots", table.slots),
+        place.found("touched", table.touched),
+        place.found("values", values),
+    ]
+}
+
+fn rows_of_a_batch(on: On) {
+    for probability in [0.0, 0.5] {
+        on.compare(|place| batch(place, 300, &[3, 0, 50, 1, 20, 7, 40, 2], probability));
+    }
+}
+
+/// More items than a tile has.
+fn rows_of_several_tiles(on: On) {
+    on.compare(|place| batch(place, 3000, &[1300, 1250, 1200, 1260, 1240, 1210, 1255, 1190], 0.1));
+}
+
+fn a_batch_without_rows(on: On) {
+    on.compare(|place| batch(place, 300, &[1, 0, 0, 0, 0, 0, 0, 0], 0.0));
+}
+
+#[test]
+fn keys_have_room_or_not() {
+    assert_eq!(KeyBits::of(1 << 20, 16), Some(KeyBits { bits: 20, task_bits: 4 }));
+    assert_eq!(KeyBits::of((1 << 20) + 1, 17), Some(KeyBits { bits: 21, task_bits: 5 }));
+    assert_eq!(KeyBits::of(1, 1), Some(KeyBits { bits: 1, task_bits: 0 }));
+    assert_eq!(KeyBits::of(1 << 28, 17), None);
+    assert_eq!(KeyBits::of(1 << 32, 1), None);
+}
+
+on_devices! { rows_of_a_batch, rows_of_several_tiles, a_batch_without_rows }
