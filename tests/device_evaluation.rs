@@ -107,7 +107,7 @@ fn a_transformer_answers_as_on_the_cpu() {
     }
 }
 
-/// With a task that predicts words, which nobody can ask about a text.
+/// Which words are guessed, and the order of numbers, hang on the rounding of a model that has hardly been trained; losses do not.
 #[test]
 fn words_are_predicted_as_on_the_cpu() {
     if !is_there() {
@@ -117,7 +117,12 @@ fn words_are_predicted_as_on_the_cpu() {
     let config = place.transformer_of_words();
     for frozen in ["encoder.freeze=[]", "encoder.freeze=[\"embeddings\"]"] {
         let run_folder = place.train(&config, &[CPU, "train.rounds=3", frozen]);
-        answers_agree(&run_folder, &[("topic", &["red fast"])]);
+        let [device, cpu] = ["emulated", "cpu"].map(|device| eval(&run_folder, device).ok().json()["tasks"].clone());
+        for task in ["topic", "words"] {
+            assert_close(&device[task]["loss"], &cpu[task]["loss"], task);
+        }
+        assert_ne!(device["words"]["loss"], cpu["words"]["loss"], "a device rounds to bf16");
+        predict(&run_folder, "topic", &["red fast"], "emulated").ok();
     }
 }
 

@@ -28,7 +28,7 @@ use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priori
 use crate::machine::tape::{Bytes, Op};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::{Input, Values, Weights};
-use crate::model::network::{Keep, Limits, Network, TokenRoom};
+use crate::model::network::{Keep, Limits, Network};
 use crate::model::{Parameters, Start};
 use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
@@ -228,10 +228,7 @@ impl Accelerator {
         let parameters = ParametersOnDevice::new(device, network, start)?;
         let ParametersOnDevice { shared, heads, .. } = parameters;
         let table = match network.spec.encoder.table() {
-            Some(_) => {
-                let copy = parameters.weights.words;
-                Some(TableOnDevice::new(device, network, batches_per_round, limits, start, copy)?)
-            }
+            Some(_) => Some(TableOnDevice::new(device, network, batches_per_round, limits, start, parameters.weights.words)?),
             None => None,
         };
         let data = DataOnDevice::new(device, network, table.as_ref(), batches_per_round, limits, start)?;
@@ -377,11 +374,6 @@ impl Accelerator {
     /// Streams that take fused groups.
     pub fn lanes(&self) -> usize {
         self.lanes.len()
-    }
-
-    /// What an evaluation batch may have, where the encoder reads tokens.
-    pub fn token_room(&self) -> Option<TokenRoom> {
-        self.lanes[0].at.token_room()
     }
 
     pub fn counts(&self) -> Counts {

@@ -96,18 +96,13 @@ impl ParametersOnDevice {
         Ok(Self { shared, heads, weights, narrow, mlm_layers: layers })
     }
 
-    /// Makes all copies of what training changes anew.
-    pub fn narrow(&self, from: &Readable) -> Vec<Launch> {
+    /// Makes all copies of what training changes anew; of the table those of the `rows` that it has.
+    pub fn narrow(&self, from: &Readable, rows: usize) -> Vec<Launch> {
         let Readable { weights, table } = from;
         let mut launches = vec![self.narrow.launch(weights.shared)];
         launches.extend(self.narrow_layers(weights));
         if !weights.words.is_none() {
-            launches.push(convert_to_bf16(
-                weights.words.at,
-                table.at,
-                weights.words.columns / pitch(table.columns),
-                table.columns,
-            ));
+            launches.push(convert_to_bf16(weights.words.at, table.at, rows, table.columns));
         }
         launches
     }

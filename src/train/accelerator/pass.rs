@@ -17,7 +17,7 @@ use crate::machine::launch::Command;
 use crate::machine::tape::{Bytes, Tape, bytes_of};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::{self, Gradients};
-use crate::model::network::{Batch, Keep, Network, Part, Randomness};
+use crate::model::network::{Batch, Keep, Network, Part, Randomness, TokenRoom};
 use crate::model::spec::HeadKind;
 use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
@@ -201,6 +201,11 @@ impl Accelerator {
         let forward = Forward { card, stream: streams.lanes[0], batches: &batches[*buffer], lane: &lanes[0], pieces, from };
         forward.logits(&mut **driver, graphs, model, batch, logits)?;
         Ok(logits)
+    }
+
+    /// What a batch of [`Accelerator::predict`] may have, where the encoder reads tokens.
+    pub fn token_room(&self) -> Option<TokenRoom> {
+        self.lanes[0].at.token_room()
     }
 
     /// A group's tape, as the encoder emits it; inputs that were packed, and tables, are laid out. With the rows of the table that the

@@ -38,7 +38,7 @@ impl Accelerator {
         self.driver.fill(stream, self.head_gradients.at, 0, 4 * self.head_gradients.columns)?;
         self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;
         let mut program = Program::default();
-        let own = self.parameters.narrow(&self.readable());
+        let own = self.parameters.narrow(&self.readable(), rows_of(parameters));
         own.into_iter().chain(self.parameters.narrow_frozen()).for_each(|launch| program.launch(stream, launch));
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.driver.synchronize(stream)
@@ -112,6 +112,11 @@ impl Accelerator {
     }
 }
 
+/// Rows of the table that are there: none yet of a snapshot that nobody has taken.
+fn rows_of(parameters: &Parameters) -> usize {
+    parameters.rows.as_ref().map_or(0, |table| table.touched().len())
+}
+
 /// Most pinned memory that arrays go through.
 const STAGING_BYTES: usize = 16 << 20;
 
@@ -164,7 +169,7 @@ impl Pieces {
             self.upload(driver, table.at, bytemuck::cast_slice(rows.stored()[0]))?;
         }
         let mut program = Program::default();
-        own.narrow(to).into_iter().for_each(|launch| program.launch(self.stream, launch));
+        own.narrow(to, rows_of(parameters)).into_iter().for_each(|launch| program.launch(self.stream, launch));
         Graphs::default().execute(driver, self.stream, program)
     }
 }
