@@ -1,7 +1,7 @@
 //! A curve of bounded size: however many values come, neighbours are averaged so that few points stay.
 
 /// Most points of a curve; a chart is hardly more pixels wide.
-const MOST: usize = 480;
+const MOST: usize = 240;
 
 /// Means over equally many values in a row.
 #[derive(Clone, Debug)]
@@ -122,7 +122,7 @@ mod tests {
         assert!(points.is_sorted_by(|a, b| a.0 < b.0));
         let mean = (0..10_000).map(|x| f64::from(x % 7)).sum::<f64>() / 1e4;
         assert!((curve.mean().unwrap() - mean).abs() < 1e-9);
-        assert_eq!(curve.stride(), 32);
+        assert_eq!(curve.stride(), 64);
     }
 
     #[test]

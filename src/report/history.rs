@@ -53,6 +53,8 @@ pub struct TaskRounds {
     pub loss: Curve,
     /// Of surgery; the mean over the blocks where each has its own.
     pub weight: Curve,
+    /// Its weight against an equal share of the round's weights: -0.5 is half of that.
+    pub relative: Curve,
     /// Of the loss balancer, if there is one.
     pub factor: Curve,
     /// Of the rounds it was in.
@@ -143,8 +145,9 @@ impl Rounds {
             own.ms.add(x, round.ms.unwrap_or(f64::NAN));
         }
         self.add_to_tasks(x, &round.balance, |task| &mut task.factor);
-        self.add_to_tasks(x, &round.weights, |task| &mut task.weight);
-        self.add_to_tasks(x, &block_means(&round.block_weights), |task| &mut task.weight);
+        let weights = if round.weights.is_empty() { &block_means(&round.block_weights) } else { &round.weights };
+        self.add_to_tasks(x, weights, |task| &mut task.weight);
+        self.add_to_tasks(x, &against_equal_shares(weights), |task| &mut task.relative);
         for (block, weights) in &round.block_weights {
             let curves = self.block_weights.entry(block.clone()).or_default();
             for (task, weight) in weights {
@@ -173,6 +176,16 @@ fn block_means(blocks: &BTreeMap<String, ByTask>) -> ByTask {
     sums.into_iter().map(|(task, sum)| (task.clone(), Some(sum / blocks.len() as f64))).collect()
 }
 
+/// Each weight as a part of their mean, less one; nothing of a task alone, or where the weights have no positive sum.
+fn against_equal_shares(weights: &ByTask) -> ByTask {
+    let sum: f64 = weights.values().map(|weight| weight.unwrap_or(f64::NAN)).sum();
+    if weights.len() < 2 || !sum.is_finite() || sum <= 0.0 {
+        return ByTask::new();
+    }
+    let mean = sum / weights.len() as f64;
+    weights.iter().map(|(task, weight)| (task.clone(), weight.map(|weight| weight / mean - 1.0))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +206,7 @@ mod tests {
             let history = read(&format!("{ROUND}\n{end}")).unwrap();
             assert_eq!((history.rounds.logged, history.tasks()), (1, vec!["a".to_owned(), "b".to_owned()]));
             assert_eq!(history.rounds.tasks["b"].weight.points(), [(0.0, 1.5)]);
+            assert_eq!(history.rounds.tasks["a"].relative.points(), [(0.0, -0.5)]);
             assert!(history.rounds.tasks["b"].loss.is_empty());
         }
     }

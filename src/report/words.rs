@@ -6,11 +6,13 @@ use maud::{Markup, html};
 
 /// A score or a loss: four digits behind the point, fewer where it is large.
 pub fn value(value: f64) -> String {
-    match value.abs() {
-        size if size >= 1e5 || (size > 0.0 && size < 1e-3) => format!("{value:.2e}"),
-        size if size >= 100.0 => format!("{value:.1}"),
-        _ => format!("{value:.4}"),
-    }
+    let size = value.abs();
+    let digits = match size {
+        _ if size >= 1e5 || (size > 0.0 && size < 1e-3) => format!("{size:.2e}"),
+        _ if size >= 100.0 => format!("{size:.1}"),
+        _ => format!("{size:.4}"),
+    };
+    if value < 0.0 { format!("−{digits}") } else { digits }
 }
 
 pub fn optional(found: Option<f64>) -> String {
@@ -20,6 +22,11 @@ pub fn optional(found: Option<f64>) -> String {
 /// With its sign, so that changes are seen as such.
 pub fn signed(value: f64) -> String {
     format!("{value:+.4}").replace('-', "−")
+}
+
+/// A change in parts of a hundred, with its sign.
+pub fn signed_percent(change: f64) -> String {
+    format!("{:+.1} %", 100.0 * change).replace('-', "−")
 }
 
 pub fn percent(share: f64) -> String {

@@ -57,6 +57,7 @@ impl Chart<'_> {
         let points = || drawn.iter().flat_map(|series| &series.points);
         let (xs, ys) =
             (range(points().map(|point| point.0), 0.0), range(points().map(|point| point.1).chain(self.baseline), 0.05));
+        let with_dots = drawn.iter().all(|series| series.points.len() <= MOST_DOTS);
         picture(SIZE, |area| {
             let mut chart = ChartBuilder::on(area)
                 .margin_top(16)
@@ -85,9 +86,9 @@ impl Chart<'_> {
                 chart.draw_series([line]).map_err(failed)?;
             }
             for series in drawn {
-                let style = ShapeStyle::from(Ink::Series(series.number).mark()).stroke_width(3);
+                let style = ShapeStyle::from(Ink::Series(series.number).mark()).stroke_width(if with_dots { 3 } else { 2 });
                 chart.draw_series(LineSeries::new(series.points.iter().copied(), style)).map_err(failed)?;
-                if series.points.len() <= MOST_DOTS {
+                if with_dots || series.points.len() == 1 {
                     let dots = series.points.iter().map(|&point| Circle::new(point, 5, style.filled()));
                     chart.draw_series(dots).map_err(failed)?;
                 }

@@ -15,7 +15,8 @@ const WIDTH: u32 = 1900;
 const NAMES: i32 = 300;
 const ROW: i32 = 38;
 const TOP: i32 = 44;
-const TICKS: u32 = 8;
+/// Most lines across.
+const TICKS: f64 = 10.0;
 
 /// A box; times in microseconds.
 pub struct Mark {
@@ -56,8 +57,9 @@ impl Timeline {
                 area.draw(&PathElement::new(points, ShapeStyle::from(ink.mark()).stroke_width(width))).map_err(failed)
             };
             let write = |text: String, at: (i32, i32), side| area.draw(&Text::new(text, at, style(side))).map_err(failed);
-            for tick in 0..=TICKS {
-                let time = self.from + span * f64::from(tick) / f64::from(TICKS);
+            let step = step(span);
+            for tick in (self.from / step).ceil() as i64..=(self.to / step).floor() as i64 {
+                let time = tick as f64 * step;
                 line([(x(time), TOP - 8), (x(time), height)], Ink::Grid, 1)?;
                 write(short(time / 1e3), (x(time), 18), HPos::Center)?;
             }
@@ -77,9 +79,22 @@ impl Timeline {
     }
 }
 
+/// 1, 2 or 5 times a power of ten, such that few ticks fill the span.
+fn step(span: f64) -> f64 {
+    let rough = span / TICKS;
+    let power = 10f64.powf(rough.log10().floor());
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| factor * power >= rough).unwrap_or(10.0);
+    factor * power
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_are_round() {
+        assert_eq!([step(1000.0), step(1800.0), step(7.0)], [100.0, 200.0, 1.0]);
+    }
 
     #[test]
     fn a_quantum_is_a_box_and_a_wait_a_line() {

@@ -60,6 +60,12 @@ impl<'a> Groups<'a> {
         let metrics: Vec<Metric> = runs.filter_map(|run| run.primary(task)).collect();
         metrics.first().copied().filter(|first| metrics.iter().all(|metric| metric == first))
     }
+
+    /// The mean of the primary metrics: an error where all of them are.
+    pub fn mean_metric(&self) -> Metric {
+        let metrics: Vec<Metric> = self.tasks.iter().filter_map(|task| self.metric(task)).collect();
+        Metric { name: "mean", is_error: !metrics.is_empty() && metrics.iter().all(|metric| metric.is_error) }
+    }
 }
 
 fn differing(settings: &[&BTreeMap<&str, &str>]) -> Vec<String> {

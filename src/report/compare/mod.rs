@@ -24,7 +24,7 @@ const SECTIONS: [(&str, &str, Body); 6] = [
     ("paired", "Paired differences", paired::body),
     ("before", "Before and after", before::body),
     ("curves", "Curves", curves::body),
-    ("keys", "What the configurations differ in", keys::body),
+    ("keys", "Differing keys", keys::body),
 ];
 
 pub fn all(runs: &[Run]) -> Result<Vec<Section>> {

@@ -30,16 +30,10 @@ pub fn body(_: &[Run], groups: &Groups) -> Result<Markup> {
                 tbody { @for task in &groups.tasks {
                     (row(task, groups.metric(task), first, &compared, |run| run.scores(task).last().map(|score| score.1)))
                 } }
-                tfoot { (row("mean", mean_metric(groups), first, &compared, last_mean)) }
+                tfoot { (row("mean", Some(groups.mean_metric()), first, &compared, last_mean)) }
             }
         }
     })
-}
-
-/// The mean of the primary metrics: an error where all of them are.
-fn mean_metric(groups: &Groups) -> Option<Metric> {
-    let metrics: Vec<Metric> = groups.tasks.iter().filter_map(|task| groups.metric(task)).collect();
-    Some(Metric { name: "mean", is_error: !metrics.is_empty() && metrics.iter().all(|metric| metric.is_error) })
 }
 
 /// Seeds of both groups.

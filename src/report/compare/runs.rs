@@ -12,7 +12,7 @@ pub fn body(runs: &[Run], groups: &Groups) -> Result<Markup> {
         p {
             (runs.len()) " runs in " (groups.all.len()) " group" @if groups.all.len() != 1 { "s" }
             ": runs whose configuration differs in seed and name only are of one group. "
-            "`taskloom report RUN_DIR` with one of them shows its conflicts, weights, schedule, memory and faults."
+            code { "taskloom report RUN_DIR" } " shows one run whole: its conflicts, weights, schedule, memory and faults."
         }
         div.scroll {
             table {

@@ -19,7 +19,7 @@ pub fn body(runs: &[Run], groups: &Groups) -> Result<Markup> {
                 tbody {
                     @for task in &groups.tasks { (row(task, groups.metric(task), groups, |run| run.scores(task).last().map(|score| score.1))) }
                 }
-                tfoot { (row("mean", None, groups, last_mean)) }
+                tfoot { (row("mean", Some(groups.mean_metric()), groups, last_mean)) }
             }
         }
     })
@@ -37,7 +37,7 @@ fn row(task: &str, metric: Option<Metric>, groups: &Groups, of: impl Fn(&Run) ->
     html! {
         tr {
             th scope="row" { (task) }
-            td { (metric.map_or("", |metric| metric.name)) @if metric.is_some_and(|metric| metric.is_error) { " (lower is better)" } }
+            td { @if task != metric.map_or("", |metric| metric.name) { (metric.map_or("", |metric| metric.name)) } @if metric.is_some_and(|metric| metric.is_error) { " (lower is better)" } }
             @for spread in &spreads {
                 @match spread {
                     Some(spread) => td.n.best[groups.all.len() > 1 && Some(spread.mean) == best] { (written(spread)) },

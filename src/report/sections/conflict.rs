@@ -25,8 +25,8 @@ pub fn body(run: &Run) -> Result<Markup> {
             "Two tasks conflict in a round where the cosine of their gradients is negative. "
             (count(conflicts.lines, "round")) " of the run " (if conflicts.lines == 1 { "was" } else { "were" }) " recorded (observe.conflict_every)."
         }
-        (heat::map(run))
         div.charts {
+            (heat::map(run))
             (single("Share of pairs that conflict, whole encoder", &conflicts.share, Some(0.0))?)
             (blocks(run)?)
         }

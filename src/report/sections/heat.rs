@@ -40,7 +40,7 @@ pub fn map(run: &Run) -> Markup {
     let rounds: Vec<u64> = maps.iter().map(|map| map.round).collect();
     let Some(last) = parts[0].last() else { return html! {} };
     html! {
-        div.heat {
+        div.heat.large[tasks.len() > WRITTEN] {
             div.controls {
                 @if !blocks.is_empty() {
                     label { "Block " select {

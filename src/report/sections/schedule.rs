@@ -16,7 +16,7 @@ use crate::report::lines::TaskEnd;
 use crate::report::words::{count, missing, percent, time};
 
 /// Boxes of the picture, and tasks with a row in it.
-const MOST_MARKS: usize = 400;
+const MOST_MARKS: usize = 240;
 const MOST_ROWS: usize = 32;
 
 pub fn body(run: &Run) -> Result<Markup> {

@@ -11,7 +11,7 @@ use crate::report::words::{missing, time};
 const SHOWN: usize = 10;
 
 /// Names of tasks that share a quantum; the others are counted.
-const NAMED: usize = 4;
+const NAMED: usize = 6;
 
 /// A quantum with those it belonged to.
 struct Slow<'a> {
