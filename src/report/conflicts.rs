@@ -11,6 +11,7 @@ const STEPS: usize = 30;
 /// Blocks with a curve of their own.
 const MOST_BLOCKS: usize = 256;
 
+#[derive(Default)]
 pub struct Conflicts {
     /// Lines read.
     pub lines: u64,
@@ -18,8 +19,8 @@ pub struct Conflicts {
     pub share: Curve,
     pub block_shares: BTreeMap<String, Curve>,
     pub tasks: BTreeMap<String, TaskConflicts>,
-    /// The lines themselves, for the heat map.
-    kept: Thinned<Vec<u8>>,
+    /// The lines themselves, for the heat map, if there is to be one.
+    kept: Option<Thinned<Vec<u8>>>,
 }
 
 #[derive(Default)]
@@ -47,19 +48,11 @@ impl Pair {
     }
 }
 
-impl Default for Conflicts {
-    fn default() -> Self {
-        Self {
-            lines: 0,
-            share: Curve::default(),
-            block_shares: BTreeMap::new(),
-            tasks: BTreeMap::new(),
-            kept: Thinned::new(STEPS),
-        }
-    }
-}
-
 impl Conflicts {
+    pub fn new(with_maps: bool) -> Self {
+        Self { kept: with_maps.then(|| Thinned::new(STEPS)), ..Self::default() }
+    }
+
     /// `text` is the line itself.
     pub fn add(&mut self, line: &Conflict, text: &[u8]) {
         let x = line.round as f64;
@@ -67,7 +60,9 @@ impl Conflicts {
         // A task alone has nobody to conflict with.
         if line.tasks.len() > 1 {
             self.share.add(x, line.share.unwrap_or(f64::NAN));
-            self.kept.add(text.to_vec());
+            if let Some(kept) = &mut self.kept {
+                kept.add(text.to_vec());
+            }
         }
         for (block, share) in line.blocks.iter().filter(|_| line.tasks.len() > 1) {
             if self.block_shares.len() < MOST_BLOCKS || self.block_shares.contains_key(block) {
@@ -95,7 +90,7 @@ impl Conflicts {
 
     /// The lines that the heat map shows, in order.
     pub fn maps(&self) -> Vec<ConflictMaps> {
-        self.kept.clone().into_kept().iter().filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        self.kept.iter().flat_map(Thinned::kept).filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 }
 
@@ -137,7 +132,7 @@ mod tests {
 
     #[test]
     fn it_is_counted_who_opposes_whom_and_who_yields() {
-        let mut conflicts = Conflicts::default();
+        let mut conflicts = Conflicts::new(true);
         for (round, cosine) in [-0.5, -0.25, 0.25].into_iter().enumerate() {
             let (line, text) = line(round as u64, cosine);
             conflicts.add(&line, &text);

@@ -49,8 +49,10 @@ impl Curve {
         self.stride *= 2;
     }
 
+    /// Without a last point that has hardly begun: it would scatter more than the others.
     pub fn points(&self) -> Vec<(f64, f64)> {
-        self.points.iter().map(|point| (point.x / point.count as f64, point.y / point.count as f64)).collect()
+        let has_begun = |point: &&Point| 2 * point.count >= self.stride;
+        self.points.iter().filter(has_begun).map(|point| (point.x / point.count as f64, point.y / point.count as f64)).collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -102,9 +104,8 @@ impl<T> Thinned<T> {
         }
     }
 
-    pub fn into_kept(mut self) -> Vec<T> {
-        self.kept.extend(self.last);
-        self.kept
+    pub fn kept(&self) -> impl Iterator<Item = &T> {
+        self.kept.iter().chain(&self.last)
     }
 }
 
@@ -137,7 +138,7 @@ mod tests {
         for count in [1, 2, 39, 40, 41, 1000] {
             let mut thinned = Thinned::new(20);
             (0..count).for_each(|number| thinned.add(number));
-            let kept = thinned.into_kept();
+            let kept: Vec<i32> = thinned.kept().copied().collect();
             assert!(kept.len() <= 41 && kept.is_sorted(), "{kept:?}");
             assert_eq!((kept[0], kept[kept.len() - 1]), (0, count - 1));
         }

@@ -20,19 +20,20 @@ pub struct Run {
     /// Where values that are no defaults were written, by key; none where the run did not say.
     pub origins: Option<BTreeMap<String, String>>,
     pub history: History,
-    /// None without a trace.json.
+    /// None without a trace.json, or where it is not shown.
     pub tracks: Option<Tracks>,
 }
 
 impl Run {
-    pub fn read(folder: &Path) -> Result<Self> {
+    /// `alone`: the page is about this run only, and shows its trace and the matrices of its conflicts.
+    pub fn read(folder: &Path, alone: bool) -> Result<Self> {
         if !folder.join("config.toml").is_file() {
             bail!("{} is no run folder: it has no config.toml", folder.display());
         }
         let whole = folder.canonicalize().with_context(|| format!("cannot open {}", folder.display()))?;
         let name = whole.file_name().map_or_else(|| "/".to_owned(), |name| name.to_string_lossy().into_owned());
         let settings = stored_settings(&folder.join("config.toml"))?;
-        let history = History::read(&folder.join("metrics.jsonl"))?;
+        let history = History::read(&folder.join("metrics.jsonl"), alone)?;
         let origins = match text(&folder.join("origins.json"))? {
             Some(text) => {
                 let context = || format!("{} is no list of origins", folder.join("origins.json").display());
@@ -40,7 +41,8 @@ impl Run {
             }
             None => None,
         };
-        let tracks = text(&folder.join("trace.json"))?.map(|text| Tracks::read(&text));
+        let trace = if alone { text(&folder.join("trace.json"))? } else { None };
+        let tracks = trace.map(|text| Tracks::read(&text));
         Ok(Self { name, settings, origins, history, tracks })
     }
 

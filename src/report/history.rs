@@ -63,9 +63,9 @@ pub struct TaskRounds {
 
 impl History {
     /// Reads metrics.jsonl. A last line without its end is left out: a killed process leaves one. A file that is not there yet
-    /// is empty.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut history = Self::default();
+    /// is empty. `with_maps`: the matrices of conflicts are kept.
+    pub fn read(path: &Path, with_maps: bool) -> Result<Self> {
+        let mut history = Self { conflicts: Conflicts::new(with_maps), ..Self::default() };
         let context = || format!("cannot read {}", path.display());
         let file = match File::open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(history),
@@ -194,7 +194,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, text).unwrap();
-        History::read(&path)
+        History::read(&path, true)
     }
 
     const ROUND: &str =

@@ -17,6 +17,7 @@ mod words;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
 
 use folder::Run;
 
@@ -30,7 +31,8 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
         }
         seen.push(whole);
     }
-    let runs = folders.iter().map(|folder| Run::read(folder)).collect::<Result<Vec<Run>>>()?;
+    let alone = folders.len() == 1;
+    let runs = folders.par_iter().map(|folder| Run::read(folder, alone)).collect::<Result<Vec<Run>>>()?;
     match &runs[..] {
         [run] => page::write(&run.name, &sections::all(run)?),
         runs => page::write(&format!("{} runs", runs.len()), &compare::all(runs)?),

@@ -91,12 +91,15 @@ fn labels(settings: &[&BTreeMap<&str, &str>], keys: &[String], name: &str) -> Ve
 }
 
 fn label(settings: &BTreeMap<&str, &str>, keys: &[&String]) -> String {
+    let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
+    let is_unique = |key: &str| keys.iter().filter(|other| last(other) == last(key)).count() == 1;
+    let short = |key: &str| last(key).filter(|_| is_unique(key)).unwrap_or_else(|| key.to_owned());
     let one = |key: &&String| {
         let value = settings.get(key.as_str()).copied().unwrap_or("not set").trim_matches('"');
         match key.as_str() {
             // What it is a method of goes without saying.
             "surgery.method" => value.to_owned(),
-            key => format!("{} {value}", key.rsplit('.').next().unwrap_or(key)),
+            key => format!("{} {value}", short(key)),
         }
     };
     let label = keys.iter().map(one).collect::<Vec<_>>().join(", ");
@@ -149,6 +152,8 @@ mod tests {
         assert_eq!(keys, ["surgery.method", "surgery.order"]);
         assert_eq!(labels(&settings, &keys, "x"), ["pcgrad", "sum"]);
         assert_eq!(labels(&settings[..1], &[], "x"), ["x"]);
+        let both = ["a.x", "b.x"].map(str::to_owned);
+        assert_eq!(label(&BTreeMap::from([("a.x", "1"), ("b.x", "2")]), &[&both[0], &both[1]]), "a.x 1, b.x 2");
         let longer = BTreeMap::from([("surgery.method", "\"sum\""), ("train.epochs", "3.0")]);
         let settings = [&other, &longer];
         assert_eq!(labels(&settings, &differing(&settings), "x"), ["epochs 2.0", "epochs 3.0"]);
