@@ -208,7 +208,7 @@ fn several_runs_stand_side_by_side() {
     assert!(row.contains(&format!("{mean:.4} ± {deviation:.4}").replace('-', "−")), "{row}: {mean} {deviation}");
     let difference = (0..3).map(|seed| last(&runs[3 + seed]) - scores[seed]).sum::<f64>() / 3.0;
     let row = page.all("#paired tbody tr")[0].text().collect::<Vec<_>>().concat();
-    assert!(row.contains(&format!("{difference:+.4}").replace('-', "−")), "{row}: {difference}");
+    assert!(row.contains(&format!("{:.4} ± ", difference.abs())), "{row}: {difference}");
     let keys: Vec<String> = page.all("#keys tbody th").iter().map(|key| key.text().collect()).collect();
     assert!(keys.contains(&"surgery.method".to_owned()) && keys.iter().all(|key| key.starts_with("surgery.")), "{keys:?}");
     // A line of each run in each of the overlaid charts.

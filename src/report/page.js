@@ -10,21 +10,22 @@
     const rows = [...heat.querySelectorAll("tbody tr")].map((row) => [...row.querySelectorAll("td")]);
     const names = [...heat.querySelectorAll("tbody th")].map((name) => name.dataset.name);
     const readout = heat.querySelector(".readout");
-    let chosen = null;
+    let chosen = null, scale = 1;
 
-    const cosine = (value) => (value === null ? "not together" : (value / 1000).toFixed(3).replace("-", "\u2212"));
+    const cosine = (value) => (value === null ? "not together" : (value / data.one).toFixed(4).replace("-", "\u2212"));
     const paint = (cell, value) => {
       cell.classList.toggle("none", value === null);
-      cell.style.setProperty("--v", value === null ? 0 : value / 1000 / data.scale);
-      if (data.written) cell.textContent = value === null ? "" : (value / 1000).toFixed(2).replace("-", "\u2212");
+      cell.style.setProperty("--v", value === null ? 0 : Math.max(-1, Math.min(1, value / data.one / scale)));
+      if (data.written) cell.textContent = value === null ? "" : (value / data.one).toFixed(2).replace("-", "\u2212");
       cell.dataset.value = cosine(value);
     };
     const tell = () => {
       if (chosen) readout.textContent = `${names[chosen[0]]} and ${names[chosen[1]]}: ${rows[chosen[0]][chosen[1]].dataset.value}`;
     };
     const show = () => {
-      const step = Number(slider.value);
-      const values = data.parts[part ? part.selectedIndex : 0][step];
+      const step = Number(slider.value), number = part ? part.selectedIndex : 0;
+      const values = data.parts[number][step];
+      scale = data.scales[number];
       let at = 0;
       for (let i = 0; i < rows.length; i++) {
         for (let j = i + 1; j < rows.length; j++) {
@@ -33,6 +34,7 @@
           paint(rows[j][i], value);
         }
       }
+      for (const end of heat.querySelectorAll(".scale .end")) end.textContent = scale;
       heat.querySelector(".round").textContent = data.rounds[step];
       heat.querySelector(".part").textContent = part ? part.value : data.whole;
       tell();

@@ -12,7 +12,7 @@ pub fn value(value: f64) -> String {
         _ if size >= 100.0 => format!("{size:.1}"),
         _ => format!("{size:.4}"),
     };
-    if value < 0.0 { format!("−{digits}") } else { digits }
+    if value < 0.0 { with_sign(value, digits) } else { digits }
 }
 
 pub fn optional(found: Option<f64>) -> String {
@@ -21,12 +21,22 @@ pub fn optional(found: Option<f64>) -> String {
 
 /// With its sign, so that changes are seen as such.
 pub fn signed(value: f64) -> String {
-    format!("{value:+.4}").replace('-', "−")
+    with_sign(value, format!("{:.4}", value.abs()))
+}
+
+/// A size with the sign of its value; none where nothing is left of it.
+fn with_sign(value: f64, size: String) -> String {
+    let sign = match value {
+        _ if !size.contains(|digit: char| matches!(digit, '1'..='9')) => "",
+        _ if value < 0.0 => "−",
+        _ => "+",
+    };
+    format!("{sign}{size}")
 }
 
 /// A change in parts of a hundred, with its sign.
 pub fn signed_percent(change: f64) -> String {
-    format!("{:+.1} %", 100.0 * change).replace('-', "−")
+    with_sign(change, format!("{:.1} %", 100.0 * change.abs()))
 }
 
 pub fn percent(share: f64) -> String {
@@ -84,6 +94,10 @@ mod tests {
     fn numbers_are_written_for_people() {
         assert_eq!([value(0.123_456), value(250.06), value(2e-5), value(0.0)], ["0.1235", "250.1", "2.00e-5", "0.0000"]);
         assert_eq!([time(12.0), time(1500.0), time(2e6), time(1.2e8)], ["12 µs", "1.50 ms", "2.00 s", "2.0 min"]);
+        assert_eq!(
+            [signed(1e-9), signed_percent(-1e-9), signed_percent(0.25), value(-1.0)],
+            ["0.0000", "0.0 %", "+25.0 %", "−1.0000"]
+        );
         assert_eq!([signed(-0.5), count(1, "round"), count(2, "round")], ["−0.5000", "1 round", "2 rounds"]);
     }
 

@@ -65,10 +65,13 @@ fn row(task: &str, metric: Option<Metric>, first: &Group, others: &[&Group], of:
 
 fn cell(differences: &[f64], metric: Option<Metric>) -> Markup {
     let Some(spread) = Spread::of(differences) else { return html! { td.n { "–" } } };
-    let is_better =
-        |difference: f64| metric.is_some_and(|metric| if metric.is_error { difference < 0.0 } else { difference > 0.0 });
+    // As many digits as are written.
+    let is_equal = |difference: f64| difference.abs() < 5e-5;
+    let is_better = |difference: f64| {
+        !is_equal(difference) && metric.is_some_and(|metric| if metric.is_error { difference < 0.0 } else { difference > 0.0 })
+    };
     let better = differences.iter().filter(|difference| is_better(**difference)).count();
-    let worse = spread.mean != 0.0 && !is_better(spread.mean);
+    let worse = !is_equal(spread.mean) && !is_better(spread.mean);
     html! {
         td.n.better[is_better(spread.mean)].worse[metric.is_some() && worse] {
             (signed(spread.mean))

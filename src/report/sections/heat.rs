@@ -20,7 +20,10 @@ const MOST_NUMBERS: usize = 250_000;
 
 const WHOLE: &str = "whole encoder";
 
-/// Cosines of the pairs (i, j), i < j, row by row, in thousandths; none where the two were not together.
+/// A cosine of one.
+const ONE: f64 = 10_000.0;
+
+/// Cosines of the pairs (i, j), i < j, row by row, as parts of [`ONE`]; none where the two were not together.
 type Cells = Vec<Option<i32>>;
 
 pub fn map(run: &Run) -> Markup {
@@ -34,9 +37,7 @@ pub fn map(run: &Run) -> Markup {
     let maps = spread(&maps, most);
     let parts: Vec<Vec<Cells>> =
         std::iter::once("").chain(blocks.iter().copied()).map(|part| steps(&maps, part, &tasks)).collect();
-    let largest = parts.iter().flatten().flatten().flatten().map(|cosine| cosine.abs()).max().unwrap_or(0);
-    // The colours span the cosines that occur, in tenths.
-    let scale = (f64::from(largest) / 100.0).ceil().max(1.0) / 10.0;
+    let scales: Vec<f64> = parts.iter().map(|steps| scale(steps)).collect();
     let rounds: Vec<u64> = maps.iter().map(|map| map.round).collect();
     let Some(last) = parts[0].last() else { return html! {} };
     html! {
@@ -51,13 +52,13 @@ pub fn map(run: &Run) -> Markup {
                 label.slider { "Round " input type="range" min="0" max=(rounds.len() - 1) value=(rounds.len() - 1) step="1"; }
             }
             p.caption { "Cosines of gradients, moving mean up to round " b.round { (rounds.last().copied().unwrap_or(0)) } ", " b.part { (WHOLE) } }
-            (table(&tasks, last, scale))
-            (scale_bar(scale))
+            (table(&tasks, last, scales[0]))
+            (scale_bar(scales[0]))
             p.readout aria-live="polite" {}
             @if run.history.tasks().len() > tasks.len() {
                 p.note { "The " (tasks.len()) " of " (run.history.tasks().len()) " tasks that conflict most." }
             }
-            script type="application/json" { (PreEscaped(data(&rounds, &parts, scale, tasks.len() <= WRITTEN))) }
+            script type="application/json" { (PreEscaped(data(&rounds, &parts, &scales, tasks.len() <= WRITTEN))) }
         }
     }
 }
@@ -75,6 +76,15 @@ fn shown_tasks(run: &Run) -> Vec<String> {
         tasks.retain(|task| most.contains(task));
     }
     tasks
+}
+
+/// Where the colours end: 1, 2 or 5 times a power of ten that nearly all cosines of the part are within. The first steps, which are
+/// means of few rounds, would make the others pale.
+fn scale(steps: &[Cells]) -> f64 {
+    let mut sizes: Vec<i32> = steps.iter().flatten().flatten().map(|cosine| cosine.abs()).collect();
+    sizes.sort_unstable();
+    let most = sizes.get(sizes.len() * 95 / 100).copied().unwrap_or(0);
+    [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].into_iter().find(|scale| ONE * scale >= f64::from(most)).unwrap_or(1.0)
 }
 
 /// At most so many, evenly spread, the last one among them.
@@ -96,7 +106,7 @@ fn cells(map: &Map, present: &[String], tasks: &[String]) -> Cells {
     let cosine = |one: &String, other: &String| {
         let (i, j) = (places.get(one.as_str())?, places.get(other.as_str())?);
         let cosine = (*map.mean_cosines.get(*i)?.get(*j)?)?;
-        Some((1000.0 * cosine.clamp(-1.0, 1.0)).round() as i32)
+        Some((ONE * cosine.clamp(-1.0, 1.0)).round() as i32)
     };
     tasks.iter().enumerate().flat_map(|(i, one)| tasks[i + 1..].iter().map(move |other| cosine(one, other))).collect()
 }
@@ -127,21 +137,25 @@ fn table(tasks: &[String], cells: &Cells, scale: f64) -> Markup {
 
 fn coloured(cosine: Option<i32>, scale: f64, written: bool) -> Markup {
     let Some(cosine) = cosine else { return html! { td.none {} } };
-    let cosine = f64::from(cosine) / 1000.0;
+    let cosine = f64::from(cosine) / ONE;
     html! {
-        td style=(format!("--v:{:.3}", cosine / scale)) { @if written { (format!("{cosine:.2}").replace('-', "−")) } }
+        td style=(format!("--v:{:.3}", (cosine / scale).clamp(-1.0, 1.0))) { @if written { (format!("{cosine:.2}").replace('-', "−")) } }
     }
 }
 
 fn scale_bar(scale: f64) -> Markup {
     html! {
-        p.scale { span { "−" (scale) " conflict" } span.bar aria-hidden="true" {} span { "agreement +" (scale) } }
+        p.scale {
+            span { "conflict −" span.end { (scale) } } span.bar aria-hidden="true" {} span { "+" span.end { (scale) } " agreement" }
+        }
     }
 }
 
 /// For the script: no names, so that nothing in it has to be escaped.
-fn data(rounds: &[u64], parts: &[Vec<Cells>], scale: f64, written: bool) -> String {
-    let mut text = format!("{{\"scale\":{scale},\"written\":{written},\"whole\":\"{WHOLE}\",\"rounds\":{rounds:?},\"parts\":[");
+fn data(rounds: &[u64], parts: &[Vec<Cells>], scales: &[f64], written: bool) -> String {
+    let mut text = format!(
+        "{{\"one\":{ONE},\"scales\":{scales:?},\"written\":{written},\"whole\":\"{WHOLE}\",\"rounds\":{rounds:?},\"parts\":["
+    );
     for (number, steps) in parts.iter().enumerate() {
         text += if number == 0 { "[" } else { ",[" };
         for (step, cells) in steps.iter().enumerate() {
@@ -166,15 +180,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn colours_span_the_cosines_that_occur() {
+        let cells = |cosine: i32| vec![Some(cosine), Some(-cosine), None];
+        assert_eq!([scale(&[cells(30)]), scale(&[cells(600)]), scale(&[cells(9000)]), scale(&[])], [0.01, 0.1, 1.0, 0.01]);
+        let mut steps = vec![cells(300); 60];
+        steps.push(cells(8000));
+        assert_eq!(scale(&steps), 0.05);
+    }
+
+    #[test]
     fn cells_are_the_pairs_of_the_shown_tasks() {
         let mean_cosines = vec![vec![Some(1.0), Some(-0.25)], vec![Some(-0.25), Some(1.0)]];
         let present = ["c", "a"].map(str::to_owned);
         let tasks = ["a", "b", "c"].map(str::to_owned);
         let found = cells(&Map { mean_cosines }, &present, &tasks);
-        assert_eq!(found, [None, Some(-250), None]);
+        assert_eq!(found, [None, Some(-2500), None]);
         let html = table(&tasks, &found, 0.5).into_string();
         assert_eq!((html.matches("--v:-0.500").count(), html.matches("td class=\"none\"").count()), (2, 4), "{html}");
-        let data: serde_json::Value = serde_json::from_str(&data(&[3], &[vec![found]], 0.5, true)).unwrap();
-        assert_eq!(data["parts"], serde_json::json!([[[null, -250, null]]]));
+        let data: serde_json::Value = serde_json::from_str(&data(&[3], &[vec![found]], &[0.5], true)).unwrap();
+        assert_eq!(data["parts"], serde_json::json!([[[null, -2500, null]]]));
     }
 }
