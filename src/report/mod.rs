@@ -34,6 +34,7 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
     let alone = folders.len() == 1;
     let runs = folders.par_iter().map(|folder| Run::read(folder, alone)).collect::<Result<Vec<Run>>>()?;
     match &runs[..] {
+        [] => bail!("no run folder is given"),
         [run] => page::write(&run.name, &sections::all(run)?),
         runs => page::write(&format!("{} runs", runs.len()), &compare::all(runs)?),
     }

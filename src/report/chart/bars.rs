@@ -18,7 +18,7 @@ const VALUES: f64 = 170.0;
 const BAR: u32 = 30;
 const GAP: u32 = 16;
 /// Letters of a name that fit.
-const MOST_LETTERS: usize = 20;
+const MOST_LETTERS: usize = 18;
 
 pub struct Row {
     pub name: String,
@@ -48,7 +48,7 @@ impl Bars<'_> {
             return Ok(html! {});
         }
         let drawn = self.draw()?;
-        Ok(html! { figure.chart { figcaption { (self.title) } (drawn) } })
+        Ok(html! { figure.chart.bars { figcaption { (self.title) } (drawn) } })
     }
 
     fn draw(&self) -> Result<Markup> {

@@ -41,15 +41,22 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("cannot draw a chart: {error}")
 }
 
-/// A range that holds all values, widened where it is empty.
+/// Values beyond are drawn at the edge.
+const LARGEST: f64 = 1e100;
+
+/// A range that holds all values, widened where it is too narrow to be divided.
 fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
-    let (low, high) = values
-        .filter(|value| value.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let values = values.filter(|value| value.is_finite()).map(|value| value.clamp(-LARGEST, LARGEST));
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {
         return 0.0..1.0;
     }
-    let room = if high > low { margin * (high - low) } else { (0.1 * high.abs()).max(0.5 * margin.max(0.02)) };
+    let size = low.abs().max(high.abs());
+    let room = match high - low {
+        width if width > (1e-9 * size).max(1.0 / LARGEST) => margin * width,
+        _ if size > 1.0 / LARGEST => 0.1 * size,
+        _ => 0.5,
+    };
     low - room..high + room
 }
 
@@ -88,9 +95,10 @@ mod tests {
 
     #[test]
     fn a_range_is_never_empty() {
-        for values in [&[][..], &[2.0], &[0.0, 0.0], &[f64::NAN, 1.0]] {
+        let narrow = [1.0, 1.0 + f64::EPSILON];
+        for values in [&[][..], &[2.0], &[0.0, 0.0], &[f64::NAN, 1.0], &narrow, &[f64::MAX, f64::MIN]] {
             let range = range(values.iter().copied(), 0.05);
-            assert!(range.start < range.end, "{values:?}");
+            assert!(range.end - range.start > 1e-4 && (range.end - range.start).is_finite(), "{values:?}");
         }
     }
 }

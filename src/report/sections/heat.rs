@@ -28,7 +28,7 @@ type Cells = Vec<Option<i32>>;
 
 pub fn map(run: &Run) -> Markup {
     let tasks = shown_tasks(run);
-    let pairs = tasks.len() * (tasks.len() - 1) / 2;
+    let pairs = pairs(tasks.len());
     let maps = run.history.conflicts.maps();
     let mut blocks: Vec<&str> =
         maps.iter().flat_map(|map| map.blocks.keys()).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
@@ -61,6 +61,10 @@ pub fn map(run: &Run) -> Markup {
             script type="application/json" { (PreEscaped(data(&rounds, &parts, &scales, tasks.len() <= WRITTEN))) }
         }
     }
+}
+
+fn pairs(tasks: usize) -> usize {
+    tasks * tasks.saturating_sub(1) / 2
 }
 
 /// In the run's order.
@@ -97,7 +101,7 @@ fn spread(maps: &[ConflictMaps], most: usize) -> Vec<&ConflictMaps> {
 /// The cells of a part of the encoder (the whole one has no name) at each step.
 fn steps(maps: &[&ConflictMaps], part: &str, tasks: &[String]) -> Vec<Cells> {
     let of = |map: &ConflictMaps| map.parts().find(|(name, _)| *name == part).map(|(_, found)| cells(found, &map.tasks, tasks));
-    let none = vec![None; tasks.len() * (tasks.len() - 1) / 2];
+    let none = vec![None; pairs(tasks.len())];
     maps.iter().map(|map| of(map).unwrap_or_else(|| none.clone())).collect()
 }
 
