@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, check, eval, export, methods, plan, predict, schema, simulate, surgery, train};
+use crate::commands::{bench, check, eval, export, methods, plan, predict, report, schema, simulate, surgery, train};
 use crate::failure::BAD_INPUT;
 use crate::observe;
 use crate::output;
@@ -37,6 +37,8 @@ enum Command {
     Predict(predict::Args),
     /// Write a trained transformer as a Hugging Face folder, with its heads
     Export(export::Args),
+    /// Write one HTML page about a run, or about several side by side; it needs no network
+    Report(report::Args),
     /// Solve surgery problems: JSON lines from stdin to stdout, or one Jacobian from a safetensors file
     Surgery(surgery::Args),
     /// Describe every surgery method and loss balancer
@@ -64,6 +66,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Eval(args) => eval::run(&args)?,
         Command::Predict(args) => predict::run(&args)?,
         Command::Export(args) => export::run(&args)?,
+        Command::Report(args) => report::run(&args)?,
         Command::Surgery(args) => surgery::run(&args)?,
         Command::Methods(args) => methods::run(&args)?,
         Command::Schema(args) => schema::run(&args)?,

@@ -16,6 +16,7 @@ pub mod observe;
 pub mod ops;
 pub mod output;
 pub mod random;
+pub mod report;
 pub mod schedule;
 pub mod simulate;
 pub mod suggest;

@@ -59,6 +59,7 @@ fn results_that_cannot_be_written_are_an_error() {
         &["eval", run],
         &["eval", run, "--json"],
         &["predict", run, "--task", "topic", "--text", "red"],
+        &["report", run],
         &["simulate", "configs/workloads/burst.toml"],
     ] {
         outcome(taskloom().args(words).stdout(full()).output()).failed(3, &[NO_SPACE]);

@@ -7,6 +7,7 @@ pub mod export;
 pub mod methods;
 pub mod plan;
 pub mod predict;
+pub mod report;
 pub mod schema;
 pub mod simulate;
 pub mod surgery;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::ConfigArgs;
 use crate::config::Config;
@@ -45,7 +46,7 @@ pub struct ResumeArgs {
 
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let resolved = super::check::load(&args.config.config, &args.config.sets)?;
-    let text = resolved.to_toml();
+    let (text, origins) = (resolved.to_toml(), json!(resolved.origins()));
     let mut config = resolved.config;
     Device::select(&config.run.device)?;
     set_threads(config.run.threads)?;
@@ -58,6 +59,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     pretrained::load(&config, &mut built.trainer, &console)?;
     let folder = RunFolder::create(args.run_dir.as_deref(), &config.run.out, &config.run.name)?;
     store_tokenizer(&corpus, &folder)?;
+    write_whole(&folder.origins(), &format!("{origins:#}\n"))?;
     // Last: a folder with a configuration is a run that can be resumed.
     write_whole(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));

@@ -9,6 +9,7 @@ mod change;
 mod checks;
 mod defaults;
 mod diagnostic;
+mod flat;
 mod freeze;
 mod json_schema;
 pub mod keys;
@@ -35,6 +36,7 @@ use anyhow::Context;
 
 pub use change::change;
 pub use diagnostic::{Diagnostic, Errors};
+pub use flat::{Settings, stored_settings};
 pub use freeze::frozen_blocks;
 pub use json_schema::{run_schema, workload_schema};
 pub use metrics::{is_error, metrics_of, usual_metrics};

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_resumed_bar_counts_new_rounds() {
         let mut console = Console::new();
-        console.show(&Event::Start { round: 50, rounds: 120, tasks: &["a"], device: "cpu", threads: 1, bytes: 0 });
+        console.show(&Event::Start { round: 50, rounds: 120, tasks: &["a"], device: "cpu", threads: 1, bytes: 0, buffers: &[] });
         assert_eq!((console.rounds.position(), console.rounds.length()), (0, Some(70)));
         console.rounds = rounds_bar(50, 120);
         let of_a = ByTask { tasks: &["a"], values: &[1.0] };

@@ -24,6 +24,8 @@ pub enum Event<'a> {
         device: &'a str,
         threads: usize,
         bytes: u64,
+        /// What the bytes are for, in the order of allocation: buffers on the run's device, if it has one.
+        buffers: &'a [BufferBytes],
     },
     Round(RoundEvent<'a>),
     /// Gradient conflicts of a round: in the whole encoder, then, where there are several, in each of its blocks.
@@ -149,6 +151,13 @@ pub enum Event<'a> {
         schedule: ScheduleEnd,
         tasks: Vec<TaskEnd>,
     },
+}
+
+/// A buffer of the run, as `plan --json` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BufferBytes {
+    pub name: String,
+    pub bytes: u64,
 }
 
 /// Conflicts of access on the encoder's parameters.

@@ -7,6 +7,7 @@ pub mod run_trace;
 pub mod tensorboard;
 pub mod timeline;
 pub mod trace;
+pub mod tracks;
 
 use std::collections::BTreeMap;
 use std::path::Path;

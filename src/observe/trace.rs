@@ -47,7 +47,7 @@ impl Kind {
 impl Kind {
     pub const ALL: [Kind; 5] = [Kind::Gradient, Kind::Commit, Kind::Evaluation, Kind::Checkpoint, Kind::Failure];
 
-    fn find(name: &str) -> Option<Self> {
+    pub(super) fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
@@ -69,8 +69,9 @@ pub struct Span {
     pub note: String,
 }
 
-const LANES: u32 = 1;
-const TASKS: u32 = 2;
+/// Process numbers of the tracks.
+pub(super) const LANES: u32 = 1;
+pub(super) const TASKS: u32 = 2;
 
 pub struct Trace {
     file: BufWriter<File>,

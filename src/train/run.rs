@@ -19,7 +19,7 @@ use crate::machine::Device;
 use crate::machine::memory::{Memory, peak_resident};
 use crate::observe::Observer;
 use crate::observe::console::Console;
-use crate::observe::event::{ByTask, Event, RoundEvent, Weights};
+use crate::observe::event::{BufferBytes, ByTask, Event, RoundEvent, Weights};
 use crate::observe::run_trace::RunTrace;
 use crate::observe::trace::Kind;
 use crate::schedule::order::{Order, Record};
@@ -65,6 +65,7 @@ pub struct Run<'a> {
     pub(super) objective: Objective,
     pub(super) started: Instant,
     bytes: u64,
+    buffers: Vec<BufferBytes>,
     /// By round, lines about times that an earlier process measured after the checkpoint this one began with.
     pub(super) recorded: BTreeMap<u64, Value>,
     pub(super) deadlines: Deadlines,
@@ -81,6 +82,7 @@ pub struct Run<'a> {
 pub struct Built {
     pub trainer: Trainer,
     bytes: u64,
+    buffers: Vec<BufferBytes>,
 }
 
 impl Built {
@@ -90,13 +92,15 @@ impl Built {
         // With a device the budget is the device's; what the host then maps and never writes takes no memory.
         let mut memory = if driver.is_some() { Memory::mapped() } else { Memory::new(config.memory.device) };
         let mut trainer = plan.trainer(config, &mut memory)?;
-        let mut bytes = memory.used();
+        let mut buffers = memory.buffers().to_vec();
         if let Some(driver) = driver {
-            bytes = plan.buffers(config)?.iter().map(|(_, bytes)| bytes).sum();
+            buffers = plan.buffers(config)?;
             trainer.accelerate(driver, &plan.limits, &plan.start)?;
             trainer.load_data(corpus)?;
         }
-        Ok(Self { trainer, bytes })
+        let bytes = buffers.iter().map(|(_, bytes)| bytes).sum();
+        let buffers = buffers.into_iter().map(|(name, bytes)| BufferBytes { name, bytes }).collect();
+        Ok(Self { trainer, bytes, buffers })
     }
 }
 
@@ -118,7 +122,7 @@ impl<'a> Run<'a> {
         mut observer: Observer,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let Built { trainer, bytes } = built;
+        let Built { trainer, bytes, buffers } = built;
         let objective = Objective::parse(&config.best.metric).context("best.metric cannot be read")?;
         let state = fresh_state(corpus, &trainer);
         let started = Instant::now();
@@ -141,6 +145,7 @@ impl<'a> Run<'a> {
             objective,
             started,
             bytes,
+            buffers,
             recorded,
             deadlines: Deadlines::new(corpus.tasks.iter().map(|task| task.settings.deadline_ms)),
             advanced: 1,
@@ -265,8 +270,8 @@ impl<'a> Run<'a> {
         let device = self.trainer.device_name();
         let device = device.as_str();
         let threads = rayon::current_num_threads();
-        let (round, rounds) = (self.state.round, self.plan.rounds);
-        self.observer.start(&Event::Start { round, rounds, tasks: &names, device, threads, bytes: self.bytes })
+        let (round, rounds, bytes) = (self.state.round, self.plan.rounds, self.bytes);
+        self.observer.start(&Event::Start { round, rounds, tasks: &names, device, threads, bytes, buffers: &self.buffers })
     }
 
     pub(super) fn is_finished(&self) -> bool {

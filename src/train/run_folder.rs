@@ -57,6 +57,11 @@ impl RunFolder {
         self.path.join("config.toml")
     }
 
+    /// Where the values of the configuration come from that are no defaults.
+    pub fn origins(&self) -> PathBuf {
+        self.path.join("origins.json")
+    }
+
     pub fn tokenizer(&self) -> PathBuf {
         self.path.join(TOKENIZER)
     }
