@@ -433,7 +433,7 @@ fn a_lost_device_leaves_the_last_checkpoint() {
     }
     let place = Place::new();
     for (config, sets, last) in
-        [(small(), vec!["surgery.method=gradvac"], 160), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 400)]
+        [(small(), vec!["surgery.method=gradvac"], 160), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 240)]
     {
         let reference = place.train(&config, &sets);
         let lost = folder_like(&reference, place.path(&format!("lost-{}", sets.len())));

@@ -105,9 +105,9 @@ const TABLES_OF_LAYER: usize = 2048;
 /// Bytes of what one part needs of a position: which of its tokens stand there.
 const TABLES_OF_POSITION: usize = 24;
 
-/// Bytes of what operations read of one token: its word and what hides it, its place, its key as token and as query, and the bounds of
-/// it all.
-const TABLES_OF_TOKEN: usize = 104;
+/// Bytes of what operations read of one token: its word, its place, its key as token and as query, and at worst a sequence of its own in
+/// lists that are up to twice as long.
+const TABLES_OF_TOKEN: usize = 192;
 
 impl Encoder for Transformer {
     fn hidden(&self) -> usize {

@@ -456,7 +456,8 @@ fn input_bytes(network: &Network, batches: usize, limits: &Limits) -> usize {
     let lists = encoder.table().map_or(0, |_| TableOnDevice::table_bytes(network, batches, limits));
     let features = if let Input::Features(columns) = encoder.reads() { 2 * pitch(columns) } else { 0 };
     let [input, own] = encoder.upload_bytes(limits);
-    4096 + limits.round_rows.max(limits.group_rows) * (features + input + 8 + 4 * widest + 400) + own + lists
+    // What the shortest tables have.
+    16_384 + limits.round_rows.max(limits.group_rows) * (features + input + 8 + 4 * widest + 400) + own + lists
 }
 
 /// Rates, weights, orders of visits, and the chunks of the heads.

@@ -14,13 +14,14 @@ use super::timers::RoundTimers;
 use super::upload::Upload;
 use crate::machine::driver::{Address, DeviceError, StreamId};
 use crate::machine::launch::Command;
-use crate::machine::tape::{Bytes, Tape, bytes_of};
+use crate::machine::tape::{Bytes, Tape};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::{self, Gradients};
 use crate::model::network::{Batch, Keep, Network, Part, Randomness, TokenRoom};
 use crate::model::spec::HeadKind;
 use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
+use crate::ops::buckets;
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
@@ -185,8 +186,7 @@ impl Accelerator {
             let sources = Sources::Packed { indexes, scales };
             tape.push(RowGradientsBackward { sources, out: table.gradients(indexes), dout: table.dinput });
             // For the update.
-            upload.table(bytes_of(&touched.slots));
-            upload.table(bytes_of(&touched.union.rows));
+            upload.table(buckets::table(&touched.slots, 0));
         }
         let gradients = self.gradients(touched, 0, work.tasks.len());
         products(&mut tape, work.network, work.blocks, work.tasks, &gradients, self.results.products(work.tasks.len()));

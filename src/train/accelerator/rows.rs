@@ -10,6 +10,7 @@ use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::Start;
 use crate::model::network::{Batch, Limits, Network};
 use crate::model::spec::{HeadKind, ModelSpec, TableSpec};
+use crate::ops::buckets;
 use crate::ops::embedding_bag::RowInit;
 use crate::ops::row_gradients::{RowGradients, RowIndex, Union, UnionOf, most_gram_partials};
 use crate::ops::row_index::RowLists;
@@ -91,7 +92,10 @@ impl TableOnDevice {
     pub fn table_bytes(network: &Network, batches: usize, limits: &Limits) -> usize {
         let rows = limits.round_rows.max(limits.group_rows).max(limits.tokens.round_tokens);
         let entries = limits.bag_entries.max(limits.tokens.round_tokens);
-        12 * rows + 12 * entries + 24 * gradient_rows(batches, limits) + 16 * union_rows(network, batches, limits) + 512
+        // With one bound more than there are items, and as long as tables are.
+        let list = |bytes: usize, count: usize| bytes * buckets::items(count + 1);
+        let (gradients, union) = (gradient_rows(batches, limits), union_rows(network, batches, limits));
+        12 * rows + list(12, entries) + list(16, gradients) + list(24, union) + 512
     }
 
     /// Most partial Gram matrices of a round.
