@@ -219,7 +219,9 @@ fn leftovers_are_removed() {
         std::fs::write(folder.join("model.safetensors"), "half").expect("can write");
     }
     std::fs::write(run.join(".writing-metrics.jsonl"), "half").expect("can write");
-    std::fs::copy(reference.join("config.toml"), run.join("config.toml")).expect("can copy");
+    for name in ["config.toml", "origins.json"] {
+        std::fs::copy(reference.join(name), run.join(name)).expect("can copy");
+    }
     resume(&run).ok();
     assert_same_run(&run, &reference, "leftovers");
 }

@@ -82,13 +82,16 @@ fn shown_tasks(run: &Run) -> Vec<String> {
     tasks
 }
 
-/// Where the colours end: 1, 2 or 5 times a power of ten that nearly all cosines of the part are within. The first steps, which are
+/// Where the colours end: a round number that nearly all cosines of the part are within. The first steps, which are
 /// means of few rounds, would make the others pale.
 fn scale(steps: &[Cells]) -> f64 {
     let mut sizes: Vec<i32> = steps.iter().flatten().flatten().map(|cosine| cosine.abs()).collect();
     sizes.sort_unstable();
     let most = sizes.get(sizes.len() * 95 / 100).copied().unwrap_or(0);
-    [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].into_iter().find(|scale| ONE * scale >= f64::from(most)).unwrap_or(1.0)
+    [0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 0.7]
+        .into_iter()
+        .find(|scale| ONE * scale >= f64::from(most))
+        .unwrap_or(1.0)
 }
 
 /// At most so many, evenly spread, the last one among them.
@@ -186,10 +189,10 @@ mod tests {
     #[test]
     fn colours_span_the_cosines_that_occur() {
         let cells = |cosine: i32| vec![Some(cosine), Some(-cosine), None];
-        assert_eq!([scale(&[cells(30)]), scale(&[cells(600)]), scale(&[cells(9000)]), scale(&[])], [0.01, 0.1, 1.0, 0.01]);
+        assert_eq!([scale(&[cells(30)]), scale(&[cells(600)]), scale(&[cells(9000)]), scale(&[])], [0.01, 0.07, 1.0, 0.01]);
         let mut steps = vec![cells(300); 60];
         steps.push(cells(8000));
-        assert_eq!(scale(&steps), 0.05);
+        assert_eq!(scale(&steps), 0.03);
     }
 
     #[test]
