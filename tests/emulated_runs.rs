@@ -498,6 +498,8 @@ fn sixteen_tasks_stay_within_a_tight_budget() {
         "eval.every=12",
         "eval.batch=8",
         "encoder.dropout=0",
+        // They do not give way.
+        "data.resident=device",
     ];
     let plan = |more: &[&str]| {
         let words: Vec<&str> = sets.iter().chain(more).flat_map(|set| ["--set", set]).collect();

@@ -107,7 +107,11 @@ impl Blocks {
         }
         // The longest are begun first, so that none is left alone at the end.
         [&mut large, &mut small].into_iter().for_each(|blocks| blocks.sort_by_key(|block| Reverse(block.work())));
-        [&mut large, &mut small].into_iter().for_each(fill);
+        // A block of the large kernel owns more rows than one of the small owns, and a sequence has one of these at most.
+        let owned = if owned == Owned::Queries { shape.queries } else { shape.keys };
+        let rows = owned.last().map_or(0, |&end| end as usize);
+        large.resize(rows / SMALL, NOTHING);
+        small.resize(owned.len() - 1, NOTHING);
         let count = large.len();
         large.append(&mut small);
         Self { all: large, large: count }
@@ -117,7 +121,7 @@ impl Blocks {
     fn of_long(shape: &Sequences) -> Self {
         let mut blocks = Self::new(shape, Owned::Queries).all;
         blocks.retain(|block| (block.keys[1] - block.keys[0]) as usize > LARGE);
-        fill(&mut blocks);
+        blocks.resize(buckets::items(blocks.len()), NOTHING);
         Self { large: blocks.len(), all: blocks }
     }
 
@@ -125,10 +129,6 @@ impl Blocks {
     fn parts(&self, table: Address) -> [(Address, usize); 2] {
         [(table, self.large), (table + (self.large * size_of::<Block>()) as Address, self.all.len() - self.large)]
     }
-}
-
-fn fill(blocks: &mut Vec<Block>) {
-    blocks.resize(buckets::items(blocks.len()), NOTHING);
 }
 
 /// A kernel for heads of 64 and 32 columns, without and with dropout.

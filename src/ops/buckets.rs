@@ -13,9 +13,9 @@ pub fn items(count: usize) -> usize {
     if count == 0 { 0 } else { count.next_power_of_two().max(LEAST) }
 }
 
-/// A table of [`items`], those that are missing `with` what kernels pass over or never read.
-pub fn table<T: NoUninit>(values: &[T], with: T) -> Bytes {
-    padded(values, items(values.len()), with)
+/// A table of [`items`], or of `room` where that is more; those that are missing `with` what kernels pass over or never read.
+pub fn table<T: NoUninit>(values: &[T], room: usize, with: T) -> Bytes {
+    padded(values, items(values.len()).max(room), with)
 }
 
 /// A table of `count` items.
@@ -33,8 +33,7 @@ mod tests {
     #[test]
     fn tables_have_few_sizes() {
         assert_eq!([0, 1, 16, 17, 100].map(items), [0, 16, 16, 32, 128]);
-        let table = table(&[7u32, 8], 9);
-        assert_eq!(table.len(), 64);
-        assert_eq!(table[4..12], [8, 0, 0, 0, 9, 0, 0, 0]);
+        assert_eq!(table(&[7u32, 8], 0, 9)[4..12], [8, 0, 0, 0, 9, 0, 0, 0]);
+        assert_eq!([0, 10, 20].map(|room| table(&[7u32, 8], room, 9).len()), [64, 64, 80]);
     }
 }

@@ -199,6 +199,8 @@ pub struct EmbeddingRowsInit<'a> {
     pub rows: &'a [u32],
     /// The first of their slots, which follow each other.
     pub first_slot: usize,
+    /// Items that a device's tables have at least.
+    pub room: usize,
     pub init: RowInit,
 }
 
@@ -220,13 +222,16 @@ impl Op for EmbeddingRowsInit<'_> {
     /// Rows, their slots, how many there are, and the first slot that counts.
     fn tables(&self) -> Vec<Bytes> {
         let slots: Vec<u32> = (self.first_slot as u32..).take(self.rows.len()).collect();
-        let [rows, slots] = [self.rows, &slots].map(|list| buckets::table(list, 0));
+        let [rows, slots] = [self.rows, &slots].map(|list| buckets::table(list, self.room, 0));
         vec![rows, slots, bytes_of(&[self.rows.len() as u32]), bytes_of(&[0u32])]
     }
 
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let &[rows, slots, count, first] = tables else { unreachable!("four tables") };
-        vec![rows_init(card, self.values, buckets::items(self.rows.len()), [rows, slots, count, first], self.init).into()]
+        vec![
+            rows_init(card, self.values, buckets::items(self.rows.len()).max(self.room), [rows, slots, count, first], self.init)
+                .into(),
+        ]
     }
 }
 
@@ -291,7 +296,7 @@ mod cases {
         for deviation in [0.0, 0.5] {
             on.compare(|place: &mut Place| {
                 let (values, init) = (place.f32(&noise(4 * DIM, 0), DIM), RowInit { seed: 77, deviation });
-                place.run(&EmbeddingRowsInit { values, rows: &[9, 2, 5], first_slot: 1, init });
+                place.run(&EmbeddingRowsInit { values, rows: &[9, 2, 5], first_slot: 1, room: 20, init });
                 vec![place.found("initial rows", values)]
             });
         }

@@ -271,6 +271,8 @@ pub struct RowGradients<'a> {
     pub dim: usize,
     /// Most rows of any union of the run: how a device's sums are cut must not depend on who lists the rows.
     pub most: usize,
+    /// Items that its tables have at least.
+    pub room: usize,
 }
 
 /// Where a device finds a union: how many rows there are, bounds of their members, and (task, row of all tasks' gradients) of each.
@@ -286,7 +288,7 @@ pub(super) struct UnionAt {
 impl<'a> RowGradients<'a> {
     /// Of rows that the host merged, as many as there may be.
     pub fn new(union: &'a Union, tasks: Vec<Tensor>, dim: usize) -> Self {
-        Self { union: UnionOf::Merged(union), tasks, dim, most: union.rows.len() }
+        Self { union: UnionOf::Merged(union), tasks, dim, most: union.rows.len(), room: 0 }
     }
 
     /// On the host.
@@ -318,7 +320,9 @@ impl<'a> RowGradients<'a> {
         let first = |task: &Tensor| (task.at.wrapping_sub(base) / (4 * self.dim) as u64) as u32;
         let firsts: Vec<u32> = self.tasks.iter().map(first).collect();
         let members: Vec<[u32; 2]> = union.members.iter().map(|&(task, row)| [task, firsts[task as usize] + row]).collect();
-        let lists = [buckets::table(&union.starts, 0), buckets::table(&members, [0; 2]), buckets::table(&union.rows, 0)];
+        let room = self.room;
+        let [starts, rows] = [&union.starts, &union.rows].map(|list| buckets::table(list, room, 0));
+        let lists = [starts, buckets::table(&members, room, [0; 2]), rows];
         std::iter::once(bytes_of(&[union.rows.len() as u32])).chain(lists).collect()
     }
 
@@ -410,8 +414,8 @@ impl<'a> RowValues<'a> {
 /// From which examples rows of gradients come.
 #[derive(Clone, Copy)]
 pub enum Sources<'a> {
-    /// By task, and (examples) scales.
-    Packed { indexes: &'a [RowIndex], scales: &'a [f32] },
+    /// By task, and (examples) scales; a device's tables have `room` items at least.
+    Packed { indexes: &'a [RowIndex], scales: &'a [f32], room: usize },
     /// As a device found them.
     Found(&'a RowLists),
 }

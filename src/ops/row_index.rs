@@ -79,7 +79,7 @@ pub struct RowLists {
 
 impl RowLists {
     /// Makes each list by `room`, which is given its name, rows, columns and type.
-    pub fn new<E>(most: MostRows, room: &mut dyn FnMut(&str, usize, usize, DType) -> Result<Tensor, E>) -> Result<Self, E> {
+    pub fn new<E>(most: MostRows, mut room: impl FnMut(&str, usize, usize, DType) -> Result<Tensor, E>) -> Result<Self, E> {
         let MostRows { examples, entries, gradient_rows, union_rows } = most;
         let tiles = entries.div_ceil(TILE).max(1);
         let mut list = |name: &str, rows: usize, columns: usize| room(name, rows.max(1), columns, DType::U32);

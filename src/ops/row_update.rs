@@ -67,7 +67,7 @@ impl Op for RowUpdate<'_> {
             tables.extend(rule.tables());
         }
         if let UnionOf::Merged(_) = self.gradients.union {
-            tables.push(buckets::table(self.slots, 0));
+            tables.push(buckets::table(self.slots, self.gradients.room, 0));
         }
         tables.extend(self.gradients.tables());
         tables
@@ -236,7 +236,7 @@ mod cases {
                 };
                 let tasks: Vec<Tensor> = indexes.iter().map(task).collect();
                 let dout = place.padded(&noise(6 * DIM, 1), DIM);
-                let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales };
+                let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales, room: 0 };
                 place.run(&RowGradientsBackward { sources, out: tasks.clone(), dout });
                 let gradients = RowGradients::new(&union, tasks, DIM);
 

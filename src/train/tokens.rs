@@ -108,7 +108,7 @@ pub fn pack<'a>(
             push(tokens, id, u32::from(position >= second), key);
         }
         tokens.finish_example(tokens.keys.len());
-        if ends.contains(&(number + 1)) {
+        if pad > 1 && ends.contains(&(number + 1)) {
             let end = start + (tokens.keys.len() - start).next_multiple_of(pad);
             (tokens.keys.len()..end).for_each(|_| push(tokens, 0, 0, TokenKey { task: 0, example: 0, position: 0 }));
             tokens.finish_group(end);

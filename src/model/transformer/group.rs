@@ -6,6 +6,7 @@ use super::Pooling;
 use super::prefix::PrefixStates;
 use crate::model::network::Part;
 use crate::model::spec::{HeadKind, HeadSpec};
+use crate::ops::buckets;
 use crate::ops::token_dropout::TokenKey;
 
 /// Tokens of all examples of a batch, end to end. Their ids are the batch's `bags.rows`, one a bag.
@@ -15,6 +16,8 @@ pub struct TokenBatch {
     bounds: Vec<u32>,
     /// (examples) where they end: before what pads a group, if the example is its last.
     ends: Vec<u32>,
+    /// Groups are padded, if only with nothing.
+    is_padded: bool,
     /// (n) place in the sequence.
     pub positions: Vec<u32>,
     /// (n) 0 for the first text, 1 for the second of a pair.
@@ -44,6 +47,7 @@ impl TokenBatch {
 
     /// Tokens up to `end` pad the group whose last example was finished last.
     pub fn finish_group(&mut self, end: usize) {
+        self.is_padded = true;
         if let Some(last) = self.bounds.last_mut() {
             *last = end as u32;
         }
@@ -66,8 +70,9 @@ impl TokenBatch {
     }
 }
 
-/// Tokens of a sequence that pads a group: attention over it costs little.
+/// Tokens of a sequence that pads a group: attention over it costs little; and how many there are, if only of no tokens.
 const PAD: u32 = 64;
+const PADS: usize = buckets::TOKENS / PAD as usize;
 
 /// A fused group's rows, counted from its first token.
 pub struct TokenGroup {
@@ -134,17 +139,19 @@ impl TokenGroup {
             group.part_heads.push(starts[2]..ends[2]);
             group.part_pooled.push(if masked { starts[2]..starts[2] } else { starts[2]..ends[2] });
         }
-        group.pad(pooling);
+        if batch.is_padded {
+            group.pad(pooling);
+        }
         group.query_keys = group.queries.iter().map(|&token| batch.keys[group.tokens.start + token as usize]).collect();
         group
     }
 
-    /// Adds the sequences of what pads the group. Where all tokens are read, so are these, for nothing.
+    /// Adds the sequences of what pads the group, as many whatever that is. Where all tokens are read, so are these, for nothing.
     fn pad(&mut self, pooling: Pooling) {
         let all = self.tokens.len() as u32;
         let mut start = self.bounds[self.bounds.len() - 1];
         let reads_all = pooling == Pooling::Mean && self.queries.len() == start as usize;
-        while start < all {
+        for _ in 0..PADS {
             let end = (start + PAD).min(all);
             if reads_all {
                 self.queries.extend(start..end);
@@ -153,6 +160,7 @@ impl TokenGroup {
             self.query_bounds.push(self.queries.len() as u32);
             start = end;
         }
+        assert_eq!(start, all, "sequences for what pads a group");
     }
 
     /// A head row for each of these tokens.

@@ -98,7 +98,7 @@ impl Op for RowGradientsBackward<'_> {
     }
 
     fn host(&self, memory: &HostMemory) {
-        let Sources::Packed { indexes, scales } = self.sources else { unreachable!("the host packs its batches") };
+        let Sources::Packed { indexes, scales, .. } = self.sources else { unreachable!("the host packs its batches") };
         let dout: &[f32] = memory.read(self.dout);
         indexes.par_iter().zip(&self.out).with_max_len(1).for_each(|(index, &out)| {
             index.gradients(memory.write(out), self.dout.columns, dout, scales);
@@ -108,7 +108,7 @@ impl Op for RowGradientsBackward<'_> {
     /// Packed: examples of each row of all tasks, their bounds, all examples' scales, where rows go that are added, and the rows of
     /// each run.
     fn tables(&self) -> Vec<Bytes> {
-        let Sources::Packed { indexes, scales } = self.sources else { return Vec::new() };
+        let Sources::Packed { indexes, scales, room } = self.sources else { return Vec::new() };
         let (mut sources, mut starts) = (Vec::new(), Vec::new());
         for index in indexes {
             starts.extend(index.starts[..index.sourced().len()].iter().map(|start| start + sources.len() as u32));
@@ -116,14 +116,16 @@ impl Op for RowGradientsBackward<'_> {
         }
         starts.push(sources.len() as u32);
         let counts: Vec<u32> = Run::of(indexes).iter().map(|run| run.rows as u32).collect();
-        let [sources, starts, places] = [&sources, &starts, &places(indexes)].map(|list| buckets::table(list, 0));
+        let [sources, starts] = [&sources, &starts].map(|list| buckets::table(list, room, 0));
+        let places = places(indexes);
+        let places = if places.is_empty() { Bytes::new() } else { buckets::table(&places, room, 0) };
         vec![sources, starts, bytes_of(scales), places, bytes_of(&counts)]
     }
 
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
         let (all, width) = (first_of(&self.out), self.dout.columns);
-        let indexes = match self.sources {
-            Sources::Packed { indexes, .. } => indexes,
+        let (indexes, room) = match self.sources {
+            Sources::Packed { indexes, room, .. } => (indexes, room),
             Sources::Found(lists) => {
                 let &RowLists { most, sources, starts, scales, .. } = lists;
                 let [sources, starts, scales] = [sources, starts, scales].map(|list| list.at);
@@ -136,7 +138,7 @@ impl Op for RowGradientsBackward<'_> {
             let (starts, places) = (starts + 4 * run.first as Address, places + 4 * run.first as Address);
             let [out, places] = if run.adds { [all, places] } else { [all + (4 * run.gradient * width) as Address, 0] };
             let at = At { sources, starts, scales, places, count: counts + 4 * number as Address };
-            self.launch(card, run.rows, out, at)
+            self.launch(card, run.rows.max(room), out, at)
         };
         Run::of(indexes).iter().enumerate().map(run).collect()
     }

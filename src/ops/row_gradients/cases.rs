@@ -22,7 +22,7 @@ fn gradients_of_words(on: On) {
         let first = indexes[0].rows.len();
         let out = vec![all.rows(0..first), all.rows(first..count)];
         let dout = place.narrow(&coarse_noise(60 * DIM, 1), DIM);
-        let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales };
+        let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales, room: 0 };
         place.run(&RowGradientsBackward { sources, out, dout });
         vec![place.found("row gradients", all)]
     });
@@ -52,7 +52,7 @@ fn gradients_that_are_added(on: On) {
             };
             let (out, values) = (indexes.iter().map(own).collect(), coarse_noise(60 * dim, 1));
             let dout = if narrow { place.narrow(&values, dim) } else { place.padded(&values, dim) };
-            let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales };
+            let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales, room: 0 };
             place.run(&RowGradientsBackward { sources, out, dout });
             vec![place.found("row gradients", all)]
         });

@@ -33,8 +33,8 @@ fn batch(place: &mut Place, rows: usize, counts: &[usize], probability: f64) -> 
     let part = |start, row, task, first| BagPart { start, row, task, first };
     let parts = [part(0, 0, 0, 0), part(3, 1, 2, 5), part(4, 0, 0, 0), part(6, 1, 2, 5)];
     let most = MostRows { examples: examples.len(), entries: 9000, gradient_rows: 2 * table_rows, union_rows: table_rows };
-    let mut room = |_: &str, rows: usize, columns: usize, dtype| Ok::<_, ()>(place.room(rows, columns, dtype));
-    let lists = RowLists::new(most, &mut room).expect("room");
+    let room = |_: &str, rows: usize, columns: usize, dtype| Ok::<_, ()>(place.room(rows, columns, dtype));
+    let lists = RowLists::new(most, room).expect("room");
     // Two rows have a slot; what was found in an earlier batch is still there.
     let mut slots = vec![UNTOUCHED; table_rows];
     (slots[7], slots[rows[0] as usize]) = (0, 1);

@@ -82,7 +82,7 @@ impl DataOnDevice {
                         rows: room("n-grams", 1, limits.data.entries.max(1), DType::U32)?,
                         offsets: room("bounds of examples", 1, count + 1, DType::U32)?,
                     },
-                    lists: RowLists::new(most, &mut |name, rows, columns, dtype| {
+                    lists: RowLists::new(most, |name, rows, columns, dtype| {
                         room(&format!("a round's {name}"), rows, columns, dtype)
                     })?,
                     table: SlotsAt {

@@ -153,7 +153,13 @@ impl Accelerator {
             host.touch_elsewhere(&touched.union.rows, &mut touched.slots);
             let mut tape = Tape::default();
             let rows = &host.touched()[known..];
-            tape.push(EmbeddingRowsInit { values: table.state.values, rows, first_slot: known, init: table.init });
+            tape.push(EmbeddingRowsInit {
+                values: table.state.values,
+                rows,
+                first_slot: known,
+                room: touched.room,
+                init: table.init,
+            });
             before = tape.commands(&self.card, |table| upload.push(&table));
         }
         upload.close();
@@ -183,10 +189,10 @@ impl Accelerator {
             tape.push(RowGradientsBackward { sources: Sources::Found(lists), out, dout });
         } else if let Some(table) = self.trained_table() {
             let (indexes, scales) = (&touched.indexes, &work.batch.bags.scales);
-            let sources = Sources::Packed { indexes, scales };
+            let sources = Sources::Packed { indexes, scales, room: touched.room };
             tape.push(RowGradientsBackward { sources, out: table.gradients(indexes), dout: table.dinput });
             // For the update.
-            upload.table(buckets::table(&touched.slots, 0));
+            upload.table(buckets::table(&touched.slots, touched.room, 0));
         }
         let gradients = self.gradients(touched, 0, work.tasks.len());
         products(&mut tape, work.network, work.blocks, work.tasks, &gradients, self.results.products(work.tasks.len()));

@@ -85,7 +85,7 @@ impl TableOnDevice {
     /// The gradients of so many tasks' rows, where the device finds which they are.
     pub fn found_gradients<'a>(&self, lists: &'a RowLists, tasks: usize) -> RowGradients<'a> {
         let dim = self.gradients.columns;
-        RowGradients { union: UnionOf::Found(lists), tasks: vec![self.gradients; tasks], dim, most: self.most }
+        RowGradients { union: UnionOf::Found(lists), tasks: vec![self.gradients; tasks], dim, most: self.most, room: 0 }
     }
 
     /// Bytes of a round's lists in an upload.
@@ -95,7 +95,7 @@ impl TableOnDevice {
         // With one bound more than there are items, and as long as tables are.
         let list = |bytes: usize, count: usize| bytes * buckets::items(count + 1);
         let (gradients, union) = (gradient_rows(batches, limits), union_rows(network, batches, limits));
-        12 * rows + list(12, entries) + list(16, gradients) + list(24, union) + 512
+        12 * rows + list(56, entries.max(gradients).max(union)) + 512
     }
 
     /// Most partial Gram matrices of a round.
@@ -124,6 +124,8 @@ pub struct Touched {
     pub united: Range<usize>,
     /// (union rows) where they lie in the table; none until they are looked up.
     pub slots: Vec<u32>,
+    /// Items that lists of its rows have at least: those of batches of one size are equally long.
+    pub room: usize,
 }
 
 impl Touched {
@@ -139,7 +141,8 @@ impl Touched {
             words.into_iter().for_each(|head| index.cover(head.outputs));
             index
         };
-        let mut touched = Self { indexes: (0..rows).into_par_iter().map(index).collect(), ..Self::default() };
+        let (indexes, room) = ((0..rows).into_par_iter().map(index).collect(), buckets::items(batch.bags.rows.len()));
+        let mut touched = Self { indexes, room, ..Self::default() };
         touched.unite(spec, 0..rows);
         touched
     }
@@ -158,6 +161,6 @@ impl Touched {
     /// The gradients, by row of J, of the table's rows that are committed together.
     pub fn gradients(&self, table: &TableOnDevice) -> RowGradients<'_> {
         let tasks = table.gradients(&self.indexes)[self.united.clone()].to_vec();
-        RowGradients { most: table.most, ..RowGradients::new(&self.union, tasks, table.state.values.columns) }
+        RowGradients { most: table.most, room: self.room, ..RowGradients::new(&self.union, tasks, table.state.values.columns) }
     }
 }
