@@ -313,9 +313,6 @@ __device__ __forceinline__ void backward(bf16* dq, bf16* dkv, Matrices at, const
     Shared& shared = *block;
     int head = int(blockIdx.x) % heads, column = head * DIM;
     AttentionBlock own = blocks[blockIdx.x / heads];
-    if (own.key_first == own.key_end) {
-        return;
-    }
     int all = int(own.key_end - own.key_first), first = int(own.start - own.key_first);
     int keys = min(all - first, Shared::kKeys), rows = int(own.query_end - own.query_first);
     bool whole = all <= Shared::kKeys;

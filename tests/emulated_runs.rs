@@ -195,6 +195,7 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
         (place.bag(), "topic", stale),
         (place.bag(), "topic", losses_again),
         (place.bag(), "topic", &["surgery.method=modo"]),
+        (place.transformer(), "topic", &["surgery.method=modo", "train.fuse=1", "train.micro_batch=2"]),
         (place.transformer_of_words(), "topic", &["tasks.words.period=2"]),
     ] {
         let always = [&[EMULATED, "train.rounds=5", "eval.every=2"], more].concat();

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use crate::config::schema::{self, Config, ScheduleMode};
-use crate::data::{Corpus, Inputs, Split, TokenStore, ngram_rows};
+use crate::data::{Corpus, Inputs, Split, TaskData, TokenStore, ngram_rows};
+use crate::machine::Device;
 use crate::machine::tensor::pitch;
 use crate::model::encoders::Input;
 use crate::model::encoders::bag::Bag;
@@ -12,6 +13,7 @@ use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
 use crate::ops::buckets;
 use crate::schedule::sampler::TaskSampling;
+use crate::surgery::methods::registry;
 use crate::train::tokens::{masked_of, sequence_len};
 
 /// Most tasks in a fused group (0: no limit) of a run with `tasks`: enough groups for all lanes, unless `train.fuse` says it.
@@ -160,9 +162,9 @@ fn token_limits(
     groups.sort_unstable_by(|a, b| b.cmp(a));
     let mut round_tokens = HeadRows::largest(rounds.into_iter(), present);
     let mut group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
-    if config.run.device != "cpu" {
+    if Device::parse(&config.run.device).is_ok_and(|device| device != Device::Cpu) {
         // A device's groups are padded, of which a round has one for each micro-batch at worst.
-        let most = samplings.iter().map(|sampling| examples(config, sampling, 1));
+        let most = corpus.tasks.iter().zip(samplings).map(|(task, sampling)| micro_batches(config, sampling, task));
         round_tokens += buckets::TOKENS * HeadRows::largest(most, present);
         group_tokens = group_tokens.next_multiple_of(buckets::TOKENS);
     }
@@ -172,6 +174,14 @@ fn token_limits(
     let masked = HeadRows::largest(of_words(&rows.trained), fused).max(of_words(&rows.evaluated).max().unwrap_or(0));
     let group_queries = if spec.pooling == Pooling::Mean { group_tokens } else { head_rows.min(group_tokens) };
     TokenLimits { group_tokens, group_queries, head_rows, masked, words_at_once: masked.min(WORDS_AT_ONCE), round_tokens }
+}
+
+/// Most micro-batches of a task in one round: one more where its examples are divided between two batches, and one for each example where
+/// injected faults may ask for smaller ones.
+fn micro_batches(config: &Config, sampling: &TaskSampling, task: &TaskData) -> usize {
+    let second = registry::find(&config.surgery.method).is_ok_and(|method| method.needs.second_batch);
+    let smallest = if config.faults.is_empty() { 1 } else { largest_micro_batch(config, &task.settings) };
+    examples(config, sampling, smallest) + usize::from(second)
 }
 
 /// Examples that a task can bring to one round.

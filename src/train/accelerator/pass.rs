@@ -292,6 +292,8 @@ impl Accelerator {
             _ => Tensor::NONE,
         };
         let rows = group.batch.group_rows(group.parts);
+        let room = self.trained_table().map_or(usize::MAX, |table| table.dinput.rows);
+        assert!(rows.end <= room, "a batch of {} rows, the plan foresaw {room}", rows.end);
         Gradients {
             jacobian: JacobianRows { segments, added: !self.keep.stored, staging: Tensor::NONE },
             heads: group.parts.iter().map(|part| heads.range(network.table.head_range(part.task))).collect(),
