@@ -75,7 +75,7 @@ fn go_on(config: &Path, sets: &[&str], run: &Path) -> Command {
 fn again(run: &Path, folder: &Path) -> PathBuf {
     std::fs::create_dir(folder).expect("a folder");
     std::fs::create_dir(folder.join("checkpoints")).expect("a folder");
-    for name in ["config.toml", "metrics.jsonl"] {
+    for name in ["config.toml", "metrics.jsonl", "origins.json"] {
         std::fs::copy(run.join(name), folder.join(name)).expect("can be copied");
     }
     resume(folder).ok();
