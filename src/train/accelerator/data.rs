@@ -44,9 +44,8 @@ struct BagsOnDevice {
 
 /// A batch's examples, as they are fetched.
 pub struct Draw {
-    /// (packed examples) each one's number within its task, and in the data.
-    own: Vec<u32>,
-    all: Vec<u32>,
+    /// (packed examples) features: each one's number in the data; bags: within its task, whose first is in the parts.
+    numbers: Vec<u32>,
     parts: Vec<BagPart>,
 }
 
@@ -144,16 +143,19 @@ impl DataOnDevice {
 
     /// The examples of a batch of which a round makes `batches` independent ones.
     pub fn draw(&self, batch: &Batch, batches: usize) -> Draw {
-        let first = |part: &Part| self.firsts[part.task];
+        let first = |task: usize| self.firsts[task];
+        if let Examples::Features(_) = self.examples {
+            let numbers = batch.keys.iter().map(|key| first(key.task as usize) + key.example).collect();
+            return Draw { numbers, parts: Vec::new() };
+        }
         let part = |part: &Part| BagPart {
             start: part.rows.start as u32,
             row: (part.present * batches + part.batch) as u32,
             task: part.task as u32,
-            first: first(part),
+            first: first(part.task),
         };
-        let parts = batch.parts.iter();
-        let all = parts.clone().flat_map(|part| batch.keys[part.rows.clone()].iter().map(move |key| first(part) + key.example));
-        Draw { own: batch.keys.iter().map(|key| key.example).collect(), all: all.collect(), parts: parts.map(part).collect() }
+        let numbers = batch.keys.iter().map(|key| key.example).collect();
+        Draw { numbers, parts: batch.parts.iter().map(part).collect() }
     }
 
     /// What a round begins with.
@@ -161,14 +163,14 @@ impl DataOnDevice {
         let Examples::Bags(bags) = &self.examples else { return };
         let BagsOnDevice { data, lists, table, bits, word_dropout: probability } = **bags;
         let dropout = (probability > 0.0).then_some(WordDropout { random, probability });
-        tape.push(FetchBags { lists, data, examples: &draw.own, parts: &draw.parts, bits, dropout });
+        tape.push(FetchBags { lists, data, examples: &draw.numbers, parts: &draw.parts, bits, dropout });
         tape.push(IndexRows { lists, table, bits });
     }
 
     /// (rows x features) what a group reads, fetched into its lane; none where examples are bags.
     pub fn features<'a>(&self, tape: &mut Tape<'a>, draw: &'a Draw, parts: &[Part], lane: &Lane, columns: usize) -> Tensor {
         let Examples::Features(x) = self.examples else { return Tensor::NONE };
-        let index = &draw.all[group_rows(parts)];
+        let index = &draw.numbers[group_rows(parts)];
         let out = lane.features.rows(0..index.len());
         tape.push(GatherRows { out: Tensor { columns: x.columns, ..out }, x, index });
         Tensor { columns, ..out }
