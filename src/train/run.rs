@@ -64,7 +64,6 @@ pub struct Run<'a> {
     pub(super) order: Order,
     pub(super) objective: Objective,
     pub(super) started: Instant,
-    bytes: u64,
     buffers: Vec<BufferBytes>,
     /// By round, lines about times that an earlier process measured after the checkpoint this one began with.
     pub(super) recorded: BTreeMap<u64, Value>,
@@ -81,7 +80,6 @@ pub struct Run<'a> {
 /// A run's trainer in its memory.
 pub struct Built {
     pub trainer: Trainer,
-    bytes: u64,
     buffers: Vec<BufferBytes>,
 }
 
@@ -98,9 +96,8 @@ impl Built {
             trainer.accelerate(driver, &plan.limits, &plan.start)?;
             trainer.load_data(corpus)?;
         }
-        let bytes = buffers.iter().map(|(_, bytes)| bytes).sum();
         let buffers = buffers.into_iter().map(|(name, bytes)| BufferBytes { name, bytes }).collect();
-        Ok(Self { trainer, bytes, buffers })
+        Ok(Self { trainer, buffers })
     }
 }
 
@@ -122,7 +119,7 @@ impl<'a> Run<'a> {
         mut observer: Observer,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let Built { trainer, bytes, buffers } = built;
+        let Built { trainer, buffers } = built;
         let objective = Objective::parse(&config.best.metric).context("best.metric cannot be read")?;
         let state = fresh_state(corpus, &trainer);
         let started = Instant::now();
@@ -144,7 +141,6 @@ impl<'a> Run<'a> {
             order: plan.turns.order()?,
             objective,
             started,
-            bytes,
             buffers,
             recorded,
             deadlines: Deadlines::new(corpus.tasks.iter().map(|task| task.settings.deadline_ms)),
@@ -270,8 +266,9 @@ impl<'a> Run<'a> {
         let device = self.trainer.device_name();
         let device = device.as_str();
         let threads = rayon::current_num_threads();
-        let (round, rounds, bytes) = (self.state.round, self.plan.rounds, self.bytes);
-        self.observer.start(&Event::Start { round, rounds, tasks: &names, device, threads, bytes, buffers: &self.buffers })
+        let (round, rounds, buffers) = (self.state.round, self.plan.rounds, &self.buffers);
+        let bytes = buffers.iter().map(|buffer| buffer.bytes).sum();
+        self.observer.start(&Event::Start { round, rounds, tasks: &names, device, threads, bytes, buffers })
     }
 
     pub(super) fn is_finished(&self) -> bool {
