@@ -114,7 +114,7 @@ fn a_transformer_trains_as_on_the_cpu() {
         (&words, &["surgery.method=modo", "encoder.pooling=pooler", "train.accumulate=2"]),
         (&words, &["schedule.mode=time_sliced", "schedule.max_staleness=1", "optimizer.row_moment=row"]),
     ] {
-        let on = |device| [sets, &[device]].concat();
+        let on = |device| [sets, &["train.rounds=4", "eval.every=2", device]].concat();
         let [device, cpu] = [EMULATED, "run.device=cpu"].map(|device| place.train(config, &on(device)));
         assert_close(&losses(&device), &losses(&cpu), 0.03, &format!("{sets:?}"));
         let eval = run(&["eval", &device.display().to_string(), "--json"]).ok().json();
@@ -147,11 +147,11 @@ fn a_transformer_resumes_to_the_same_bytes() {
     }
     let place = Place::new();
     for config in [place.transformer(), place.transformer_of_words()] {
-        let whole = place.train(&config, &[EMULATED]);
-        let half = place.train(&config, &[EMULATED, "checkpoint.keep=9"]);
-        std::fs::remove_dir_all(checkpoints(&half).last().expect("the last one")).expect("it is there");
-        resume(&half).ok();
-        assert_same_files(&final_checkpoint(&half), &final_checkpoint(&whole), &format!("{} resumed", config.display()));
+        let run = place.train(&config, &[EMULATED, "train.rounds=4", "checkpoint.every=2", "checkpoint.keep=9"]);
+        let whole = final_checkpoint(&run);
+        std::fs::remove_dir_all(checkpoints(&run).last().expect("the last one")).expect("it is there");
+        resume(&run).ok();
+        assert_same_files(&final_checkpoint(&run), &whole, &format!("{} resumed", config.display()));
     }
 }
 
@@ -198,9 +198,9 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
         (place.transformer(), "topic", &["surgery.method=modo", "train.fuse=1", "train.micro_batch=2"]),
         (place.transformer_of_words(), "topic", &["tasks.words.period=2"]),
     ] {
-        let always = [&[EMULATED, "train.rounds=5", "eval.every=2"], more].concat();
+        let always = [&[EMULATED, "train.rounds=4", "eval.every=2"], more].concat();
         let task = format!("faults.x.task={task}");
-        let never = ["faults.x.kind=crash", "faults.x.round=5", &task];
+        let never = ["faults.x.kind=crash", "faults.x.round=4", &task];
         let [ahead, in_time] = [&[][..], &never].map(|faults| place.train(&config, &[&always[..], faults].concat()));
         let parameters = |run| final_checkpoint(run).remove("model.safetensors").expect("a checkpoint holds the model");
         assert!(parameters(&ahead) == parameters(&in_time), "{more:?}");

@@ -1,7 +1,7 @@
 // What nvcc knows without an include, for kernels compiled as C++: one fiber per thread, run by src/machine/emulated.
 //
 // Loads and stores reach the checker because the compiler instruments them (-fsanitize=thread without its library): a kernel
-// needs no accessors. __shared__ variables are statics, since one block runs at a time.
+// needs no accessors. __shared__ variables are statics of the host thread, which runs one block at a time.
 #pragma once
 
 #include <math.h>
@@ -13,7 +13,7 @@
 #define __device__
 #define __host__
 #define __constant__ static const
-#define __shared__ static
+#define __shared__ static thread_local
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)

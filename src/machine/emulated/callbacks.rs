@@ -31,23 +31,24 @@ fn machine() -> &'static mut Machine {
 
 #[unsafe(no_mangle)]
 extern "C" fn taskloom_thread_index() -> Index {
-    super::machine::split(machine().current as u32, machine().block).into()
+    let machine = machine();
+    machine.threads[machine.current].index.into()
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn taskloom_block_index() -> Index {
-    super::machine::split(machine().block_index, machine().grid).into()
+    super::machine::split(machine().past.block_index, machine().past.grid).into()
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn taskloom_block_size() -> Index {
-    let [x, y, z] = machine().block;
+    let [x, y, z] = machine().past.block;
     Index { x, y, z }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn taskloom_grid_size() -> Index {
-    let [x, y, z] = machine().grid;
+    let [x, y, z] = machine().past.grid;
     Index { x, y, z }
 }
 
@@ -62,16 +63,17 @@ extern "C" fn taskloom_block_barrier(vote: i32, line: i32) -> i32 {
     m.votes += vote;
     let current = m.current;
     m.threads[current].state = State::Barrier { line };
-    if m.threads.iter().all(|thread| matches!(thread.state, State::Barrier { .. })) {
+    m.at_barrier += 1;
+    if m.at_barrier == m.threads.len() {
         let elsewhere = m.threads.iter().position(|thread| thread.state != State::Barrier { line });
         if let Some(other) = elsewhere {
             let what = format!("divergent barrier: waits at line {line}, {} waits at another one", m.place(other));
             // SAFETY: on a fiber of the launch, `m` is not used any more.
             unsafe { fault(running(), what) }
         }
-        m.time += 1;
-        m.barrier_time = m.time;
-        (m.votes_of_last_barrier, m.votes) = (m.votes, 0);
+        m.past.time += 1;
+        m.past.barrier_time = m.past.time;
+        (m.votes_of_last_barrier, m.votes, m.at_barrier) = (m.votes, 0, 0);
         m.threads.iter_mut().for_each(|thread| thread.state = State::Ready);
     } else {
         // SAFETY: on a fiber of the launch, `m` is not used any more.
@@ -83,8 +85,8 @@ extern "C" fn taskloom_block_barrier(vote: i32, line: i32) -> i32 {
 #[unsafe(no_mangle)]
 extern "C" fn taskloom_warp_barrier(mask: u32, line: i32) {
     meet(mask, line, |machine, warp| {
-        machine.time += 1;
-        machine.warps[warp].ordered = machine.time;
+        machine.past.time += 1;
+        machine.past.warp_times[warp] = machine.past.time;
     });
 }
 
@@ -160,18 +162,19 @@ extern "C" fn taskloom_atomic(address: usize, bytes: i32) {
     unsafe { access(running(), address, bytes as usize, Kind::Atomic) };
     let m = machine();
     if m.heap.region(address).is_some() {
-        let block = m.block_index as usize;
-        m.time += 1;
-        m.released[block] = m.fence[block];
-        m.acquired[block] = m.time;
+        let past = &mut m.past;
+        let block = past.block_index as usize;
+        past.time += 1;
+        past.released[block] = past.fence[block];
+        past.acquired[block] = past.time;
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn taskloom_fence() {
-    let m = machine();
-    m.time += 1;
-    m.fence[m.block_index as usize] = m.time;
+    let past = &mut machine().past;
+    past.time += 1;
+    past.fence[past.block_index as usize] = past.time;
 }
 
 #[unsafe(no_mangle)]
@@ -228,6 +231,7 @@ extern "C" fn taskloom_aligned(address: usize, len: i32) {
     check_alignment(running(), address, len as usize);
 }
 
+#[inline(always)]
 fn check_alignment(machine: *mut Machine, address: usize, len: usize) {
     if !machine.is_null() && !address.is_multiple_of(len) {
         // SAFETY: on a fiber of the launch.
@@ -236,6 +240,7 @@ fn check_alignment(machine: *mut Machine, address: usize, len: usize) {
 }
 
 /// A load or store that the compiler announced.
+#[inline(always)]
 fn touch(address: usize, len: usize, kind: Kind, aligned: bool) {
     let machine = running();
     if machine.is_null() {

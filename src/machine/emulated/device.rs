@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::kernels::{self, Kernel};
-use super::machine::{Launch, Moment, ThreadOrder, with_machine};
+use super::machine::{Launch, Machine, Moment, ThreadOrder};
 use super::streams::{Event, Queued, Stream, Work};
 use crate::machine::driver::{
     Address, Card, DeviceError, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId,
@@ -25,6 +25,7 @@ use crate::random::Random;
 const MEMORY: u64 = 4 << 30;
 
 pub struct Emulated {
+    machine: Box<Machine>,
     random: Random,
     streams: Vec<Stream>,
     events: Vec<Event>,
@@ -42,6 +43,7 @@ pub struct Emulated {
 impl Emulated {
     pub fn new(seed: u64) -> Self {
         Self {
+            machine: Box::default(),
             random: Random(seed),
             streams: Vec::new(),
             events: Vec::new(),
@@ -157,22 +159,19 @@ impl Emulated {
         match work {
             Work::CopyIn { to, from, bytes } => {
                 let from = &self.staging[from.0][bytes.clone()];
-                with_machine(|machine| machine.host_write(*to as usize, from, moment)).map_err(in_copy)
+                self.machine.host_write(*to as usize, from, moment).map_err(in_copy)
             }
             Work::CopyOut { to, from, bytes } => {
                 let to = &mut self.staging[to.0][..*bytes];
-                with_machine(|machine| machine.host_read(*from as usize, to, moment)).map_err(in_copy)
+                self.machine.host_read(*from as usize, to, moment).map_err(in_copy)
             }
             Work::Copy { to, from, bytes } => {
                 let mut through = vec![0; *bytes];
-                with_machine(|machine| {
-                    machine.host_read(*from as usize, &mut through, moment)?;
-                    machine.host_write(*to as usize, &through, moment)
-                })
-                .map_err(in_copy)
+                let read = self.machine.host_read(*from as usize, &mut through, moment);
+                read.and_then(|()| self.machine.host_write(*to as usize, &through, moment)).map_err(in_copy)
             }
             Work::Fill { address, byte, bytes } => {
-                with_machine(|machine| machine.host_write(*address as usize, &vec![*byte; *bytes], moment)).map_err(in_copy)
+                self.machine.host_write(*address as usize, &vec![*byte; *bytes], moment).map_err(in_copy)
             }
             Work::Launch { kernel, grid, threads, shared, arguments } => {
                 let pointers: Vec<_> = arguments.iter().map(|argument| std::ptr::from_ref(argument).cast()).collect();
@@ -187,17 +186,9 @@ impl Emulated {
                     order: orders[self.random.below(orders.len())],
                     moment: moment.clone(),
                 };
-                with_machine(|machine| machine.launch(&launch))
+                self.machine.launch(&launch)
             }
             Work::Record(_) | Work::Wait(_) => Ok(()),
-        }
-    }
-}
-
-impl Drop for Emulated {
-    fn drop(&mut self) {
-        for &address in self.allocations.keys() {
-            with_machine(|machine| machine.heap.free(address as usize));
         }
     }
 }
@@ -220,7 +211,7 @@ impl Driver for Emulated {
     fn allocate(&mut self, name: &str, bytes: usize) -> Result<Address> {
         let free = self.memory()?.free;
         let fits = bytes as u64 <= free;
-        let place = if fits { with_machine(|machine| machine.heap.allocate(name, bytes)) } else { None };
+        let place = if fits { self.machine.heap.allocate(name, bytes) } else { None };
         let too_little = || DeviceError::TooLittleMemory { name: name.to_owned(), bytes: bytes as u64, free };
         let address = place.ok_or_else(too_little)? as Address;
         self.allocations.insert(address, bytes as u64);
@@ -229,7 +220,7 @@ impl Driver for Emulated {
 
     fn free(&mut self, address: Address) {
         assert!(self.allocations.remove(&address).is_some(), "freed what was allocated");
-        with_machine(|machine| machine.heap.free(address as usize));
+        self.machine.heap.free(address as usize);
     }
 
     fn stream(&mut self, _: Priority) -> Result<StreamId> {

@@ -3,12 +3,13 @@
 //! A thread runs until it waits for others or ends, so everything happens on one thread of the host, and the same seed gives
 //! the same interleaving. A fault leaves the fibers where they are; their stacks are simply used again.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::ffi::c_void;
-use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::ffi::{c_int, c_void};
+use std::ops::Range;
 
 use super::fiber::{Fiber, Pause, Stacks};
+use super::happens_before::HappensBefore;
 use super::kernels::Kernel;
 use super::memory::Heap;
 use super::shadow::Shadow;
@@ -81,6 +82,7 @@ pub struct AsyncCopy {
 }
 
 pub struct Thread {
+    pub index: (u32, u32, u32),
     /// Absent while it runs.
     fiber: Option<Fiber>,
     /// Null before it has run.
@@ -102,37 +104,30 @@ pub struct Exchange {
 #[derive(Default)]
 #[allow(clippy::vec_box, reason = "threads keep pointers to exchanges while more are made")]
 pub struct Warp {
-    /// When memory was last ordered among its lanes.
-    pub ordered: u32,
     pub exchanges: Vec<Box<Exchange>>,
 }
 
 #[derive(Default)]
 pub struct Machine {
     pub heap: Heap,
-    /// Shared memory by address, static and dynamic.
-    pub shared: Shadow,
+    pub dynamic_shadow: Shadow,
+    pub static_shadow: Shadow,
+    /// Dynamic shared memory, of which the running launch has so many bytes.
     pub dynamic: Vec<u128>,
     pub dynamic_len: usize,
+    /// Where static shared arrays lie: the thread-local variables of the thread that launches.
+    pub statics: Range<usize>,
     pub stacks: Option<Stacks>,
-    /// Tells blocks of the whole process apart.
+    /// Tells the blocks of this machine apart.
     pub serial: u32,
-    pub moment: Moment,
-    /// Counts what orders memory during a launch.
-    pub time: u32,
-    pub grid: [u32; 3],
-    pub block: [u32; 3],
-    pub block_index: u32,
-    pub barrier_time: u32,
+    pub past: HappensBefore,
     pub votes: i32,
     pub votes_of_last_barrier: i32,
+    /// Threads of the block that wait at a block barrier.
+    pub at_barrier: usize,
     pub warps: Vec<Warp>,
     pub threads: Vec<Thread>,
     pub current: usize,
-    /// (blocks) when each last published its writes, and when each last looked for those of others.
-    pub released: Vec<u32>,
-    pub acquired: Vec<u32>,
-    pub fence: Vec<u32>,
     call: Option<(&'static Kernel, *const *const c_void)>,
     fault: Option<String>,
 }
@@ -140,18 +135,13 @@ pub struct Machine {
 // SAFETY: the pointers lead into boxes that the machine owns, and a launch is over before the machine changes hands.
 unsafe impl Send for Machine {}
 
-static MACHINE: Mutex<Option<Box<Machine>>> = Mutex::new(None);
-static RUNNING: AtomicPtr<Machine> = AtomicPtr::new(std::ptr::null_mut());
-
-/// Runs `use_it` with the process's machine, which serves one caller at a time.
-pub fn with_machine<R>(use_it: impl FnOnce(&mut Machine) -> R) -> R {
-    let mut guard = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-    use_it(guard.get_or_insert_with(Default::default))
+thread_local! {
+    static RUNNING: Cell<*mut Machine> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// The machine of the running launch; null outside of one.
+/// The machine of the launch that runs on this thread; null outside of one.
 pub fn running() -> *mut Machine {
-    RUNNING.load(Ordering::Relaxed)
+    RUNNING.get()
 }
 
 impl Machine {
@@ -165,25 +155,20 @@ impl Machine {
         if self.dynamic.is_empty() {
             self.dynamic = vec![0; MAX_SHARED / 16];
         }
-        let blocks = volume(launch.grid);
-        (self.grid, self.block, self.moment) = (launch.grid, launch.block, launch.moment.clone());
+        self.past.begin(&launch.moment, launch.grid, launch.block);
         self.dynamic_len = launch.shared;
-        self.time = 1;
-        for times in [&mut self.released, &mut self.acquired, &mut self.fence] {
-            times.clear();
-            times.resize(blocks, 0);
-        }
+        self.statics = thread_local_variables();
         self.call = Some((launch.kernel, launch.arguments.as_ptr()));
         let mut random = Random(launch.seed);
-        let order = random.order(blocks);
-        RUNNING.store(self, Ordering::Relaxed);
+        let order = random.order(volume(launch.grid));
+        RUNNING.set(self);
         for block in order {
             self.run_block(block, launch.order, &mut random);
             if self.fault.is_some() {
                 break;
             }
         }
-        RUNNING.store(std::ptr::null_mut(), Ordering::Relaxed);
+        RUNNING.set(std::ptr::null_mut());
         self.call = None;
         match self.fault.take() {
             Some(fault) => Err(format!("kernel {}: {fault}", launch.kernel.name())),
@@ -192,17 +177,17 @@ impl Machine {
     }
 
     fn run_block(&mut self, block: usize, order: ThreadOrder, random: &mut Random) {
-        let count = volume(self.block);
+        let count = volume(self.past.block);
         self.serial += 1;
-        self.block_index = block as u32;
-        self.time += 1;
-        (self.barrier_time, self.votes) = (0, 0);
+        self.past.begin_block(block as u32);
+        (self.votes, self.at_barrier) = (0, 0);
         self.warps.clear();
         self.warps.resize_with(count.div_ceil(WARP), Warp::default);
         self.threads.clear();
         let stacks = self.stacks.as_mut().expect("made for this launch");
         for index in 0..count {
             self.threads.push(Thread {
+                index: split(index as u32, self.past.block),
                 // SAFETY: the machine's stacks are replaced between launches only; the fibers of the last block are gone.
                 fiber: Some(unsafe { stacks.start(index, thread_main) }),
                 pause: std::ptr::null(),
@@ -271,12 +256,12 @@ impl Machine {
             State::Warp { mask, line } => format!("waits at a warp operation (line {line}, mask {mask:#010x})"),
             State::Ready => "runs".to_owned(),
         };
-        format!(", while thread {:?} {state}", split(index as u32, self.block))
+        format!(", while thread {:?} {state}", split(index as u32, self.past.block))
     }
 
     /// `block (1, 0, 0), thread (5, 0, 0)`
     pub fn place(&self, thread: usize) -> String {
-        format!("block {:?}, thread {:?}", split(self.block_index, self.grid), split(thread as u32, self.block))
+        format!("block {:?}, thread {:?}", split(self.past.block_index, self.past.grid), split(thread as u32, self.past.block))
     }
 }
 
@@ -318,6 +303,26 @@ fn thread_main(pause: &Pause) {
         (kernel.call)(arguments);
         (&mut (*machine).threads)[current].state = State::Done;
     }
+}
+
+/// Addresses of this thread's copies of the program's thread-local variables; empty where it has none.
+fn thread_local_variables() -> Range<usize> {
+    unsafe extern "C" fn of_program(object: *mut libc::dl_phdr_info, _: usize, found: *mut c_void) -> c_int {
+        // SAFETY: the linker gives an object with its headers, and `found` is the range below.
+        unsafe {
+            let headers = std::slice::from_raw_parts((*object).dlpi_phdr, usize::from((*object).dlpi_phnum));
+            if let Some(storage) = headers.iter().find(|header| header.p_type == libc::PT_TLS) {
+                let start = (*object).dlpi_tls_data as usize;
+                *found.cast::<Range<usize>>() = start..start + storage.p_memsz as usize;
+            }
+        }
+        // The program comes first, and what is loaded beside it has no kernels.
+        1
+    }
+    let mut found: Range<usize> = 0..0;
+    // SAFETY: the callback gets the range for as long as the call lasts.
+    unsafe { libc::dl_iterate_phdr(Some(of_program), (&raw mut found).cast()) };
+    found
 }
 
 fn check_shape(launch: &Launch) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! Device memory of every emulated device of the process: allocations by address, each with its shadow.
+//! Device memory: allocations by address, each with its shadow.
 //!
 //! Anything between two allocations is a red zone, since an address outside of all of them is a fault.
 
@@ -8,6 +8,8 @@ use super::shadow::Shadow;
 
 /// Alignment of allocations, as the driver's.
 const ALIGN: usize = 256;
+
+const GUESSES: usize = 1024;
 
 /// What fresh memory holds: NaN as f32 and as bf16.
 const POISON: u8 = 0xff;
@@ -26,11 +28,24 @@ impl Region {
     }
 }
 
-#[derive(Default)]
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: `Heap::allocate` made the block with this layout, and nothing refers to it any more.
+        unsafe { dealloc((self.start - ALIGN) as *mut u8, Self::layout(self.len)) };
+    }
+}
+
 pub struct Heap {
     /// Sorted by start.
     regions: Vec<Region>,
-    last: usize,
+    /// Which region an address was found in last, by bits of the address; a guess.
+    found: [usize; GUESSES],
+}
+
+impl Default for Heap {
+    fn default() -> Self {
+        Self { regions: Vec::new(), found: [0; GUESSES] }
+    }
 }
 
 impl Heap {
@@ -53,21 +68,20 @@ impl Heap {
         let at = self.regions.partition_point(|region| region.start < start);
         let region = self.regions.remove(at);
         assert_eq!(region.start, start, "freed what was allocated");
-        // SAFETY: the block was allocated with this layout, and nothing refers to it any more.
-        unsafe { dealloc((start - ALIGN) as *mut u8, Region::layout(region.len)) };
     }
 
     /// The allocation that `address` lies in.
     pub fn region(&mut self, address: usize) -> Option<&mut Region> {
         let holds = |region: &Region| address >= region.start && address < region.start + region.len;
-        if !self.regions.get(self.last).is_some_and(holds) {
+        let guess = &mut self.found[address / 4096 % GUESSES];
+        if !self.regions.get(*guess).is_some_and(holds) {
             let at = self.regions.partition_point(|region| region.start <= address);
             if at == 0 || !holds(&self.regions[at - 1]) {
                 return None;
             }
-            self.last = at - 1;
+            *guess = at - 1;
         }
-        self.regions.get_mut(self.last)
+        self.regions.get_mut(*guess)
     }
 
     /// Words for an address outside of every allocation.

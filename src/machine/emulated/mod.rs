@@ -10,7 +10,7 @@
 //! operations. A static shared array has no red zone of its own, a cell of two bytes remembers one access of each kind, blocks of a launch do not overlap, and a launch never overlaps another. A replayed graph keeps the streams that it
 //! was captured on. It runs on x86-64 Linux.
 //!
-//! [`machine`] runs a launch, [`fiber`] switches threads, [`check`] and [`shadow`] judge accesses, [`memory`] owns what is
+//! [`machine`] runs a launch, [`fiber`] switches threads, [`check`], [`happens_before`] and [`shadow`] judge accesses, [`memory`] owns what is
 //! allocated, [`callbacks`] is what kernels call, [`device`] makes a driver of it, whose queues are [`streams`] and whose order and time [`clock`] keeps.
 
 mod callbacks;
@@ -18,6 +18,7 @@ mod check;
 mod clock;
 mod device;
 mod fiber;
+mod happens_before;
 mod kernels;
 mod machine;
 mod memory;

@@ -1,13 +1,13 @@
-//! What the checker knows of memory: for each four bytes who wrote and read them last, and whether they hold anything yet.
+//! What the checker knows of memory: for each four bytes, or two, who wrote and read them last, and whether they hold anything yet.
 
-use std::collections::HashMap;
-
-/// Bytes that share a cell.
-pub const GRAIN: usize = 4;
-const PAGE_CELLS: usize = 1024;
-
-/// The bytes of each half.
-pub const HALVES: [u8; 2] = [0b0011, 0b1100];
+/// Bytes of memory whose cells come and go together.
+const PAGE: usize = 4096;
+/// Bytes of a cell: most accesses are of whole words. A page where one was not has cells of half a word from then on, so that
+/// neighbours of two bytes, which threads of their own write, are told apart.
+const WORD: usize = 1 << WORD_BITS;
+const HALF: usize = 1 << HALF_BITS;
+const WORD_BITS: u32 = 2;
+const HALF_BITS: u32 = 1;
 
 /// One access: when, by whom, and to which bytes of the cell.
 #[derive(Clone, Copy, Default)]
@@ -31,65 +31,140 @@ pub const WARPS: u8 = 4;
 
 #[derive(Clone, Copy, Default)]
 pub struct Cell {
-    /// By half: neighbours of two bytes are read and written by threads of their own.
-    pub writes: [Stamp; 2],
-    pub reads: [Stamp; 2],
+    pub write: Stamp,
+    pub read: Stamp,
     /// Bytes that hold a value.
     pub written: u8,
     /// Bytes that an async copy has yet to fill.
     pub in_flight: u8,
 }
 
-/// Cells of one allocation, or of shared memory by address; pages appear when touched.
-#[derive(Default)]
-pub struct Shadow {
-    pages: HashMap<usize, Box<[Cell; PAGE_CELLS]>>,
-    /// The page used last, and its cells.
-    last: Option<(usize, *mut Cell)>,
-}
-
-// SAFETY: `last` points into a box that `pages` owns, and goes where they go.
-unsafe impl Send for Shadow {}
-
-impl Shadow {
-    /// The cell of the four bytes at `offset`.
-    pub fn cell(&mut self, offset: usize) -> &mut Cell {
-        let index = offset / GRAIN;
-        let (page, within) = (index / PAGE_CELLS, index % PAGE_CELLS);
-        let cells = match self.last {
-            Some((last, cells)) if last == page => cells,
-            _ => {
-                let cells = self.pages.entry(page).or_insert_with(|| Box::new([Cell::default(); PAGE_CELLS]));
-                let cells = cells.as_mut_ptr();
-                self.last = Some((page, cells));
-                cells
-            }
-        };
-        // SAFETY: `cells` is the start of a box of PAGE_CELLS that lives as long as `self`: pages are never removed.
-        unsafe { &mut *cells.add(within) }
+impl Cell {
+    /// The bytes of a word that are those of one of its halves.
+    fn half(mut self) -> Self {
+        let bytes = (1 << HALF) - 1;
+        for mask in [&mut self.write.mask, &mut self.read.mask, &mut self.written, &mut self.in_flight] {
+            *mask &= bytes;
+        }
+        self
     }
 }
 
-/// (offset of the cell, bytes of it that are touched) for each cell that `offset..offset + len` overlaps.
-pub fn cells(offset: usize, len: usize) -> impl Iterator<Item = (usize, u8)> {
-    let end = offset + len;
-    (offset / GRAIN * GRAIN..end).step_by(GRAIN).map(move |cell| {
-        let first = offset.max(cell) - cell;
-        let last = end.min(cell + GRAIN) - cell;
-        (cell, ((1u8 << last) - 1) & !((1u8 << first) - 1))
-    })
+struct Page {
+    /// A cell has 1 << bits bytes.
+    bits: u32,
+    cells: Box<[Cell]>,
+}
+
+impl Page {
+    fn new() -> Self {
+        Self { bits: WORD_BITS, cells: vec![Cell::default(); PAGE / WORD].into() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn split(&mut self) {
+        // Until now every access was of whole words, so that both halves know the same.
+        self.cells = self.cells.iter().flat_map(|cell| [cell.half(); WORD / HALF]).collect();
+        self.bits = HALF_BITS;
+    }
+}
+
+/// Cells of one allocation, or of shared memory; pages appear when touched.
+#[derive(Default)]
+pub struct Shadow {
+    pages: Vec<Option<Page>>,
+}
+
+impl Shadow {
+    /// Visits the cells that `offset..offset + len` overlaps, with the bytes of each that are touched, up to the first error.
+    #[inline]
+    pub fn visit<E>(
+        &mut self,
+        offset: usize,
+        len: usize,
+        mut visit: impl FnMut(&mut Cell, u8) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let end = offset + len;
+        let mut at = offset;
+        while at < end {
+            let (number, stop) = (at / PAGE, end.min((at / PAGE + 1) * PAGE));
+            let page = self.page(number);
+            if page.bits == WORD_BITS && (at | stop) % WORD != 0 {
+                page.split();
+            }
+            let (first, stop_in_page) = (at - number * PAGE, stop - number * PAGE);
+            let (bits, grain) = (page.bits, 1 << page.bits);
+            let cells = &mut page.cells[first >> bits..(stop_in_page + grain - 1) >> bits];
+            for (index, cell) in cells.iter_mut().enumerate() {
+                let start = (first >> bits) + index << bits;
+                let (from, to) = (first.max(start) - start, stop_in_page.min(start + grain) - start);
+                visit(cell, ((1u8 << to) - 1) & !((1u8 << from) - 1))?;
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, number: usize) -> &mut Page {
+        if !matches!(self.pages.get(number), Some(Some(_))) {
+            self.add(number);
+        }
+        self.pages[number].as_mut().expect("just made")
+    }
+
+    /// Out of the way of what is called for every access of a kernel.
+    #[cold]
+    #[inline(never)]
+    fn add(&mut self, number: usize) {
+        if self.pages.len() <= number {
+            self.pages.resize_with(number + 1, || None);
+        }
+        self.pages[number] = Some(Page::new());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The masks of an access, in order.
+    fn masks(shadow: &mut Shadow, offset: usize, len: usize) -> Vec<u8> {
+        let mut found = Vec::new();
+        let all = shadow.visit::<()>(offset, len, |_, mask| {
+            found.push(mask);
+            Ok(())
+        });
+        all.expect("nothing fails");
+        found
+    }
+
     #[test]
     fn an_access_is_cut_into_cells() {
-        let cut = |offset, len| cells(offset, len).collect::<Vec<_>>();
-        assert_eq!(cut(8, 4), [(8, 0b1111)]);
-        assert_eq!(cut(10, 2), [(8, 0b1100)]);
-        assert_eq!(cut(6, 4), [(4, 0b1100), (8, 0b0011)]);
-        assert_eq!(cut(0, 16).len(), 4);
+        let mut shadow = Shadow::default();
+        assert_eq!(masks(&mut shadow, 8, 4), [0b1111]);
+        assert_eq!(masks(&mut shadow, PAGE - 8, 16), [0b1111; 4]);
+        assert_eq!(masks(&mut shadow, 10, 2), [0b11]);
+        assert_eq!(masks(&mut shadow, 8, 4), [0b11; 2]);
+        assert_eq!(masks(&mut shadow, 7, 4), [0b10, 0b11, 0b01]);
+        assert_eq!(masks(&mut shadow, PAGE, 4), [0b1111]);
+    }
+
+    #[test]
+    fn a_page_of_halves_knows_what_it_knew_of_words() {
+        let mut shadow = Shadow::default();
+        let write = |cell: &mut Cell, mask: u8| -> Result<(), ()> {
+            (cell.write.mask, cell.written) = (mask, mask);
+            Ok(())
+        };
+        shadow.visit(0, 8, write).expect("nothing fails");
+        masks(&mut shadow, 2, 1);
+        let mut known = Vec::new();
+        let all = shadow.visit::<()>(0, 12, |cell, _| {
+            known.push((cell.write.mask, cell.written));
+            Ok(())
+        });
+        all.expect("nothing fails");
+        assert_eq!(known, [[(3, 3); 4].as_slice(), [(0, 0); 2].as_slice()].concat());
     }
 }
