@@ -88,7 +88,8 @@ __device__ __forceinline__ double clip_factor(double limit, double square) {
 // Out: weights (blocks x T) f64 without balancing and clipping; factors (T) f64 balancing and task clipping;
 // shared_factors (blocks x T) f32 for update_weights; head_factors (T) f32; summary (4) f64: norm of the update, clip, 0/1 all
 // finite, number of conflicting pairs; halted (1) u32: whether the update must not happen. If anything is not finite only
-// `summary` and `halted` change.
+// `summary` and `halted` change. What is halted stays so until the host clears it: a round that was given to the device before the
+// host had read the one before changes nothing either.
 extern "C" __global__ void __launch_bounds__(256) surgery_solve(
     double* weights, double* factors, float* shared_factors, float* head_factors, double* summary, uint32_t* halted,
     double* targets, double* parts, double* products, const double* gram, const uint32_t* orders, const uint32_t* tasks, const double* balance,
@@ -98,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(256) surgery_solve(
     __shared__ double warps[kWarp];
     uint64_t cells = uint64_t(count) * count;
 
-    double bad = 0.0;
+    double bad = *halted;
     for (int t = threadIdx.x; t < count; t += kThreads) {
         double square = head_squares[t];
         for (int block = 0; block < blocks; ++block) {

@@ -234,6 +234,52 @@ fn examples_on_the_device_are_those_of_packed_batches() {
     }
 }
 
+/// A device that is given a round before the host has read the one before leaves every file as it would be, also where a round fails: a
+/// label of one example overflows, in whatever round it is drawn.
+#[test]
+fn rounds_in_flight_change_nothing() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let configs = [place.linear(), place.bag(), place.transformer()];
+    let mut table: Vec<Vec<String>> = common::table().lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect();
+    let speed = table[0].iter().position(|name| name == "speed").expect("a column");
+    table[8][speed] = "1e30".to_owned();
+    place.write("table.tsv", table.iter().map(|line| line.join("\t") + "\n").collect::<String>());
+    let always = [EMULATED, "schedule.retry_base=0.002", "schedule.max_retries=2", "checkpoint.keep=9"];
+    let [linear, bag, transformer] = &configs;
+    let cases = [
+        (linear, "numbers", &["surgery.method=gradvac", "surgery.granularity=layer"][..]),
+        (linear, "numbers", &["schedule.mode=time_sliced", "train.rounds=60"]),
+        (bag, "numbers", &["data.resident=device", "surgery.method=pcgrad"]),
+        (bag, "numbers", &["data.resident=host", "surgery.method=mean", "surgery.scale=mean"]),
+        (bag, "numbers", &["data.resident=device", "schedule.mode=time_sliced", "eval.batches_per_round=1", "train.rounds=60"]),
+        (transformer, "score", &["train.rounds=6", "train.micro_batch=16", "encoder.layers=1"]),
+    ];
+    for (number, (config, failing, more)) in cases.into_iter().enumerate() {
+        let [alone, in_flight] = [1, 2].map(|depth| {
+            let run = place.path(&format!("{number}-{depth}"));
+            let depth = format!("schedule.depth={depth}");
+            place.outcome_of_training(config, &[&always[..], more, &[&depth]].concat(), &run).ended(3, &[failing, "failed"]);
+            run
+        });
+        let failures = |run: &Path| -> Vec<Value> {
+            metrics(run)
+                .into_iter()
+                .filter(|line| line["kind"] == "failure")
+                .map(|line| json!([line["round"], line["why"]]))
+                .collect()
+        };
+        assert!(!failures(&alone).is_empty(), "{more:?}");
+        assert_eq!(failures(&in_flight), failures(&alone), "{more:?}");
+        assert_eq!(losses(&in_flight), losses(&alone), "{more:?}");
+        let names = |run: &Path| checkpoints(run).iter().map(|path| path.file_name().map(ToOwned::to_owned)).collect::<Vec<_>>();
+        assert_eq!(names(&in_flight), names(&alone), "{more:?}");
+        assert_same_files(&final_checkpoint(&in_flight), &final_checkpoint(&alone), &format!("{more:?}"));
+    }
+}
+
 /// What lies on the device counts, and gives way to the run's own memory; what cannot lie there is said.
 #[test]
 fn examples_lie_on_the_device_where_there_is_room() {

@@ -38,6 +38,8 @@ pub struct RunTrace {
     offset: f64,
     /// When each task's last span ended.
     due: Vec<f64>,
+    /// When the last commit ended: a device may have begun a round before the host took it up, but not before this.
+    committed: f64,
     /// Each task's last part failed.
     retries: Vec<bool>,
     /// Rounds still to be written; failures, evaluations and checkpoints always are.
@@ -49,7 +51,7 @@ impl RunTrace {
     pub fn open(path: &Path, names: &[String], lanes: usize, rounds: u64) -> Result<Self> {
         let (trace, offset) = Trace::resume(path, names, lanes)?;
         let (due, retries) = (vec![offset; names.len()], vec![false; names.len()]);
-        Ok(Self { trace, clock: Instant::now(), offset, due, retries, left: rounds })
+        Ok(Self { trace, clock: Instant::now(), offset, due, committed: offset, retries, left: rounds })
     }
 
     pub fn now(&self) -> f64 {
@@ -82,13 +84,15 @@ impl RunTrace {
         let Some(ComputedRounds { began, groups, commits }) = computed else { return Ok(()) };
         let began = self.offset + micros(began.saturating_duration_since(self.clock));
         // A device measures on a clock of its own.
-        let within = |time: Duration| (began + micros(time)).clamp(start, end);
+        let earliest = self.committed.min(end);
+        let within = |time: Duration| (began + micros(time)).clamp(earliest, end);
         let on_lane = |number: usize| groups[..number].iter().any(|other| other.lane == groups[number].lane);
         let gradients = groups.iter().enumerate();
         let gradients = gradients.map(|(number, group)| (Kind::Gradient, group, if on_lane(number) { LANE } else { TURN }));
         for (kind, quantum, waited_for) in gradients.chain(commits.iter().map(|commit| (Kind::Commit, commit, GRADIENTS))) {
             let times = [within(quantum.start), within(quantum.start + quantum.time)];
             self.on_lane(kind, quantum, times, waited_for, round)?;
+            self.committed = times[1];
         }
         Ok(())
     }

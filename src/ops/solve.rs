@@ -29,7 +29,7 @@ pub struct Solve {
     pub head_factors: Tensor,
     /// (4) f64: norm of the update, clip, whether all is finite, conflicting pairs.
     pub summary: Tensor,
-    /// (1) u32
+    /// (1) u32, both read and written: set where anything is not finite, and left alone where it is set.
     pub halted: Tensor,
     /// (sets x run tasks x run tasks) f64
     pub targets: Tensor,

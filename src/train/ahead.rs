@@ -110,11 +110,16 @@ impl Ahead {
     pub fn foresaw(&mut self, shares: &[Share], purpose: Purpose) -> bool {
         let known = self.foreseen.pop_front().is_some_and(|(draw, _)| draw.purpose == purpose && draw.shares == shares);
         if !known {
-            self.missed.fetch_add(1, Ordering::Relaxed);
-            self.foreseen.clear();
-            self.future = None;
+            self.forget();
         }
         known
+    }
+
+    /// Nothing is foreseen any more: a task failed, which nobody had foreseen.
+    pub fn forget(&mut self) {
+        self.missed.fetch_add(1, Ordering::Relaxed);
+        self.foreseen.clear();
+        self.future = None;
     }
 
     /// From where the batch of the next round comes, if one is foreseen.

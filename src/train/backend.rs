@@ -92,8 +92,8 @@ pub struct Products {
 pub struct SimpleSolve {
     pub method: Simple,
     pub order: Order,
-    /// On the weights.
-    pub rescale: f64,
+    /// The weights are those of a mean over the tasks.
+    pub mean: bool,
     /// 0: none.
     pub clip_norm: f64,
     /// Clip each task's gradient, not the update.

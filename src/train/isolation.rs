@@ -51,6 +51,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Everything was committed.
+    pub fn is_whole(&self) -> bool {
+        self.failures.is_empty() && self.anomaly.is_none()
+    }
+
     /// Time of the slowest group that the task was in.
     pub fn slowest_group(&self, task: usize) -> Option<Duration> {
         let groups = self.computed.iter().flat_map(|computed| &computed.groups);

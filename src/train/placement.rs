@@ -93,7 +93,7 @@ impl Trainer {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
         let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
         let stored = accelerator.store(&mut self.model.parameters).and_then(|()| accelerator.store_targets(&mut moved));
-        if stored.is_ok() && self.solver.simple(1, self.blocks.sets()).is_some() {
+        if stored.is_ok() && self.solver.simple(self.blocks.sets()).is_some() {
             let targets = self.solver.methods.iter_mut().flat_map(|method| method.targets());
             targets.zip(moved).for_each(|(target, moved)| *target = moved);
         }

@@ -167,11 +167,17 @@ impl Trainer {
         }
     }
 
-    /// Tells a device from where the batch of the round after this one will come, if it is foreseen.
-    pub fn expect(&mut self, coming: Option<Receiver<Packed>>) {
+    /// Tells a device from where the batch of the round after this one will come, if it is foreseen; and with which rates, if that round
+    /// follows for certain where this one commits.
+    pub fn expect(&mut self, coming: Option<Receiver<Packed>>, certain: Option<Rates>) {
         if let Some(accelerator) = &mut self.accelerator {
-            accelerator.expect(coming);
+            accelerator.expect(coming, certain);
         }
+    }
+
+    /// Whether a device has been given the round after the last one, which has to be run next.
+    pub fn is_ahead(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(Accelerator::is_ahead)
     }
 
     /// The batch that was expected last, if it is `wanted`; what was done for it is undone otherwise.
@@ -328,7 +334,7 @@ fn only_round(
     mut lap: Lap,
 ) -> Result<Committed, Stop> {
     let (tasks, round) = (work.tasks, work.round);
-    let simple = solver.simple(tasks.len(), work.blocks.sets());
+    let simple = solver.simple(work.blocks.sets());
     let gradients = match simple.and_then(|simple| backend.whole_round(work, &simple, &rates)) {
         Some(whole) => {
             let (forward, products, step) = whole?;

@@ -22,7 +22,7 @@ use crate::observe::console::Console;
 use crate::observe::event::{BufferBytes, ByTask, Event, RoundEvent, Weights};
 use crate::observe::run_trace::RunTrace;
 use crate::observe::trace::Kind;
-use crate::schedule::order::{Order, Record};
+use crate::schedule::order::{Dealt, Order, Record};
 use crate::surgery::methods::Status;
 use crate::train::ahead::Ahead;
 use crate::train::batch::Share;
@@ -221,7 +221,8 @@ impl<'a> Run<'a> {
                 break End::Finished;
             }
             self.checkpoint_if_due()?;
-            if self.stop.load(Ordering::Relaxed) {
+            // A round that the device has begun is the next one in any case.
+            if self.stop.load(Ordering::Relaxed) && !self.trainer.is_ahead() {
                 break End::Interrupted;
             }
             self.round(ahead.as_deref_mut())?;
@@ -293,9 +294,9 @@ impl<'a> Run<'a> {
         let purpose = self.trainer.purpose(config.run.seed, round);
         let foreseen = ahead.as_deref_mut().is_some_and(|ahead| ahead.foresaw(&shares, purpose));
         let packed = self.trainer.expected(foreseen);
-        if let Some(ahead) = ahead {
+        if let Some(ahead) = ahead.as_deref_mut() {
             self.foresee(ahead, &dealt, purpose);
-            self.trainer.expect(ahead.take_next());
+            self.trainer.expect(ahead.take_next(), self.is_followed(&dealt).then(|| rates(round + 1, 1)));
         }
         let fuse = fuse(config, plan.limits.present);
         let work = Work { corpus, fuse, purpose, rates: &rates, injected: &injected, packed: Cell::new(packed) };
@@ -303,6 +304,9 @@ impl<'a> Run<'a> {
         let shared_out = plan.turns.is_measured && dealt.commits.len() > 1;
         self.trainer.time_quanta(traced || shared_out || self.adapts());
         let attempt = work.attempt(&mut self.trainer, shares, &dealt.commits)?;
+        if let Some(ahead) = ahead.filter(|_| !attempt.is_whole()) {
+            ahead.forget();
+        }
         let times = Self::times(&dealt, &attempt, clock.elapsed());
         let committed: Vec<(&Done, Duration)> =
             attempt.done.iter().map(|done| (done, times[(done.round - round) as usize])).collect();
@@ -326,8 +330,25 @@ impl<'a> Run<'a> {
 
     /// Whether what happens every so many rounds happens after the last step.
     pub(super) fn is_due(&self, every: Option<u64>) -> bool {
-        let round = self.state.round;
-        every.is_some_and(|every| round / every > round.saturating_sub(self.advanced) / every)
+        is_between(every, self.state.round.saturating_sub(self.advanced), self.state.round)
+    }
+
+    /// Whether the round that is foreseen follows this one for certain where this one commits: nothing reads the parameters between
+    /// them, and nothing that was measured decides who is next.
+    fn is_followed(&self, dealt: &Dealt) -> bool {
+        let (round, epoch, schedule) = (self.state.round, self.plan.rounds_per_epoch, &self.config.schedule);
+        let due = |every| is_between(interval(every, epoch), round, round + 1);
+        schedule.depth > 1
+            && round + 1 < self.plan.rounds
+            && dealt.commits.len() == 1
+            && schedule.max_staleness == 0
+            && schedule.feedback.is_none()
+            && !self.plan.turns.is_measured
+            && !self.adapts()
+            && self.evaluator.is_none()
+            && !due(&self.config.eval.every)
+            && !due(&self.config.checkpoint.every)
+            && !self.stop.load(Ordering::Relaxed)
     }
 
     /// The trace's clock.
@@ -393,6 +414,11 @@ impl<'a> Run<'a> {
             ms: time.as_secs_f64() * 1e3,
         }))
     }
+}
+
+/// Whether something that happens after every so many rounds does so after the first of two counts of them, up to the second.
+fn is_between(every: Option<u64>, first: u64, last: u64) -> bool {
+    every.is_some_and(|every| last / every > first / every)
 }
 
 /// Why a solver fell back, if it did.

@@ -80,8 +80,8 @@ impl Solver {
         Losses { losses, tasks, round, epoch: round / self.round_options.rounds_per_epoch, seed: self.round_options.seed }
     }
 
-    /// How a round of `count` tasks with `sets` of weights is solved by a device itself; none where the host has to.
-    pub fn simple(&self, count: usize, sets: usize) -> Option<SimpleSolve> {
+    /// How rounds with `sets` of weights are solved by a device itself; none where the host has to.
+    pub fn simple(&self, sets: usize) -> Option<SimpleSolve> {
         let method = self.method().simple()?;
         let order = match method {
             Simple::Sum | Simple::Mean => Order::Fixed,
@@ -92,12 +92,9 @@ impl Solver {
             return None;
         }
         // The kernel's sum stands for the mean as well.
-        let rescale = match (self.round_options.scale, self.mean_scaled) {
-            (Scale::Native, true) | (Scale::Mean, _) => 1.0 / count as f64,
-            (Scale::Native, false) | (Scale::Sum, _) => 1.0,
-        };
+        let mean = matches!((self.round_options.scale, self.mean_scaled), (Scale::Native, true) | (Scale::Mean, _));
         let Clip { norm: clip_norm, scope } = self.round_options.clip;
-        Some(SimpleSolve { method, order, rescale, clip_norm, clip_tasks: scope == ClipScope::Task, weighted_heads })
+        Some(SimpleSolve { method, order, mean, clip_norm, clip_tasks: scope == ClipScope::Task, weighted_heads })
     }
 
     /// Solves the round's surgery on the gradients that `backend` holds. A method with row state moves its buffers here.

@@ -151,6 +151,12 @@ impl Outcome {
         self.says(parts)
     }
 
+    /// A run that went on to its end without a task that failed.
+    pub fn ended(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "stderr:\n{}", self.err);
+        self.says(parts)
+    }
+
     pub fn says(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.err.contains(part), "no `{part}` in:\n{}", self.err);

@@ -146,16 +146,18 @@ impl Prepared {
         thread::scope(|scope| {
             let mut ahead = Ahead::start(scope, corpus, plan.spec.clone(), fuse, Vec::new());
             (0..DEPTH as u64).for_each(|round| ahead.foresee(draw(round)));
-            trainer.expect(ahead.take_next());
+            trainer.expect(ahead.take_next(), None);
             body(&mut |round| {
                 let before = trainer.device_counts().unwrap_or_default();
                 let Draw { shares, purpose } = draw(round);
                 let foreseen = ahead.foresaw(&shares, purpose);
                 let packed = trainer.expected(foreseen).context("the thread that packs has ended")?;
                 ahead.foresee(draw(round + DEPTH as u64));
-                trainer.expect(ahead.take_next());
+                let rates = |round| rates(&config.optimizer, round, plan.rounds, round);
+                let is_followed = config.schedule.depth > 1 && round + 1 < plan.rounds;
+                trainer.expect(ahead.take_next(), is_followed.then(|| rates(round + 1)));
                 trainer.prepare(Some(packed.prepared));
-                let rates = rates(&config.optimizer, round, plan.rounds, round);
+                let rates = rates(round);
                 let outcome = trainer.run_round(&packed.batch, &packed.present, round, &rates)?;
                 let committed = outcome.map_err(|anomaly| anyhow!("{anomaly:?}"))?;
                 Ok(Timed { committed, counts: trainer.device_counts().unwrap_or_default() - before })
@@ -297,13 +299,18 @@ mod tests {
 
     const BATCH: usize = 4;
 
-    /// What the last of some rounds asked of the device.
+    /// What a late one of some rounds asked of the device.
     fn steady(encoder: EncoderKind, tasks: usize) -> Counts {
         let (layers, seq, recompute, lanes, rounds) = (1, 8, false, 1, 7);
         let (batch, device, method) = (BATCH, "emulated", "pcgrad");
         let shape = Shape { encoder, hidden: 32, tasks, batch, layers, seq, recompute, device, method, lanes, rounds };
         let mut prepared = Prepared::new(&shape).expect("a small run");
-        prepared.with_rounds(|next| (0..rounds as u64).map(|round| next(round).expect("a round").counts).last()).expect("rounds")
+        let counts = |next: &mut dyn FnMut(u64) -> Result<Timed>| -> Vec<Counts> {
+            (0..rounds as u64).map(|round| next(round).expect("a round").counts).collect()
+        };
+        let [.., late, last] = prepared.with_rounds(counts)[..] else { unreachable!("so many rounds") };
+        assert_eq!([last.launches, last.host_waits], [0, 1], "the device was given the last round before");
+        late
     }
 
     /// Where examples lie on the device, whatever they are and however many tasks there are.

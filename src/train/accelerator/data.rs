@@ -185,6 +185,20 @@ impl DataOnDevice {
         pieces.upload(driver, bags.lists.touched_count().at, bytemuck::bytes_of(&(touched.len() as u32)))
     }
 
+    /// Takes back all slots but the first `count` that were given.
+    pub fn forget_slots(
+        &self,
+        driver: &mut dyn Driver,
+        pieces: &Pieces,
+        host: &mut RowTable,
+        count: u32,
+    ) -> Result<(), DeviceError> {
+        let Examples::Bags(bags) = &self.examples else { return Ok(()) };
+        pieces.upload(driver, bags.lists.touched_count().at, bytemuck::bytes_of(&count))?;
+        self.store_slots(driver, pieces, host)?;
+        self.load_slots(driver, pieces, host)
+    }
+
     /// Gives the host the slots that the device has given since.
     pub fn store_slots(&self, driver: &mut dyn Driver, pieces: &Pieces, host: &mut RowTable) -> Result<(), DeviceError> {
         let Examples::Bags(bags) = &self.examples else { return Ok(()) };

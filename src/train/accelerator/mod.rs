@@ -1,11 +1,12 @@
 //! A run's parameters, gradients and activations on a device, and the launches of a round.
 //!
 //! bf16 activations and copies of the weights, f32 parameters and moments, rows of J in either. All memory is allocated before round 0. The host waits for the device once a round, when it reads losses and products of
-//! gradients, or twice where a method or a single row of J asks for more. Three streams: two lanes that fused groups take in turn, and one for copies, so that a group's inputs travel
+//! gradients, or twice where a method or a single row of J asks for more; where the device solves by itself and the next round is certain, that one was given before ([`flight`]). Three streams: two lanes that fused groups take in turn, and one for copies, so that a group's inputs travel
 //! while the one before computes; events order them.
 
 mod buffers;
 mod data;
+mod flight;
 mod inference;
 mod lane;
 mod parameters;
@@ -20,6 +21,7 @@ mod update_step;
 mod upload;
 
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -44,6 +46,7 @@ use crate::train::ahead::Packed as PackedBatch;
 use crate::train::quanta::RoundTimes;
 use buffers::BuffersOnDevice;
 use data::DataOnDevice;
+use flight::Flight;
 pub use inference::Inference;
 use lane::Lane;
 use parameters::ParametersOnDevice;
@@ -82,8 +85,8 @@ pub struct Accelerator {
     batches: [StagingBuffer; 2],
     /// Which of them holds the round's batch.
     buffer: usize,
-    /// What its step needs.
-    steps: StagingBuffer,
+    /// What the step of either needs.
+    steps: [StagingBuffer; 2],
     /// Tables that are the same in every round.
     resident: Resident,
     /// The round whose gradients lie here, or the rounds that are computed together.
@@ -93,6 +96,10 @@ pub struct Accelerator {
     /// From where the next round's batch comes, and the batch once it is there.
     coming: Option<Receiver<PackedBatch>>,
     next: Option<PackedBatch>,
+    /// Rates of the next round, if it is certain to follow where this one commits.
+    certain: Option<Rates>,
+    /// The next round, if it has been given to the device.
+    flight: Option<Flight>,
     /// A step was given to the device since the host waited for it last.
     stepping: bool,
     /// What the host read of it.
@@ -141,7 +148,11 @@ struct Results {
     sets: usize,
     blocks: usize,
     scratch: GramScratch,
-    staging: StagingId,
+    /// By the buffer of a round's batch: what was read, how many rows of the table have slots where the device gives them, and when
+    /// both are there.
+    staging: [StagingId; 2],
+    slots: [StagingId; 2],
+    read: [EventId; 2],
 }
 
 impl Results {
@@ -252,11 +263,9 @@ impl Accelerator {
         let batches = [examples("a round's examples")?, examples("the next round's examples")?];
         // Of all rows that are touched together, the batch has the lists.
         let lists = if apart && table.is_some() { TableOnDevice::table_bytes(network, batches_per_round, limits) } else { 0 };
-        let steps = StagingBuffer::new(
-            device,
-            "a round's step",
-            step_bytes(network, present * batches_per_round, blocks.sets()) + lists,
-        )?;
+        let bytes = step_bytes(network, present * batches_per_round, blocks.sets()) + lists;
+        let mut step = |name| StagingBuffer::new(device, name, bytes);
+        let steps = [step("a round's step")?, step("the next round's step")?];
         let resident = Resident::new(device, streams.lanes[0], network, blocks)?;
         let in_table = table.as_ref().map_or(0, |table| table.state.values.rows * table.state.values.columns);
         let largest = [shared.values.columns, heads.values.columns, in_table];
@@ -285,6 +294,8 @@ impl Accelerator {
             prepared: None,
             coming: None,
             next: None,
+            certain: None,
+            flight: None,
             stepping: false,
             read: Vec::new(),
             timers: Timers::default(),
@@ -345,13 +356,15 @@ impl Accelerator {
         }
     }
 
-    /// From where the batch of the round after this one will come; it is laid out while this one is computed.
-    pub fn expect(&mut self, coming: Option<Receiver<PackedBatch>>) {
-        self.coming = coming;
+    /// From where the batch of the round after this one will come; it is laid out while this one is computed, and given to the device
+    /// if it is `certain`, with these rates.
+    pub fn expect(&mut self, coming: Option<Receiver<PackedBatch>>, certain: Option<Rates>) {
+        (self.coming, self.certain) = (coming, certain);
     }
 
     /// The batch that was expected, if it is `wanted`; waits for it.
     pub fn expected(&mut self, wanted: bool, parameters: &mut Parameters) -> Option<PackedBatch> {
+        assert!(wanted || self.flight.is_none(), "a round that the device was given is the next one");
         let (coming, mut next) = (self.coming.take(), self.next.take());
         if wanted {
             return next.or_else(|| coming?.recv().ok());
@@ -384,9 +397,23 @@ impl Accelerator {
     fn wait(&mut self, stream: StreamId) -> Result<(), DeviceError> {
         let clock = Instant::now();
         let waited = self.driver.synchronize(stream);
-        self.graphs.counts.host_waits += 1;
-        self.graphs.counts.waiting += clock.elapsed();
+        self.waited(clock);
         waited
+    }
+
+    /// Waits for what an event was recorded for, awake: a thread that sleeps hears of it late.
+    fn wait_for(&mut self, event: EventId) -> Result<(), DeviceError> {
+        let clock = Instant::now();
+        while !self.driver.event_done(event)? {
+            thread::yield_now();
+        }
+        self.waited(clock);
+        Ok(())
+    }
+
+    fn waited(&mut self, since: Instant) {
+        self.graphs.counts.host_waits += 1;
+        self.graphs.counts.waiting += since.elapsed();
     }
 }
 
@@ -411,7 +438,10 @@ impl Results {
             cosines: matrices(device.allocate("cosines", (blocks + 1) * gram)?, blocks + 1),
             conflicts: Tensor::dense(device.allocate("conflicts", 4 * (blocks + 1))?, 1, blocks + 1, DType::U32),
         };
-        Ok(Self { at, bytes, tasks, batches, sets, blocks, scratch, staging: device.staging(bytes)? })
+        let staging = [device.staging(bytes)?, device.staging(bytes)?];
+        let slots = [device.staging(4)?, device.staging(4)?];
+        let read = [device.event()?, device.event()?];
+        Ok(Self { at, bytes, tasks, batches, sets, blocks, scratch, staging, slots, read })
     }
 }
 

@@ -60,6 +60,11 @@ impl Packed {
         &mut self.layout.upload
     }
 
+    /// Rows of the table that had slots before it.
+    pub fn known(&self) -> usize {
+        self.layout.known
+    }
+
     /// Where a table lies that came with the batch.
     pub fn find(&self, table: &Bytes) -> Option<Address> {
         self.layout.upload.find(table)
@@ -106,7 +111,7 @@ impl Accelerator {
         (self.touched, self.buffer) = (prepared.touched, layout.buffer);
         self.gave_slots = self.found().is_some();
         let lanes: Vec<usize> = layout.groups.iter().map(|group| group.lane).collect();
-        let timers = if backward { self.timers.of_round(&mut *self.driver, &lanes)? } else { None };
+        let timers = if backward { self.timers.of_round(&mut *self.driver, &lanes, self.buffer)? } else { None };
         Ok(Packed { layout, timers })
     }
 

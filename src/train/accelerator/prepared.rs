@@ -15,6 +15,7 @@ use crate::ops::storage::{bf16, round};
 const PIECE: usize = 1 << 15;
 
 /// A batch as the accelerator lays it out.
+#[derive(Default)]
 pub struct Prepared {
     /// (rows x inputs) rows [`pitch`] apart; empty for an encoder without features.
     pub features: Vec<bf16>,

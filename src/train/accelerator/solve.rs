@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::Accelerator;
+use super::pass::Packed;
 use super::program::Program;
-use super::update_step::means;
 use crate::machine::driver::{DeviceError, Driver};
 use crate::machine::tape::Tape;
 use crate::machine::tensor::{DType, Tensor};
@@ -12,7 +12,7 @@ use crate::ops::column_rule::How;
 use crate::ops::solve::{Method, Solve};
 use crate::surgery::methods::{Order, Simple, Status};
 use crate::surgery::update::{DecisionAt, Rates};
-use crate::train::backend::{Forward, Products, SimpleSolve, Work};
+use crate::train::backend::{SimpleSolve, Work};
 use crate::train::solve::Step;
 
 /// Room of kernels/solve.cu, for the most tasks.
@@ -49,13 +49,13 @@ impl Solver {
 }
 
 impl Accelerator {
-    /// Gradients, surgery and step; waits for all of it.
-    pub(super) fn solve_and_step(
+    /// What is given to the device of a whole round: gradients, surgery and step.
+    pub(super) fn whole_program(
         &mut self,
         work: &mut Work,
         simple: &SimpleSolve,
         rates: &Rates,
-    ) -> Result<(Forward, Products, Step), DeviceError> {
+    ) -> Result<(Program, Packed), DeviceError> {
         let count = work.tasks.len();
         let packed = self.pack(work, true)?;
         let (solver, results, sets) = (&self.solver, &self.results, self.results.sets);
@@ -78,14 +78,14 @@ impl Accelerator {
             tasks: work.tasks.iter().map(|&task| task as u32).collect(),
             run_tasks: solver.run_tasks,
             method: kernel_method(simple.method),
-            rescale: simple.rescale,
+            rescale: if simple.mean { 1.0 / count as f64 } else { 1.0 },
             clip_norm: simple.clip_norm,
             clip_tasks: simple.clip_tasks,
             heads_weighted: simple.weighted_heads,
         });
         let shared = How::Weights(shared_factors);
         let decision = DecisionAt { tasks: work.tasks, shared, heads: solver.head_factors, halted: solver.halted };
-        let mut upload = self.steps.upload();
+        let mut upload = self.steps[self.buffer].upload();
         let commands = self.step_commands(tape, &mut upload, &packed, work, &decision, rates);
         let stream = self.streams.lanes[0];
         let mut program = Program::default();
@@ -93,10 +93,7 @@ impl Accelerator {
         self.add_pass(&mut program, &packed);
         program.run(stream, &commands);
         program.time(packed.timers.as_ref().map(|timers| timers.commit[1]), stream);
-        let values = self.read_beside(program, work)?;
-        packed.timers.iter().try_for_each(|timers| self.measure(timers))?;
-        let losses = means(work.batch, &values[..count]);
-        Ok((Forward { losses, balanced: None }, self.products_of(&values, work), self.solved(&values, count)))
+        Ok((program, packed))
     }
 
     /// (sets x T x T) which rows each row visits, in order.
@@ -107,8 +104,13 @@ impl Accelerator {
         own.repeat(self.results.sets)
     }
 
+    /// Lets the device move parameters again after a round that was not finite.
+    pub(super) fn clear_halt(&mut self) -> Result<(), DeviceError> {
+        self.driver.fill(self.streams.lanes[0], self.solver.halted.at, 0, 4)
+    }
+
     /// What the kernel left; a norm that is not finite where it moved nothing.
-    fn solved(&self, values: &[f64], count: usize) -> Step {
+    pub(super) fn solved(&self, values: &[f64], count: usize) -> Step {
         let results = &self.results;
         let weights = values[results.weights()..].chunks_exact(count).take(self.results.sets);
         let summary = &values[results.summary()..];

@@ -11,21 +11,30 @@ use crate::train::quanta::{Quantum, RoundTimes};
 pub(super) struct Timers {
     /// Rounds from here on are timed.
     pub wanted: bool,
-    made: Vec<EventId>,
+    /// By the buffer of a round's batch.
+    made: [Vec<EventId>; 2],
+    /// When the last round that was measured ended.
+    ended: Option<Instant>,
 }
 
 impl Timers {
     /// Those of a round whose groups run on these lanes, if it is to be timed.
-    pub fn of_round(&mut self, driver: &mut dyn Driver, lanes: &[usize]) -> Result<Option<RoundTimers>, DeviceError> {
+    pub fn of_round(
+        &mut self,
+        driver: &mut dyn Driver,
+        lanes: &[usize],
+        buffer: usize,
+    ) -> Result<Option<RoundTimers>, DeviceError> {
         if !self.wanted {
             return Ok(None);
         }
-        while self.made.len() < 3 + 2 * lanes.len() {
-            self.made.push(driver.timer()?);
+        let made = &mut self.made[buffer];
+        while made.len() < 3 + 2 * lanes.len() {
+            made.push(driver.timer()?);
         }
-        let pair = |first: usize| [self.made[first], self.made[first + 1]];
+        let pair = |first: usize| [made[first], made[first + 1]];
         let groups = lanes.iter().enumerate().map(|(group, &lane)| (lane, pair(3 + 2 * group))).collect();
-        Ok(Some(RoundTimers { begin: self.made[0], commit: pair(1), groups }))
+        Ok(Some(RoundTimers { begin: made[0], commit: pair(1), groups }))
     }
 }
 
@@ -45,8 +54,9 @@ impl Accelerator {
         self.timers.wanted = wanted;
     }
 
-    /// Notes the times of a round whose step was given to the device, and waits for it where it is not over.
-    pub(super) fn measure(&mut self, timers: &RoundTimers) -> Result<(), DeviceError> {
+    /// Notes the times of a round whose step was given to the device, and waits for it where it is not over. One that was given at a time
+    /// when the round before was not over began at its end, or when it was given.
+    pub(super) fn measure(&mut self, timers: &RoundTimers, given: Option<Instant>) -> Result<(), DeviceError> {
         let &RoundTimers { begin, ref groups, commit } = timers;
         if !self.driver.event_done(commit[1])? {
             self.wait(self.streams.lanes[0])?;
@@ -58,7 +68,12 @@ impl Accelerator {
         let groups = groups.iter().map(|&(lane, pair)| quantum(lane, pair)).collect::<Result<_, _>>()?;
         let commit = quantum(0, commit)?;
         let took: Duration = commit.start + commit.time;
-        self.times = Some(RoundTimes { began: now.checked_sub(took).unwrap_or(now), groups, commit });
+        let began = match (given, self.timers.ended) {
+            (Some(given), Some(ended)) => given.max(ended),
+            _ => now.checked_sub(took).unwrap_or(now),
+        };
+        self.timers.ended = Some(began + took);
+        self.times = Some(RoundTimes { began, groups, commit });
         Ok(())
     }
 }

@@ -34,6 +34,7 @@ impl Accelerator {
                 self.upload(own.at, bytemuck::cast_slice(values))?;
             }
         }
+        self.clear_halt()?;
         // Heads of absent tasks have no gradient, and count as zero.
         self.driver.fill(stream, self.head_gradients.at, 0, 4 * self.head_gradients.columns)?;
         self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;

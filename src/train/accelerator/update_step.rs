@@ -64,7 +64,7 @@ impl Backend for Accelerator {
         let mut tape = Tape::default();
         tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [partials, cosines, conflicts] });
         let packed = self.packed.as_ref().expect("gradients before their products");
-        let mut upload = self.steps.upload();
+        let mut upload = self.steps[self.buffer].upload();
         let commands = tape.commands(&self.card, |table| self.place(packed, &mut upload, table));
         drop(tape);
         let mut program = Program::default();
@@ -82,7 +82,7 @@ impl Backend for Accelerator {
         if let Some(host) = work.parameters.rows.as_mut().filter(|_| slots.len() != union.rows.len()) {
             host.touch_elsewhere(&union.rows, slots);
         }
-        let mut upload = self.steps.upload();
+        let mut upload = self.steps[self.buffer].upload();
         let mut narrow = |sets: &[Vec<f64>]| {
             let values: Vec<f32> = sets.iter().flatten().map(|&value| value as f32).collect();
             Tensor::dense(upload.push(&values), sets.len(), values.len() / sets.len().max(1), DType::F32)
@@ -102,7 +102,7 @@ impl Backend for Accelerator {
         program.time(timers.map(|[_, end]| end), stream);
         self.graphs.execute(&mut *self.driver, stream, program)?;
         self.stepping = true;
-        packed.timers.iter().try_for_each(|timers| self.measure(timers))?;
+        packed.timers.iter().try_for_each(|timers| self.measure(timers, None))?;
         // For the rounds that were computed with this one.
         self.packed = Some(packed);
         Ok(())
@@ -222,22 +222,24 @@ impl Accelerator {
             self.wait(stream)?;
             self.stepping = false;
         }
-        self.steps.fill(&mut *self.driver, upload)?;
-        program.push(self.steps.send(stream, &upload.sections[0]));
+        let step = &self.steps[self.buffer];
+        step.fill(&mut *self.driver, upload)?;
+        program.push(step.send(stream, &upload.sections[0]));
         Ok(())
     }
 
     /// Runs a program and reads what it left for `count` present tasks.
     pub(super) fn read(&mut self, program: Program, count: usize) -> Result<Vec<f64>, DeviceError> {
         self.start(program, count)?;
-        self.finish(count)
+        self.finish(self.buffer, count)
     }
 
     /// As [`Accelerator::read`] of a round's first program; while it runs, the next round's batch is laid out.
     pub(super) fn read_beside(&mut self, program: Program, work: &mut Work) -> Result<Vec<f64>, DeviceError> {
         self.start(program, work.tasks.len())?;
+        let buffer = self.buffer;
         self.lay_out_next(work)?;
-        self.finish(work.tasks.len())
+        self.finish(buffer, work.tasks.len())
     }
 
     /// Results that a program leaves for `count` present tasks.
@@ -246,16 +248,20 @@ impl Accelerator {
         self.results.grams() + if there { self.results.cells(count) } else { 0 }
     }
 
-    fn start(&mut self, mut program: Program, count: usize) -> Result<(), DeviceError> {
-        let (stream, staging) = (self.streams.lanes[0], self.results.staging);
-        program.push(Step::CopyOut { stream, to: staging, from: self.results.at, bytes: 8 * self.written(count) });
-        self.graphs.execute(&mut *self.driver, stream, program)
+    /// Gives the device a program and the copy of what it leaves for `count` present tasks.
+    pub(super) fn start(&mut self, mut program: Program, count: usize) -> Result<(), DeviceError> {
+        let (stream, results) = (self.streams.lanes[0], &self.results);
+        let (to, event) = (results.staging[self.buffer], results.read[self.buffer]);
+        program.push(Step::CopyOut { stream, to, from: results.at, bytes: 8 * self.written(count) });
+        self.graphs.execute(&mut *self.driver, stream, program)?;
+        self.driver.record(event, stream)
     }
 
-    fn finish(&mut self, count: usize) -> Result<Vec<f64>, DeviceError> {
-        self.wait(self.streams.lanes[0])?;
+    /// What a program left that was started with the batch of this buffer.
+    pub(super) fn finish(&mut self, buffer: usize, count: usize) -> Result<Vec<f64>, DeviceError> {
+        self.wait_for(self.results.read[buffer])?;
         self.stepping = false;
-        let (written, staging) = (self.written(count), self.results.staging);
+        let (written, staging) = (self.written(count), self.results.staging[buffer]);
         let mut values: Vec<f64> = bytemuck::pod_collect_to_vec(&self.driver.staging_bytes(staging)?[..8 * written]);
         // Where all gradients are added up, their products are those of embedding rows alone.
         values.resize(self.results.grams() + self.results.cells(count), 0.0);
