@@ -47,10 +47,19 @@ fn folder_of(file: &Path) -> &Path {
 
 fn make_absolute(node: &mut Node, folder: &Path) {
     let Value::Text(text) = &mut node.value else { return };
-    let joined = folder.join(&*text);
+    let joined = folder.join(under_home(text));
     // Fails only for an empty path or a current directory that is gone; the path then stays relative to it.
     let absolute = std::path::absolute(&joined).unwrap_or(joined);
     *text = absolute.to_string_lossy().into_owned();
+}
+
+/// `~` and `~/...` mean the home folder, as in a shell, where the environment names it.
+pub fn under_home(text: &str) -> PathBuf {
+    let below = text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    match (below, std::env::home_dir().filter(|home| home.is_absolute())) {
+        (Some(rest), Some(home)) => home.join(rest.trim_start_matches('/')),
+        _ => PathBuf::from(text),
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +80,14 @@ mod tests {
         let config = folder.load(&[]).unwrap().config;
         assert_eq!(config.data.root, folder.path("common/../sets"));
         assert_eq!(config.tasks["a"].train, Some(folder.path("common/../sets/a.csv")));
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_folder() {
+        let home = std::env::home_dir().expect("tests have a home folder");
+        assert_eq!(under_home("~/sets/a.csv"), home.join("sets/a.csv"));
+        assert_eq!(under_home("~"), home);
+        assert_eq!([under_home("~other/a"), under_home("a/~")], ["~other/a", "a/~"].map(PathBuf::from));
     }
 
     #[test]
