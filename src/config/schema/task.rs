@@ -59,7 +59,7 @@ table! {
         period: u64 = 1 in 1..=ROUNDS;
         /// Rounds after which the task is done; absent means it trains to the end.
         rounds: Option<u64> = none in 1..=ROUNDS;
-        /// The task is done once its primary metric on dev is at least this (mse, mae: at most).
+        /// The task is done once its primary metric on dev is at least this (mse, rmse, mae: at most).
         target: Option<f64> = none in Bounds::NON_NEGATIVE;
         /// Tasks that must be done before this one starts; each needs `rounds` or `target`.
         depends_on: Vec<String> = [];
@@ -82,7 +82,22 @@ choices! {
 }
 
 choices! {
-    pub enum MetricKind { Accuracy = "accuracy", F1 = "f1", Matthews = "matthews", Pearson = "pearson", Spearman = "spearman", Mse = "mse", Mae = "mae", Auroc = "auroc" }
+    pub enum MetricKind {
+        Accuracy = "accuracy",
+        BalancedAccuracy = "balanced_accuracy",
+        Precision = "precision",
+        Recall = "recall",
+        F1 = "f1",
+        MacroF1 = "macro_f1",
+        Matthews = "matthews",
+        Auroc = "auroc",
+        Pearson = "pearson",
+        Spearman = "spearman",
+        R2 = "r2",
+        Mse = "mse",
+        Rmse = "rmse",
+        Mae = "mae",
+    }
 }
 
 table! {
