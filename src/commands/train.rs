@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::ConfigArgs;
 use crate::config::Config;
-use crate::data::{Corpus, SplitName};
+use crate::data::Corpus;
 use crate::failure::INTERRUPTED;
 use crate::files::write_whole;
 use crate::machine::Device;
@@ -70,7 +70,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    finish(&mut run, &corpus, config.eval.test, &notes)
+    finish(&mut run, &corpus, &notes)
 }
 
 pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
@@ -118,7 +118,7 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    finish(&mut run, &corpus, config.eval.test, &notes)
+    finish(&mut run, &corpus, &notes)
 }
 
 /// The plan within the budget; says what had to give for it.
@@ -130,18 +130,14 @@ fn fit(config: &mut Config, corpus: &mut Corpus, console: &Console) -> Result<Pl
 }
 
 /// Trains, then prints the final scores, also where a task has failed.
-fn finish(run: &mut Run, corpus: &Corpus, test: bool, console: &Console) -> Result<ExitCode> {
+fn finish(run: &mut Run, corpus: &Corpus, console: &Console) -> Result<ExitCode> {
     if run.run()? == End::Interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let splits = if test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
     let mut tables = String::new();
-    for &split in splits {
-        let scores = run.final_scores(split)?;
-        if !scores.tasks.is_empty() {
-            scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
-            tables += &format!("{}\n{}", split.as_str(), scores.table());
-        }
+    for scores in &run.scores {
+        scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
+        tables += &format!("{}\n{}", scores.split.as_str(), scores.table());
     }
     let printed = output::text(tables);
     run.check_tasks()?;

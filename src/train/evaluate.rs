@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::schema::MetricKind;
+use crate::config::schema::{HeadKind, MetricKind};
 use crate::config::{Quantity, is_error, metrics_of};
 use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
 use crate::train::guard::name_examples;
@@ -24,6 +24,8 @@ pub struct Scores {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskScores {
     pub all: Scores,
+    /// Of regression with several outputs: the metrics of each, by its label.
+    pub outputs: Vec<(String, Vec<(MetricKind, Measured)>)>,
     pub slices: BTreeMap<String, Scores>,
     /// Examples whose prediction is infinite or not a number.
     pub not_finite: Vec<u32>,
@@ -46,8 +48,12 @@ pub(super) fn task_scores(task: &TaskData, split: &Split, logits: &[f32], losses
     };
     debug_assert!(matches!(split.targets, Targets::Class(_) | Targets::Values { .. }));
     let all = Predictions { outputs: task.outputs, logits, targets: &split.targets, only: None };
+    let outputs =
+        task.settings.label.iter().enumerate().filter(|_| task.settings.head == HeadKind::Regression && task.outputs > 1);
+    let of_output = |output| metrics_of(&task.settings).iter().map(|&kind| (kind, all.metric_of_output(kind, output))).collect();
+    let outputs = outputs.map(|(output, label)| (label.clone(), of_output(output))).collect();
     let slices = split.slices.iter().map(|(name, only)| (name.clone(), scores(Some(only)))).collect();
-    TaskScores { all: scores(None), slices, not_finite: all.not_finite().map(|example| example as u32).collect() }
+    TaskScores { all: scores(None), outputs, slices, not_finite: all.not_finite().map(|example| example as u32).collect() }
 }
 
 /// Of sums of losses over so many observed targets each.
@@ -76,14 +82,15 @@ impl Scores {
     }
 
     fn json(&self) -> Map<String, Value> {
-        let mut map = Map::new();
-        for (kind, value) in &self.metrics {
-            map.insert(kind.name().to_owned(), json!(value.ok()));
-        }
+        let mut map = metrics_json(&self.metrics);
         map.insert("loss".into(), json!(self.loss));
         map.insert("examples".into(), json!(self.examples));
         map
     }
+}
+
+fn metrics_json(metrics: &[(MetricKind, Measured)]) -> Map<String, Value> {
+    metrics.iter().map(|(kind, value)| (kind.name().to_owned(), json!(value.ok()))).collect()
 }
 
 impl Evaluation {
@@ -101,6 +108,11 @@ impl Evaluation {
         let mut tasks = Map::new();
         for (name, scores) in &self.tasks {
             let mut map = scores.all.json();
+            let outputs = scores.outputs.iter().map(|(label, metrics)| (label.clone(), Value::Object(metrics_json(metrics))));
+            let outputs: Map<String, Value> = outputs.collect();
+            if !outputs.is_empty() {
+                map.insert("outputs".into(), Value::Object(outputs));
+            }
             let own = scores.slices.iter().map(|(slice, scores)| (slice.clone(), Value::Object(scores.json())));
             let own: Map<String, Value> = own.collect();
             if !own.is_empty() {
@@ -126,6 +138,9 @@ impl Evaluation {
         let mut text = String::new();
         for (name, scores) in &self.tasks {
             text += &format!("{name:<width$}  {}\n", line(&scores.all));
+            for (label, metrics) in &scores.outputs {
+                text += &format!("{:<width$}  {}\n", format!("  {label}"), metrics_line(metrics));
+            }
             for (slice, scores) in &scores.slices {
                 text += &format!("{:<width$}  {}\n", format!("  {slice}"), line(scores));
             }
@@ -180,9 +195,12 @@ fn mean_line(mean: Overall) -> String {
 }
 
 fn line(scores: &Scores) -> String {
+    format!("{}  loss {}  ({} examples)", metrics_line(&scores.metrics), shown(scores.loss), scores.examples)
+}
+
+fn metrics_line(metrics: &[(MetricKind, Measured)]) -> String {
     let metric = |(kind, value): &(MetricKind, Measured)| format!("{} {}", kind.name(), shown(value.ok()));
-    let metrics: Vec<String> = scores.metrics.iter().map(metric).collect();
-    format!("{}  loss {}  ({} examples)", metrics.join("  "), shown(scores.loss), scores.examples)
+    metrics.iter().map(metric).collect::<Vec<String>>().join("  ")
 }
 
 fn shown(value: Option<f64>) -> String {
@@ -201,6 +219,7 @@ mod tests {
         };
         let task = |accuracy, loss| TaskScores {
             all: scores(accuracy, loss),
+            outputs: Vec::new(),
             slices: BTreeMap::from([("clean".to_owned(), scores(accuracy - 0.1, loss))]),
             not_finite: Vec::new(),
         };
@@ -226,6 +245,17 @@ mod tests {
         assert!((document["mean_primary"].as_f64().unwrap() - 0.8).abs() < 1e-12);
         assert!((document["slices"]["clean"]["mean_primary"].as_f64().unwrap() - 0.7).abs() < 1e-12);
         assert!(document.get("undefined").is_none());
+    }
+
+    #[test]
+    fn several_numbers_have_metrics_of_their_own() {
+        let mut evaluation = evaluation();
+        let own = vec![(MetricKind::R2, Ok(0.25)), (MetricKind::Mse, Err(Undefined::NoTargets))];
+        evaluation.tasks.get_mut("a").unwrap().outputs = vec![("height".to_owned(), own)];
+        let document = evaluation.json();
+        assert_eq!(document["tasks"]["a"]["outputs"], json!({ "height": { "r2": 0.25, "mse": null } }));
+        assert!(document["tasks"]["b"].get("outputs").is_none());
+        assert!(evaluation.table().contains("  height      r2 0.2500  mse undefined\n"), "{}", evaluation.table());
     }
 
     #[test]
