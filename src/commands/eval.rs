@@ -12,6 +12,7 @@ use crate::output;
 use crate::train::checkpoint;
 use crate::train::evaluator::evaluate;
 use crate::train::plan::Plan;
+use crate::train::run::scale_data;
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_corpus, load_run, set_threads};
 
@@ -43,11 +44,12 @@ pub fn run(args: &Args) -> Result<()> {
     let source = Source::find(&args.path, &mut |warning| console.say(&format!("warning: {warning}")))?;
     let mut config = load_run(&source.run)?;
     set_threads(config.run.threads)?;
-    let corpus = load_corpus(&mut config, &console)?;
+    let mut corpus = load_corpus(&mut config, &console)?;
     let plan = Plan::new(&config, &corpus)?;
     let ours: Vec<(&str, usize)> = corpus.tasks.iter().map(|task| (task.name.as_str(), task.outputs)).collect();
     let theirs: Vec<(&str, usize)> = source.state.tasks.iter().map(|task| (task.name.as_str(), task.outputs)).collect();
     ensure!(ours == theirs, "the data now has the tasks {ours:?}, the checkpoint was trained on {theirs:?}");
+    scale_data(&mut corpus, &source.state)?;
     let (mut model, mut scratch) = plan.model(&mut Memory::unlimited())?;
     checkpoint::read_model(&source.checkpoint, &mut model)?;
     let mut predictor = args.device.predictor(driver, &model, &mut scratch, &plan.limits)?;

@@ -23,7 +23,7 @@ use crate::train::fit_memory;
 use crate::train::plan::Plan;
 use crate::train::prefix;
 use crate::train::pretrained;
-use crate::train::run::{Built, End, Run, check_data};
+use crate::train::run::{Built, End, Run, check_data, scale_data, unscaled_tasks};
 use crate::train::run_folder::{RunFolder, newest_whole};
 use crate::train::setup::{change_run, load_corpus, set_threads};
 
@@ -52,6 +52,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     set_threads(config.run.threads)?;
     let console = Console::new();
     let mut corpus = load_corpus(&mut config, &console)?;
+    corpus.fit_scales()?;
     // Before there is a run folder: a refused run leaves none behind.
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
@@ -93,6 +94,13 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let mut corpus = load_corpus(&mut config, &console)?;
     if let Some((_, state)) = &newest {
         check_data(&corpus, state)?;
+        let unscaled = unscaled_tasks(&corpus, state);
+        if !unscaled.is_empty() {
+            console.say(&format!("features of {} stay unscaled, as in the checkpoint", unscaled.join(", ")));
+        }
+        scale_data(&mut corpus, state)?;
+    } else {
+        corpus.fit_scales()?;
     }
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;

@@ -1,5 +1,6 @@
 //! What an evaluation comes to: every metric of every task on a split, on all of it and on each slice.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
@@ -40,20 +41,30 @@ pub struct Evaluation {
 
 /// Scores of a task whose split has these logits (examples x outputs), and of each example this loss and so many observed targets.
 pub(super) fn task_scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, usize)]) -> TaskScores {
+    let logits = unscaled(task, logits);
+    let (outputs, logits, targets) = (task.outputs, &logits[..], split.given());
     let scores = |only: Option<&[bool]>| {
-        let predictions = Predictions { outputs: task.outputs, logits, targets: &split.targets, only };
+        let predictions = Predictions { outputs, logits, targets, only };
         let counted = || (0..losses.len()).filter(|&example| only.is_none_or(|only| only[example]));
         let metrics = metrics_of(&task.settings).iter().map(|&kind| (kind, predictions.metric(kind))).collect();
         Scores { examples: counted().count(), loss: mean_loss(counted().map(|example| losses[example])), metrics }
     };
     debug_assert!(matches!(split.targets, Targets::Class(_) | Targets::Values { .. }));
-    let all = Predictions { outputs: task.outputs, logits, targets: &split.targets, only: None };
+    let all = Predictions { outputs, logits, targets, only: None };
     let outputs =
         task.settings.label.iter().enumerate().filter(|_| task.settings.head == HeadKind::Regression && task.outputs > 1);
     let of_output = |output| metrics_of(&task.settings).iter().map(|&kind| (kind, all.metric_of_output(kind, output))).collect();
     let outputs = outputs.map(|(output, label)| (label.clone(), of_output(output))).collect();
     let slices = split.slices.iter().map(|(name, only)| (name.clone(), scores(Some(only)))).collect();
     TaskScores { all: scores(None), outputs, slices, not_finite: all.not_finite().map(|example| example as u32).collect() }
+}
+
+/// Numbers that are predicted on a scale of their own, on the label's.
+fn unscaled<'a>(task: &TaskData, logits: &'a [f32]) -> Cow<'a, [f32]> {
+    let Some(scale) = &task.label_scale else { return Cow::Borrowed(logits) };
+    let mut logits = logits.to_vec();
+    logits.chunks_exact_mut(task.outputs).for_each(|row| scale.undo(row));
+    Cow::Owned(logits)
 }
 
 /// Of sums of losses over so many observed targets each.

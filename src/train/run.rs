@@ -39,8 +39,8 @@ use crate::train::rates::rates;
 use crate::train::round::Trainer;
 use crate::train::run_folder::RunFolder;
 use crate::train::shapes::fuse;
-pub use crate::train::state::check_data;
 use crate::train::state::{check_counts, fresh_state};
+pub use crate::train::state::{check_data, scale_data, unscaled_tasks};
 use crate::train::writer::Writer;
 
 /// Conflicting pairs named at the end.

@@ -1,11 +1,12 @@
 //! One task at a time: its rows, inputs, label, head and metrics.
 
-use super::super::defaults::ROWS;
+use super::super::defaults::{ROWS, literal};
+use super::super::keys::Default;
 use super::super::metrics::fits;
-use super::super::schema::{Adaptive, EncoderKind, HeadKind, MetricKind, Task};
+use super::super::schema::{Adaptive, EncoderKind, HeadKind, MetricKind, TASK, Task};
 use super::super::suggest::nearest;
 use super::super::synthetic;
-use super::super::tree::{Node, Value};
+use super::super::tree::Node;
 use super::{Checker, task_key};
 use crate::choices::Choice;
 
@@ -44,8 +45,8 @@ fn adaptive(checker: &mut Checker, key: &str, task: &Task) {
 /// The tasks that data will bring are settled by `task_defaults` alone.
 fn discovered(checker: &mut Checker) {
     let task = &checker.config.task_defaults;
-    for (name, path) in [("train", &task.train), ("dev", &task.dev), ("test", &task.test), ("file", &task.file)] {
-        if path.is_some() {
+    for (name, is_set) in task.rows_set() {
+        if is_set {
             let message = "does nothing beside [tasks_from], which names the file of all tasks";
             checker.error(&[&format!("task_defaults.{name}"), "tasks_from"], message, "");
         }
@@ -91,11 +92,13 @@ fn identity(checker: &mut Checker, name: &str, task: &Task, made: &[String]) {
     }
 }
 
-/// A synthetic task has no use for keys about rows. Empty lists are how a resolved configuration writes their absence.
+/// A synthetic task has no use for keys about rows. Defaults are how a resolved configuration writes their absence.
 fn no_rows(checker: &mut Checker, key: &str) {
-    for row_key in ROWS.iter().map(|name| format!("{key}.{name}")) {
-        let empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
-        if checker.is_own(&row_key) && !checker.resolved.tree.get(&row_key).is_some_and(empty) {
+    for name in ROWS {
+        let row_key = format!("{key}.{name}");
+        let default = TASK.find(name).filter(|key| matches!(key.default, Default::Is(_))).map(literal);
+        let is_default = |node: &Node| default.as_ref() == Some(&node.value);
+        if checker.is_own(&row_key) && !checker.resolved.tree.get(&row_key).is_some_and(is_default) {
             checker.error(&[&row_key], "does nothing: [synthetic] makes the rows of this task", "");
         }
     }
@@ -108,8 +111,8 @@ fn did_you_mean(name: &str, others: &[String]) -> String {
 fn rows(checker: &mut Checker, key: &str, task: &Task) {
     let [train, file, split] = ["train", "file", "split"].map(|name| format!("{key}.{name}"));
     if task.file.is_some() {
-        for (name, path) in [("train", &task.train), ("dev", &task.dev), ("test", &task.test)] {
-            if path.is_some() {
+        for (name, is_set) in &task.rows_set()[..3] {
+            if *is_set {
                 let message = format!("`{name}` is set as well: a task has one file a split, or one file for all");
                 checker.error(&[&file, &format!("{key}.{name}")], message, "remove one of the two");
             }
@@ -120,6 +123,16 @@ fn rows(checker: &mut Checker, key: &str, task: &Task) {
         distinct_splits(checker, key, task);
     } else if task.train.is_some() && task.split.is_some() {
         checker.error(&[&split, &train, &file], "does nothing without `file`", "");
+    }
+    shares(checker, key, task);
+}
+
+fn shares(checker: &mut Checker, key: &str, task: &Task) {
+    let Some([dev, test]) = task.shares() else { return };
+    if dev + test >= 1.0 {
+        let [dev_key, test_key] = ["dev", "test"].map(|name| format!("{key}.{name}"));
+        let message = format!("dev and test take {dev} and {test} of the training rows, which leaves none to train on");
+        checker.error(&[&test_key, &dev_key], message, "their sum has to be below 1");
     }
 }
 
@@ -232,6 +245,32 @@ mod tests {
     /// The only error of a sound task with one more line.
     fn error_with(line: &str) -> String {
         error(LINEAR, &format!("[tasks.a]\ntrain = \"a.csv\"\nfeatures = \"x\"\nlabel = \"y\"\n{line}\n"))
+    }
+
+    #[test]
+    fn something_is_left_to_train_on() {
+        assert!(error_with("dev = 0.5\ntest = 0.5").starts_with("tasks.a.test: dev and test take 0.5 and 0.5"));
+        assert!(error_with("dev = 1").starts_with("tasks.a.dev: expected a number above 0 and below 1, found 1"));
+        assert!(error_with("dev = true").starts_with("tasks.a.dev: expected a number above 0 and below 1, or a path, or a list"));
+        let task = "[tasks.a]\nfile = \"a.csv\"\ndev = 0.1\nsplit = \"s\"\nfeatures = \"x\"\nlabel = \"y\"\n";
+        assert!(error(LINEAR, task).starts_with("tasks.a.file: `dev` is set as well"));
+    }
+
+    #[test]
+    fn only_numbers_are_scaled() {
+        let bag = "[tasks.a]\ntrain = \"a.csv\"\ntext = \"x\"\nlabel = \"y\"\n";
+        let error_beside = |line: &str| error(BAG, &format!("{bag}{line}\n"));
+        assert!(
+            error_beside("feature_scale = \"none\"")
+                .starts_with("tasks.a.feature_scale: does nothing while `encoder.kind` is \"bag\"")
+        );
+        assert!(
+            error_beside("label_scale = \"standard\"")
+                .starts_with("tasks.a.label_scale: does nothing while `head` is \"classification\"")
+        );
+        assert!(error_with("feature_scale = \"standart\"").ends_with("\"standart\" is not one of \"standard\", \"none\""));
+        let made = "[synthetic]\n[tasks.alone_1]\nfeature_scale = \"none\"\n";
+        assert!(error(LINEAR, made).starts_with("tasks.alone_1.feature_scale: does nothing: [synthetic] makes the rows"));
     }
 
     #[test]

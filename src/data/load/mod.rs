@@ -3,9 +3,11 @@
 //! The result depends on the files and the configuration only, never on the number of threads.
 
 mod collect;
+mod hold_out;
 mod plan;
 mod prepare;
 mod stream;
+mod unlabelled;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +20,7 @@ use self::plan::Source;
 pub(super) use self::plan::{file_spec, files_of, task_column};
 pub(super) use self::prepare::feature_count;
 use self::prepare::{Delivery, Encoded, Prepared, PreparedRow, TokenRules, prepare};
+pub use self::unlabelled::{AnswerChunk, OwnRow, RowsToAnswer};
 use super::labels::RawLabel;
 use super::read::{Fault, Item};
 use super::split::{Corpus, FileReport, Progress, TaskData};
@@ -34,7 +37,7 @@ pub fn load(config: &Config, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result
     let sources = plan::sources(config, &tasks).map_err(|error| with_origin(error, config))?;
     let tokenizer = open_tokenizer(config, &tasks)?;
     let mut loader = Loader {
-        tasks: tasks.iter().map(|(name, task)| TaskBuilder::new(name, task)).collect(),
+        tasks: tasks.iter().map(|(name, task)| TaskBuilder::new(name, task, config.run.seed)).collect(),
         spills: Spills::new(tokenizer.as_deref()),
         on_bad: config.data.on_bad_row,
     };
