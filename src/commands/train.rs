@@ -145,7 +145,7 @@ fn finish(run: &mut Run, corpus: &Corpus, console: &Console) -> Result<ExitCode>
     let mut tables = String::new();
     for scores in &run.scores {
         scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
-        tables += &format!("{}\n{}", scores.split.as_str(), scores.table());
+        tables += &format!("{}\n{}", scores.split, scores.table());
     }
     let printed = output::text(tables);
     run.check_tasks()?;

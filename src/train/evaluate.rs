@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::schema::{HeadKind, MetricKind};
 use crate::config::{Quantity, is_error, metrics_of};
-use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
+use crate::data::{Corpus, Split, Targets, TaskData};
 use crate::train::guard::name_examples;
 use crate::train::metrics::{Measured, Predictions, Undefined};
 use crate::train::overall::{Overall, Reported, mean_primary};
@@ -35,7 +35,8 @@ pub struct TaskScores {
 /// All tasks that have the split, by name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    pub split: SplitName,
+    /// Name of the split, for messages and documents.
+    pub split: &'static str,
     pub tasks: BTreeMap<String, TaskScores>,
 }
 
@@ -132,7 +133,7 @@ impl Evaluation {
             tasks.insert(name.clone(), Value::Object(map));
         }
         let mut document = mean_json(self.mean_primary());
-        document["split"] = json!(self.split.as_str());
+        document["split"] = json!(self.split);
         document["tasks"] = Value::Object(tasks);
         let slices = self.by_slice().into_iter();
         let slices: Map<String, Value> =
@@ -171,8 +172,8 @@ impl Evaluation {
 }
 
 /// One line for predictions that are not finite, or one for each undefined metric.
-fn warnings(task: &TaskData, scores: &TaskScores, split: SplitName) -> Vec<String> {
-    let (name, split) = (&task.name, split.as_str());
+fn warnings(task: &TaskData, scores: &TaskScores, split: &str) -> Vec<String> {
+    let name = &task.name;
     if !scores.not_finite.is_empty() {
         let examples = name_examples(split, &scores.not_finite);
         return vec![format!("task {name}: predictions that are not finite on {examples}; its metrics are undefined")];
@@ -235,7 +236,7 @@ mod tests {
             not_finite: Vec::new(),
         };
         let tasks = BTreeMap::from([("a".to_owned(), task(0.9, 0.2)), ("b".to_owned(), task(0.7, 0.6))]);
-        Evaluation { split: SplitName::Dev, tasks }
+        Evaluation { split: "dev", tasks }
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Evaluator {
 
     /// The scores of all tasks that have been gone through.
     pub fn finish(self) -> Evaluation {
-        Evaluation { split: self.split, tasks: self.done }
+        Evaluation { split: self.split.as_str(), tasks: self.done }
     }
 }
 

@@ -20,7 +20,7 @@ pub fn labelled(config: &Config, state: &State, path: &Path, only: Option<&str>)
     of_file.eval.slices.clear();
     let asked = state.tasks.iter().filter(|task| only.is_none_or(|only| task.name == only));
     let asked: Vec<(&TaskState, Task)> = asked.map(|task| (task, settings(config, task, path))).collect();
-    route(config, path, only, &mut of_file)?;
+    route(config, path, &mut of_file)?;
     let mut why = String::new();
     for (task, settings) in asked {
         match data::missing_columns(&settings, path, task.kind)? {
@@ -33,7 +33,7 @@ pub fn labelled(config: &Config, state: &State, path: &Path, only: Option<&str>)
         let there = data::values_of(path, &config.task_defaults, &from.task)?;
         of_file.tasks.retain(|name, _| there.contains(name));
         of_file.tasks.values_mut().for_each(|task| (task.file, task.train) = (Some(path.to_owned()), None));
-        ensure!(!of_file.tasks.is_empty(), "{}: column `{}` names no task of the run in any row", path.display(), from.task);
+        ensure!(!of_file.tasks.is_empty(), "{}: column `{}` names no task to score in any row", path.display(), from.task);
     }
     ensure!(!of_file.tasks.is_empty(), "{} has not the columns of any task to score: {why}", path.display());
     let mut found = data::load_labelled(&of_file, &|_| {})?;
@@ -64,9 +64,9 @@ fn settings(config: &Config, task: &TaskState, path: &Path) -> Task {
     settings
 }
 
-/// Rows of a file with the column of `tasks_from` belong to the tasks that it names, unless one is asked for.
-fn route(config: &Config, path: &Path, only: Option<&str>, of_file: &mut Config) -> Result<()> {
-    let Some(from) = config.tasks_from.as_ref().filter(|_| only.is_none()) else { return Ok(()) };
+/// Rows of a file with the column of `tasks_from` belong to the tasks that it names.
+fn route(config: &Config, path: &Path, of_file: &mut Config) -> Result<()> {
+    let Some(from) = &config.tasks_from else { return Ok(()) };
     let columns = data::columns_of(path, &config.task_defaults)?;
     if columns.contains(&from.task) {
         of_file.tasks_from = Some(from.clone());

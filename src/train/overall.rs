@@ -72,7 +72,6 @@ mod tests {
 
     use super::*;
     use crate::config::schema::MetricKind;
-    use crate::data::SplitName;
     use crate::train::evaluate::TaskScores;
     use crate::train::metrics::Undefined;
 
@@ -84,7 +83,7 @@ mod tests {
             let name = char::from(b'a' + number as u8).to_string();
             (name, TaskScores { all, outputs: Vec::new(), slices: BTreeMap::new(), not_finite: Vec::new() })
         };
-        Evaluation { split: SplitName::Dev, tasks: primaries.iter().enumerate().map(task).collect() }
+        Evaluation { split: "dev", tasks: primaries.iter().enumerate().map(task).collect() }
     }
 
     fn overall(text: &str, primaries: &[(MetricKind, f64)]) -> Overall {

@@ -266,7 +266,7 @@ impl<'a> Run<'a> {
             fallbacks: &self.state.fallbacks,
             schedule: self.schedule_end(),
             tasks: self.task_ends(end),
-            scores: self.scores.iter().map(|scores| (scores.split.as_str(), scores.json())).collect(),
+            scores: self.scores.iter().map(|scores| (scores.split, scores.json())).collect(),
         };
         write_whole(&self.folder.summary(), &format!("{:#}\n", end_event.json()))?;
         self.observer.emit(&end_event)?;

@@ -148,12 +148,13 @@ impl TaskBuilder {
         elements: &Arc<Elements>,
         slice_names: &[String],
         on_bad: OnBadRow,
+        what: &str,
         unused: &str,
     ) -> Result<TaskData> {
         let trained = self.splits.get(&SplitName::Train).is_some_and(|split| !split.rows.is_empty());
         if !trained {
             let why = if self.report.is_clean() { unused.to_owned() } else { self.report.to_string() };
-            bail!("task `{}`: no training examples{}{why}", self.name, if why.is_empty() { "" } else { ": " });
+            bail!("task `{}`: no {what}{}{why}", self.name, if why.is_empty() { "" } else { ": " });
         }
         let sorted = std::mem::replace(&mut self.classes, Classes::new(&[])).sort();
         for split in [SplitName::Dev, SplitName::Test] {
@@ -180,7 +181,7 @@ impl TaskBuilder {
         for class in &classes {
             self.hasher.update(class.as_bytes()).update(b"\0");
         }
-        let Some(train) = splits.remove(&SplitName::Train) else { bail!("task `{}`: no training examples", self.name) };
+        let Some(train) = splits.remove(&SplitName::Train) else { bail!("task `{}`: no {what}", self.name) };
         Ok(TaskData {
             name: self.name,
             settings: self.settings,

@@ -1,5 +1,6 @@
 //! Rows of any file as one task reads them, for a trained model to answer.
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use rayon::prelude::*;
 use super::plan::Source;
 use super::prepare::{Encoded, TokenRules, encode};
 use super::stream::for_each_chunk;
-use crate::config::schema::{Encoder, Format, OnBadRow, Task};
-use crate::data::read::{BadRows, Cell, FileSpec, Item, columns, format_of, open_text};
+use crate::config::schema::{Encoder, Format, HeadKind, OnBadRow, Task};
+use crate::data::read::{BadRows, Cell, FileSpec, Item, Reader, columns, format_of, open_text};
 use crate::data::split::Inputs;
 use crate::data::store::{FeatureStore, TokenStore};
+use crate::data::suggest::missing;
 use crate::data::tokenizer::Tokenizer;
 
 /// A file, and how one task's input is read from its rows.
@@ -129,8 +131,47 @@ impl<'a> RowsToAnswer<'a> {
     }
 }
 
+/// What the name of a file leaves open of its format, as the task's own files have it.
+pub fn format_for(path: &std::path::Path, settings: &Task) -> Option<Format> {
+    file_spec(path, settings).format
+}
+
+/// The columns of a file that did not exist when the task was described.
+pub fn columns_of(path: &std::path::Path, settings: &Task) -> Result<Vec<String>> {
+    columns(&file_spec(path, settings))
+}
+
+/// Every value of a column, as text.
+pub fn values_of(path: &std::path::Path, settings: &Task, column: &String) -> Result<BTreeSet<String>> {
+    let mut values = BTreeSet::new();
+    for item in Reader::open(&file_spec(path, settings), std::slice::from_ref(column), Arc::default())? {
+        // Bad rows are told of when they are loaded.
+        if let Item::Row(row) = item?
+            && let Some(value) = row.cells[0].plain()
+            && !values.contains(value.as_ref())
+        {
+            values.insert(value.into_owned());
+        }
+    }
+    Ok(values)
+}
+
+/// What a file lacks for a task of this kind to be scored on it, if anything.
+pub fn missing_columns(settings: &Task, path: &std::path::Path, kind: HeadKind) -> Result<Option<String>> {
+    if kind == HeadKind::Mlm {
+        return Ok(Some("it models language, and a file has no labels for it".to_owned()));
+    }
+    let there = columns_of(path, settings)?;
+    let needed = settings.text.iter().chain(&settings.features).chain(&settings.label);
+    let lacking = needed.into_iter().find(|column| !there.contains(column));
+    if settings.label.is_empty() {
+        return Ok(Some("its rows were made up".to_owned()));
+    }
+    Ok(lacking.map(|column| missing("column", column, &there)))
+}
+
 /// A file that did not exist when the task was described.
-pub(super) fn file_spec(path: &std::path::Path, settings: &Task) -> FileSpec {
+fn file_spec(path: &std::path::Path, settings: &Task) -> FileSpec {
     let by_name = FileSpec { path: path.to_owned(), format: None, columns: settings.columns.clone(), quoted: settings.quoted };
     let format = if format_of(&by_name).is_ok() { None } else { settings.format };
     FileSpec { format, ..by_name }
