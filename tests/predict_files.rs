@@ -142,6 +142,8 @@ fn what_cannot_be_answered_is_one_clear_error() {
     refused("a.csv", &format!("{header},prediction\n1,2,3,4,5,6,7,8,9\n"), &out, &["has a column `prediction`", "rename it"]);
     refused("a.csv", header, &place.path("answers.xlsx"), &["--out: ", "answers.xlsx: answers are written as .jsonl or .csv"]);
     refused("a.jsonl", "{\"x0\":1}\n", &out, &["a.jsonl: no column `x1`"]);
+    let file = place.write("b.csv", format!("{header}\n1,2,3,4,5,6,7,8\n"));
+    predict(&trained, "topic", &file, Some(&file)).failed(2, &["b.csv is the file that is read: choose another name"]);
     predict(&trained, "topic", &place.path("none.csv"), None).failed(2, &["none.csv: no such file"]);
     run(&["predict", words(&trained), "--task", "topic", "--text", "a", "--file", "b.csv"]).failed(2, &["cannot be used with"]);
 }

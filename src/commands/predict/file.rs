@@ -45,6 +45,11 @@ pub fn answer_all(
     if let Some(taken) = added.iter().find(|field| rows.columns().contains(field)) {
         bail!("the file has a column `{taken}`, which is the name of what is predicted: rename it");
     }
+    ensure!(
+        !out.is_some_and(|out| is_same_file(out, rows.path())),
+        "--out: {} is the file that is read: choose another name",
+        rows.path().display()
+    );
     let file = out.map(|out| create(&scratch(out))).transpose()?;
     let mut answers = Answers { task, form, columns: rows.columns().to_vec(), file };
     if form == Form::Csv {
@@ -66,6 +71,10 @@ pub fn answer_all(
     }
     let bad = finished?;
     Ok((!bad.is_empty()).then(|| format!("left out {bad}")))
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    one.canonicalize().ok().is_some_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 fn form_of(out: &Path) -> Result<Form> {
@@ -147,7 +156,11 @@ fn cell_json(cell: &Cell) -> Value {
     match cell {
         Cell::Missing | Cell::Nested => Value::Null,
         Cell::Text(text) => json!(text),
-        Cell::Integer(value) => i64::try_from(*value).map_or_else(|_| json!(value.to_string()), |value| json!(value)),
+        Cell::Integer(value) => match (i64::try_from(*value), u64::try_from(*value)) {
+            (Ok(value), _) => json!(value),
+            (_, Ok(value)) => json!(value),
+            _ => json!(value.to_string()),
+        },
         Cell::Float(value) => json!(value),
         Cell::Bool(value) => json!(value),
         Cell::Numbers(values) => json!(values),

@@ -22,6 +22,23 @@ pub(super) fn rows(checker: &mut Checker, key: &str, task: &Task) {
         checker.error(&[&split, &train, &file], "does nothing without `file`", "");
     }
     shares(checker, key, task);
+    one_split_a_file(checker, key, task);
+}
+
+/// A pattern or a list may take a file of another split in with it, which then measures what was trained on. One and the same file for
+/// both is what somebody wrote.
+fn one_split_a_file(checker: &mut Checker, key: &str, task: &Task) {
+    let files = task.files();
+    for (index, (name, own)) in files.iter().enumerate() {
+        for (other, others) in &files[..index] {
+            let Some(file) = own.iter().find(|file| others.contains(file)) else { continue };
+            if own.len() > 1 || others.len() > 1 {
+                let keys = [name, other].map(|name| format!("{key}.{name}"));
+                let message = format!("{} is among the files of `{other}` as well", file.display());
+                checker.error(&[&keys[0], &keys[1]], message, "a file belongs to one split");
+            }
+        }
+    }
 }
 
 fn shares(checker: &mut Checker, key: &str, task: &Task) {

@@ -202,6 +202,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_takes_no_file_of_another_split() {
+        let task = "[tasks.a]\ntrain = \"*.csv\"\ndev = \"b.csv\"\nfeatures = \"x\"\nlabel = \"y\"\n";
+        let folder = Folder::new(&[("main.toml", &format!("{LINEAR}{task}")), ("a.csv", ""), ("b.csv", "")]);
+        let errors = folder.load(&[]).unwrap_err();
+        let expected = format!("{} is among the files of `train` as well", folder.path("b.csv").display());
+        assert_eq!((errors.diagnostics()[0].key.as_str(), &errors.diagnostics()[0].message), ("tasks.a.dev", &expected));
+        assert!(load(LINEAR, &task.replace("*.csv", "a.csv").replace("b.csv", "a.csv")).is_ok());
+    }
+
+    #[test]
     fn something_is_left_to_train_on() {
         assert!(error_with("dev = 0.5\ntest = 0.5").starts_with("tasks.a.test: dev and test take 0.5 and 0.5"));
         assert!(error_with("dev = 1").starts_with("tasks.a.dev: expected a number above 0 and below 1, found 1"));

@@ -74,6 +74,10 @@ impl<'a> RowsToAnswer<'a> {
         Ok(Self { source, tokenizer, encoder, on_bad })
     }
 
+    pub fn path(&self) -> &std::path::Path {
+        &self.source.file.path
+    }
+
     /// All columns of the file; of JSON lines, those of the first ones.
     pub fn columns(&self) -> &[String] {
         &self.source.wanted
