@@ -86,3 +86,26 @@ fn it_is_refused_where_it_would_do_nothing() {
     let refused = place.outcome_of_training(&place.bag(), &sets, &place.path("no"));
     refused.failed(2, &["eval.batches_per_round", "does nothing"]);
 }
+
+/// What the tables at the end say is in summary.json and in the last line of metrics.jsonl, and what `eval` computes afterwards.
+#[test]
+fn the_scores_at_the_end_are_kept() {
+    let place = Place::new();
+    let run = place.path("run");
+    let sets =
+        ["eval.test=true", "tasks.numbers.metrics=[\"r2\", \"rmse\"]", "tasks.topic.metrics=[\"macro_f1\", \"precision\"]"];
+    let out = place.outcome_of_training(&place.linear(), &sets, &run).ok().out;
+    let summary: Value = serde_json::from_slice(&files(&run)["summary.json"]).expect("JSON");
+    let last = metrics(&run).pop().expect("lines");
+    assert_eq!(last["scores"], summary["scores"]);
+    for split in ["dev", "test"] {
+        let scores = &summary["scores"][split];
+        let words = ["eval", run.to_str().expect("UTF-8"), "--json", "--split", split];
+        assert_eq!(common::run(&words).ok().json(), *scores);
+        let numbers = &scores["tasks"]["numbers"];
+        let of = |values: &Value| values["r2"].as_f64().expect("a number");
+        let mean = (of(&numbers["outputs"]["score"]) + of(&numbers["outputs"]["speed"])) / 2.0;
+        assert!((mean - of(numbers)).abs() < 1e-12, "{numbers}");
+        assert!(out.contains(&format!("macro_f1 {:.4}", scores["tasks"]["topic"]["macro_f1"].as_f64().expect("a number"))));
+    }
+}

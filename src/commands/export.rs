@@ -31,14 +31,17 @@ pub fn run(Args { path, out }: &Args) -> Result<()> {
     let config = load_model(&source.run)?;
     let out = &free_folder(out, config.encoder.from.as_deref())?;
     set_threads(config.run.threads)?;
-    let Stored { model, tokenizer, .. } = stored_model(&config, &source)?;
+    let Stored { model, tokenizer, .. } = stored_model(&config, &source, 1)?;
     let encoder = model.network.spec.encoder.transformer();
     let kind = config.encoder.kind.name();
     let other = || format!("only a transformer encoder has a Hugging Face form; this run's is {kind}");
     let spec = &encoder.with_context(other)?.spec;
     let head = |task: &TaskState| {
         let pooling = (task.kind != HeadKind::Mlm).then_some(spec.pooling);
-        let head = HeadFile { kind: task.kind, outputs: task.outputs, classes: task.classes.clone(), pooling };
+        let scale = task.label_scale.clone();
+        let (label_mean, label_deviation) = scale.map_or_else(Default::default, |scale| (scale.mean, scale.deviation));
+        let classes = task.classes.clone();
+        let head = HeadFile { kind: task.kind, outputs: task.outputs, classes, label_deviation, label_mean, pooling };
         (task.name.clone(), head)
     };
     let heads = source.state.tasks.iter().map(head).collect();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::ConfigArgs;
 use crate::config::Config;
-use crate::data::{Corpus, SplitName};
+use crate::data::Corpus;
 use crate::failure::INTERRUPTED;
 use crate::files::write_whole;
 use crate::machine::Device;
@@ -23,7 +23,7 @@ use crate::train::fit_memory;
 use crate::train::plan::Plan;
 use crate::train::prefix;
 use crate::train::pretrained;
-use crate::train::run::{Built, End, Run, check_data};
+use crate::train::run::{Built, End, Run, check_data, scale_data, unscaled_tasks};
 use crate::train::run_folder::{RunFolder, newest_whole};
 use crate::train::setup::{change_run, load_corpus, set_threads};
 
@@ -52,6 +52,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     set_threads(config.run.threads)?;
     let console = Console::new();
     let mut corpus = load_corpus(&mut config, &console)?;
+    corpus.fit_scales()?;
     // Before there is a run folder: a refused run leaves none behind.
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
@@ -70,7 +71,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    finish(&mut run, &corpus, config.eval.test, &notes)
+    finish(&mut run, &corpus, &notes)
 }
 
 pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
@@ -93,6 +94,13 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let mut corpus = load_corpus(&mut config, &console)?;
     if let Some((_, state)) = &newest {
         check_data(&corpus, state)?;
+        let unscaled = unscaled_tasks(&corpus, state);
+        if !unscaled.is_empty() {
+            console.say(&format!("features of {} stay unscaled, as in the checkpoint", unscaled.join(", ")));
+        }
+        scale_data(&mut corpus, state)?;
+    } else {
+        corpus.fit_scales()?;
     }
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
@@ -118,7 +126,7 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    finish(&mut run, &corpus, config.eval.test, &notes)
+    finish(&mut run, &corpus, &notes)
 }
 
 /// The plan within the budget; says what had to give for it.
@@ -130,18 +138,14 @@ fn fit(config: &mut Config, corpus: &mut Corpus, console: &Console) -> Result<Pl
 }
 
 /// Trains, then prints the final scores, also where a task has failed.
-fn finish(run: &mut Run, corpus: &Corpus, test: bool, console: &Console) -> Result<ExitCode> {
+fn finish(run: &mut Run, corpus: &Corpus, console: &Console) -> Result<ExitCode> {
     if run.run()? == End::Interrupted {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    let splits = if test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
     let mut tables = String::new();
-    for &split in splits {
-        let scores = run.final_scores(split)?;
-        if !scores.tasks.is_empty() {
-            scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
-            tables += &format!("{}\n{}", split.as_str(), scores.table());
-        }
+    for scores in &run.scores {
+        scores.warnings(corpus).iter().for_each(|warning| console.say(&format!("warning: {warning}")));
+        tables += &format!("{}\n{}", scores.split, scores.table());
     }
     let printed = output::text(tables);
     run.check_tasks()?;

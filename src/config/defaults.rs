@@ -84,7 +84,8 @@ fn one_length(root: &mut Node) {
 }
 
 /// Keys that say where rows come from and how to read them.
-pub const ROWS: &[&str] = &["train", "dev", "test", "file", "split", "format", "columns", "quoted", "text", "features", "label"];
+pub const ROWS: &[&str] =
+    &["train", "dev", "test", "file", "split", "format", "columns", "quoted", "text", "features", "feature_scale", "label"];
 
 /// Gives every task what it did not set itself.
 fn inherit(root: &mut Node) {

@@ -64,6 +64,7 @@ fn values(kind: &Kind) -> Value {
             json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, size] })
         }
         Kind::Every => json!({ "anyOf": [{ "type": "string", "enum": ["epoch", "end"] }, { "type": "integer", "minimum": 1 }] }),
+        Kind::NumberOr(bounds, other) => json!({ "anyOf": [number(bounds), values(other)] }),
         Kind::List(item) => json!({ "anyOf": [values(item), { "type": "array", "items": values(item) }] }),
         Kind::Section(section) => table(section),
         Kind::Sections(section) => json!({ "type": "object", "additionalProperties": table(section) }),

@@ -21,15 +21,19 @@ pub fn metrics_of(task: &Task) -> &[MetricKind] {
 pub fn fits(kind: MetricKind, head: HeadKind) -> bool {
     match kind {
         MetricKind::Accuracy => head != HeadKind::Regression,
-        MetricKind::F1 | MetricKind::Auroc => matches!(head, HeadKind::Classification | HeadKind::Multilabel),
-        MetricKind::Matthews => head == HeadKind::Classification,
-        MetricKind::Pearson | MetricKind::Spearman | MetricKind::Mse | MetricKind::Mae => head == HeadKind::Regression,
+        MetricKind::F1 | MetricKind::MacroF1 | MetricKind::Precision | MetricKind::Recall | MetricKind::Auroc => {
+            matches!(head, HeadKind::Classification | HeadKind::Multilabel)
+        }
+        MetricKind::Matthews | MetricKind::BalancedAccuracy => head == HeadKind::Classification,
+        MetricKind::Pearson | MetricKind::Spearman | MetricKind::R2 | MetricKind::Mse | MetricKind::Rmse | MetricKind::Mae => {
+            head == HeadKind::Regression
+        }
     }
 }
 
 /// The smaller the better.
 pub fn is_error(kind: MetricKind) -> bool {
-    matches!(kind, MetricKind::Mse | MetricKind::Mae)
+    matches!(kind, MetricKind::Mse | MetricKind::Rmse | MetricKind::Mae)
 }
 
 #[cfg(test)]

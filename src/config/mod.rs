@@ -16,6 +16,7 @@ pub mod keys;
 mod metrics;
 mod objective;
 mod paths;
+mod patterns;
 mod print;
 mod reference;
 pub mod schema;

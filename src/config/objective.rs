@@ -31,7 +31,7 @@ pub enum Quantity {
 
 /// What `best.metric` takes, for messages.
 pub const FORMS: &str = "`mean(primary)`, `min(primary)`, `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)` \
-                         (of mse and mae: `max`), `TASK.METRIC` or `TASK.loss`";
+                         (of mse, rmse and mae: `max`), `TASK.METRIC` or `TASK.loss`";
 
 impl Objective {
     /// Nothing else than [`FORMS`].

@@ -13,6 +13,7 @@ One TOML file describes a run. Written by `taskloom` from its table of keys; do 
   `--set 'tasks.\"a.b\".weight=2'`. The value is read as TOML, and as a plain string if it is none.
 - A task takes each setting from its own table, then from `[task_defaults]`, then from the defaults below.
 - A list of one item may be written without brackets.
+- `~/` at the start of a path is the home folder.
 - A key that would do nothing is an error, unless a later layer (a file over its base, `--set`) put it out of use.
 - A *resumable* key may change in a run that has begun: `taskloom resume RUN_DIR --set KEY=VALUE`. The run folder's
   `config.toml` keeps the new value. The others decide what a checkpoint means: a run with another value is another run.

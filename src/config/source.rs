@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Diagnostic;
 use super::keys::kind::describe;
+use super::paths::under_home;
 use super::tree::{Node, Origin, Source, Spans, Table, Value, merge};
 
 /// No configuration is longer.
@@ -83,7 +84,7 @@ impl Chain {
         self.layers.push(layer);
         let base = base?;
         match base.value {
-            Value::Text(name) => Some((path.parent().unwrap_or(Path::new("")).join(name), base.at)),
+            Value::Text(name) => Some((path.parent().unwrap_or(Path::new("")).join(under_home(&name)), base.at)),
             other => {
                 let message = format!("expected the path of a file, found {}", describe(&other));
                 self.errors.push(Diagnostic::new(base.at, "base", message));

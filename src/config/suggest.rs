@@ -7,21 +7,44 @@ pub use crate::suggest::nearest;
 
 /// What other trainers call some keys.
 const ALIASES: &[(&str, &str)] = &[
+    ("adam_beta1", "optimizer.beta1"),
+    ("adam_beta2", "optimizer.beta2"),
+    ("adam_epsilon", "optimizer.eps"),
     ("batch_size", "train.micro_batch"),
     ("early_stopping", "best.patience"),
+    ("early_stopping_patience", "best.patience"),
+    ("eval_batch_size", "eval.batch"),
+    ("eval_steps", "eval.every"),
     ("grad_clip", "clip.norm"),
     ("gradient_accumulation", "train.accumulate"),
     ("gradient_accumulation_steps", "train.accumulate"),
     ("hidden_size", "encoder.hidden"),
+    ("label_smoothing_factor", "train.label_smoothing"),
     ("learning_rate", "optimizer.lr"),
+    ("logging_steps", "observe.log_every"),
+    ("lr_scheduler_type", "optimizer.schedule.kind"),
     ("max_grad_norm", "clip.norm"),
     ("max_seq_len", "encoder.max_len"),
     ("max_steps", "train.rounds"),
+    ("metric_for_best_model", "best.metric"),
+    ("model_name_or_path", "encoder.from"),
     ("num_epochs", "train.epochs"),
+    ("num_train_epochs", "train.epochs"),
     ("output_dir", "run.out"),
+    ("per_device_eval_batch_size", "eval.batch"),
+    ("per_device_train_batch_size", "train.micro_batch"),
+    ("save_steps", "checkpoint.every"),
+    ("save_total_limit", "checkpoint.keep"),
     ("steps", "train.rounds"),
+    ("warmup_ratio", "optimizer.schedule.warmup"),
     ("warmup_steps", "optimizer.schedule.warmup"),
 ];
+
+/// What other trainers have a key for and this one has not.
+const WITHOUT_KEY: &[(&[&str], &str)] = &[(
+    &["bf16", "fp16", "mixed_precision", "precision"],
+    "precision is no choice: devices compute in bf16 over parameters in f32, the CPU in f32",
+)];
 
 /// Tells the writer of an unknown key what they may have meant.
 pub fn explain_unknown(name: &str, section: &'static Section, mut diagnostic: Diagnostic) -> Diagnostic {
@@ -31,6 +54,9 @@ pub fn explain_unknown(name: &str, section: &'static Section, mut diagnostic: Di
     }
     if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
         return diagnostic.help(format!("`{name}` is called `{key}` here"));
+    }
+    if let Some((_, why)) = WITHOUT_KEY.iter().find(|(names, _)| names.contains(&name)) {
+        return diagnostic.help(*why);
     }
     let homes = homes(name);
     if !homes.is_empty() {
@@ -77,6 +103,10 @@ mod tests {
     #[test]
     fn names_of_other_trainers_are_translated() {
         assert_eq!(help("learning_rate", section("train")), ["`learning_rate` is called `optimizer.lr` here"]);
+        assert_eq!(help("warmup_ratio", section("optimizer")), ["`warmup_ratio` is called `optimizer.schedule.warmup` here"]);
+        let batch = help("per_device_train_batch_size", section("train"));
+        assert_eq!(batch.last().unwrap(), "`per_device_train_batch_size` is called `train.micro_batch` here");
+        assert!(help("fp16", section("train")).iter().any(|line| line.contains("bf16")));
     }
 
     #[test]

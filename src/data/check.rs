@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::feature_columns;
 use super::load::{file_spec, files_of, task_column};
 use super::read::{FileSpec, columns, comes_late};
 use super::split::SplitName;
@@ -23,6 +24,8 @@ pub fn check_sources(config: &Config) -> Vec<(String, String)> {
     check.problems.into_iter().collect()
 }
 
+const DEFAULTS: &str = "task_defaults";
+
 struct Check<'a> {
     config: &'a Config,
     /// Columns of the files opened so far, or what is wrong with them.
@@ -39,10 +42,13 @@ impl Check<'_> {
         let file = file_spec(defaults, &from.file);
         let Some(there) = self.columns("tasks_from.file", &file) else { return };
         self.need("tasks_from.task".to_owned(), &file, &there, &from.task);
-        self.task_columns("task_defaults", defaults, &file, &there, only_train(defaults));
+        let defaults = self.with_features(DEFAULTS, defaults);
+        self.task_columns(DEFAULTS, &defaults, &file, &there, only_train(&defaults));
     }
 
     fn task(&mut self, name: &str, task: &Task) {
+        let named = self.with_features(name, task);
+        let task = &named;
         // Settings without files belong to tasks of `tasks_from`, as do tasks already made from it.
         let has_no_files = task.file.is_none() && task.train.is_none();
         let from = self.config.tasks_from.as_ref().filter(|_| has_no_files || task_column(self.config, task).is_some());
@@ -72,6 +78,24 @@ impl Check<'_> {
         }
     }
 
+    /// The task with the columns that patterns among its features stand for.
+    fn with_features(&mut self, name: &str, task: &Task) -> Task {
+        let mut task = task.clone();
+        match feature_columns::named(self.config, name, &task) {
+            Ok(features) => task.features = features,
+            Err(error) => {
+                // A file that is not there is told of where it is named.
+                let is_there = self.config.tasks_from.is_some() || files_of(name, &task).is_ok_and(|files| files[0].0.is_file());
+                if is_there {
+                    let key = if name == DEFAULTS { format!("{name}.features") } else { format!("tasks.{name}.features") };
+                    self.problems.insert((key, format!("{error:#}")));
+                }
+                task.features.clear();
+            }
+        }
+        task
+    }
+
     fn task_columns(&mut self, prefix: &str, task: &Task, file: &FileSpec, there: &[String], split: Option<SplitName>) {
         let defaults = &self.config.task_defaults;
         let from_defaults = self.config.tasks_from.as_ref().is_some_and(|from| from.file == file.path);
@@ -91,7 +115,7 @@ impl Check<'_> {
                 self.need(format!("{prefix}.{field}"), file, there, name);
             }
         }
-        if split != Some(SplitName::Train) {
+        if split != Some(SplitName::Train) || task.shares().is_some() {
             for (slice, settings) in &self.config.eval.slices {
                 self.need(format!("eval.slices.{slice}.column"), file, there, &settings.column);
             }

@@ -1,18 +1,25 @@
-//! `tasks_from`: one task per distinct value of a column.
+//! `tasks_from`: one task per distinct value of a column; and feature columns by patterns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 
+use super::feature_columns;
 use super::load::file_spec;
 use super::read::{Item, Reader};
 use super::suggest::missing;
 use crate::config::schema::{Config, OnBadRow, Task, TasksFrom};
 
 /// Adds the tasks of `tasks_from` to `tasks`: settings from `tasks` where the name stands there, else from
-/// `task_defaults`, and the file of `tasks_from`. Does nothing without `tasks_from`; doing it twice changes nothing.
+/// `task_defaults`, and the file of `tasks_from`. Then names the columns that patterns among `features` stand for. Doing it twice
+/// changes nothing.
 pub fn expand(config: &mut Config) -> Result<()> {
+    from_file(config)?;
+    feature_columns::expand(config)
+}
+
+fn from_file(config: &mut Config) -> Result<()> {
     let Some(from) = config.tasks_from.clone() else { return Ok(()) };
     let found = task_names(config, &from)?;
     let found_names: Vec<&String> = found.keys().collect();

@@ -7,10 +7,12 @@ mod check;
 mod contained;
 pub mod cursor;
 mod expand;
+mod feature_columns;
 mod labels;
 mod load;
 mod ngrams;
 mod read;
+mod scale;
 mod split;
 mod states;
 mod store;
@@ -23,9 +25,12 @@ mod widths;
 
 pub use self::check::check_sources;
 pub use self::expand::expand;
-pub use self::load::load;
+pub use self::load::{
+    AnswerChunk, OwnRow, RowsToAnswer, columns_of, format_for, load, load_labelled, missing_columns, values_of,
+};
 pub use self::ngrams::ngram_rows;
 pub use self::read::{BadCount, BadKind, BadRows, Cell, FileSpec, Item, Reader, Row, columns};
+pub use self::scale::Scale;
 pub use self::split::{Corpus, FileReport, Inputs, LoadReport, Progress, Split, SplitName, Targets, TaskData};
 pub use self::states::TokenStates;
 pub use self::store::{FeatureStore, TokenStore};

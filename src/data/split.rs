@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::read::BadRows;
+use super::scale::Scale;
 use super::store::{FeatureStore, TokenStore};
 use super::tokenizer::Tokenizer;
 use crate::config::schema;
@@ -34,8 +35,11 @@ pub struct TaskData {
     pub dev: Option<Split>,
     pub test: Option<Split>,
     pub report: LoadReport,
-    /// blake3 over all that training sees: inputs, labels, class names and their order, of train and dev.
+    /// blake3 over all that training sees: inputs, labels, class names and their order, of train and dev. Not of how they are scaled.
     pub fingerprint: [u8; 32],
+    /// What features and regression values are scaled by, where they are.
+    pub feature_scale: Option<Arc<Scale>>,
+    pub label_scale: Option<Scale>,
 }
 
 impl TaskData {
@@ -51,6 +55,8 @@ impl TaskData {
 pub struct Split {
     pub inputs: Inputs,
     pub targets: Targets,
+    /// As they were before they were scaled, where they are.
+    pub unscaled: Option<Targets>,
     /// Named subsets of `eval.slices`, one flag per example; empty for train.
     pub slices: BTreeMap<String, Vec<bool>>,
 }
@@ -65,6 +71,11 @@ impl Split {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Targets that metrics compare with: those of the data.
+    pub fn given(&self) -> &Targets {
+        self.unscaled.as_ref().unwrap_or(&self.targets)
     }
 }
 

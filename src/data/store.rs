@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, Result};
 use memmap2::Mmap;
 
+use super::scale::Scale;
 use super::states::TokenStates;
 use crate::machine::memory::human_bytes;
 
@@ -202,18 +203,20 @@ pub struct FeatureStore {
     dim: usize,
     elements: Arc<Elements>,
     offsets: Vec<u64>,
+    /// What rows are scaled by as they are read.
+    scale: Option<Arc<Scale>>,
 }
 
 impl FeatureStore {
     pub(super) fn new(elements: Arc<Elements>, dim: usize, rows: &[RowRef]) -> FeatureStore {
-        FeatureStore { dim, elements, offsets: rows.iter().map(|row| row.offset).collect() }
+        FeatureStore { dim, elements, offsets: rows.iter().map(|row| row.offset).collect(), scale: None }
     }
 
     /// From `values` (examples x dim), kept in memory.
     pub fn from_values(dim: usize, values: Vec<f32>) -> FeatureStore {
         assert!(dim > 0 && values.len().is_multiple_of(dim), "{} values are no rows of {dim}", values.len());
         let offsets = (0..values.len()).step_by(dim).map(|offset| offset as u64).collect();
-        FeatureStore { dim, elements: Elements::in_memory(bytemuck::cast_vec(values)), offsets }
+        FeatureStore { dim, elements: Elements::in_memory(bytemuck::cast_vec(values)), offsets, scale: None }
     }
 
     pub fn dim(&self) -> usize {
@@ -228,9 +231,29 @@ impl FeatureStore {
         self.offsets.is_empty()
     }
 
-    /// Features of example `i`. // (dim)
-    pub fn row(&self, i: usize) -> &[f32] {
+    /// Scales all rows from here on.
+    pub(super) fn scale(&mut self, scale: Arc<Scale>) {
+        self.scale = Some(scale);
+    }
+
+    /// Features of example `i` as they are stored, not scaled. // (dim)
+    pub(super) fn stored(&self, i: usize) -> &[f32] {
         self.elements.values(self.offsets[i], self.dim)
+    }
+
+    /// Features of example `i`, into `out`. // (dim)
+    pub fn read(&self, i: usize, out: &mut [f32]) {
+        out.copy_from_slice(self.stored(i));
+        if let Some(scale) = &self.scale {
+            scale.apply(out);
+        }
+    }
+
+    /// Features of example `i`. // (dim)
+    pub fn row(&self, i: usize) -> Vec<f32> {
+        let mut row = vec![0.0; self.dim];
+        self.read(i, &mut row);
+        row
     }
 }
 

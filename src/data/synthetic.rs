@@ -123,6 +123,8 @@ impl Source<'_> {
             test: optional(2, self.synthetic.test),
             report: LoadReport::default(),
             fingerprint: *blake3::hash(identity.as_bytes()).as_bytes(),
+            feature_scale: None,
+            label_scale: None,
         }
     }
 
@@ -145,7 +147,7 @@ impl Source<'_> {
             _ => Targets::Values { dim: 1, values },
         };
         let inputs = Inputs::Features(FeatureStore::from_values(dim, features));
-        Split { inputs, targets, slices: BTreeMap::new() }
+        Split { inputs, targets, unscaled: None, slices: BTreeMap::new() }
     }
 }
 

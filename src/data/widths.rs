@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::feature_columns;
 use super::load::{feature_count, file_spec, files_of};
 use super::read::{Item, Reader};
 use crate::config::schema::{Config, Task};
@@ -16,11 +17,11 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
         return Vec::new();
     }
     let made = config.synthetic.iter().map(|made| ("synthetic.features".to_owned(), made.features));
-    let found = config.tasks_from.iter().filter_map(|from| width(&from.file, &config.task_defaults));
+    let found = config.tasks_from.iter().filter_map(|from| width(config, &from.file, "task_defaults", &config.task_defaults));
     let found = found.map(|width| ("task_defaults.features".to_owned(), width));
     let own = config.tasks.iter().filter(|(_, task)| task.synthetic.is_none()).filter_map(|(name, task)| {
         let (file, _) = *files_of(name, task).ok()?.first()?;
-        Some((format!("tasks.{name}.features"), width(file, task)?))
+        Some((format!("tasks.{name}.features"), width(config, file, name, task)?))
     });
     let mut widths = made.chain(found).chain(own);
     let Some((first, expected)) = widths.next() else { return Vec::new() };
@@ -38,11 +39,12 @@ pub(super) fn check(config: &Config) -> Vec<(String, String)> {
 }
 
 /// Several columns hold one number each, one column a list.
-fn width(file: &Path, task: &Task) -> Option<usize> {
-    if task.features.len() != 1 {
-        return Some(task.features.len()).filter(|columns| *columns > 0);
+fn width(config: &Config, file: &Path, name: &str, task: &Task) -> Option<usize> {
+    let features = feature_columns::named(config, name, task).ok()?;
+    if features.len() != 1 {
+        return Some(features.len()).filter(|columns| *columns > 0);
     }
-    let rows = Reader::open(&file_spec(task, file), &task.features, Arc::default()).ok()?;
+    let rows = Reader::open(&file_spec(task, file), &features, Arc::default()).ok()?;
     // What cannot be read is told when it is.
     rows.take(FIRST_ROWS).find_map(|item| match item {
         Ok(Item::Row(row)) => feature_count(row.cells.first()?),

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::event::{ByTask, Event, RoundEvent, TaskEnd, Weights};
 use crate::output;
+use crate::surgery::ledger::MeanCosine;
 
 /// Tasks with a line of their own; more would push the bar off the screen.
 const MOST_TASK_LINES: usize = 20;
@@ -79,16 +80,13 @@ impl Console {
                 self.tasks.drain(..).for_each(|(_, bar)| bar.finish_and_clear());
                 self.rounds.finish_and_clear();
                 self.say(&format!("{reason} after {round} rounds, {seconds:.1} s"));
-                for pair in conflicts {
-                    let ([one, other], cosine, share) = (&pair.tasks, pair.cosine, 100.0 * pair.share);
-                    self.say(&format!("conflict: {one} and {other} in {share:.0} % of rounds, mean cosine {cosine:+.3}"));
+                for pair in conflicts.iter().filter(|pair| pair.cosine.is_sure) {
+                    let ([one, other], cosine, share) = (&pair.tasks, mean_cosine(&pair.cosine), 100.0 * pair.share);
+                    self.say(&format!("conflict: {one} and {other} in {share:.0} % of rounds, {cosine}"));
                 }
-                for block in blocks {
-                    let (share, cosine) = (100.0 * block.share, block.cosine);
-                    self.say(&format!(
-                        "contested: {} in {share:.0} % of pairs and rounds, mean cosine {cosine:+.3}",
-                        block.block
-                    ));
+                for block in blocks.iter().filter(|block| block.cosine.is_sure) {
+                    let (name, cosine, share) = (&block.block, mean_cosine(&block.cosine), 100.0 * block.share);
+                    self.say(&format!("contested: {name} in {share:.0} % of pairs and rounds, {cosine}"));
                 }
                 tasks
                     .iter()
@@ -170,6 +168,12 @@ fn rounds_bar(done: u64, rounds: u64) -> ProgressBar {
         let _ = write!(out, "{rounds}");
     });
     ProgressBar::new(rounds.saturating_sub(done)).with_style(style)
+}
+
+/// With its standard error.
+fn mean_cosine(MeanCosine { cosine, standard_error, .. }: &MeanCosine) -> String {
+    let error = standard_error.map_or(String::new(), |error| format!(" ± {error:.3}"));
+    format!("mean cosine {cosine:+.3}{error}")
 }
 
 /// One line about a task that did not just run to its end.

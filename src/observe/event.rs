@@ -150,6 +150,9 @@ pub enum Event<'a> {
         fallbacks: &'a BTreeMap<String, u64>,
         schedule: ScheduleEnd,
         tasks: Vec<TaskEnd>,
+        /// By split: what the best parameters come to, or the last ones where none were kept, as `eval --json` tells it.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        scores: BTreeMap<&'static str, Value>,
     },
 }
 

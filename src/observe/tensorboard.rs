@@ -88,7 +88,11 @@ fn scalars(line: &Value) -> Vec<(String, f64)> {
             all.filter_map(|(tag, value)| Some((tag, value.as_f64()?))).collect()
         }
         Some("conflict") => line["share"].as_f64().map(|share| ("conflict/share".to_owned(), share)).into_iter().collect(),
-        Some("eval") => evaluation_scalars(line),
+        Some("eval") => evaluation_scalars("", line),
+        Some("end") => {
+            let scores = line["scores"].as_object().into_iter().flatten();
+            scores.flat_map(|(_, scores)| evaluation_scalars("final_", scores)).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -98,20 +102,26 @@ fn by_task<'a>(group: &'a str, part: &str, values: &'a Value) -> Vec<(String, &'
     values.map(|(task, value)| (format!("{group}/{task}{part}"), value)).collect()
 }
 
-fn evaluation_scalars(scores: &Value) -> Vec<(String, f64)> {
+/// `{prefix}{split}/{task}/{metric}`, and `{prefix}{split}/{task}/{output}/{metric}` of a task with several outputs.
+fn evaluation_scalars(prefix: &str, scores: &Value) -> Vec<(String, f64)> {
     let split = scores["split"].as_str().unwrap_or("eval");
+    let split = format!("{prefix}{split}");
     let mut scalars = Vec::new();
     if let Some(mean) = scores["mean_primary"].as_f64() {
         scalars.push((format!("{split}/mean_primary"), mean));
     }
     for (task, values) in scores["tasks"].as_object().into_iter().flatten() {
-        for (name, value) in values.as_object().into_iter().flatten() {
-            if let Some(value) = value.as_f64().filter(|_| name != "examples") {
-                scalars.push((format!("{split}/{task}/{name}"), value));
-            }
+        scalars.extend(numbers(&format!("{split}/{task}"), values));
+        for (output, values) in values["outputs"].as_object().into_iter().flatten() {
+            scalars.extend(numbers(&format!("{split}/{task}/{output}"), values));
         }
     }
     scalars
+}
+
+fn numbers(place: &str, values: &Value) -> Vec<(String, f64)> {
+    let values = values.as_object().into_iter().flatten().filter(|(name, _)| *name != "examples");
+    values.filter_map(|(name, value)| Some((format!("{place}/{name}"), value.as_f64()?))).collect()
 }
 
 fn message(wall_time: f64, step: u64, scalars: &[(String, f64)]) -> Vec<u8> {
@@ -168,6 +178,8 @@ fn masked_crc(data: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// A record and an event as TensorFlow's own writer makes them, field by field.
@@ -188,6 +200,17 @@ mod tests {
         let record = frame(&event);
         assert_eq!(record.len(), event.len() + 16);
         assert_eq!(record[..8], (event.len() as u64).to_le_bytes());
+    }
+
+    #[test]
+    fn scores_have_a_tag_each() {
+        let scores = json!({ "split": "dev", "mean_primary": 0.5, "tasks": { "a": {
+            "r2": 0.5, "mse": null, "examples": 9, "outputs": { "y1": { "r2": 0.25 } } } } });
+        let tags =
+            [("dev/mean_primary", 0.5), ("dev/a/r2", 0.5), ("dev/a/y1/r2", 0.25)].map(|(tag, value)| (tag.to_owned(), value));
+        assert_eq!(evaluation_scalars("", &scores), tags);
+        let end = json!({ "kind": "end", "scores": { "dev": scores } });
+        assert_eq!(scalars(&end), tags.map(|(tag, value)| (format!("final_{tag}"), value)));
     }
 
     /// RFC 3720's test vector: CRC32C of 32 zero bytes is 0x8a9136aa.

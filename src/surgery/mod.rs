@@ -11,4 +11,5 @@ pub mod large;
 pub mod ledger;
 pub mod methods;
 pub mod request;
+pub mod spread;
 pub mod update;

@@ -177,7 +177,7 @@ impl Packing {
                 batch.features = vec![0.0; batch.keys.len() * columns];
                 batch.features.par_chunks_mut(columns).zip(&batch.keys).with_min_len(16).for_each(|(row, key)| {
                     if let Inputs::Features(store) = &split(key.task as usize).inputs {
-                        row.copy_from_slice(store.row(key.example as usize));
+                        store.read(key.example as usize, row);
                     }
                 });
             }

@@ -1,12 +1,13 @@
 //! What an evaluation comes to: every metric of every task on a split, on all of it and on each slice.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::schema::MetricKind;
+use crate::config::schema::{HeadKind, MetricKind};
 use crate::config::{Quantity, is_error, metrics_of};
-use crate::data::{Corpus, Split, SplitName, Targets, TaskData};
+use crate::data::{Corpus, Split, Targets, TaskData};
 use crate::train::guard::name_examples;
 use crate::train::metrics::{Measured, Predictions, Undefined};
 use crate::train::overall::{Overall, Reported, mean_primary};
@@ -24,6 +25,8 @@ pub struct Scores {
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskScores {
     pub all: Scores,
+    /// Of regression with several outputs: the metrics of each, by its label.
+    pub outputs: Vec<(String, Vec<(MetricKind, Measured)>)>,
     pub slices: BTreeMap<String, Scores>,
     /// Examples whose prediction is infinite or not a number.
     pub not_finite: Vec<u32>,
@@ -32,22 +35,37 @@ pub struct TaskScores {
 /// All tasks that have the split, by name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    pub split: SplitName,
+    /// Name of the split, for messages and documents.
+    pub split: &'static str,
     pub tasks: BTreeMap<String, TaskScores>,
 }
 
 /// Scores of a task whose split has these logits (examples x outputs), and of each example this loss and so many observed targets.
 pub(super) fn task_scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, usize)]) -> TaskScores {
+    let logits = unscaled(task, logits);
+    let (outputs, logits, targets) = (task.outputs, &logits[..], split.given());
     let scores = |only: Option<&[bool]>| {
-        let predictions = Predictions { outputs: task.outputs, logits, targets: &split.targets, only };
+        let predictions = Predictions { outputs, logits, targets, only };
         let counted = || (0..losses.len()).filter(|&example| only.is_none_or(|only| only[example]));
         let metrics = metrics_of(&task.settings).iter().map(|&kind| (kind, predictions.metric(kind))).collect();
         Scores { examples: counted().count(), loss: mean_loss(counted().map(|example| losses[example])), metrics }
     };
     debug_assert!(matches!(split.targets, Targets::Class(_) | Targets::Values { .. }));
-    let all = Predictions { outputs: task.outputs, logits, targets: &split.targets, only: None };
+    let all = Predictions { outputs, logits, targets, only: None };
+    let outputs =
+        task.settings.label.iter().enumerate().filter(|_| task.settings.head == HeadKind::Regression && task.outputs > 1);
+    let of_output = |output| metrics_of(&task.settings).iter().map(|&kind| (kind, all.metric_of_output(kind, output))).collect();
+    let outputs = outputs.map(|(output, label)| (label.clone(), of_output(output))).collect();
     let slices = split.slices.iter().map(|(name, only)| (name.clone(), scores(Some(only)))).collect();
-    TaskScores { all: scores(None), slices, not_finite: all.not_finite().map(|example| example as u32).collect() }
+    TaskScores { all: scores(None), outputs, slices, not_finite: all.not_finite().map(|example| example as u32).collect() }
+}
+
+/// Numbers that are predicted on a scale of their own, on the label's.
+fn unscaled<'a>(task: &TaskData, logits: &'a [f32]) -> Cow<'a, [f32]> {
+    let Some(scale) = &task.label_scale else { return Cow::Borrowed(logits) };
+    let mut logits = logits.to_vec();
+    logits.chunks_exact_mut(task.outputs).for_each(|row| scale.undo(row));
+    Cow::Owned(logits)
 }
 
 /// Of sums of losses over so many observed targets each.
@@ -76,14 +94,15 @@ impl Scores {
     }
 
     fn json(&self) -> Map<String, Value> {
-        let mut map = Map::new();
-        for (kind, value) in &self.metrics {
-            map.insert(kind.name().to_owned(), json!(value.ok()));
-        }
+        let mut map = metrics_json(&self.metrics);
         map.insert("loss".into(), json!(self.loss));
         map.insert("examples".into(), json!(self.examples));
         map
     }
+}
+
+fn metrics_json(metrics: &[(MetricKind, Measured)]) -> Map<String, Value> {
+    metrics.iter().map(|(kind, value)| (kind.name().to_owned(), json!(value.ok()))).collect()
 }
 
 impl Evaluation {
@@ -101,6 +120,11 @@ impl Evaluation {
         let mut tasks = Map::new();
         for (name, scores) in &self.tasks {
             let mut map = scores.all.json();
+            let outputs = scores.outputs.iter().map(|(label, metrics)| (label.clone(), Value::Object(metrics_json(metrics))));
+            let outputs: Map<String, Value> = outputs.collect();
+            if !outputs.is_empty() {
+                map.insert("outputs".into(), Value::Object(outputs));
+            }
             let own = scores.slices.iter().map(|(slice, scores)| (slice.clone(), Value::Object(scores.json())));
             let own: Map<String, Value> = own.collect();
             if !own.is_empty() {
@@ -109,7 +133,7 @@ impl Evaluation {
             tasks.insert(name.clone(), Value::Object(map));
         }
         let mut document = mean_json(self.mean_primary());
-        document["split"] = json!(self.split.as_str());
+        document["split"] = json!(self.split);
         document["tasks"] = Value::Object(tasks);
         let slices = self.by_slice().into_iter();
         let slices: Map<String, Value> =
@@ -126,6 +150,9 @@ impl Evaluation {
         let mut text = String::new();
         for (name, scores) in &self.tasks {
             text += &format!("{name:<width$}  {}\n", line(&scores.all));
+            for (label, metrics) in &scores.outputs {
+                text += &format!("{:<width$}  {}\n", format!("  {label}"), metrics_line(metrics));
+            }
             for (slice, scores) in &scores.slices {
                 text += &format!("{:<width$}  {}\n", format!("  {slice}"), line(scores));
             }
@@ -145,8 +172,8 @@ impl Evaluation {
 }
 
 /// One line for predictions that are not finite, or one for each undefined metric.
-fn warnings(task: &TaskData, scores: &TaskScores, split: SplitName) -> Vec<String> {
-    let (name, split) = (&task.name, split.as_str());
+fn warnings(task: &TaskData, scores: &TaskScores, split: &str) -> Vec<String> {
+    let name = &task.name;
     if !scores.not_finite.is_empty() {
         let examples = name_examples(split, &scores.not_finite);
         return vec![format!("task {name}: predictions that are not finite on {examples}; its metrics are undefined")];
@@ -180,9 +207,12 @@ fn mean_line(mean: Overall) -> String {
 }
 
 fn line(scores: &Scores) -> String {
+    format!("{}  loss {}  ({} examples)", metrics_line(&scores.metrics), shown(scores.loss), scores.examples)
+}
+
+fn metrics_line(metrics: &[(MetricKind, Measured)]) -> String {
     let metric = |(kind, value): &(MetricKind, Measured)| format!("{} {}", kind.name(), shown(value.ok()));
-    let metrics: Vec<String> = scores.metrics.iter().map(metric).collect();
-    format!("{}  loss {}  ({} examples)", metrics.join("  "), shown(scores.loss), scores.examples)
+    metrics.iter().map(metric).collect::<Vec<String>>().join("  ")
 }
 
 fn shown(value: Option<f64>) -> String {
@@ -201,11 +231,12 @@ mod tests {
         };
         let task = |accuracy, loss| TaskScores {
             all: scores(accuracy, loss),
+            outputs: Vec::new(),
             slices: BTreeMap::from([("clean".to_owned(), scores(accuracy - 0.1, loss))]),
             not_finite: Vec::new(),
         };
         let tasks = BTreeMap::from([("a".to_owned(), task(0.9, 0.2)), ("b".to_owned(), task(0.7, 0.6))]);
-        Evaluation { split: SplitName::Dev, tasks }
+        Evaluation { split: "dev", tasks }
     }
 
     #[test]
@@ -226,6 +257,17 @@ mod tests {
         assert!((document["mean_primary"].as_f64().unwrap() - 0.8).abs() < 1e-12);
         assert!((document["slices"]["clean"]["mean_primary"].as_f64().unwrap() - 0.7).abs() < 1e-12);
         assert!(document.get("undefined").is_none());
+    }
+
+    #[test]
+    fn several_numbers_have_metrics_of_their_own() {
+        let mut evaluation = evaluation();
+        let own = vec![(MetricKind::R2, Ok(0.25)), (MetricKind::Mse, Err(Undefined::NoTargets))];
+        evaluation.tasks.get_mut("a").unwrap().outputs = vec![("height".to_owned(), own)];
+        let document = evaluation.json();
+        assert_eq!(document["tasks"]["a"]["outputs"], json!({ "height": { "r2": 0.25, "mse": null } }));
+        assert!(document["tasks"]["b"].get("outputs").is_none());
+        assert!(evaluation.table().contains("  height      r2 0.2500  mse undefined\n"), "{}", evaluation.table());
     }
 
     #[test]

@@ -19,15 +19,22 @@ use crate::train::run::Run;
 use crate::train::writer::Written;
 
 impl Run<'_> {
-    /// Scores of a split with the run's best parameters, or its last ones if none were kept: on the host, as `eval` computes them.
-    pub fn final_scores(&mut self, split: SplitName) -> Result<Evaluation> {
+    /// Scores of dev, and of test where `eval.test` asks for it, with the run's best parameters, or its last ones if none were
+    /// kept: on the host, as `eval` computes them.
+    pub(super) fn final_scores(&mut self) -> Result<Vec<Evaluation>> {
         let best = self.folder.best();
         if self.state.best.is_some() && best.is_dir() {
             checkpoint::read_model(&best, &mut self.trainer.model)?;
         } else {
             self.trainer.fetch_parameters()?;
         }
-        evaluate(&mut self.trainer.on_host(), self.corpus, split, self.config.eval.batch)
+        let splits = if self.config.eval.test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
+        let mut scores = Vec::new();
+        for &split in splits {
+            scores.push(evaluate(&mut self.trainer.on_host(), self.corpus, split, self.config.eval.batch)?);
+        }
+        scores.retain(|scores| !scores.tasks.is_empty());
+        Ok(scores)
     }
 
     /// The evaluation that is due: all of it, or its beginning. False if interrupted.

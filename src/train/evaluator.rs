@@ -87,7 +87,7 @@ impl Evaluator {
 
     /// The scores of all tasks that have been gone through.
     pub fn finish(self) -> Evaluation {
-        Evaluation { split: self.split, tasks: self.done }
+        Evaluation { split: self.split.as_str(), tasks: self.done }
     }
 }
 
@@ -132,7 +132,7 @@ impl Tally {
             Some(_) => Ok(self.right as f64 / self.losses.len() as f64),
         };
         let all = Scores { examples: split.len(), loss, metrics: vec![(MetricKind::Accuracy, accuracy)] };
-        TaskScores { all, slices: BTreeMap::new(), not_finite: Vec::new() }
+        TaskScores { all, outputs: Vec::new(), slices: BTreeMap::new(), not_finite: Vec::new() }
     }
 }
 

@@ -64,22 +64,38 @@ impl Predictions<'_> {
         }
         match kind {
             MetricKind::Accuracy => mean(pairs.iter().map(|(p, t)| share(p == t))),
-            MetricKind::F1 => self.class_f1(&pairs),
+            MetricKind::BalancedAccuracy => self.balanced_accuracy(&pairs),
+            MetricKind::Precision => self.second_or_mean(&pairs, precision),
+            MetricKind::Recall => self.second_or_mean(&pairs, recall),
+            MetricKind::F1 => self.second_or_mean(&pairs, f1),
+            MetricKind::MacroF1 => self.over_classes(&pairs, f1),
             MetricKind::Matthews => Ok(matthews(&pairs, self.outputs)),
             MetricKind::Auroc => self.class_auroc(truth),
             // Of numbers; `check` refuses them.
-            MetricKind::Pearson | MetricKind::Spearman | MetricKind::Mse | MetricKind::Mae => Err(Undefined::NoTargets),
+            MetricKind::Pearson
+            | MetricKind::Spearman
+            | MetricKind::R2
+            | MetricKind::Mse
+            | MetricKind::Rmse
+            | MetricKind::Mae => Err(Undefined::NoTargets),
         }
     }
 
-    /// Two classes: F1 of class 1. More: the mean over the classes that are predicted or true of some example.
-    fn class_f1(&self, pairs: &[(usize, usize)]) -> Measured {
-        let of = |class: usize| f1(pairs.iter().map(move |&(p, t)| (p == class, t == class)));
-        if self.outputs == 2 {
-            return Ok(of(1));
-        }
-        let occurs = |class: &usize| pairs.iter().any(|&(p, t)| p == *class || t == *class);
-        mean((0..self.outputs).filter(occurs).map(of))
+    /// Two classes: of class 1. More: the mean over the classes.
+    fn second_or_mean(&self, pairs: &[(usize, usize)], of: fn(Hits) -> f64) -> Measured {
+        if self.outputs == 2 { Ok(of(Hits::of_class(pairs, 1))) } else { self.over_classes(pairs, of) }
+    }
+
+    /// The mean over the classes that are predicted or true of some example.
+    fn over_classes(&self, pairs: &[(usize, usize)], of: fn(Hits) -> f64) -> Measured {
+        let hits = (0..self.outputs).map(|class| Hits::of_class(pairs, class));
+        mean(hits.filter(|hits| hits.predicted + hits.truth > 0.0).map(of))
+    }
+
+    /// The mean recall of the classes that are true of some example.
+    fn balanced_accuracy(&self, pairs: &[(usize, usize)]) -> Measured {
+        let hits = (0..self.outputs).map(|class| Hits::of_class(pairs, class));
+        mean(hits.filter(|hits| hits.truth > 0.0).map(recall))
     }
 
     /// Two classes: of class 1. More: each class against the rest, averaged. Examples are ordered by probability.
@@ -96,13 +112,26 @@ impl Predictions<'_> {
 
     /// Outputs that no example has a target of are left out.
     fn of_values(&self, dim: usize, truth: &[f32], kind: MetricKind) -> Measured {
-        let pairs = |output: usize| -> Vec<(f64, f64)> {
-            let pair = |example: usize| (f64::from(self.row(example)[output]), f64::from(truth[example * dim + output]));
-            self.examples().map(pair).filter(|(_, truth)| !truth.is_nan()).collect()
-        };
-        let columns = (0..self.outputs).map(|output| (output, pairs(output))).filter(|(_, pairs)| !pairs.is_empty());
+        let columns = (0..self.outputs).map(|output| (output, self.column(dim, truth, output)));
+        let columns = columns.filter(|(_, pairs)| !pairs.is_empty());
         let values = columns.map(|(output, pairs)| of_column(&pairs, kind, output)).collect::<Result<Vec<f64>, _>>()?;
         mean(values.into_iter())
+    }
+
+    /// The metric of one output of a task that predicts numbers.
+    pub fn metric_of_output(&self, kind: MetricKind, output: usize) -> Measured {
+        if self.not_finite().next().is_some() {
+            return Err(Undefined::NotFinite);
+        }
+        let Targets::Values { dim, values } = self.targets else { return Err(Undefined::NoTargets) };
+        let pairs = self.column(*dim, values, output);
+        if pairs.is_empty() { Err(Undefined::NoTargets) } else { of_column(&pairs, kind, output) }
+    }
+
+    /// (prediction, target) of an output, where there is a target.
+    fn column(&self, dim: usize, truth: &[f32], output: usize) -> Vec<(f64, f64)> {
+        let pair = |example: usize| (f64::from(self.row(example)[output]), f64::from(truth[example * dim + output]));
+        self.examples().map(pair).filter(|(_, truth)| !truth.is_nan()).collect()
     }
 }
 
@@ -110,7 +139,9 @@ impl Predictions<'_> {
 fn of_column(pairs: &[(f64, f64)], kind: MetricKind, output: usize) -> Measured {
     match kind {
         MetricKind::Accuracy => mean(pairs.iter().map(|(x, y)| share((*x > 0.0) == (*y > 0.5)))),
-        MetricKind::F1 => Ok(f1(pairs.iter().map(|(x, y)| (*x > 0.0, *y > 0.5)))),
+        MetricKind::F1 | MetricKind::MacroF1 => Ok(f1(Hits::of_label(pairs))),
+        MetricKind::Precision => Ok(precision(Hits::of_label(pairs))),
+        MetricKind::Recall => Ok(recall(Hits::of_label(pairs))),
         MetricKind::Auroc => auroc(pairs).ok_or(Undefined::OneClass(output)),
         MetricKind::Pearson => correlation(pairs, output, pearson),
         MetricKind::Spearman => correlation(pairs, output, |pairs| {
@@ -118,10 +149,12 @@ fn of_column(pairs: &[(f64, f64)], kind: MetricKind, output: usize) -> Measured 
             let truth = ranks(pairs.iter().map(|pair| pair.1));
             pearson(&predicted.into_iter().zip(truth).collect::<Vec<_>>())
         }),
-        MetricKind::Mse => mean(pairs.iter().map(|(x, y)| (x - y) * (x - y))),
+        MetricKind::R2 => r2(pairs, output),
+        MetricKind::Mse => mean_squared(pairs),
+        MetricKind::Rmse => mean_squared(pairs).map(f64::sqrt),
         MetricKind::Mae => mean(pairs.iter().map(|(x, y)| (x - y).abs())),
-        // Of classes; `check` refuses it.
-        MetricKind::Matthews => Err(Undefined::NoTargets),
+        // Of classes; `check` refuses them.
+        MetricKind::Matthews | MetricKind::BalancedAccuracy => Err(Undefined::NoTargets),
     }
 }
 
@@ -153,14 +186,70 @@ fn log_odds(row: &[f32], class: usize) -> f64 {
     f64::from(row[class]) - peak - others().map(|x| (x - peak).exp()).sum::<f64>().ln()
 }
 
-/// Harmonic mean of precision and recall of (predicted, true) flags; 0 where none is set.
-fn f1(pairs: impl Iterator<Item = (bool, bool)>) -> f64 {
-    let (mut hits, mut marked) = (0.0, 0.0);
-    for (predicted, truth) in pairs {
-        hits += share(predicted && truth);
-        marked += share(predicted) + share(truth);
+/// Examples of which one class or label is predicted, is true, or both.
+#[derive(Clone, Copy)]
+struct Hits {
+    predicted: f64,
+    truth: f64,
+    both: f64,
+}
+
+impl Hits {
+    /// Of (predicted, true) flags.
+    fn count(flags: impl Iterator<Item = (bool, bool)>) -> Self {
+        flags.fold(Self { predicted: 0.0, truth: 0.0, both: 0.0 }, |hits, (predicted, truth)| Self {
+            predicted: hits.predicted + share(predicted),
+            truth: hits.truth + share(truth),
+            both: hits.both + share(predicted && truth),
+        })
     }
-    if marked == 0.0 { 0.0 } else { 2.0 * hits / marked }
+
+    /// Of (predicted, true) classes.
+    fn of_class(pairs: &[(usize, usize)], class: usize) -> Self {
+        Self::count(pairs.iter().map(|&(p, t)| (p == class, t == class)))
+    }
+
+    /// Of logits against 0 and 1.
+    fn of_label(pairs: &[(f64, f64)]) -> Self {
+        Self::count(pairs.iter().map(|(x, y)| (*x > 0.0, *y > 0.5)))
+    }
+}
+
+/// 0 where there is nothing to divide by.
+fn ratio(of: f64, by: f64) -> f64 {
+    if by == 0.0 { 0.0 } else { of / by }
+}
+
+fn precision(hits: Hits) -> f64 {
+    ratio(hits.both, hits.predicted)
+}
+
+fn recall(hits: Hits) -> f64 {
+    ratio(hits.both, hits.truth)
+}
+
+/// Harmonic mean of precision and recall.
+fn f1(hits: Hits) -> f64 {
+    ratio(2.0 * hits.both, hits.predicted + hits.truth)
+}
+
+fn mean_squared(pairs: &[(f64, f64)]) -> Measured {
+    mean(pairs.iter().map(|(x, y)| (x - y) * (x - y)))
+}
+
+/// Coefficient of determination. Targets that do not vary leave nothing to explain: 1 where they are met, else 0.
+fn r2(pairs: &[(f64, f64)], output: usize) -> Measured {
+    if pairs.len() < 2 {
+        return Err(Undefined::SameTargets(output));
+    }
+    let center = mean(pairs.iter().map(|pair| pair.1))?;
+    let spread: f64 = pairs.iter().map(|(_, y)| (y - center) * (y - center)).sum();
+    let left: f64 = pairs.iter().map(|(x, y)| (x - y) * (x - y)).sum();
+    match (spread == 0.0, left == 0.0) {
+        (true, true) => Ok(1.0),
+        (true, false) => Ok(0.0),
+        (false, _) => Ok(1.0 - left / spread),
+    }
 }
 
 /// Matthews correlation, in Gorodkin's form for any number of classes (Comput. Biol. Chem. 2004); 0 where only one class is

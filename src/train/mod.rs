@@ -18,6 +18,7 @@ pub mod fit_memory;
 pub mod guard;
 mod host;
 pub mod isolation;
+pub mod labelled_file;
 pub mod lanes;
 pub mod masking;
 mod measured;

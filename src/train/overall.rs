@@ -72,7 +72,6 @@ mod tests {
 
     use super::*;
     use crate::config::schema::MetricKind;
-    use crate::data::SplitName;
     use crate::train::evaluate::TaskScores;
     use crate::train::metrics::Undefined;
 
@@ -82,9 +81,9 @@ mod tests {
             let value = if value.is_nan() { Err(Undefined::NotFinite) } else { Ok(value) };
             let all = Scores { examples: 10, loss: Some(0.2 * (number + 1) as f64), metrics: vec![(kind, value)] };
             let name = char::from(b'a' + number as u8).to_string();
-            (name, TaskScores { all, slices: BTreeMap::new(), not_finite: Vec::new() })
+            (name, TaskScores { all, outputs: Vec::new(), slices: BTreeMap::new(), not_finite: Vec::new() })
         };
-        Evaluation { split: SplitName::Dev, tasks: primaries.iter().enumerate().map(task).collect() }
+        Evaluation { split: "dev", tasks: primaries.iter().enumerate().map(task).collect() }
     }
 
     fn overall(text: &str, primaries: &[(MetricKind, f64)]) -> Overall {

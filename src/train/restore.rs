@@ -13,17 +13,18 @@ use crate::train::checkpoint;
 use crate::train::encoder::encoder;
 use crate::train::run_folder::Source;
 
-/// A checkpoint's model, and room to run one example at a time.
+/// A checkpoint's model, and room to run some examples at a time.
 pub struct Stored {
     pub model: Model,
     pub scratch: Scratch,
-    /// Of one example.
+    /// Of so many examples.
     pub limits: Limits,
     /// A text encoder's.
     pub tokenizer: Option<Tokenizer>,
 }
 
-pub fn stored_model(config: &Config, source: &Source) -> Result<Stored> {
+/// With room for at most `rows` examples at a time.
+pub fn stored_model(config: &Config, source: &Source, rows: usize) -> Result<Stored> {
     let tokenizer = config.encoder.tokenizer.as_ref().filter(|_| config.encoder.kind.reads_text());
     let tokenizer = tokenizer.map(|spec| Tokenizer::open(spec, config.encoder.lowercase)).transpose()?;
     let encoder = encoder(config, tokenizer.as_ref(), || checkpoint::input_columns(&source.checkpoint))?;
@@ -35,10 +36,11 @@ pub fn stored_model(config: &Config, source: &Source) -> Result<Stored> {
     let table_rows = network.spec.encoder.table().map_or(0, |table| table.rows);
     let outputs = network.spec.heads.iter().map(|head| if head.kind == HeadKind::Mlm { table_rows } else { head.outputs });
     let outputs = outputs.max().unwrap_or(0);
-    let longest = config.encoder.positions;
-    let tokens = TokenLimits { group_tokens: longest, group_queries: longest, head_rows: 1, ..TokenLimits::default() };
-    let bag_entries = config.encoder.max_len * config.encoder.ngrams;
-    let limits = Limits { group_rows: 1, round_rows: 1, group_logits: outputs, bag_entries, tokens, ..Limits::default() };
+    let tokens = config.encoder.positions * rows;
+    let tokens = TokenLimits { group_tokens: tokens, group_queries: tokens, head_rows: rows, ..TokenLimits::default() };
+    let bag_entries = config.encoder.max_len * config.encoder.ngrams * rows;
+    let (group_rows, round_rows, group_logits) = (rows, rows, outputs * rows);
+    let limits = Limits { group_rows, round_rows, group_logits, bag_entries, tokens, ..Limits::default() };
     let row_capacity = checkpoint::embedding_rows(&source.checkpoint)?;
     ensure!(
         row_capacity == table_rows || !network.spec.reads_whole_table(),

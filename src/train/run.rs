@@ -28,6 +28,7 @@ use crate::train::ahead::Ahead;
 use crate::train::batch::Share;
 use crate::train::checkpoint::{self, State};
 use crate::train::deadlines::Deadlines;
+use crate::train::evaluate::Evaluation;
 use crate::train::evaluator::Evaluator;
 use crate::train::faults::InjectedFaults;
 use crate::train::guard::Guard;
@@ -38,8 +39,8 @@ use crate::train::rates::rates;
 use crate::train::round::Trainer;
 use crate::train::run_folder::RunFolder;
 use crate::train::shapes::fuse;
-pub use crate::train::state::check_data;
 use crate::train::state::{check_counts, fresh_state};
+pub use crate::train::state::{check_data, scale_data, unscaled_tasks};
 use crate::train::writer::Writer;
 
 /// Conflicting pairs named at the end.
@@ -75,6 +76,8 @@ pub struct Run<'a> {
     pub(super) writer: Writer,
     /// The evaluation that `state` says is under way.
     pub(super) evaluator: Option<Evaluator>,
+    /// Of a run that has ended: the splits' scores with its best parameters, or its last ones if none were kept.
+    pub scores: Vec<Evaluation>,
 }
 
 /// A run's trainer in its memory.
@@ -148,6 +151,7 @@ impl<'a> Run<'a> {
             unsaved: true,
             writer: Writer::default(),
             evaluator: None,
+            scores: Vec::new(),
         };
         run.streams = run.example_streams();
         Ok(run)
@@ -188,7 +192,15 @@ impl<'a> Run<'a> {
         let end = self.train();
         // What is being written is kept, however training ended.
         let written = self.finish_writing().and_then(|()| self.clean_up());
-        end.and_then(|end| written.and_then(|()| self.report(end)).map(|()| end)).map_err(|error| {
+        let ended = end.and_then(|end| written.map(|()| end)).and_then(|end| {
+            let seconds = self.started.elapsed().as_secs_f64();
+            if end != End::Interrupted {
+                self.scores = self.final_scores()?;
+            }
+            self.report(end, seconds)?;
+            Ok(end)
+        });
+        ended.map_err(|error| {
             let known = error.chain().any(|cause| cause.is::<Stopped>());
             if known { error } else { Stopped(format!("{error:#}")).into() }
         })
@@ -235,17 +247,16 @@ impl<'a> Run<'a> {
         Ok(end)
     }
 
-    /// summary.json, and the last lines of what observes.
-    fn report(&mut self, end: End) -> Result<()> {
+    /// summary.json, and the last lines of what observes; training took so many seconds.
+    fn report(&mut self, end: End, seconds: f64) -> Result<()> {
         let reason = match end {
             End::Finished if self.every_task_failed() => "every task has failed",
             End::Finished => "finished",
             End::StoppedEarly => "stopped early: no better evaluation within best.patience",
             End::Interrupted => "interrupted; continue with `taskloom resume`",
         };
-        let seconds = self.started.elapsed().as_secs_f64();
         let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let conflicts = self.trainer.solver.ledger.whole.worst(MOST_PAIRS);
+        let conflicts = self.trainer.solver.ledger.worst(MOST_PAIRS);
         let end_event = Event::End {
             round: self.state.round,
             reason,
@@ -256,6 +267,7 @@ impl<'a> Run<'a> {
             fallbacks: &self.state.fallbacks,
             schedule: self.schedule_end(),
             tasks: self.task_ends(end),
+            scores: self.scores.iter().map(|scores| (scores.split, scores.json())).collect(),
         };
         write_whole(&self.folder.summary(), &format!("{:#}\n", end_event.json()))?;
         self.observer.emit(&end_event)?;

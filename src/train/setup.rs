@@ -54,7 +54,7 @@ pub fn load_corpus(config: &mut Config, console: &Console) -> Result<Corpus> {
 }
 
 /// Says what was read and what was left out.
-fn report(corpus: &Corpus, console: &Console) {
+pub fn report(corpus: &Corpus, console: &Console) {
     for file in &corpus.files {
         if !file.bad.is_empty() {
             console.say(&format!("{}: skipped {}", file.path.display(), file.bad));

@@ -1,6 +1,6 @@
 //! What a run remembers at its start, and whether a checkpoint's memory fits the data.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::config::Config;
 use crate::data::cursor::Cursor;
@@ -26,6 +26,23 @@ pub fn check_data(corpus: &Corpus, state: &State) -> Result<()> {
         pairs.filter(|(task, state)| fingerprint(task) != state.data).map(|(task, _)| task.name.as_str()).collect();
     anyhow::ensure!(changed.is_empty(), "the data of {} is not what the run started with; {advice}", changed.join(", "));
     Ok(())
+}
+
+/// Scales the data as it was for the checkpoint, whatever the configuration says: one of an earlier version was trained on it as it
+/// is.
+pub fn scale_data(corpus: &mut Corpus, state: &State) -> Result<()> {
+    for (task, kept) in corpus.tasks.iter_mut().zip(&state.tasks) {
+        let scaled = task.scale(kept.feature_scale.clone(), kept.label_scale.clone());
+        scaled.with_context(|| format!("task {}: the checkpoint does not fit the data", task.name))?;
+    }
+    Ok(())
+}
+
+/// Tasks whose settings ask for features to be scaled, and whose checkpoint was trained without.
+pub fn unscaled_tasks<'a>(corpus: &'a Corpus, state: &State) -> Vec<&'a str> {
+    let tasks = corpus.tasks.iter().zip(&state.tasks);
+    let unscaled = tasks.filter(|(task, kept)| task.scales_features() && kept.feature_scale.is_none());
+    unscaled.map(|(task, _)| task.name.as_str()).collect()
 }
 
 /// What a checkpoint counts has to lie within what the run can have done: training goes on from these numbers.
@@ -68,6 +85,9 @@ pub(super) fn fresh_state(corpus: &Corpus, trainer: &Trainer) -> State {
         outputs: task.outputs,
         classes: task.classes.clone(),
         data: fingerprint(task),
+        features: task.settings.features.clone(),
+        feature_scale: task.feature_scale.as_deref().cloned(),
+        label_scale: task.label_scale.clone(),
         taken: 0,
         cursor: Cursor::default(),
         reached: None,

@@ -153,7 +153,7 @@ mod tests {
 
     fn split() -> Split {
         let store = TokenStore::from_rows(&[(vec![10, 11], 2), (vec![20, 21, 22], 1), (vec![], 0)]);
-        Split { inputs: Inputs::Tokens(store), targets: Targets::Class(vec![0; 3]), slices: Default::default() }
+        Split { inputs: Inputs::Tokens(store), targets: Targets::Class(vec![0; 3]), unscaled: None, slices: Default::default() }
     }
 
     #[test]

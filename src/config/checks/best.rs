@@ -84,12 +84,12 @@ fn may_have(checker: &Checker, name: &str, task: &Task, split: Split) -> bool {
     let config = checker.config;
     let without_entry = !config.tasks.contains_key(name);
     let made = config.synthetic.as_ref().filter(|_| task.synthetic.is_some() || without_entry);
-    let (path, made) = match split {
+    let (held, made) = match split {
         Split::Dev => (&task.dev, made.is_some_and(|made| made.dev > 0)),
         Split::Test => (&task.test, made.is_some_and(|made| made.test > 0)),
     };
     let discovered = config.tasks_from.is_some() && without_entry;
-    path.is_some() || task.file.is_some() || made || discovered
+    held.is_some() || task.file.is_some() || made || discovered
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::super::paths::WORDS;
+use super::super::patterns::is_pattern;
 use super::{Checker, task_key};
 
 pub fn check(checker: &mut Checker) {
@@ -16,10 +17,8 @@ pub fn check(checker: &mut Checker) {
     }
     for (name, task) in &config.tasks {
         let key = task_key(name);
-        for (name, path) in [("train", &task.train), ("dev", &task.dev), ("test", &task.test), ("file", &task.file)] {
-            if let Some(path) = path {
-                file(checker, &format!("{key}.{name}"), path);
-            }
+        for (name, files) in task.files() {
+            files.iter().for_each(|path| file(checker, &format!("{key}.{name}"), path));
         }
     }
 }
@@ -29,6 +28,7 @@ fn file(checker: &mut Checker, key: &str, path: &Path) {
     let message = match path.metadata() {
         Ok(found) if found.is_dir() => format!("{shown} is a folder, not a file"),
         Ok(_) => return,
+        Err(error) if error.kind() == ErrorKind::NotFound && is_pattern(path) => format!("no file matches: {shown}"),
         Err(error) if error.kind() == ErrorKind::NotFound => format!("no such file: {shown}"),
         Err(error) => format!("cannot read {shown}: {error}"),
     };
@@ -61,6 +61,12 @@ mod tests {
             path.display()
         );
         assert_eq!(errors, expected);
+    }
+
+    #[test]
+    fn a_pattern_without_files_is_an_error() {
+        let (folder, errors) = run("", "[tasks.a]\ntrain = [\"a.csv\", \"b-*.csv\"]");
+        assert!(errors.contains(&format!("tasks.a.train: no file matches: {}", folder.path("b-*.csv").display())), "{errors}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod depends;
 mod device;
 mod faults;
 mod files;
+mod rows;
 mod run;
 mod schedule;
 mod surgery;

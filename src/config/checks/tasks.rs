@@ -1,11 +1,13 @@
 //! One task at a time: its rows, inputs, label, head and metrics.
 
-use super::super::defaults::ROWS;
+use super::super::defaults::{ROWS, literal};
+use super::super::keys::Default;
 use super::super::metrics::fits;
-use super::super::schema::{Adaptive, EncoderKind, HeadKind, MetricKind, Task};
+use super::super::schema::{Adaptive, EncoderKind, HeadKind, MetricKind, TASK, Task};
 use super::super::suggest::nearest;
 use super::super::synthetic;
-use super::super::tree::{Node, Value};
+use super::super::tree::Node;
+use super::rows::{NO_SPLIT, distinct_splits, rows};
 use super::{Checker, task_key};
 use crate::choices::Choice;
 
@@ -44,8 +46,8 @@ fn adaptive(checker: &mut Checker, key: &str, task: &Task) {
 /// The tasks that data will bring are settled by `task_defaults` alone.
 fn discovered(checker: &mut Checker) {
     let task = &checker.config.task_defaults;
-    for (name, path) in [("train", &task.train), ("dev", &task.dev), ("test", &task.test), ("file", &task.file)] {
-        if path.is_some() {
+    for (name, is_set) in task.rows_set() {
+        if is_set {
             let message = "does nothing beside [tasks_from], which names the file of all tasks";
             checker.error(&[&format!("task_defaults.{name}"), "tasks_from"], message, "");
         }
@@ -58,8 +60,6 @@ fn discovered(checker: &mut Checker) {
     label(checker, "task_defaults", task);
     head(checker, "task_defaults", task);
 }
-
-const NO_SPLIT: &str = "needs `split`, the column that names the split of a row";
 
 /// Whether the entry describes a task of its own, or changes one that exists. `made` are the synthetic ones.
 fn identity(checker: &mut Checker, name: &str, task: &Task, made: &[String]) {
@@ -91,11 +91,13 @@ fn identity(checker: &mut Checker, name: &str, task: &Task, made: &[String]) {
     }
 }
 
-/// A synthetic task has no use for keys about rows. Empty lists are how a resolved configuration writes their absence.
+/// A synthetic task has no use for keys about rows. Defaults are how a resolved configuration writes their absence.
 fn no_rows(checker: &mut Checker, key: &str) {
-    for row_key in ROWS.iter().map(|name| format!("{key}.{name}")) {
-        let empty = |node: &Node| matches!(&node.value, Value::List(items) if items.is_empty());
-        if checker.is_own(&row_key) && !checker.resolved.tree.get(&row_key).is_some_and(empty) {
+    for name in ROWS {
+        let row_key = format!("{key}.{name}");
+        let default = TASK.find(name).filter(|key| matches!(key.default, Default::Is(_))).map(literal);
+        let is_default = |node: &Node| default.as_ref() == Some(&node.value);
+        if checker.is_own(&row_key) && !checker.resolved.tree.get(&row_key).is_some_and(is_default) {
             checker.error(&[&row_key], "does nothing: [synthetic] makes the rows of this task", "");
         }
     }
@@ -103,41 +105,6 @@ fn no_rows(checker: &mut Checker, key: &str) {
 
 fn did_you_mean(name: &str, others: &[String]) -> String {
     nearest(name, others.iter().map(String::as_str)).map_or_else(String::new, |near| format!("did you mean `{near}`?"))
-}
-
-fn rows(checker: &mut Checker, key: &str, task: &Task) {
-    let [train, file, split] = ["train", "file", "split"].map(|name| format!("{key}.{name}"));
-    if task.file.is_some() {
-        for (name, path) in [("train", &task.train), ("dev", &task.dev), ("test", &task.test)] {
-            if path.is_some() {
-                let message = format!("`{name}` is set as well: a task has one file a split, or one file for all");
-                checker.error(&[&file, &format!("{key}.{name}")], message, "remove one of the two");
-            }
-        }
-        if task.split.is_none() {
-            checker.error(&[&file, &split], NO_SPLIT, "");
-        }
-        distinct_splits(checker, key, task);
-    } else if task.train.is_some() && task.split.is_some() {
-        checker.error(&[&split, &train, &file], "does nothing without `file`", "");
-    }
-}
-
-fn distinct_splits(checker: &mut Checker, key: &str, task: &Task) {
-    let lists = [("train_splits", &task.train_splits), ("dev_splits", &task.dev_splits), ("test_splits", &task.test_splits)];
-    if task.train_splits.is_empty() {
-        checker.error(&[&format!("{key}.train_splits")], "is empty, so the task has no training rows", "");
-    }
-    for (index, (name, values)) in lists.iter().enumerate() {
-        for (other, others) in &lists[..index] {
-            let Some(value) = values.iter().find(|value| others.contains(value)) else { continue };
-            // Blame the list that was written, if only one was.
-            let written = |name: &str| !checker.resolved.locate_exactly(&format!("{key}.{name}")).is_default();
-            let (blamed, other) = if written(name) { (name, other) } else { (other, name) };
-            let keys = [blamed, other].map(|name| format!("{key}.{name}"));
-            checker.error(&[&keys[0], &keys[1]], format!("\"{value}\" is in `{other}` as well"), "");
-        }
-    }
 }
 
 fn inputs(checker: &mut Checker, key: &str, task: &Task) {
@@ -232,6 +199,42 @@ mod tests {
     /// The only error of a sound task with one more line.
     fn error_with(line: &str) -> String {
         error(LINEAR, &format!("[tasks.a]\ntrain = \"a.csv\"\nfeatures = \"x\"\nlabel = \"y\"\n{line}\n"))
+    }
+
+    #[test]
+    fn a_pattern_takes_no_file_of_another_split() {
+        let task = "[tasks.a]\ntrain = \"*.csv\"\ndev = \"b.csv\"\nfeatures = \"x\"\nlabel = \"y\"\n";
+        let folder = Folder::new(&[("main.toml", &format!("{LINEAR}{task}")), ("a.csv", ""), ("b.csv", "")]);
+        let errors = folder.load(&[]).unwrap_err();
+        let expected = format!("{} is among the files of `train` as well", folder.path("b.csv").display());
+        assert_eq!((errors.diagnostics()[0].key.as_str(), &errors.diagnostics()[0].message), ("tasks.a.dev", &expected));
+        assert!(load(LINEAR, &task.replace("*.csv", "a.csv").replace("b.csv", "a.csv")).is_ok());
+    }
+
+    #[test]
+    fn something_is_left_to_train_on() {
+        assert!(error_with("dev = 0.5\ntest = 0.5").starts_with("tasks.a.test: dev and test take 0.5 and 0.5"));
+        assert!(error_with("dev = 1").starts_with("tasks.a.dev: expected a number above 0 and below 1, found 1"));
+        assert!(error_with("dev = true").starts_with("tasks.a.dev: expected a number above 0 and below 1, or a path, or a list"));
+        let task = "[tasks.a]\nfile = \"a.csv\"\ndev = 0.1\nsplit = \"s\"\nfeatures = \"x\"\nlabel = \"y\"\n";
+        assert!(error(LINEAR, task).starts_with("tasks.a.file: `dev` is set as well"));
+    }
+
+    #[test]
+    fn only_numbers_are_scaled() {
+        let bag = "[tasks.a]\ntrain = \"a.csv\"\ntext = \"x\"\nlabel = \"y\"\n";
+        let error_beside = |line: &str| error(BAG, &format!("{bag}{line}\n"));
+        assert!(
+            error_beside("feature_scale = \"none\"")
+                .starts_with("tasks.a.feature_scale: does nothing while `encoder.kind` is \"bag\"")
+        );
+        assert!(
+            error_beside("label_scale = \"standard\"")
+                .starts_with("tasks.a.label_scale: does nothing while `head` is \"classification\"")
+        );
+        assert!(error_with("feature_scale = \"standart\"").ends_with("\"standart\" is not one of \"standard\", \"none\""));
+        let made = "[synthetic]\n[tasks.alone_1]\nfeature_scale = \"none\"\n";
+        assert!(error(LINEAR, made).starts_with("tasks.alone_1.feature_scale: does nothing: [synthetic] makes the rows"));
     }
 
     #[test]

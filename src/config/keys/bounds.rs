@@ -14,6 +14,7 @@ impl Bounds {
     pub const ABOVE_ONE: Bounds = Bounds { low: 1.0, ..Bounds::POSITIVE };
     pub const UNIT: Bounds = Bounds { low: 0.0, low_included: true, high: 1.0, high_included: true };
     pub const UNIT_OPEN: Bounds = Bounds { high_included: false, ..Bounds::UNIT };
+    pub const SHARE: Bounds = Bounds { low_included: false, ..Bounds::UNIT_OPEN };
 
     /// The same, with this as the largest value.
     pub const fn up_to(self, high: f64) -> Bounds {

@@ -26,6 +26,8 @@ pub enum Kind {
     Bytes,
     /// `epoch`, `end` or a number of rounds.
     Every,
+    /// A number, or what the other kind takes.
+    NumberOr(Bounds, Box<Kind>),
     /// A list, or one item written without brackets.
     List(Box<Kind>),
     Section(&'static Section),
@@ -79,6 +81,11 @@ impl Kind {
 
     pub fn list(items: impl Into<Kind>) -> Kind {
         Kind::List(Box::new(items.into()))
+    }
+
+    /// A number within bounds, or another kind.
+    pub fn number_or(bounds: Bounds, other: Kind) -> Kind {
+        Kind::NumberOr(bounds, Box::new(other))
     }
 
     /// The table that a value of this kind is, or that each of its entries is.
@@ -156,6 +163,7 @@ impl Kind {
             Kind::Tokenizer => "\"words\" or a path".to_owned(),
             Kind::Bytes => "a size such as \"8GiB\" or a number of bytes".to_owned(),
             Kind::Every => "\"epoch\", \"end\" or a number of rounds".to_owned(),
+            Kind::NumberOr(bounds, other) => format!("a number {}, or {}", bounds.describe(), other.describe()),
             Kind::List(inner) => format!("{}, or a list of such", inner.describe()),
             Kind::Section(_) => "a table".to_owned(),
             Kind::Sections(_) => "a table of tables".to_owned(),
@@ -167,7 +175,7 @@ impl Kind {
         match self {
             Kind::Bool => Value::Bool(false),
             Kind::Int(min, _) => Value::Int(*min),
-            Kind::Float(_) => Value::Float(0.5),
+            Kind::Float(_) | Kind::NumberOr(..) => Value::Float(0.5),
             Kind::OneOf(values) => Value::Text(values[0].to_owned()),
             Kind::Bytes | Kind::Every => Value::Int(1),
             Kind::List(_) => Value::List(Vec::new()),

@@ -39,8 +39,8 @@ table! {
 table! {
     /// Which evaluation counts as the best one.
     pub struct Best = BEST {
-        /// `mean(primary)`, `min(primary)` (the worst task), `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)` (of mse
-        /// and mae: `max`), `TASK.METRIC` or `TASK.loss`. Losses, mse and mae are best when small;
+        /// `mean(primary)`, `min(primary)` (the worst task), `mean(loss)`, `max(loss)`, `mean(METRIC)`, `min(METRIC)` (of mse,
+        /// rmse and mae: `max`), `TASK.METRIC` or `TASK.loss`. Losses, mse, rmse and mae are best when small;
         /// [evaluation.md](evaluation.md) says how they go together with the others, and what becomes of a value that is
         /// undefined.
         metric: String = "mean(primary)";

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 use super::ROUNDS;
 use crate::choices::choices;
 use crate::config::keys::{Bounds, Kind, PathFrom, YEAR_MS};
@@ -13,12 +15,14 @@ const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
 table! {
     /// What is trained on: rows, a head, and when it takes part.
     pub struct Task = TASK {
-        /// Training rows. A task has `train`, or `file`.
-        train: Option<PathBuf> = none in DATA_FILE;
-        /// Rows evaluated while training.
-        dev: Option<PathBuf> = none in DATA_FILE;
-        /// Rows evaluated at the end.
-        test: Option<PathBuf> = none in DATA_FILE;
+        /// Training rows: one file, or several, by names or by patterns with `*` and `?` (`"part-*.csv"`; a `*` matches no `/`).
+        /// A task has `train`, or `file`.
+        train: Option<Vec<PathBuf>> = none in Kind::list(DATA_FILE);
+        /// Rows evaluated while training: files, as of `train`, or a share of its rows, as in `dev = 0.1`. Which rows are held
+        /// out follows from `run.seed` and their places in the files; of each class as many as its share.
+        dev: Option<HeldOut> = none in Kind::number_or(Bounds::SHARE, Kind::list(DATA_FILE));
+        /// Rows evaluated at the end: files, or a share of the training rows.
+        test: Option<HeldOut> = none in Kind::number_or(Bounds::SHARE, Kind::list(DATA_FILE));
         /// One file with the rows of all splits.
         file: Option<PathBuf> = none in DATA_FILE;
         /// Column of `file` that names the split of a row.
@@ -37,8 +41,13 @@ table! {
         quoted: Option<bool> = none;
         /// One column, or two for text pairs.
         text: Vec<String> = [] in Kind::list(Kind::Column);
-        /// Dense features: one column holding a list, or one column per feature.
+        /// Dense features: one column holding a list, or one column per feature. `"pixel*"` means all columns that begin so,
+        /// `"x1..x9"` those from one to the other in the order of the (first) training file, and `"*"` all but the labels of the
+        /// tasks that read the file, its split column and its task column.
         features: Vec<String> = [] in Kind::list(Kind::Column);
+        /// Feature columns are moved to mean 0 and scaled to standard deviation 1, both of the task's training rows, or taken as
+        /// they are. A checkpoint keeps the numbers, which hold for all rows that its model reads.
+        feature_scale: Scaling = "standard", only("encoder.kind", ["linear"]);
         /// One column; several for multilabel or regression with several outputs. A row whose key is absent or null, or whose
         /// cell is empty, has no label. Multilabel in one column: a list of names, or a text with commas or semicolons between
         /// them; `[]`, as a list or as the text, says that none of the labels applies.
@@ -48,6 +57,9 @@ table! {
         head: HeadKind = "classification";
         /// Class names in index order; empty means discovered from the training rows, sorted.
         classes: Vec<String> = [], only(".head", ["classification", "multilabel"]);
+        /// `standard`: each number to predict is moved to mean 0 and scaled to standard deviation 1 of the training rows. Losses
+        /// are on that scale; metrics, and what `predict` answers, are on the label's own.
+        label_scale: Scaling = "none", only(".head", ["regression"]);
         /// Factor on the task's loss.
         weight: f64 = 1.0 in Bounds::POSITIVE;
         /// The larger goes first.
@@ -59,7 +71,7 @@ table! {
         period: u64 = 1 in 1..=ROUNDS;
         /// Rounds after which the task is done; absent means it trains to the end.
         rounds: Option<u64> = none in 1..=ROUNDS;
-        /// The task is done once its primary metric on dev is at least this (mse, mae: at most).
+        /// The task is done once its primary metric on dev is at least this (mse, rmse, mae: at most).
         target: Option<f64> = none in Bounds::NON_NEGATIVE;
         /// Tasks that must be done before this one starts; each needs `rounds` or `target`.
         depends_on: Vec<String> = [];
@@ -77,12 +89,87 @@ table! {
     }
 }
 
+/// Where rows that are not trained on come from.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum HeldOut {
+    /// Of the training rows.
+    Share(f64),
+    Files(Vec<PathBuf>),
+}
+
+impl HeldOut {
+    /// None of a share.
+    pub fn files(&self) -> &[PathBuf] {
+        match self {
+            HeldOut::Share(_) => &[],
+            HeldOut::Files(files) => files,
+        }
+    }
+
+    pub fn share(&self) -> Option<f64> {
+        match self {
+            HeldOut::Share(share) => Some(*share),
+            HeldOut::Files(_) => None,
+        }
+    }
+}
+
+impl Task {
+    /// Shares of the training rows that dev and test take; none where both have their own rows.
+    pub fn shares(&self) -> Option<[f64; 2]> {
+        let share = |held: &Option<HeldOut>| held.as_ref().and_then(HeldOut::share);
+        let (dev, test) = (share(&self.dev), share(&self.test));
+        (dev.is_some() || test.is_some()).then(|| [dev.unwrap_or(0.0), test.unwrap_or(0.0)])
+    }
+
+    /// The files of each split, by key.
+    pub fn files(&self) -> [(&'static str, &[PathBuf]); 4] {
+        [
+            ("train", self.train.as_deref().unwrap_or_default()),
+            ("dev", self.dev.as_ref().map_or(&[], HeldOut::files)),
+            ("test", self.test.as_ref().map_or(&[], HeldOut::files)),
+            ("file", self.file.as_slice()),
+        ]
+    }
+
+    /// Which of `train`, `dev`, `test` and `file` are set.
+    pub fn rows_set(&self) -> [(&'static str, bool); 4] {
+        [
+            ("train", self.train.is_some()),
+            ("dev", self.dev.is_some()),
+            ("test", self.test.is_some()),
+            ("file", self.file.is_some()),
+        ]
+    }
+}
+
+choices! {
+    /// How columns of numbers are scaled.
+    pub enum Scaling { Standard = "standard", None = "none" }
+}
+
 choices! {
     pub enum Format { Jsonl = "jsonl", Tsv = "tsv", Csv = "csv", Parquet = "parquet" }
 }
 
 choices! {
-    pub enum MetricKind { Accuracy = "accuracy", F1 = "f1", Matthews = "matthews", Pearson = "pearson", Spearman = "spearman", Mse = "mse", Mae = "mae", Auroc = "auroc" }
+    pub enum MetricKind {
+        Accuracy = "accuracy",
+        BalancedAccuracy = "balanced_accuracy",
+        Precision = "precision",
+        Recall = "recall",
+        F1 = "f1",
+        MacroF1 = "macro_f1",
+        Matthews = "matthews",
+        Auroc = "auroc",
+        Pearson = "pearson",
+        Spearman = "spearman",
+        R2 = "r2",
+        Mse = "mse",
+        Rmse = "rmse",
+        Mae = "mae",
+    }
 }
 
 table! {

@@ -1,11 +1,12 @@
 //! One task's examples while they arrive, and their final form.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 
+use super::hold_out::HoldOut;
 use crate::config::schema::{OnBadRow, Task};
 use crate::data::labels::{self, Classes, LabelForm, RawLabel, SortedClasses};
 use crate::data::read::{BadKind, Fault};
@@ -23,6 +24,11 @@ pub(super) struct TaskBuilder {
     hasher: blake3::Hasher,
     /// Features per example, set by the first.
     dim: Option<usize>,
+    /// What becomes of the training rows, and by row where each stands: its file's number and its line.
+    hold_out: Option<HoldOut>,
+    places: Vec<u64>,
+    /// The file of the last training row, and its number among the task's.
+    file: Option<(PathBuf, u64)>,
 }
 
 #[derive(Default)]
@@ -34,7 +40,7 @@ struct SplitBuilder {
 }
 
 /// Labels before class names have numbers; which fields are used follows from the label form.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Labels {
     /// Class ids of all examples, end to end.
     ids: Vec<u32>,
@@ -54,8 +60,11 @@ pub(super) struct Example<'a> {
 }
 
 impl TaskBuilder {
-    pub(super) fn new(name: &str, settings: &Task) -> TaskBuilder {
+    pub(super) fn new(name: &str, settings: &Task, seed: u64) -> TaskBuilder {
         TaskBuilder {
+            hold_out: settings.shares().map(|[dev, test]| HoldOut { dev, test, seed }),
+            places: Vec::new(),
+            file: None,
             name: name.to_owned(),
             settings: settings.clone(),
             form: LabelForm::of(settings),
@@ -104,6 +113,14 @@ impl TaskBuilder {
                 split.labels.ends.push(split.labels.ids.len());
             }
         }
+        if example.split == SplitName::Train && self.hold_out.is_some() {
+            let number = match &self.file {
+                Some((last, number)) if last == path => *number,
+                last => last.as_ref().map_or(0, |(_, number)| number + 1),
+            };
+            self.file = Some((path.to_owned(), number));
+            self.places.push(number << 48 | line);
+        }
         split.rows.push(example.row);
         split.slices.resize_with(example.slices.len(), Vec::new);
         for (flags, flag) in split.slices.iter_mut().zip(example.slices) {
@@ -131,18 +148,20 @@ impl TaskBuilder {
         elements: &Arc<Elements>,
         slice_names: &[String],
         on_bad: OnBadRow,
+        what: &str,
         unused: &str,
     ) -> Result<TaskData> {
         let trained = self.splits.get(&SplitName::Train).is_some_and(|split| !split.rows.is_empty());
         if !trained {
             let why = if self.report.is_clean() { unused.to_owned() } else { self.report.to_string() };
-            bail!("task `{}`: no training examples{}{why}", self.name, if why.is_empty() { "" } else { ": " });
+            bail!("task `{}`: no {what}{}{why}", self.name, if why.is_empty() { "" } else { ": " });
         }
         let sorted = std::mem::replace(&mut self.classes, Classes::new(&[])).sort();
         for split in [SplitName::Dev, SplitName::Test] {
             self.drop_unknown(split, &sorted, on_bad)?;
         }
         let (outputs, classes) = self.outputs(&sorted)?;
+        self.hold_out(&sorted)?;
         let mut splits = BTreeMap::new();
         for (name, split) in std::mem::take(&mut self.splits) {
             if split.rows.is_empty() {
@@ -157,12 +176,12 @@ impl TaskBuilder {
                 None => Inputs::Tokens(TokenStore::new(Arc::clone(elements), split.rows)),
             };
             let slices = slice_names.iter().cloned().zip(split.slices).collect();
-            splits.insert(name, Split { inputs, targets, slices });
+            splits.insert(name, Split { inputs, targets, unscaled: None, slices });
         }
         for class in &classes {
             self.hasher.update(class.as_bytes()).update(b"\0");
         }
-        let Some(train) = splits.remove(&SplitName::Train) else { bail!("task `{}`: no training examples", self.name) };
+        let Some(train) = splits.remove(&SplitName::Train) else { bail!("task `{}`: no {what}", self.name) };
         Ok(TaskData {
             name: self.name,
             settings: self.settings,
@@ -173,7 +192,40 @@ impl TaskBuilder {
             test: splits.remove(&SplitName::Test),
             report: self.report,
             fingerprint: *self.hasher.finalize().as_bytes(),
+            feature_scale: None,
+            label_scale: None,
         })
+    }
+
+    /// Moves the rows that are held out from train to dev and test: of each class its share.
+    fn hold_out(&mut self, sorted: &SortedClasses) -> Result<()> {
+        let Some(hold_out) = self.hold_out else { return Ok(()) };
+        let train = self.splits.remove(&SplitName::Train).unwrap_or_default();
+        let rows = train.rows.len();
+        let mut groups = vec![Vec::new(); if self.form == LabelForm::Class { sorted.names.len() } else { 1 }];
+        for row in 0..rows {
+            let class = (self.form == LabelForm::Class).then(|| sorted.index[train.labels.ids[row] as usize]).flatten();
+            groups[class.unwrap_or(0) as usize].push(row);
+        }
+        let splits = hold_out.splits(&groups, &self.places);
+        for (name, share) in [(SplitName::Train, 1.0), (SplitName::Dev, hold_out.dev), (SplitName::Test, hold_out.test)] {
+            if share == 0.0 {
+                continue;
+            }
+            let keep: Vec<bool> = splits.iter().map(|split| *split == name).collect();
+            let (task, split) = (&self.name, name.as_str());
+            ensure!(
+                keep.contains(&true),
+                "task `{task}`: {split} = {share} of {rows} labelled training rows is no row: raise the share, or give files"
+            );
+            let mut part = SplitBuilder { rows: train.rows.clone(), labels: train.labels.clone(), slices: train.slices.clone() };
+            part.retain(self.form, &keep);
+            if name == SplitName::Train {
+                part.slices.clear();
+            }
+            self.splits.insert(name, part);
+        }
+        Ok(())
     }
 
     /// Dev and test rows with a label that no training row has are bad rows; it is known only now.
@@ -235,12 +287,14 @@ impl Labels {
 }
 
 impl SplitBuilder {
-    /// Keeps the flagged examples. Only forms with class ids ever drop any.
+    /// Keeps the flagged examples.
     fn retain(&mut self, form: LabelForm, keep: &[bool]) {
         let mut labels = Labels::default();
+        let outputs = self.labels.values.len() / self.rows.len().max(1);
         for example in (0..self.rows.len()).filter(|&example| keep[example]) {
             labels.ids.extend_from_slice(self.labels.ids_of(form, example));
             labels.ends.push(labels.ids.len());
+            labels.values.extend_from_slice(&self.labels.values[example * outputs..(example + 1) * outputs]);
         }
         self.labels = labels;
         let mut flags = keep.iter();

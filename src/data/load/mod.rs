@@ -3,9 +3,11 @@
 //! The result depends on the files and the configuration only, never on the number of threads.
 
 mod collect;
+mod hold_out;
 mod plan;
 mod prepare;
 mod stream;
+mod unlabelled;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +20,7 @@ use self::plan::Source;
 pub(super) use self::plan::{file_spec, files_of, task_column};
 pub(super) use self::prepare::feature_count;
 use self::prepare::{Delivery, Encoded, Prepared, PreparedRow, TokenRules, prepare};
+pub use self::unlabelled::{AnswerChunk, OwnRow, RowsToAnswer, columns_of, format_for, missing_columns, values_of};
 use super::labels::RawLabel;
 use super::read::{Fault, Item};
 use super::split::{Corpus, FileReport, Progress, TaskData};
@@ -30,11 +33,21 @@ const MOST_OTHER_SPLITS: usize = 20;
 
 /// Reads all tasks but the synthetic ones. Call [`super::expand`] before, where there is `tasks_from`.
 pub fn load(config: &Config, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Corpus> {
+    load_rows(config, "training examples", progress)
+}
+
+/// As [`load`], of tasks whose training rows are there to be scored.
+pub fn load_labelled(config: &Config, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Corpus> {
+    load_rows(config, "rows with a label", progress)
+}
+
+/// `what` the training rows are, for messages.
+fn load_rows(config: &Config, what: &str, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result<Corpus> {
     let tasks: Vec<(&String, &Task)> = config.tasks.iter().filter(|(_, task)| task.synthetic.is_none()).collect();
     let sources = plan::sources(config, &tasks).map_err(|error| with_origin(error, config))?;
     let tokenizer = open_tokenizer(config, &tasks)?;
     let mut loader = Loader {
-        tasks: tasks.iter().map(|(name, task)| TaskBuilder::new(name, task)).collect(),
+        tasks: tasks.iter().map(|(name, task)| TaskBuilder::new(name, task, config.run.seed)).collect(),
         spills: Spills::new(tokenizer.as_deref()),
         on_bad: config.data.on_bad_row,
     };
@@ -50,7 +63,7 @@ pub fn load(config: &Config, progress: &(dyn Fn(Progress<'_>) + Sync)) -> Result
     let finish = |(index, builder): (usize, TaskBuilder)| {
         let elements = if builder.dim().is_some() { &features } else { &tokens };
         let unused = unused_rows(index, &sources, &files);
-        builder.finish(elements, &slice_names, on_bad, &unused)
+        builder.finish(elements, &slice_names, on_bad, what, &unused)
     };
     let mut tasks: Vec<TaskData> = builders.into_iter().enumerate().map(finish).collect::<Result<_>>()?;
     let words = tokenizer.as_deref().and_then(Tokenizer::vocab_size).unwrap_or(0).max(config.encoder.vocabulary);

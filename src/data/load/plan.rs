@@ -8,6 +8,7 @@ use crate::config::schema::{Config, HeadKind, Task};
 use crate::data::labels::LabelForm;
 use crate::data::read::{FileSpec, Row};
 use crate::data::split::SplitName;
+use crate::data::suggest::missing;
 
 /// One file and all that is taken from it. Columns are places in `wanted`, and so in a row.
 pub(super) struct Source {
@@ -33,6 +34,8 @@ pub(super) struct Sink {
     pub form: LabelForm,
     pub label: Vec<usize>,
     pub label_names: Vec<String>,
+    /// Some rows of train will be another split's.
+    pub held_out: bool,
     pub rule: SplitRule,
     /// Column and value of each of `eval.slices`; empty for rows of train only.
     pub slices: Vec<(usize, String)>,
@@ -65,6 +68,18 @@ impl SplitRule {
 }
 
 impl Source {
+    /// A file of these columns from which only a task's input is taken.
+    pub(super) fn of_inputs(file: FileSpec, wanted: Vec<String>, settings: &Task) -> Result<Source> {
+        let (inputs, sinks, routes) = (Vec::new(), Vec::new(), Routes::default());
+        for column in settings.text.iter().chain(&settings.features) {
+            // Late keys of JSON lines would not be among the row's own columns.
+            ensure!(wanted.contains(column), "{}: {}", file.path.display(), missing("column", column, &wanted));
+        }
+        let mut source = Source { file, wanted, inputs, sinks, routes };
+        source.input(settings);
+        Ok(source)
+    }
+
     /// The sinks that may want a row, by its task column.
     pub(super) fn sinks_of<'a>(&'a self, row: &Row) -> impl Iterator<Item = usize> + use<'a> {
         let routed = self.routes.by_task.as_ref().and_then(|(column, sinks)| {
@@ -142,8 +157,8 @@ pub(in crate::data) fn files_of<'a>(name: &str, settings: &'a Task) -> Result<Ve
         return Ok(vec![(file, split)]);
     }
     ensure!(settings.train.is_some(), "task `{name}` has no data: set `train`, or `file`");
-    let files = [(&settings.train, SplitName::Train), (&settings.dev, SplitName::Dev), (&settings.test, SplitName::Test)];
-    Ok(files.into_iter().filter_map(|(path, split)| Some((path.as_deref()?, Some(split)))).collect())
+    let files = settings.files().into_iter().zip(SplitName::ALL);
+    Ok(files.flat_map(|((_, files), split)| files.iter().map(move |file| (file.as_path(), Some(split)))).collect())
 }
 
 pub(in crate::data) fn file_spec(settings: &Task, path: &std::path::Path) -> FileSpec {
@@ -174,7 +189,8 @@ fn add_sink(source: &mut Source, config: &Config, task: usize, name: &str, setti
         (None, Some(column)) => SplitRule::Column { column: source.want(column), values: split_values(settings) },
         (split, _) => SplitRule::Always(split.unwrap_or(SplitName::Train)),
     };
-    let evaluated = !matches!(rule, SplitRule::Always(SplitName::Train));
+    let held_out = settings.shares().is_some();
+    let evaluated = held_out || !matches!(rule, SplitRule::Always(SplitName::Train));
     let slices = config.eval.slices.values().filter(|_| evaluated);
     let slices = slices.map(|slice| (source.want(&slice.column), slice.equals.clone())).collect();
     let sink = Sink {
@@ -183,6 +199,7 @@ fn add_sink(source: &mut Source, config: &Config, task: usize, name: &str, setti
         form: LabelForm::of(settings),
         label: source.want_all(&settings.label),
         label_names: settings.label.clone(),
+        held_out,
         rule,
         slices,
     };

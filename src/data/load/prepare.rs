@@ -31,7 +31,7 @@ pub(super) struct Delivery {
     pub sink: usize,
     pub split: SplitName,
     pub label: Result<RawLabel, Fault>,
-    /// By slice; empty for train.
+    /// By slice; empty for rows that are trained on.
     pub slices: Vec<bool>,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn prepare(source: &Source, rules: TokenRules<'_>, item: Item) -> Res
         if label.as_ref().is_ok_and(|label| *label != RawLabel::Missing) && prepared.inputs[sink.input].is_none() {
             prepared.inputs[sink.input] = Some(encode(&source.inputs[sink.input], &row, source, rules)?);
         }
-        let slices = if split == SplitName::Train { &[] } else { sink.slices.as_slice() };
+        let slices = if split == SplitName::Train && !sink.held_out { &[] } else { sink.slices.as_slice() };
         let slices = slices.iter().map(|(column, value)| row.cells[*column].equals(value)).collect();
         prepared.deliveries.push(Delivery { sink: sink_index, split, label, slices });
     }
@@ -87,7 +87,7 @@ fn split_value(rule: &SplitRule, row: &Row) -> String {
     }
 }
 
-fn encode(input: &InputColumns, row: &Row, source: &Source, rules: TokenRules<'_>) -> Result<Result<Encoded, Fault>> {
+pub(super) fn encode(input: &InputColumns, row: &Row, source: &Source, rules: TokenRules<'_>) -> Result<Result<Encoded, Fault>> {
     match input {
         InputColumns::Features(columns) => Ok(features(columns, row, source)),
         InputColumns::Text(columns) => {

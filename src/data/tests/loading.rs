@@ -163,7 +163,7 @@ fn features_come_as_columns_lists_or_text() -> Result<()> {
     for (path, names) in [(columns, vec!["f1", "f2"]), (list, vec!["f"]), (text, vec!["f"])] {
         let corpus = load_one(&path, json!({"text": [], "features": names}))?;
         let Inputs::Features(store) = &corpus.tasks[0].train.inputs else { panic!("features") };
-        assert_eq!((store.dim(), store.row(0), store.row(1)), (2, &[0.5, -2.0][..], &[1e-3, 4.0][..]));
+        assert_eq!((store.dim(), store.row(0), store.row(1)), (2, vec![0.5, -2.0], vec![1e-3, 4.0]));
         assert_eq!(corpus.feature_dim, Some(2));
         assert!(corpus.tokenizer.is_none());
     }

@@ -213,7 +213,7 @@ fn parquet_columns_keep_their_types() -> Result<()> {
     let dense = serde_json::json!({"text": [], "features": ["features"], "label": ["flag"]});
     let task = &load_one(&path, dense)?.tasks[0];
     let Inputs::Features(store) = &task.train.inputs else { panic!("features") };
-    assert_eq!((store.row(0), store.row(1)), (&[0.1, 2.0][..], &[3.0, 4.0][..]));
+    assert_eq!((store.row(0), store.row(1)), (vec![0.1, 2.0], vec![3.0, 4.0]));
     assert_eq!(
         (&task.train.targets, task.classes.as_slice()),
         (&Targets::Class(vec![1, 0]), &["false", "true"].map(String::from)[..])

@@ -47,7 +47,7 @@ pub fn task(changes: Value) -> Value {
     let base = json!({
         "train": null, "dev": null, "test": null, "file": null, "split": null,
         "train_splits": ["train"], "dev_splits": ["dev"], "test_splits": ["test"],
-        "format": null, "columns": [], "quoted": null, "text": ["text"], "features": [], "label": ["label"],
+        "format": null, "columns": [], "quoted": null, "text": ["text"], "features": [], "feature_scale": "standard", "label_scale": "none", "label": ["label"],
         "head": "classification", "classes": [], "weight": 1.0, "priority": 0, "deadline_ms": null, "adaptive": null, "period": 1, "rounds": null, "target": null, "depends_on": [],
         "metrics": [], "share": 1.0, "memory": 0, "synthetic": null,
     });
@@ -85,7 +85,17 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
     });
     let mut config = merged(base, changes);
     config["tasks"] = tasks;
+    config["tasks"].as_object_mut().into_iter().flatten().for_each(|(_, task)| listed(task));
     serde_json::from_value(config).context("the test configuration does not fit the schema")
+}
+
+/// One file becomes a list of it, as it does where a configuration is read.
+fn listed(task: &mut Value) {
+    for key in ["train", "dev", "test"] {
+        if task[key].is_string() {
+            task[key] = json!([task[key]]);
+        }
+    }
 }
 
 /// Tables merge, everything else replaces.

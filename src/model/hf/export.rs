@@ -23,6 +23,11 @@ pub struct HeadFile {
     pub outputs: usize,
     /// In index order; empty for regression.
     pub classes: Vec<String>,
+    /// Of regression on scaled labels: what each of the head's answers is to be multiplied by, and what is then added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub label_deviation: Vec<f32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub label_mean: Vec<f32>,
     /// What the head sees of the encoder's output: `cls`, the first token; `mean`, the mean of all; `pooler`, the pooler's. An
     /// `mlm` head sees every token.
     #[serde(skip_serializing_if = "Option::is_none")]

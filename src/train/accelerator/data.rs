@@ -109,7 +109,7 @@ impl DataOnDevice {
                 let own = start..(start + CHUNK).min(task.train.len());
                 match (&task.train.inputs, &self.examples, network.spec.encoder.reads()) {
                     (Inputs::Features(store), Examples::Features(all), Input::Features(columns)) => {
-                        let values: Vec<f32> = own.flat_map(|example| store.row(example)).copied().collect();
+                        let values: Vec<f32> = own.flat_map(|example| store.row(example)).collect();
                         let rows = all.rows(first + start..all.rows);
                         pieces.upload(driver, rows.at, bytemuck::cast_slice(&narrow(&values, columns)))?;
                     }

@@ -14,6 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::data::Scale;
 use crate::data::cursor::Cursor;
 use crate::files::SCRATCH;
 use crate::model::spec::HeadKind;
@@ -112,6 +113,14 @@ pub struct TaskState {
     pub classes: Vec<String>,
     /// Of the training and dev data, in hex.
     pub data: String,
+    /// Its feature columns, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// What its features and its numbers to predict are scaled by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_scale: Option<Scale>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_scale: Option<Scale>,
     /// Rounds the task has taken part in.
     pub taken: u64,
     pub cursor: Cursor,

@@ -156,7 +156,7 @@ pub fn run(place: &Path, _: &[String]) -> Result<()> {
 fn model(path: &Path) -> Result<()> {
     let source = Source::find(path, &mut drop)?;
     let config = load_model(&source.run)?;
-    stored_model(&config, &source).map(drop)
+    stored_model(&config, &source, 1).map(drop)
 }
 
 fn resume(path: &Path) -> Result<()> {

@@ -1,24 +1,28 @@
-//! `taskloom predict`: one task's answer to a text, or to each line on stdin. Needs no training data.
+//! `taskloom predict`: one task's answer to a text, to each line on stdin, or to each row of a file. Needs no training data.
+
+mod answer;
+mod file;
 
 use std::io::BufRead;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use self::answer::describe;
 use super::DeviceArgs;
 use crate::config::schema::Encoder;
-use crate::data::{FeatureStore, Inputs, Split, Targets, TokenStore, Tokenizer, encode_texts};
+use crate::data::{AnswerChunk, FeatureStore, Inputs, OwnRow, RowsToAnswer, Split, Targets, TokenStore, Tokenizer, encode_texts};
 use crate::model::spec::HeadKind;
 use crate::observe::console::Console;
 use crate::output;
 use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::TaskState;
-use crate::train::metrics::argmax;
 use crate::train::predictor::Predictor;
 use crate::train::restore::{Stored, stored_model};
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
+use crate::train::tokens::evaluation_end;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -29,11 +33,20 @@ pub struct Args {
     /// The two texts of a pair are separated by a tab
     #[arg(long)]
     text: Option<String>,
+    /// Answer each row of a file (JSON lines, TSV, CSV, Parquet) by the columns that the task reads
+    #[arg(long, conflicts_with = "text")]
+    file: Option<PathBuf>,
+    /// Where the file's rows go with their answers, .jsonl or .csv [default: JSON lines on stdout]
+    #[arg(long, requires = "file")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-pub fn run(Args { path, task, text, device }: &Args) -> Result<()> {
+/// Rows of a file that are answered at a time.
+const ROWS: usize = 16;
+
+pub fn run(Args { path, task, text, file, out, device }: &Args) -> Result<()> {
     let driver = device.open()?;
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
@@ -46,11 +59,22 @@ pub fn run(Args { path, task, text, device }: &Args) -> Result<()> {
     );
     let config = load_model(&source.run)?;
     set_threads(config.run.threads)?;
-    let Stored { model, mut scratch, limits, tokenizer } = stored_model(&config, &source)?;
+    let Stored { model, mut scratch, limits, tokenizer } = stored_model(&config, &source, if file.is_some() { ROWS } else { 1 })?;
     let task = &source.state.tasks[number];
     // A task of `tasks_from` may have no table of its own.
-    let texts = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).text.len();
-    let predictor = device.predictor(driver, &model, &mut scratch, &limits)?;
+    let mut settings = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).clone();
+    let texts = settings.text.len();
+    let mut predictor = device.predictor(driver, &model, &mut scratch, &limits)?;
+    if let Some(file) = file {
+        if !task.features.is_empty() {
+            settings.features.clone_from(&task.features);
+        }
+        let rows = RowsToAnswer::open(file, &settings, tokenizer.as_ref(), &config.encoder, config.data.on_bad_row)?;
+        let answer = |chunk| answer_chunk(&mut *predictor, number, task, chunk);
+        let left_out = file::answer_all(&rows, out.as_deref(), task, &settings.label, answer)?;
+        left_out.iter().for_each(|what| console.say(&format!("{}: {what}", file.display())));
+        return Ok(());
+    }
     let mut asked = Asked { predictor, tokenizer, texts, encoder: &config.encoder, number, task };
     let mut answer = |line: &str| -> Result<()> { output::line(asked.answer(line)?) };
     match text {
@@ -64,6 +88,47 @@ pub fn run(Args { path, task, text, device }: &Args) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Logits of a chunk's rows, some at a time.
+fn answer_chunk(
+    predictor: &mut dyn Predictor,
+    number: usize,
+    task: &TaskState,
+    AnswerChunk { inputs, rows }: AnswerChunk,
+) -> Result<(Vec<OwnRow>, Vec<f32>)> {
+    let mut split = unlabelled(task, inputs, rows.len());
+    split.scale_features(task.feature_scale.as_ref())?;
+    if let Inputs::Features(store) = &split.inputs {
+        let (found, expected) = (store.dim(), predictor.network().spec.encoder.inputs());
+        ensure!(found == expected, "found {found} features, the model takes {expected}");
+    }
+    let (mut logits, mut start) = (Vec::new(), 0);
+    while start < rows.len() {
+        let end = evaluation_end(&split, start, ROWS, predictor.token_room());
+        let batch = evaluation_batch(&*predictor.network().spec.encoder, number, &split, start..end);
+        logits.extend_from_slice(&predictor.predict(&batch)?[..(end - start) * task.outputs]);
+        start = end;
+    }
+    unscale(task, &mut logits)?;
+    Ok((rows, logits))
+}
+
+/// Inputs of so many examples whose labels nobody knows.
+fn unlabelled(task: &TaskState, inputs: Inputs, examples: usize) -> Split {
+    let targets = match task.kind {
+        HeadKind::Classification => Targets::Class(vec![0; examples]),
+        _ => Targets::Values { dim: task.outputs, values: vec![f32::NAN; examples * task.outputs] },
+    };
+    Split { inputs, targets, unscaled: None, slices: Default::default() }
+}
+
+/// Numbers that were learned on a scale of their own, as the data has them.
+fn unscale(task: &TaskState, logits: &mut [f32]) -> Result<()> {
+    let Some(scale) = &task.label_scale else { return Ok(()) };
+    scale.check("labels", task.outputs)?;
+    logits.chunks_exact_mut(task.outputs).for_each(|row| scale.undo(row));
+    Ok(())
 }
 
 /// A data file's line is not what its task reads of it.
@@ -99,13 +164,11 @@ impl Asked<'_> {
             }
             None => Inputs::Features(self.features(line)?),
         };
-        let targets = match self.task.kind {
-            HeadKind::Classification => Targets::Class(vec![0]),
-            _ => Targets::Values { dim: self.task.outputs, values: vec![f32::NAN; self.task.outputs] },
-        };
-        let split = Split { inputs, targets, slices: Default::default() };
+        let mut split = unlabelled(self.task, inputs, 1);
+        split.scale_features(self.task.feature_scale.as_ref())?;
         let batch = evaluation_batch(&*self.predictor.network().spec.encoder, self.number, &split, 0..1);
-        let logits = self.predictor.predict(&batch)?[..self.task.outputs].to_vec();
+        let mut logits = self.predictor.predict(&batch)?[..self.task.outputs].to_vec();
+        unscale(self.task, &mut logits)?;
         Ok(describe(self.task, &logits))
     }
 
@@ -126,32 +189,5 @@ impl Asked<'_> {
             bail!("a feature is not finite");
         }
         Ok(FeatureStore::from_values(expected, values))
-    }
-}
-
-/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`; null where the model computes
-/// nothing finite.
-fn describe(task: &TaskState, logits: &[f32]) -> Value {
-    let named = |probabilities: Vec<f64>| -> Map<String, Value> {
-        task.classes.iter().cloned().zip(probabilities.into_iter().map(|p| json!(p))).collect()
-    };
-    let is_finite = logits.iter().all(|x| x.is_finite());
-    match task.kind {
-        HeadKind::Classification => {
-            let peak = f64::from(logits[argmax(logits)]);
-            let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - peak).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            let probabilities = weights.into_iter().map(|weight| weight / total).collect();
-            let label = task.classes.get(argmax(logits)).filter(|_| is_finite);
-            json!({ "label": label, "probabilities": named(probabilities) })
-        }
-        HeadKind::Multilabel => {
-            let labels: Vec<&String> = task.classes.iter().zip(logits).filter(|(_, x)| **x > 0.0).map(|(name, _)| name).collect();
-            let probabilities = logits.iter().map(|&x| 1.0 / (1.0 + f64::from(-x).exp())).collect();
-            json!({ "labels": is_finite.then_some(labels), "probabilities": named(probabilities) })
-        }
-        HeadKind::Mlm => json!(null),
-        HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),
-        HeadKind::Regression => json!({ "values": logits }),
     }
 }

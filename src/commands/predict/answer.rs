@@ -1,0 +1,60 @@
+//! What a head's logits say, as JSON and as fields of a table.
+
+use serde_json::{Map, Value, json};
+
+use crate::model::spec::HeadKind;
+use crate::train::checkpoint::TaskState;
+use crate::train::metrics::argmax;
+
+/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`; null where the model computes
+/// nothing finite.
+pub fn describe(task: &TaskState, logits: &[f32]) -> Value {
+    let named = |probabilities: Vec<f64>| -> Map<String, Value> {
+        task.classes.iter().cloned().zip(probabilities.into_iter().map(|p| json!(p))).collect()
+    };
+    let is_finite = logits.iter().all(|x| x.is_finite());
+    match task.kind {
+        HeadKind::Classification => {
+            let peak = f64::from(logits[argmax(logits)]);
+            let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - peak).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            let probabilities = weights.into_iter().map(|weight| weight / total).collect();
+            let label = task.classes.get(argmax(logits)).filter(|_| is_finite);
+            json!({ "label": label, "probabilities": named(probabilities) })
+        }
+        HeadKind::Multilabel => {
+            let labels: Vec<&String> = task.classes.iter().zip(logits).filter(|(_, x)| **x > 0.0).map(|(name, _)| name).collect();
+            let probabilities = logits.iter().map(|&x| 1.0 / (1.0 + f64::from(-x).exp())).collect();
+            json!({ "labels": is_finite.then_some(labels), "probabilities": named(probabilities) })
+        }
+        HeadKind::Mlm => json!(null),
+        HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),
+        HeadKind::Regression => json!({ "values": logits }),
+    }
+}
+
+/// Names of the fields of a table that hold a task's answers; `labels` are the columns it learned from.
+pub fn fields(task: &TaskState, labels: &[String]) -> Vec<String> {
+    let own = |prefix: &str, names: &[String]| -> Vec<String> { names.iter().map(|name| format!("{prefix}_{name}")).collect() };
+    match task.kind {
+        HeadKind::Regression if task.outputs > 1 && labels.len() == task.outputs => own("prediction", labels),
+        HeadKind::Regression if task.outputs > 1 => (1..=task.outputs).map(|number| format!("prediction_{number}")).collect(),
+        _ => [vec!["prediction".to_owned()], own("probability", &task.classes)].concat(),
+    }
+}
+
+/// An answer that [`describe`] gave, as those fields; empty where the model computes nothing finite.
+pub fn values(task: &TaskState, answer: &Value) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<&str>>().join(";"),
+        value => value.to_string(),
+    };
+    if let Some(values) = answer["values"].as_array() {
+        return values.iter().map(text).collect();
+    }
+    let first = ["label", "labels", "value"].iter().find_map(|key| answer.get(key)).map_or_else(String::new, text);
+    let probabilities = task.classes.iter().map(|class| text(&answer["probabilities"][class.as_str()]));
+    [first].into_iter().chain(probabilities).collect()
+}

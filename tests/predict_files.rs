@@ -1,0 +1,149 @@
+//! `predict --file`: every row of a file keeps its columns and gets the answer that `predict` gives it alone.
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use common::{Outcome, Place, outcome, run, table, taskloom};
+use serde_json::{Value, json};
+
+fn words(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn predict(trained: &Path, task: &str, file: &Path, out: Option<&Path>) -> Outcome {
+    let out: Vec<&str> = out.map_or(vec![], |out| vec!["--out", words(out)]);
+    run(&[&["predict", words(trained), "--task", task, "--file", words(file)][..], &out].concat())
+}
+
+/// Answers to lines on stdin.
+fn alone(trained: &Path, task: &str, lines: &[String]) -> Vec<Value> {
+    let mut command = taskloom();
+    command.args(["predict", words(trained), "--task", task]).stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let text = format!("{}\n", lines.join("\n"));
+    let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+    let out = outcome(child.wait_with_output()).ok().out;
+    writer.join().expect("no panic").expect("the program reads all");
+    out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).expect("a file").lines().map(str::to_owned).collect()
+}
+
+/// The text table of [`table`], with its columns by name.
+fn rows() -> (Vec<String>, Vec<Vec<String>>) {
+    let table = table();
+    let mut rows = table.lines().map(|line| line.split('\t').map(str::to_owned).collect::<Vec<String>>());
+    (rows.next().expect("a header"), rows.collect())
+}
+
+/// Text tasks, whose rows are batched, answer as one text does, up to the rounding of another batch.
+fn assert_same_answer(found: &Value, expected: &Value) {
+    let numbers = |value: &Value| -> Vec<f64> {
+        let all = [&value["values"], &value["probabilities"]];
+        all.iter()
+            .flat_map(|part| {
+                part.as_array().into_iter().flatten().chain(part.as_object().into_iter().flat_map(|map| map.values()))
+            })
+            .filter_map(Value::as_f64)
+            .collect()
+    };
+    assert_eq!(found["label"], expected["label"]);
+    let (found, expected) = (numbers(found), numbers(expected));
+    assert_eq!(found.len(), expected.len());
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {expected:?}");
+}
+
+#[test]
+fn rows_are_answered_as_they_are_alone() {
+    let place = Place::new();
+    let (header, rows) = rows();
+    for (config, task) in [(place.bag(), "topic"), (place.linear(), "numbers"), (place.transformer(), "flags")] {
+        let trained = place.train(&config, &["train.rounds=3"]);
+        let column = |name: &str| header.iter().position(|column| column == name).expect("a column");
+        let is_dense = config.ends_with("linear.toml");
+        let asked = |row: &Vec<String>| match is_dense {
+            true => format!("[{}]", (0..8).map(|x| row[column(&format!("x{x}"))].clone()).collect::<Vec<_>>().join(",")),
+            false => row[column("text")].clone(),
+        };
+        let expected = alone(&trained, task, &rows.iter().map(asked).collect::<Vec<String>>());
+        let out = place.path("answers.jsonl");
+        let said = predict(&trained, task, &place.path("table.tsv"), Some(&out)).ok();
+        assert_eq!(said.out, "");
+        let found = lines(&out);
+        assert_eq!(found.len(), rows.len());
+        for ((line, row), expected) in found.iter().zip(&rows).zip(&expected) {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(line["text"], json!(row[column("text")]));
+            assert_eq!(line.as_object().expect("an object").len(), header.len() + 1);
+            assert_same_answer(&line["prediction"], expected);
+        }
+        // On stdout the same.
+        assert_eq!(
+            predict(&trained, task, &place.path("table.tsv"), None).ok().out,
+            std::fs::read_to_string(&out).expect("a file")
+        );
+    }
+}
+
+#[test]
+fn a_table_has_fields_for_the_answers() {
+    let place = Place::new();
+    let trained = place.train(&place.linear(), &["train.rounds=3"]);
+    let out = place.path("answers.csv");
+    predict(&trained, "topic", &place.path("table.tsv"), Some(&out)).ok();
+    let found = lines(&out);
+    assert!(found[0].ends_with(",split,seen,prediction,probability_arts,probability_maths,probability_sport"), "{}", found[0]);
+    let fields: Vec<&str> = found[1].split(',').collect();
+    let probabilities: Vec<f64> = fields[fields.len() - 3..].iter().map(|field| field.parse().expect("a number")).collect();
+    assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+    predict(&trained, "numbers", &place.path("table.tsv"), Some(&out)).ok();
+    assert!(lines(&out)[0].ends_with(",seen,prediction_score,prediction_speed"));
+    // A line keeps every character of its own.
+    let line = r#"{ "x" : [1, 2.50, 3,4,5,6,7,8], "id": 12345678901234567890, "more": {"a": [1, "ü"]} }"#;
+    let json_lines = place.write("more.jsonl", format!("{line}\n\n{line}"));
+    let config = std::fs::read_to_string(place.path("linear.toml")).expect("a configuration");
+    let rows = place
+        .write("dense.jsonl", "{\"x\": [1,2,3,4,5,6,7,8], \"topic\": \"a\"}\n{\"x\": [1,2,3,4,5,6,7,9], \"topic\": \"b\"}\n");
+    let tasks =
+        format!("[tasks.topic]\ntrain = \"{}\"\nfeatures = \"x\"\nlabel = \"topic\"\n[train]\nrounds = 2\n", words(&rows));
+    let start = config.split("[task_defaults]").next().expect("a start");
+    let trained = place.train(&place.write("dense.toml", format!("{start}{tasks}")), &[]);
+    let found = predict(&trained, "topic", &json_lines, None).ok().out;
+    let found: Vec<&str> = found.lines().collect();
+    let own = line.trim_end_matches('}').trim_end();
+    assert_eq!(found.len(), 2);
+    assert!(
+        found[0].starts_with(&own.replacen("{ ", "{", 1)) && found[0].contains(",\"prediction\":{\"label\":"),
+        "{}",
+        found[0]
+    );
+    predict(&trained, "topic", &json_lines, Some(&out)).ok();
+    assert!(lines(&out)[1].contains("\"{\"\"a\"\":[1,\"\"ü\"\"]}\""), "{:?}", lines(&out));
+}
+
+#[test]
+fn what_cannot_be_answered_is_one_clear_error() {
+    let place = Place::new();
+    let trained = place.train(&place.linear(), &["train.rounds=3"]);
+    let out = place.path("answers.csv");
+    let refused = |name: &str, content: &str, out: &Path, parts: &[&str]| {
+        let file: PathBuf = place.write(name, content);
+        predict(&trained, "topic", &file, Some(out)).failed(2, parts);
+        assert!(!out.exists(), "nothing is left behind");
+    };
+    let header = "x0,x1,x2,x3,x4,x5,x6,x7";
+    refused("a.csv", "x0,x1\n1,2\n", &out, &["a.csv: no column `x2`; there is: `x0`, `x1`"]);
+    refused("a.csv", &format!("{header}\n1,2,3,4,5,6,7,oh\n"), &out, &["a.csv:2: feature column `x7` holds `oh`"]);
+    refused("a.csv", &format!("{header},prediction\n1,2,3,4,5,6,7,8,9\n"), &out, &["has a column `prediction`", "rename it"]);
+    refused("a.csv", header, &place.path("answers.xlsx"), &["--out: ", "answers.xlsx: answers are written as .jsonl or .csv"]);
+    refused("a.jsonl", "{\"x0\":1}\n", &out, &["a.jsonl: no column `x1`"]);
+    let file = place.write("b.csv", format!("{header}\n1,2,3,4,5,6,7,8\n"));
+    predict(&trained, "topic", &file, Some(&file)).failed(2, &["b.csv is the file that is read: choose another name"]);
+    predict(&trained, "topic", &place.path("none.csv"), None).failed(2, &["none.csv: no such file"]);
+    run(&["predict", words(&trained), "--task", "topic", "--text", "a", "--file", "b.csv"]).failed(2, &["cannot be used with"]);
+}
