@@ -90,14 +90,14 @@ impl Shadow {
         while at < end {
             let (number, stop) = (at / PAGE, end.min((at / PAGE + 1) * PAGE));
             let page = self.page(number);
-            if page.bits == WORD_BITS && (at | stop) % WORD != 0 {
+            if page.bits == WORD_BITS && !(at | stop).is_multiple_of(WORD) {
                 page.split();
             }
             let (first, stop_in_page) = (at - number * PAGE, stop - number * PAGE);
             let (bits, grain) = (page.bits, 1 << page.bits);
             let cells = &mut page.cells[first >> bits..(stop_in_page + grain - 1) >> bits];
             for (index, cell) in cells.iter_mut().enumerate() {
-                let start = (first >> bits) + index << bits;
+                let start = ((first >> bits) + index) << bits;
                 let (from, to) = (first.max(start) - start, stop_in_page.min(start + grain) - start);
                 visit(cell, ((1u8 << to) - 1) & !((1u8 << from) - 1))?;
             }
