@@ -107,11 +107,11 @@ fn first_rounds<'a>(config: &Config, corpus: &'a Corpus, plan: &Plan) -> Result<
     let mut order = plan.turns.order()?;
     let mut rounds = Vec::new();
     while let left @ 1.. = plan.rounds.min(ROUNDS_SHOWN).saturating_sub(rounds.len() as u64) {
-        let dealt = order.deal(left);
-        for &task in dealt.commits.iter().flatten() {
+        let scheduled = order.schedule(left);
+        for &task in scheduled.commits.iter().flatten() {
             order.ended(task, Status::Ok, None);
         }
-        let micro_batches: Vec<usize> = dealt.micro_batches.iter().map(|count| count * config.train.accumulate).collect();
+        let micro_batches: Vec<usize> = scheduled.micro_batches.iter().map(|count| count * config.train.accumulate).collect();
         let names = |group: &Vec<Slot>| group.iter().map(|slot| corpus.tasks[slot.task].name.as_str()).collect();
         rounds.push(groups(&micro_batches, fuse(config, plan.limits.present)).iter().map(names).collect());
     }

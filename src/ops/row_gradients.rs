@@ -4,6 +4,7 @@
 mod backward;
 #[cfg(test)]
 mod cases;
+mod gram;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -15,16 +16,18 @@ use rayon::prelude::*;
 
 use super::buckets;
 use super::embedding_bag::Bags;
-use super::gram::add_symmetric;
 use super::row_index::RowLists;
-use super::simd::{add_scaled, dot};
-use crate::machine::driver::{Address, PLAIN_SHARED};
+use super::simd::add_scaled;
+use crate::machine::driver::Address;
 use crate::machine::host::HostMemory;
 use crate::machine::launch::Launch;
 use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tape::{Bytes, bytes_of};
 use crate::machine::tensor::Tensor;
-pub use backward::RowGradientsBackward;
+pub use backward::{RowGradientsBackward, Sources};
+pub use gram::most_gram_partials;
+pub(super) use gram::row_gram;
+use gram::{gram_groups, gram_partials};
 
 /// Which rows of the table one task touches, and from which examples.
 #[derive(Default)]
@@ -367,32 +370,9 @@ pub(super) fn first_of(tensors: &[Tensor]) -> Address {
 }
 
 const THREADS: u32 = 256;
-/// Of a block.
-const WARPS: usize = THREADS as usize / 32;
 
 /// Union rows in one partial sum, and in a partial Gram matrix where there are many.
 pub(super) const PARTIAL_ROWS: usize = 64;
-
-/// Groups of a block's warps that keep sums of their own, of `tasks` x `tasks` products each, in shared memory; 0 where those of one do
-/// not fit.
-fn gram_groups(tasks: usize) -> usize {
-    [WARPS, WARPS / 2, WARPS / 4, 1].into_iter().find(|groups| 8 * groups * tasks * tasks <= PLAIN_SHARED).unwrap_or(0)
-}
-
-/// Partial Gram matrices, a block each, that a kernel makes of so many union rows: a row for each warp of its own sums, as long as
-/// these are no more blocks than a few for each multiprocessor of a large card.
-fn gram_partials(union_rows: usize, tasks: usize) -> usize {
-    const FULL: usize = 512;
-    let least = PARTIAL_ROWS / gram_groups(tasks).max(1);
-    union_rows.div_ceil(least).min(FULL).max(union_rows.div_ceil(PARTIAL_ROWS))
-}
-
-/// Room, in matrices of `tasks` x `tasks`, for the partial Gram matrices of up to so many rows and tasks: those of fewer tasks are
-/// smaller, but can be more.
-pub fn most_gram_partials(union_rows: usize, tasks: usize) -> usize {
-    let cells = |tasks: usize| gram_partials(union_rows, tasks) * tasks * tasks;
-    (1..=tasks).map(cells).max().map_or(0, |most| most.div_ceil(tasks * tasks))
-}
 
 /// The tasks' values.
 pub(super) struct RowValues<'a> {
@@ -408,49 +388,5 @@ impl<'a> RowValues<'a> {
     /// The parts of a union row of the tasks that touched it, by their position.
     pub fn gathered(&self, members: &[(u32, u32)]) -> Vec<(usize, &'a [f32])> {
         members.iter().map(|&member| (member.0 as usize, self.row(member))).collect()
-    }
-}
-
-/// From which examples rows of gradients come.
-#[derive(Clone, Copy)]
-pub enum Sources<'a> {
-    /// By task, and (examples) scales; a device's tables have `room` items at least.
-    Packed { indexes: &'a [RowIndex], scales: &'a [f32], room: usize },
-    /// As a device found them.
-    Found(&'a RowLists),
-}
-
-/// Union rows in one partial sum of the Gram matrix on the host.
-const GRAM_ROWS: usize = 256;
-
-/// gram (T x T, f64) gains the products of the tasks' row gradients; f32 products of one row, summed in f64.
-pub(super) fn row_gram(gram: &mut [f64], union: &Union, values: &RowValues) {
-    let count = values.tasks.len();
-    let blocks = union.rows.len().div_ceil(GRAM_ROWS);
-    let partial: Vec<Vec<f64>> = (0..blocks)
-        .into_par_iter()
-        .map(|block| {
-            let mut sums = vec![0.0; count * count];
-            for index in block * GRAM_ROWS..((block + 1) * GRAM_ROWS).min(union.rows.len()) {
-                member_products(&mut sums, union.members(index), values);
-            }
-            sums
-        })
-        .collect();
-    for sums in partial {
-        add_symmetric(gram, &sums, count);
-    }
-}
-
-/// Upper triangle of the products of all tasks that touched one row.
-#[multiversion(targets("x86_64+avx2+fma"))]
-fn member_products(sums: &mut [f64], members: &[(u32, u32)], values: &RowValues) {
-    let count = values.tasks.len();
-    for (position, &(i, i_row)) in members.iter().enumerate() {
-        let row = values.row((i, i_row));
-        for &(j, j_row) in &members[position..] {
-            let product = dot(row, values.row((j, j_row)));
-            sums[i as usize * count + j as usize] += f64::from(product);
-        }
     }
 }

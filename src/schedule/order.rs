@@ -26,14 +26,14 @@ pub enum Order {
 
 /// Rounds whose gradients are computed at the same version of the encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dealt {
+pub struct Scheduled {
     /// (tasks) micro-batches that each brings; 0: absent.
     pub micro_batches: Vec<usize>,
     /// The tasks of each round's commit, in the order of the commits. Empty: nobody takes part.
     pub commits: Vec<Vec<usize>>,
 }
 
-impl Dealt {
+impl Scheduled {
     /// One round that all of them commit together.
     pub fn together(micro_batches: Vec<usize>) -> Self {
         let present = (0..micro_batches.len()).filter(|&task| micro_batches[task] > 0).collect();
@@ -76,15 +76,15 @@ pub struct Incident {
 
 impl Order {
     /// Who takes part in what comes next: one round, or up to `most` whose gradients do not wait for each other's commits.
-    pub fn deal(&mut self, most: u64) -> Dealt {
+    pub fn schedule(&mut self, most: u64) -> Scheduled {
         match self {
-            Order::Synchronous(rounds) => rounds.deal(),
-            Order::TimeSliced(slices) => slices.deal(most),
+            Order::Synchronous(rounds) => rounds.schedule(),
+            Order::TimeSliced(slices) => slices.schedule(most),
         }
     }
 
-    /// Ends the part of a task that was dealt to; `took`: what its round took, where the clock is measured. All are ended, in the order
-    /// of the commits, before anything else is dealt.
+    /// Ends the part of a task that was scheduled to; `took`: what its round took, where the clock is measured. All are ended, in the order
+    /// of the commits, before anything else is scheduled.
     pub fn ended(&mut self, task: usize, status: Status, took: Option<Nanos>) -> Verdict {
         match self {
             Order::Synchronous(rounds) => rounds.ended(task, status),
@@ -92,12 +92,12 @@ impl Order {
         }
     }
 
-    /// Goes on after `dealt`, of up to `most` rounds, as if nobody had failed and every round had taken what it is taken to.
-    pub fn next_if_done(&mut self, dealt: &Dealt, most: u64) -> Dealt {
-        for &task in dealt.commits.iter().flatten() {
+    /// Goes on after `scheduled`, of up to `most` rounds, as if nobody had failed and every round had taken what it is taken to.
+    pub fn next_if_done(&mut self, scheduled: &Scheduled, most: u64) -> Scheduled {
+        for &task in scheduled.commits.iter().flatten() {
             self.ended(task, Status::Ok, None);
         }
-        self.deal(most)
+        self.schedule(most)
     }
 
     /// The change of weights that followed from the last rounds, if one did.
@@ -149,7 +149,7 @@ impl Order {
     }
 
     /// Goes past rounds that are done; how many the last step of them was. `each` sees who takes part from which round on.
-    pub fn replay(&mut self, rounds: u64, record: Record, each: &mut dyn FnMut(u64, &Dealt)) -> u64 {
+    pub fn replay(&mut self, rounds: u64, record: Record, each: &mut dyn FnMut(u64, &Scheduled)) -> u64 {
         let incidents = record.incidents.iter();
         let failed: BTreeMap<(u64, usize), Status> =
             incidents.map(|incident| ((incident.round, incident.task), incident.status)).collect();
@@ -161,16 +161,16 @@ impl Order {
             if round >= rounds {
                 return step;
             }
-            let dealt = self.deal(rounds - round);
-            each(round, &dealt);
-            for (number, tasks) in (round..).zip(&dealt.commits) {
+            let scheduled = self.schedule(rounds - round);
+            each(round, &scheduled);
+            for (number, tasks) in (round..).zip(&scheduled.commits) {
                 let took = record.took.get(number as usize).map(|&micros| 1000 * Nanos::from(micros));
                 for &task in tasks {
                     self.ended(task, failed.get(&(number, task)).copied().unwrap_or(Status::Ok), took);
                 }
             }
             self.take_reweighted();
-            step = dealt.commits.len().max(1) as u64;
+            step = scheduled.commits.len().max(1) as u64;
             round += step;
         }
     }
@@ -227,36 +227,40 @@ mod tests {
         for mut order in orders() {
             let mut foreseen = None;
             for round in 0..20 {
-                let dealt = order.deal(2);
-                assert!(foreseen.is_none_or(|foreseen| foreseen == dealt), "round {round}");
-                foreseen = Some(order.clone().next_if_done(&dealt, 2));
-                dealt.commits.iter().flatten().for_each(|&task| assert_eq!(order.ended(task, Status::Ok, None), Verdict::Fine));
+                let scheduled = order.schedule(2);
+                assert!(foreseen.is_none_or(|foreseen| foreseen == scheduled), "round {round}");
+                foreseen = Some(order.clone().next_if_done(&scheduled, 2));
+                scheduled
+                    .commits
+                    .iter()
+                    .flatten()
+                    .for_each(|&task| assert_eq!(order.ended(task, Status::Ok, None), Verdict::Fine));
             }
         }
     }
 
-    /// Runs `rounds` rounds in which `fails` says how each part ends; what was dealt, and what followed for task 1.
+    /// Runs `rounds` rounds in which `fails` says how each part ends; what was scheduled, and what followed for task 1.
     fn run(order: &mut Order, rounds: u64, mut fails: impl FnMut(usize) -> Status) -> (Vec<Vec<usize>>, Vec<Verdict>) {
-        let (mut dealt, mut verdicts) = (Vec::new(), Vec::new());
+        let (mut scheduled, mut verdicts) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let now = order.deal(1).micro_batches;
+            let now = order.schedule(1).micro_batches;
             for task in (0..now.len()).filter(|&task| now[task] > 0) {
                 let verdict = order.ended(task, fails(task), None);
                 if task == 1 {
                     verdicts.push(verdict);
                 }
             }
-            dealt.push(now);
+            scheduled.push(now);
         }
-        (dealt, verdicts)
+        (scheduled, verdicts)
     }
 
     #[test]
     fn a_task_without_end_fails_with_its_children_and_the_others_go_on() {
         for mut order in orders() {
-            let (dealt, verdicts) = run(&mut order, 30, |task| if task == 1 { Status::NotFinite } else { Status::Ok });
+            let (scheduled, verdicts) = run(&mut order, 30, |task| if task == 1 { Status::NotFinite } else { Status::Ok });
             assert_eq!(verdicts, [Verdict::RolledBack, Verdict::RolledBack, Verdict::Failed(vec![1, 2])]);
-            assert!(dealt[20..].iter().all(|dealt| *dealt == [1, 0, 0]));
+            assert!(scheduled[20..].iter().all(|scheduled| *scheduled == [1, 0, 0]));
             assert_eq!([0, 1, 2].map(|task| order.state(task)), [State::Pending, State::Failed, State::Failed]);
             assert!(!order.is_over());
         }
@@ -266,15 +270,15 @@ mod tests {
     fn who_backs_off_is_absent_and_comes_back() {
         for mut order in orders() {
             let mut left = 1;
-            let (dealt, verdicts) = run(&mut order, 12, |task| {
+            let (scheduled, verdicts) = run(&mut order, 12, |task| {
                 let fails = task == 1 && left > 0;
                 left -= i32::from(fails);
                 if fails { Status::Crashed } else { Status::Ok }
             });
             assert!(matches!(verdicts[0], Verdict::Again { halve: false, wait: 25..=27 }), "{verdicts:?}");
             assert!(verdicts[1..].iter().all(|verdict| *verdict == Verdict::Fine) && verdicts.len() > 3);
-            let first = dealt.iter().position(|dealt| dealt[1] > 0).unwrap();
-            assert!(dealt[first + 1..first + 3].iter().all(|dealt| dealt[1] == 0), "{dealt:?}");
+            let first = scheduled.iter().position(|scheduled| scheduled[1] > 0).unwrap();
+            assert!(scheduled[first + 1..first + 3].iter().all(|scheduled| scheduled[1] == 0), "{scheduled:?}");
             assert_eq!(order.failures(1), 0);
         }
     }
@@ -297,12 +301,12 @@ mod tests {
     fn a_replayed_order_goes_on_alike() {
         for (mut whole, mut rest) in orders().into_iter().zip(orders()) {
             let mut incidents = Vec::new();
-            let mut dealt = Vec::new();
+            let mut scheduled = Vec::new();
             for round in 0..40 {
                 if round == 30 {
                     assert!(whole.finish(0));
                 }
-                let now = whole.deal(1).micro_batches;
+                let now = whole.schedule(1).micro_batches;
                 for task in (0..now.len()).filter(|&task| now[task] > 0) {
                     let status = match (task, round % 7) {
                         (1, 3) => Status::Crashed,
@@ -314,12 +318,12 @@ mod tests {
                     }
                     whole.ended(task, status, None);
                 }
-                dealt.push(now);
+                scheduled.push(now);
             }
             rest.replay(33, Record { incidents: &incidents, finished: &[(30, 0)], took: &[] }, &mut |_, _| {});
             let later = run(&mut rest, 4, |task| if task == 9 { Status::Crashed } else { Status::Ok });
             // Round 38 is the next in which somebody fails.
-            assert_eq!(later.0, dealt[33..37]);
+            assert_eq!(later.0, scheduled[33..37]);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Synchronous training: which tasks take part in each round, together.
 //!
-//! Every task that is dealt to starts a quantum of its own; all of them end before the next round. One that backs off is absent, and
+//! Every task that is scheduled to starts a quantum of its own; all of them end before the next round. One that backs off is absent, and
 //! when it comes back it brings the part it missed.
 
 use super::Nanos;
 use super::access::Operation;
 use super::dispatcher::{Dispatcher, Job, Settings};
-use super::order::{self, Dealt, Verdict};
+use super::order::{self, Scheduled, Verdict};
 use super::retry::Status;
 use super::sampler::{TaskSampling, deal};
 use super::task::{Spec, State};
@@ -51,12 +51,12 @@ impl Synchronous {
         })
     }
 
-    pub(super) fn deal(&mut self) -> Dealt {
+    pub(super) fn schedule(&mut self) -> Scheduled {
         self.now = self.now.saturating_add(std::mem::take(&mut self.length));
         let done: Vec<bool> = (0..self.samplings.len()).map(|task| self.dispatcher.state(task) == State::Done).collect();
-        let dealt = deal(&self.samplings, self.round, &done);
+        let scheduled = deal(&self.samplings, self.round, &done);
         self.round += 1;
-        for (task, &part) in dealt.iter().enumerate().filter(|(_, part)| **part > 0) {
+        for (task, &part) in scheduled.iter().enumerate().filter(|(_, part)| **part > 0) {
             if self.dispatcher.is_idle(task) {
                 self.parts[task] = part;
                 let cost = self.costs[task].saturating_mul(part as u64);
@@ -67,12 +67,12 @@ impl Synchronous {
             }
         }
         let mut present = self.start();
-        if present.iter().all(|&part| part == 0) && dealt.iter().any(|&part| part > 0) {
-            // All that were dealt to back off: planned time passes until one of them is back.
+        if present.iter().all(|&part| part == 0) && scheduled.iter().any(|&part| part > 0) {
+            // All that were scheduled to back off: planned time passes until one of them is back.
             self.now = self.dispatcher.wakes_at().unwrap_or(self.now).max(self.now);
             present = self.start();
         }
-        Dealt::together(present)
+        Scheduled::together(present)
     }
 
     /// Starts whoever may run now.

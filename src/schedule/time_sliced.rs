@@ -11,7 +11,7 @@ use super::Nanos;
 use super::access::Operation;
 use super::dispatcher::{Dispatcher, Job, Settings, Started};
 use super::feedback::{Feedback, Reweighted, Seen};
-use super::order::{self, Dealt, Verdict};
+use super::order::{self, Scheduled, Verdict};
 use super::retry::Status;
 use super::task::Spec;
 
@@ -95,7 +95,7 @@ impl TimeSliced {
     }
 
     /// The rounds that are next, at most `most` (one at least) and as many as there are lanes.
-    pub(super) fn deal(&mut self, most: u64) -> Dealt {
+    pub(super) fn schedule(&mut self, most: u64) -> Scheduled {
         self.running = self.next().into_iter().collect();
         while !self.running.is_empty() && (self.running.len() as u64) < most {
             // One that is not ready now has its turn later.
@@ -104,7 +104,7 @@ impl TimeSliced {
         }
         let mut micro_batches = vec![0; self.tasks.len()];
         self.running.iter().for_each(|started| micro_batches[started.task] = 1);
-        Dealt { micro_batches, commits: self.running.iter().map(|started| vec![started.task]).collect() }
+        Scheduled { micro_batches, commits: self.running.iter().map(|started| vec![started.task]).collect() }
     }
 
     /// Rounds that each task gets of a run of `rounds`, if none fails. Exact up to [`COUNTED`] rounds; of a longer run the
@@ -116,7 +116,7 @@ impl TimeSliced {
             if round == counted / 2 {
                 half.clone_from(&self.taken);
             }
-            let Some(&[task]) = self.deal(1).commits.first().map(Vec::as_slice) else { break };
+            let Some(&[task]) = self.schedule(1).commits.first().map(Vec::as_slice) else { break };
             self.ended(task, Status::Ok, None);
         }
         let shares: Vec<f64> = self.taken.iter().zip(&half).map(|(all, half)| (all - half) as f64).collect();
@@ -232,7 +232,7 @@ mod tests {
         let settings = Settings { policy, ..Settings::default() };
         let mut slices = TimeSliced::new(settings, tasks.to_vec()).unwrap();
         let next = || {
-            let task = *slices.deal(1).commits.first()?.first()?;
+            let task = *slices.schedule(1).commits.first()?.first()?;
             slices.ended(task, Status::Ok, None);
             Some(task)
         };
@@ -287,7 +287,7 @@ mod tests {
         let mut slices = TimeSliced::new(settings, vec![slice("a", 10), slice("b", 10), slice("c", 10)]).unwrap();
         let (times, mut served) = ([70, 10, 25], [0; 3]);
         for _ in 0..500 {
-            let task = slices.deal(1).commits[0][0];
+            let task = slices.schedule(1).commits[0][0];
             slices.ended(task, Status::Ok, Some(times[task]));
             served[task] += times[task];
         }
@@ -300,13 +300,13 @@ mod tests {
         let settings = Settings { lanes: 3, ..Settings::default() };
         let mut slices = TimeSliced::new(settings, ["a", "b", "c", "d"].map(|name| slice(name, 10)).to_vec()).unwrap();
         for turns in [[0, 1, 2], [3, 0, 1], [2, 3, 0]] {
-            let dealt = slices.deal(9);
-            assert_eq!(dealt.commits, turns.map(|task| vec![task]));
-            assert_eq!(dealt.micro_batches.iter().sum::<usize>(), 3);
+            let scheduled = slices.schedule(9);
+            assert_eq!(scheduled.commits, turns.map(|task| vec![task]));
+            assert_eq!(scheduled.micro_batches.iter().sum::<usize>(), 3);
             turns.into_iter().for_each(|task| assert_eq!(slices.ended(task, Status::Ok, None), Verdict::Fine));
         }
         assert_eq!(slices.dispatcher.counts.stale, 6);
-        assert_eq!(slices.deal(2).commits.len(), 2);
+        assert_eq!(slices.schedule(2).commits.len(), 2);
     }
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
         let mut slices = slices.unwrap().with_feedback(Some(feedback));
         for round in 0..20 {
             assert!(slices.take_reweighted().is_none(), "{round}");
-            let task = slices.deal(1).commits[0][0];
+            let task = slices.schedule(1).commits[0][0];
             slices.ended(task, Status::Ok, None);
         }
         let Reweighted { weights, seen } = slices.take_reweighted().expect("after 20 rounds");

@@ -12,7 +12,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// A task's job belongs to this round: it was dealt, or it came back from a failure.
+    /// A task's job belongs to this round: it was scheduled, or it came back from a failure.
     pub fn expect(&mut self) {
         self.expected += 1;
     }
@@ -34,7 +34,7 @@ impl Rounds {
         due
     }
 
-    /// Nothing is under way: a new round has to be dealt.
+    /// Nothing is under way: a new round has to be scheduled.
     pub fn is_empty(&self) -> bool {
         self.expected == 0 && self.present.is_empty() && !self.committing
     }

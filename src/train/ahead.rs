@@ -17,7 +17,7 @@ use crate::data::Corpus;
 use crate::data::cursor::ExampleStream;
 use crate::model::network::Batch;
 use crate::model::spec::ModelSpec;
-use crate::schedule::order::{Dealt, Order};
+use crate::schedule::order::{Order, Scheduled};
 use crate::train::run::Run;
 
 /// What a batch is packed of.
@@ -62,7 +62,7 @@ struct Job {
 /// A round that has not come yet.
 struct Future {
     order: Order,
-    dealt: Dealt,
+    scheduled: Scheduled,
     round: u64,
 }
 
@@ -140,16 +140,16 @@ impl Run<'_> {
         present.map(share).collect()
     }
 
-    /// Foresees [`DEPTH`] rounds after the one that was `dealt`, as far as the run goes.
-    pub(super) fn foresee(&self, ahead: &mut Ahead, dealt: &Dealt, now: Purpose) {
+    /// Foresees [`DEPTH`] rounds after the one that was `scheduled`, as far as the run goes.
+    pub(super) fn foresee(&self, ahead: &mut Ahead, scheduled: &Scheduled, now: Purpose) {
         let Ahead { streams, future, .. } = ahead;
         let future = future.get_or_insert_with(|| {
             streams.iter_mut().zip(&self.state.tasks).for_each(|(stream, task)| stream.seek(task.cursor));
-            Future { order: self.order.clone(), dealt: dealt.clone(), round: now.round }
+            Future { order: self.order.clone(), scheduled: scheduled.clone(), round: now.round }
         });
         let mut draws = Vec::new();
         while ahead.foreseen.len() + draws.len() < DEPTH && future.advance(self.plan.rounds) {
-            let shares = self.shares(streams, &future.dealt.micro_batches);
+            let shares = self.shares(streams, &future.scheduled.micro_batches);
             draws.push(Draw { shares, purpose: Purpose { round: future.round, ..now } });
         }
         draws.into_iter().for_each(|draw| ahead.foresee(draw));
@@ -159,11 +159,11 @@ impl Run<'_> {
 impl Future {
     /// Goes on to the next of `rounds`; false where there is none.
     fn advance(&mut self, rounds: u64) -> bool {
-        let round = self.round + self.dealt.commits.len().max(1) as u64;
+        let round = self.round + self.scheduled.commits.len().max(1) as u64;
         if round >= rounds {
             return false;
         }
-        (self.dealt, self.round) = (self.order.next_if_done(&self.dealt, rounds - round), round);
+        (self.scheduled, self.round) = (self.order.next_if_done(&self.scheduled, rounds - round), round);
         true
     }
 }

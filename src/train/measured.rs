@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::observe::event::{ByTask, Event};
 use crate::schedule::Nanos;
-use crate::schedule::order::Dealt;
+use crate::schedule::order::Scheduled;
 use crate::train::isolation::Attempt;
 use crate::train::run::Run;
 
@@ -35,10 +35,10 @@ fn micros(time: Duration) -> u32 {
 }
 
 impl Run<'_> {
-    /// By the commits of what was dealt: what is known of each of its rounds, as an earlier process recorded it, or as it was now.
-    pub(super) fn measure(&mut self, dealt: &Dealt, attempt: &Attempt, times: &[Duration]) -> Result<Vec<Measured>> {
-        let mut all = Vec::with_capacity(dealt.commits.len());
-        for ((round, tasks), &time) in (self.state.round..).zip(&dealt.commits).zip(times) {
+    /// By the commits of what was scheduled: what is known of each of its rounds, as an earlier process recorded it, or as it was now.
+    pub(super) fn measure(&mut self, scheduled: &Scheduled, attempt: &Attempt, times: &[Duration]) -> Result<Vec<Measured>> {
+        let mut all = Vec::with_capacity(scheduled.commits.len());
+        for ((round, tasks), &time) in (self.state.round..).zip(&scheduled.commits).zip(times) {
             let mut measured = Measured::default();
             if self.plan.turns.is_measured {
                 measured.took = Some(micros(time));
@@ -82,10 +82,10 @@ impl Run<'_> {
         self.observer.emit(&Event::Measured { round, tasks: &tasks, us: measured.took, groups })
     }
 
-    /// What each round of a deal took: of the `whole` time, as much as its share of gradients and commits.
-    pub(super) fn times(dealt: &Dealt, attempt: &Attempt, whole: Duration) -> Vec<Duration> {
-        if dealt.commits.len() <= 1 {
-            return vec![whole; dealt.commits.len()];
+    /// What each of the scheduled rounds took: of the `whole` time, as much as its share of gradients and commits.
+    pub(super) fn times(scheduled: &Scheduled, attempt: &Attempt, whole: Duration) -> Vec<Duration> {
+        if scheduled.commits.len() <= 1 {
+            return vec![whole; scheduled.commits.len()];
         }
         let own = |tasks: &Vec<usize>| {
             let commits = attempt.done.iter().filter(|done| done.tasks.iter().any(|task| tasks.contains(task)));
@@ -98,9 +98,9 @@ impl Run<'_> {
             let gradients: f64 = groups.map(|group| group.time.as_secs_f64() / group.tasks.len() as f64).sum();
             commits.as_secs_f64() + gradients
         };
-        let own: Vec<f64> = dealt.commits.iter().map(own).collect();
+        let own: Vec<f64> = scheduled.commits.iter().map(own).collect();
         let all: f64 = own.iter().sum();
-        let share = |own: &f64| if all > 0.0 { own / all } else { 1.0 / dealt.commits.len() as f64 };
+        let share = |own: &f64| if all > 0.0 { own / all } else { 1.0 / scheduled.commits.len() as f64 };
         own.iter().map(|own| whole.mul_f64(share(own))).collect()
     }
 

@@ -41,10 +41,10 @@ pub fn replay(corpus: &Corpus, plan: &Plan, state: &State, metrics: &Path) -> Re
     let reached = state.reached();
     let record = Record { incidents: &state.incidents, finished: &reached, took: &state.took };
     let mut commits: Vec<Vec<usize>> = Vec::new();
-    order.replay(state.round, record, &mut |round, dealt| {
+    order.replay(state.round, record, &mut |round, scheduled| {
         // Rounds in which nobody took part have no commit.
         commits.resize(round as usize, Vec::new());
-        commits.extend(dealt.commits.iter().cloned());
+        commits.extend(scheduled.commits.iter().cloned());
     });
     let mut replayed = Replayed { rounds: state.round, tasks: vec![(0, 0); corpus.tasks.len()], ..Replayed::default() };
     replayed.stale = order.counts().stale;

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -18,6 +18,8 @@ use super::predictor::HostPredictor;
 use super::quanta::{Quantum, RoundTimes};
 use super::round_options::{RoundOptions, Solvers};
 use super::solve::{Known, Solver, Step};
+use super::stages::Lap;
+pub use super::stages::Stages;
 use crate::machine::memory::Memory;
 use crate::model::network::{Batch, Keep, Limits, Network, Randomness};
 use crate::model::snapshot::Snapshot;
@@ -43,15 +45,6 @@ pub struct Trainer {
     pub(super) accelerator: Option<Accelerator>,
 }
 
-/// Time spent in the stages of a round.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stages {
-    pub forward_backward: Duration,
-    pub gram: Duration,
-    pub solve: Duration,
-    pub update: Duration,
-}
-
 /// A committed round.
 pub struct Committed {
     /// (T) mean loss over the observed targets of each present task.
@@ -70,13 +63,6 @@ pub struct Committed {
     pub stages: Stages,
     /// On a device, if [`Trainer::time_quanta`] wants them.
     pub times: Option<RoundTimes>,
-}
-
-impl Stages {
-    /// All but the gradients.
-    pub fn after_gradients(&self) -> Duration {
-        self.gram + self.solve + self.update
-    }
 }
 
 pub type Outcome = Result<Committed, Anomaly>;
@@ -296,25 +282,6 @@ pub struct Commit {
     pub round: u64,
     /// Its tasks, by their position among those present.
     pub present: Range<usize>,
-}
-
-/// Times the stages of a round.
-struct Lap {
-    /// When the gradients were begun.
-    began: Instant,
-    clock: Instant,
-    forward_backward: Duration,
-}
-
-impl Lap {
-    fn new(began: Instant) -> Self {
-        Self { began, clock: Instant::now(), forward_backward: Duration::ZERO }
-    }
-
-    /// Since the last stage ended.
-    fn time(&mut self) -> Duration {
-        std::mem::replace(&mut self.clock, Instant::now()).elapsed()
-    }
 }
 
 /// Gradients of a commit's tasks, and what is known of them; the step, where it was solved and made with them.

@@ -14,16 +14,14 @@ use crate::config::{Config, Objective};
 use crate::data::Corpus;
 use crate::data::cursor::{Cursor, ExampleStream};
 use crate::failure::Stopped;
-use crate::files::write_whole;
 use crate::machine::Device;
-use crate::machine::memory::{Memory, peak_resident};
+use crate::machine::memory::Memory;
 use crate::observe::Observer;
 use crate::observe::console::Console;
-use crate::observe::event::{BufferBytes, ByTask, Event, RoundEvent, Weights};
+use crate::observe::event::BufferBytes;
 use crate::observe::run_trace::RunTrace;
 use crate::observe::trace::Kind;
-use crate::schedule::order::{Dealt, Order, Record};
-use crate::surgery::methods::Status;
+use crate::schedule::order::{Order, Record, Scheduled};
 use crate::train::ahead::Ahead;
 use crate::train::batch::Share;
 use crate::train::checkpoint::{self, State};
@@ -31,7 +29,6 @@ use crate::train::deadlines::Deadlines;
 use crate::train::evaluate::Evaluation;
 use crate::train::evaluator::Evaluator;
 use crate::train::faults::InjectedFaults;
-use crate::train::guard::Guard;
 use crate::train::isolation::{Attempt, Done, Work};
 use crate::train::plan::{Plan, interval};
 use crate::train::prefix::keep_states;
@@ -43,12 +40,6 @@ use crate::train::state::{check_counts, fresh_state};
 pub use crate::train::state::{check_data, scale_data, unscaled_tasks};
 use crate::train::writer::Writer;
 
-/// Conflicting pairs named at the end.
-const MOST_PAIRS: usize = 5;
-
-/// Contested blocks named at the end.
-const MOST_BLOCKS: usize = 5;
-
 /// A run in progress.
 pub struct Run<'a> {
     pub(super) config: &'a Config,
@@ -56,7 +47,7 @@ pub struct Run<'a> {
     pub(super) plan: &'a Plan,
     pub(super) folder: &'a RunFolder,
     pub(super) observer: Observer,
-    trace: Option<RunTrace>,
+    pub(super) trace: Option<RunTrace>,
     pub(super) stop: &'a AtomicBool,
     pub trainer: Trainer,
     pub(super) state: State,
@@ -65,7 +56,7 @@ pub struct Run<'a> {
     pub(super) order: Order,
     pub(super) objective: Objective,
     pub(super) started: Instant,
-    buffers: Vec<BufferBytes>,
+    pub(super) buffers: Vec<BufferBytes>,
     /// By round, lines about times that an earlier process measured after the checkpoint this one began with.
     pub(super) recorded: BTreeMap<u64, Value>,
     pub(super) deadlines: Deadlines,
@@ -247,43 +238,6 @@ impl<'a> Run<'a> {
         Ok(end)
     }
 
-    /// summary.json, and the last lines of what observes; training took so many seconds.
-    fn report(&mut self, end: End, seconds: f64) -> Result<()> {
-        let reason = match end {
-            End::Finished if self.every_task_failed() => "every task has failed",
-            End::Finished => "finished",
-            End::StoppedEarly => "stopped early: no better evaluation within best.patience",
-            End::Interrupted => "interrupted; continue with `taskloom resume`",
-        };
-        let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let conflicts = self.trainer.solver.ledger.worst(MOST_PAIRS);
-        let end_event = Event::End {
-            round: self.state.round,
-            reason,
-            seconds,
-            peak_bytes: peak_resident(),
-            conflicts: conflicts.into_iter().map(|pair| pair.named(&names)).collect(),
-            blocks: self.trainer.solver.ledger.contested(&self.trainer.blocks.names, MOST_BLOCKS),
-            fallbacks: &self.state.fallbacks,
-            schedule: self.schedule_end(),
-            tasks: self.task_ends(end),
-            scores: self.scores.iter().map(|scores| (scores.split, scores.json())).collect(),
-        };
-        write_whole(&self.folder.summary(), &format!("{:#}\n", end_event.json()))?;
-        self.observer.emit(&end_event)?;
-        self.trace.as_mut().map_or(Ok(()), RunTrace::finish)
-    }
-
-    fn announce(&mut self) -> Result<()> {
-        let names: Vec<&str> = self.corpus.tasks.iter().map(|task| task.name.as_str()).collect();
-        let device = self.trainer.device_name();
-        let device = device.as_str();
-        let threads = rayon::current_num_threads();
-        let (round, rounds, buffers) = (self.state.round, self.plan.rounds, &self.buffers);
-        let bytes = buffers.iter().map(|buffer| buffer.bytes).sum();
-        self.observer.start(&Event::Start { round, rounds, tasks: &names, device, threads, bytes, buffers })
-    }
-
     pub(super) fn is_finished(&self) -> bool {
         self.state.round >= self.plan.rounds || self.order.is_over()
     }
@@ -296,8 +250,8 @@ impl<'a> Run<'a> {
         let start = self.now();
         let before: Vec<Cursor> = self.state.tasks.iter().map(|task| task.cursor).collect();
         self.start_deadlines();
-        let dealt = self.order.deal(plan.rounds - round);
-        let shares = self.draw(&dealt.micro_batches);
+        let scheduled = self.order.schedule(plan.rounds - round);
+        let shares = self.draw(&scheduled.micro_batches);
         let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
         let named = |name: &str| present.iter().copied().find(|&task| corpus.tasks[task].name == name);
         let injected = InjectedFaults::of(&config.faults, &mut self.state.faults, round, named);
@@ -307,31 +261,31 @@ impl<'a> Run<'a> {
         let foreseen = ahead.as_deref_mut().is_some_and(|ahead| ahead.foresaw(&shares, purpose));
         let packed = self.trainer.expected(foreseen);
         if let Some(ahead) = ahead.as_deref_mut() {
-            self.foresee(ahead, &dealt, purpose);
-            self.trainer.expect(ahead.take_next(), self.is_followed(&dealt).then(|| rates(round + 1, 1)));
+            self.foresee(ahead, &scheduled, purpose);
+            self.trainer.expect(ahead.take_next(), self.is_followed(&scheduled).then(|| rates(round + 1, 1)));
         }
         let fuse = fuse(config, plan.limits.present);
         let work = Work { corpus, fuse, purpose, rates: &rates, injected: &injected, packed: Cell::new(packed) };
         let traced = self.trace.as_ref().is_some_and(RunTrace::writes_rounds);
-        let shared_out = plan.turns.is_measured && dealt.commits.len() > 1;
+        let shared_out = plan.turns.is_measured && scheduled.commits.len() > 1;
         self.trainer.time_quanta(traced || shared_out || self.adapts());
-        let attempt = work.attempt(&mut self.trainer, shares, &dealt.commits)?;
+        let attempt = work.attempt(&mut self.trainer, shares, &scheduled.commits)?;
         if let Some(ahead) = ahead.filter(|_| !attempt.is_whole()) {
             ahead.forget();
         }
-        let times = Self::times(&dealt, &attempt, clock.elapsed());
+        let times = Self::times(&scheduled, &attempt, clock.elapsed());
         let committed: Vec<(&Done, Duration)> =
             attempt.done.iter().map(|done| (done, times[(done.round - round) as usize])).collect();
         for &(done, time) in &committed {
             self.committed(done, rates(done.round, 0).lr, time)?;
         }
         self.trace_round(round, start, &attempt)?;
-        let measured = self.measure(&dealt, &attempt, &times)?;
+        let measured = self.measure(&scheduled, &attempt, &times)?;
         for (round, measured) in (round..).zip(&measured) {
             self.adapt(round, measured)?;
         }
-        self.settle(&dealt, &before, &attempt, &measured)?;
-        self.advanced = dealt.commits.len().max(1) as u64;
+        self.settle(&scheduled, &before, &attempt, &measured)?;
+        self.advanced = scheduled.commits.len().max(1) as u64;
         self.state.round += self.advanced;
         self.report_reweighted()?;
         self.end_deadlines(&committed)?;
@@ -347,12 +301,12 @@ impl<'a> Run<'a> {
 
     /// Whether the round that is foreseen follows this one for certain where this one commits: nothing reads the parameters between
     /// them, and nothing that was measured decides who is next.
-    fn is_followed(&self, dealt: &Dealt) -> bool {
+    fn is_followed(&self, scheduled: &Scheduled) -> bool {
         let (round, epoch, schedule) = (self.state.round, self.plan.rounds_per_epoch, &self.config.schedule);
         let due = |every| is_between(interval(every, epoch), round, round + 1);
         schedule.depth > 1
             && round + 1 < self.plan.rounds
-            && dealt.commits.len() == 1
+            && scheduled.commits.len() == 1
             && schedule.max_staleness == 0
             && schedule.feedback.is_none()
             && !self.plan.turns.is_measured
@@ -389,54 +343,9 @@ impl<'a> Run<'a> {
         }
         shares
     }
-
-    fn committed(&mut self, done: &Done, lr: f64, time: Duration) -> Result<()> {
-        let Done { round, tasks, committed: done } = done;
-        let round = *round;
-        self.state.commits += 1;
-        let mut guard = Guard { in_a_row: self.state.bad_rounds };
-        guard.committed();
-        self.state.bad_rounds = guard.in_a_row;
-        let names: Vec<&str> = tasks.iter().map(|&task| self.corpus.tasks[task].name.as_str()).collect();
-        if let Some(conflicts) = &done.conflicts {
-            let means = self.trainer.solver.ledger.cosines(tasks);
-            let blocks = &self.trainer.blocks.names;
-            self.observer.emit(&Event::conflict(round, &names, conflicts, blocks, &means))?;
-        }
-        let fallback = fallback(&done.status).or(fallback(&done.balance.status));
-        for (name, status) in [(&self.state.method, &done.status), (&self.state.balancer, &done.balance.status)] {
-            if *status != Status::Ok {
-                *self.state.fallbacks.entry(name.clone()).or_default() += 1;
-            }
-        }
-        if fallback.is_none() && !round.is_multiple_of(self.config.observe.log_every) {
-            return Ok(());
-        }
-        let by_task = |values| ByTask { tasks: &names, values };
-        self.observer.emit(&Event::Round(RoundEvent {
-            round,
-            epoch: (round + 1) as f64 / self.plan.rounds_per_epoch as f64,
-            lr,
-            losses: by_task(&done.losses),
-            factors: (self.state.balancer != "equal").then(|| by_task(&done.balance.factors)),
-            weights: Weights::new(&names, &self.trainer.blocks.names, &done.weights),
-            norm: done.norm,
-            clip: done.clip,
-            fallback,
-            ms: time.as_secs_f64() * 1e3,
-        }))
-    }
 }
 
 /// Whether something that happens after every so many rounds does so after the first of two counts of them, up to the second.
 fn is_between(every: Option<u64>, first: u64, last: u64) -> bool {
     every.is_some_and(|every| last / every > first / every)
-}
-
-/// Why a solver fell back, if it did.
-fn fallback(status: &Status) -> Option<&str> {
-    match status {
-        Status::Ok => None,
-        Status::Fallback(reason) => Some(reason),
-    }
 }

@@ -16,7 +16,7 @@ use crate::schedule::synchronous::Synchronous;
 use crate::schedule::task::Spec;
 use crate::schedule::time_sliced::{Slice, TimeSliced};
 
-/// The tasks of a run and how their rounds are dealt.
+/// The tasks of a run and how their rounds are scheduled.
 pub struct ScheduleSetup {
     settings: Settings,
     specs: Vec<Spec>,

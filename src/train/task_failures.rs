@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::data::cursor::Cursor;
 use crate::failure::Stopped;
 use crate::observe::event::{Event, ScheduleEnd, TaskEnd};
-use crate::schedule::order::{Dealt, Incident, Verdict};
+use crate::schedule::order::{Incident, Scheduled, Verdict};
 use crate::schedule::retry::Status;
 use crate::schedule::task::State;
 use crate::train::guard::{Guard, describe, what_happened};
@@ -16,9 +16,15 @@ use crate::train::run::{End, Run};
 impl<'a> Run<'a> {
     /// Books how each task's part of the rounds ended, by commit. `before`: the tasks' cursors as of the last round; `measured`: what
     /// is known of each round. An error once there is no hope left, see [`Guard`].
-    pub(super) fn settle(&mut self, dealt: &Dealt, before: &[Cursor], attempt: &Attempt, measured: &[Measured]) -> Result<()> {
+    pub(super) fn settle(
+        &mut self,
+        scheduled: &Scheduled,
+        before: &[Cursor],
+        attempt: &Attempt,
+        measured: &[Measured],
+    ) -> Result<()> {
         let mut verdicts = Vec::new();
-        for ((round, tasks), measured) in (self.state.round..).zip(&dealt.commits).zip(measured) {
+        for ((round, tasks), measured) in (self.state.round..).zip(&scheduled.commits).zip(measured) {
             let failed = verdicts.len();
             for &task in tasks {
                 let failure = attempt.failures.iter().find(|failure| failure.task == task);

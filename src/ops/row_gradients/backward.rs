@@ -4,12 +4,21 @@ use rayon::prelude::*;
 
 use super::super::buckets;
 use super::super::row_index::RowLists;
-use super::{RowIndex, Sources, THREADS, first_of};
+use super::{RowIndex, THREADS, first_of};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
+
+/// From which examples rows of gradients come.
+#[derive(Clone, Copy)]
+pub enum Sources<'a> {
+    /// By task, and (examples) scales; a device's tables have `room` items at least.
+    Packed { indexes: &'a [RowIndex], scales: &'a [f32], room: usize },
+    /// As a device found them.
+    Found(&'a RowLists),
+}
 
 /// Sums by row of the table; a gradient of all rows gains them.
 pub struct RowGradientsBackward<'a> {

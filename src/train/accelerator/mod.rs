@@ -13,6 +13,8 @@ mod parameters;
 mod pass;
 mod prepared;
 mod program;
+mod resident;
+mod results;
 mod rows;
 mod solve;
 mod timers;
@@ -26,22 +28,17 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::machine::driver::{Address, Card, DeviceError, Driver, EventId, Priority, StagingId, StreamId};
-use crate::machine::tape::{Bytes, Op};
+use crate::machine::driver::{Card, DeviceError, Driver, EventId, Priority, StreamId};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::{Input, Values, Weights};
 use crate::model::network::{Keep, Limits, Network};
 use crate::model::{Parameters, Start};
-use crate::ops::adamw::Rule;
 use crate::ops::chunks::Chunks;
-use crate::ops::column_rule::How;
-use crate::ops::gram::{Cut, GramScratch};
+use crate::ops::gram::Cut;
 use crate::ops::row_index::RowLists;
 use crate::ops::storage::Storage;
-use crate::ops::update::ParameterState;
 use crate::surgery::blocks::Blocks;
-use crate::surgery::gram::ProductsAt;
-use crate::surgery::update::{Rates, shared_update};
+use crate::surgery::update::Rates;
 use crate::train::ahead::Packed as PackedBatch;
 use crate::train::quanta::RoundTimes;
 use buffers::BuffersOnDevice;
@@ -54,11 +51,13 @@ use pass::Packed;
 pub use prepared::Prepared;
 pub use program::Counts;
 use program::Graphs;
+use resident::Resident;
+use results::Results;
 use rows::{TableOnDevice, Touched};
 use solve::Solver;
 use timers::Timers;
 use transfer::Pieces;
-use upload::{Places, StagingBuffer};
+use upload::StagingBuffer;
 
 pub struct Accelerator {
     driver: Box<dyn Driver>,
@@ -133,92 +132,6 @@ struct Streams {
     arrived: EventId,
     /// By lane: its groups so far are done.
     done: [EventId; 2],
-}
-
-/// What the host reads after a round, all f64: T loss sums, T squares of head gradients, T balancing and task clipping,
-/// 4 of summary, sets x T weights, squares by block and in all of the one row that all gradients were added to, then the Gram matrices
-/// of all blocks and of their sum.
-struct Results {
-    at: Address,
-    bytes: usize,
-    /// T, most tasks present.
-    tasks: usize,
-    /// Independent batches of a round.
-    batches: usize,
-    sets: usize,
-    blocks: usize,
-    scratch: GramScratch,
-    /// By the buffer of a round's batch: what was read, how many rows of the table have slots where the device gives them, and when
-    /// both are there.
-    staging: [StagingId; 2],
-    slots: [StagingId; 2],
-    read: [EventId; 2],
-}
-
-impl Results {
-    fn squares(&self) -> usize {
-        self.tasks
-    }
-
-    fn factors(&self) -> usize {
-        2 * self.tasks
-    }
-
-    fn summary(&self) -> usize {
-        3 * self.tasks
-    }
-
-    fn weights(&self) -> usize {
-        3 * self.tasks + 4
-    }
-
-    fn added(&self) -> usize {
-        self.weights() + self.sets * self.tasks
-    }
-
-    fn grams(&self) -> usize {
-        self.added() + self.blocks + 1
-    }
-
-    /// (rows x columns) from the result of this number on.
-    fn tensor(&self, first: usize, rows: usize, columns: usize) -> Tensor {
-        Tensor::dense(self.at + 8 * first as Address, rows, columns, DType::F64)
-    }
-
-    /// Numbers of all Gram matrices of `count` present tasks.
-    fn cells(&self, count: usize) -> usize {
-        (self.blocks + 1) * (count * self.batches).pow(2)
-    }
-
-    /// (sets x T T) the Gram matrices that are solved.
-    fn solved_grams(&self, count: usize) -> Tensor {
-        let first = if self.sets > 1 { 0 } else { self.blocks };
-        self.tensor(self.grams() + first * count * count, self.sets, count * count)
-    }
-
-    /// (T)
-    fn losses(&self, count: usize) -> Tensor {
-        self.tensor(0, 1, count)
-    }
-
-    fn products(&self, count: usize) -> ProductsAt {
-        ProductsAt {
-            grams: self.tensor(self.grams(), self.blocks + 1, (count * self.batches).pow(2)),
-            added: self.tensor(self.added(), self.blocks + 1, 1),
-            heads: self.tensor(self.squares(), 1, count),
-            scratch: self.scratch,
-        }
-    }
-}
-
-/// Tables that lie on the device for good.
-struct Resident(Places);
-
-impl Resident {
-    /// Where a table lies, if it is one of these.
-    fn place(&self, table: &Bytes) -> Option<Address> {
-        self.0.get(table).copied()
-    }
 }
 
 impl Accelerator {
@@ -423,49 +336,6 @@ impl Streams {
         let copies = device.stream(Priority::High)?;
         let done = [device.event()?, device.event()?];
         Ok(Self { lanes, copies, fork: device.event()?, arrived: device.event()?, done })
-    }
-}
-
-impl Results {
-    fn new(device: &mut dyn Driver, tasks: usize, batches: usize, blocks: &Blocks, partials: usize) -> Result<Self, DeviceError> {
-        let cells = (tasks * batches).pow(2);
-        let (gram, sets, blocks) = (8 * cells, blocks.sets(), blocks.count());
-        let bytes = 8 * (3 * tasks + 4 + sets * tasks + blocks + 1) + (blocks + 1) * gram;
-        let at = device.allocate("losses and products of gradients", bytes)?;
-        let matrices = |at: Address, count: usize| Tensor::dense(at, count, cells, DType::F64);
-        let scratch = GramScratch {
-            partials: matrices(device.allocate("partial products", partials * gram)?, partials),
-            cosines: matrices(device.allocate("cosines", (blocks + 1) * gram)?, blocks + 1),
-            conflicts: Tensor::dense(device.allocate("conflicts", 4 * (blocks + 1))?, 1, blocks + 1, DType::U32),
-        };
-        let staging = [device.staging(bytes)?, device.staging(bytes)?];
-        let slots = [device.staging(4)?, device.staging(4)?];
-        let read = [device.event()?, device.event()?];
-        Ok(Self { at, bytes, tasks, batches, sets, blocks, scratch, staging, slots, read })
-    }
-}
-
-impl Resident {
-    /// How the columns of J are cut for the kernels.
-    fn new(device: &mut dyn Driver, stream: StreamId, network: &Network, blocks: &Blocks) -> Result<Self, DeviceError> {
-        let width = network.table.shared_len() as u64;
-        let none = Tensor::NONE;
-        let state = ParameterState { values: none, first: none, second: none, copy: none };
-        let rates = Rates { rule: Rule::Sgd { momentum: 0.0 }, lr: 0.0, head_lr: 0.0, embedding_lr: 0.0, weight_decay: 0.0 };
-        let update = shared_update(network, blocks, state, Vec::new(), How::Weights(none), none, &rates);
-        let mut tables = update.tables()[..4].to_vec();
-        tables.extend(gram_cut(blocks).chunks.tables());
-        tables.extend(Chunks::of_range(0..width, Chunks::gram_length(width)).tables());
-        let constants = StagingBuffer::new(device, "chunks", tables.iter().map(|table| table.len() + 16).sum())?;
-        let mut upload = constants.upload();
-        let places = tables.into_iter().map(|table| (table.clone(), upload.table(table))).collect();
-        upload.close();
-        constants.fill(device, &mut upload)?;
-        let mut program = program::Program::default();
-        program.push(constants.send(stream, &upload.sections[0]));
-        Graphs::default().execute(device, stream, program)?;
-        device.synchronize(stream)?;
-        Ok(Self(places))
     }
 }
 
