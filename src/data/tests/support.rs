@@ -73,7 +73,7 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
         "balance": {"method": "equal"},
         "surgery": {"method": "mean", "granularity": "model", "storage": "f32", "scale": "native", "heads": "own", "order": "random"},
         "schedule": {"mode": "synchronous", "policy": "round_robin", "server_share": 0.05, "example_us": 1.0,
-            "clock": "auto", "max_staleness": 0, "max_retries": 3, "retry_base": 5.0, "retry_cap": 60.0, "lanes": 1},
+            "clock": "auto", "max_staleness": 0, "depth": 2, "max_retries": 3, "retry_base": 5.0, "retry_cap": 60.0, "lanes": 1},
         "memory": {"device": 0, "on_pressure": []},
         "sampler": {"kind": "proportional", "temperature": 1.0, "cap": 0},
         "eval": {"every": "epoch", "batch": 8, "batches_per_round": 0, "test": false, "slices": {}},

@@ -125,19 +125,19 @@ impl Machine {
             }
             return Ok(Space::Dynamic(offset));
         }
-        if let Some(region) = self.heap.region(address) {
-            let end = region.start + region.len;
-            if address + len > end {
-                return Err(format!("{} of {len} bytes: {}", kind.verb(), self.heap.describe(end + (address + len - end - 1))));
-            }
-            return Ok(Space::Global);
-        }
         if self.statics.contains(&address) {
             return Ok(Space::Static(address - self.statics.start));
         }
         let (image, data) = (&raw const __executable_start as usize, &raw const data_start as usize);
         if (image..data).contains(&address) && kind == Kind::Read {
             return Ok(Space::Unchecked);
+        }
+        if let Some(region) = self.heap.region(address) {
+            let end = region.start + region.len;
+            if address + len > end {
+                return Err(format!("{} of {len} bytes: {}", kind.verb(), self.heap.describe(end + (address + len - end - 1))));
+            }
+            return Ok(Space::Global);
         }
         Err(format!("{} of {len} bytes: {}", kind.verb(), self.heap.describe(address)))
     }

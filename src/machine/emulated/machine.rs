@@ -169,6 +169,8 @@ impl Machine {
             }
         }
         RUNNING.set(std::ptr::null_mut());
+        // Where that thread's variables are, other memory may be when it is gone.
+        self.statics = 0..0;
         self.call = None;
         match self.fault.take() {
             Some(fault) => Err(format!("kernel {}: {fault}", launch.kernel.name())),

@@ -73,7 +73,7 @@ impl Heap {
     /// The allocation that `address` lies in.
     pub fn region(&mut self, address: usize) -> Option<&mut Region> {
         let holds = |region: &Region| address >= region.start && address < region.start + region.len;
-        let guess = &mut self.found[address / 4096 % GUESSES];
+        let guess = &mut self.found[address / ALIGN % GUESSES];
         if !self.regions.get(*guess).is_some_and(holds) {
             let at = self.regions.partition_point(|region| region.start <= address);
             if at == 0 || !holds(&self.regions[at - 1]) {

@@ -4,10 +4,8 @@
 const PAGE: usize = 4096;
 /// Bytes of a cell: most accesses are of whole words. A page where one was not has cells of half a word from then on, so that
 /// neighbours of two bytes, which threads of their own write, are told apart.
-const WORD: usize = 1 << WORD_BITS;
-const HALF: usize = 1 << HALF_BITS;
-const WORD_BITS: u32 = 2;
-const HALF_BITS: u32 = 1;
+const WORD: usize = 4;
+const HALF: usize = 2;
 
 /// One access: when, by whom, and to which bytes of the cell.
 #[derive(Clone, Copy, Default)]
@@ -51,14 +49,14 @@ impl Cell {
 }
 
 struct Page {
-    /// A cell has 1 << bits bytes.
-    bits: u32,
+    /// Its cells are halves of words.
+    is_split: bool,
     cells: Box<[Cell]>,
 }
 
 impl Page {
     fn new() -> Self {
-        Self { bits: WORD_BITS, cells: vec![Cell::default(); PAGE / WORD].into() }
+        Self { is_split: false, cells: vec![Cell::default(); PAGE / WORD].into() }
     }
 
     #[cold]
@@ -66,7 +64,7 @@ impl Page {
     fn split(&mut self) {
         // Until now every access was of whole words, so that both halves know the same.
         self.cells = self.cells.iter().flat_map(|cell| [cell.half(); WORD / HALF]).collect();
-        self.bits = HALF_BITS;
+        self.is_split = true;
     }
 }
 
@@ -90,18 +88,23 @@ impl Shadow {
         while at < end {
             let (number, stop) = (at / PAGE, end.min((at / PAGE + 1) * PAGE));
             let page = self.page(number);
-            if page.bits == WORD_BITS && !(at | stop).is_multiple_of(WORD) {
+            if !page.is_split && !(at | stop).is_multiple_of(WORD) {
                 page.split();
             }
             let (first, stop_in_page) = (at - number * PAGE, stop - number * PAGE);
-            let (bits, grain) = (page.bits, 1 << page.bits);
-            let cells = &mut page.cells[first >> bits..(stop_in_page + grain - 1) >> bits];
+            at = stop;
+            if !page.is_split {
+                for cell in &mut page.cells[first / WORD..stop_in_page / WORD] {
+                    visit(cell, (1 << WORD) - 1)?;
+                }
+                continue;
+            }
+            let cells = &mut page.cells[first / HALF..stop_in_page.div_ceil(HALF)];
             for (index, cell) in cells.iter_mut().enumerate() {
-                let start = ((first >> bits) + index) << bits;
-                let (from, to) = (first.max(start) - start, stop_in_page.min(start + grain) - start);
+                let start = (first / HALF + index) * HALF;
+                let (from, to) = (first.max(start) - start, stop_in_page.min(start + HALF) - start);
                 visit(cell, ((1u8 << to) - 1) & !((1u8 << from) - 1))?;
             }
-            at = stop;
         }
         Ok(())
     }
