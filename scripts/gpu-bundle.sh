@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 root=$PWD
 folder="${1:-${CARGO_TARGET_DIR:-target}/gpu-bundle}"
 limit_mib=60
-tests=(emulated emulated_runs no_card)
+tests=(emulated emulated_runs emulated_bytes no_card)
 
 # A program without kernels would be of no use there: nvcc has to be here.
 scripts/cuda-toolkit.sh

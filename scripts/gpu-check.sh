@@ -162,6 +162,7 @@ stage_emulated() {
     check "cases on emulated" tests/cases emulated::
     check "training on emulated" tests/emulated
     check "runs on emulated" tests/emulated_runs
+    check "runs of the same bytes" tests/emulated_bytes
     check "emulated twice" twice small-emulated emulated.toml emulated
 }
 

@@ -1,23 +1,16 @@
 //! `eval` and `predict` with `--device`: on the emulated device the answers of the CPU, and one sentence where a device cannot serve.
 
-#![allow(clippy::print_stderr, reason = "says what is skipped")]
-
 mod common;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
+use common::device::is_there;
 use common::{Outcome, Place, outcome, run, taskloom};
 use serde_json::Value;
-use taskloom::machine::driver::open_emulated;
 
 const CPU: &str = "run.device=cpu";
-
-/// Whether this build has an emulated device; says why not.
-fn is_there() -> bool {
-    open_emulated(0).map_err(|why| eprintln!("skipped: {why}")).is_ok()
-}
 
 fn eval(run_folder: &Path, device: &str) -> Outcome {
     run(&["eval", &run_folder.display().to_string(), "--json", "--device", device])

@@ -33,6 +33,13 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// The work of a later round, of which nobody asks yet what its rows of J come from.
+    pub fn of_round<'b>(&'b mut self, round: u64, batch: &'b Batch, tasks: &'b [usize]) -> Work<'b> {
+        let Self { network, blocks, ref mut parameters, random, .. } = *self;
+        let random = Randomness { round: round as u32, ..random };
+        Work { network, parameters, blocks, batch, tasks, first: 0, round, random, shares: &[] }
+    }
+
     /// A rule for columns as operations take it: the host computes it as `host` does.
     pub fn column_rule<'r>(&self, rule: &dyn Columnwise, host: ColumnRule<'r>, factors: &'r [f64]) -> Rule<'r> {
         let kernel = match rule.rule() {

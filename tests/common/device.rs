@@ -1,10 +1,39 @@
-//! A device that a test tampers with.
+//! The emulated device as tests of whole runs use it, and one that a test tampers with.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use taskloom::machine::driver::{Address, Card, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId};
+use serde_json::Value;
+use taskloom::machine::driver::{
+    Address, Card, Driver, EventId, GraphId, MemoryInfo, Priority, Result, StagingId, StreamId, open_emulated,
+};
 use taskloom::machine::launch::Launch;
+
+use super::{example, metrics};
+
+pub const EMULATED: &str = "run.device=emulated";
+
+/// Whether this build has an emulated device; says why not.
+#[allow(clippy::print_stderr, reason = "says what is skipped")]
+pub fn is_there() -> bool {
+    open_emulated(0).map_err(|why| eprintln!("skipped: {why}")).is_ok()
+}
+
+/// A run for it.
+pub fn small() -> PathBuf {
+    example("emulated.toml")
+}
+
+/// What every evaluation line says of the tasks' losses.
+pub fn losses(run: &Path) -> Vec<f64> {
+    let lines = metrics(run).into_iter().filter(|line| line["kind"] == "eval");
+    let of_line = |line: Value| -> Vec<f64> {
+        let tasks = line["tasks"].as_object().expect("scores by task").clone();
+        tasks.values().map(|task| task["loss"].as_f64().expect("a loss")).collect()
+    };
+    lines.flat_map(of_line).collect()
+}
 
 /// What a test may answer in the device's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

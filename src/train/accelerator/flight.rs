@@ -12,7 +12,6 @@ use super::timers::RoundTimers;
 use super::update_step::means;
 use crate::machine::driver::DeviceError;
 use crate::model::Parameters;
-use crate::model::network::Randomness;
 use crate::surgery::update::Rates;
 use crate::train::backend::{Forward, Products, SimpleSolve, Work};
 use crate::train::solve::Step;
@@ -78,11 +77,8 @@ impl Accelerator {
     fn go_ahead(&mut self, work: &mut Work, simple: &SimpleSolve) -> Result<(), DeviceError> {
         let Some(rates) = self.certain.take() else { return Ok(()) };
         let Some(mut next) = self.next.take_if(|next| !next.present.is_empty()) else { return Ok(()) };
-        let Work { network, blocks, ref mut parameters, random, .. } = *work;
         self.prepared = Some(std::mem::take(&mut next.prepared));
-        let (batch, tasks, round) = (&next.batch, &next.present[..], next.round);
-        let random = Randomness { round: round as u32, ..random };
-        let mut own = Work { network, parameters, blocks, batch, tasks, first: 0, round, random, shares: &[] };
+        let mut own = work.of_round(next.round, &next.batch, &next.present);
         self.flight = Some(self.give(&mut own, simple, &rates)?);
         self.next = Some(next);
         Ok(())

@@ -119,10 +119,7 @@ impl Accelerator {
     pub(super) fn lay_out_next(&mut self, work: &mut Work) -> Result<(), DeviceError> {
         let Some(mut next) = self.coming.take().and_then(|coming| coming.recv().ok()) else { return Ok(()) };
         if !next.present.is_empty() {
-            let Work { network, blocks, ref mut parameters, random, .. } = *work;
-            let random = Randomness { round: next.round as u32, ..random };
-            let (batch, tasks) = (&next.batch, &next.present[..]);
-            let mut own = Work { network, parameters, blocks, batch, tasks, first: 0, round: next.round, random, shares: &[] };
+            let mut own = work.of_round(next.round, &next.batch, &next.present);
             next.prepared.layout = Some(self.lay_out(&mut next.prepared, 1 - self.buffer, &mut own, true)?);
         }
         self.next = Some(next);
