@@ -181,7 +181,13 @@ impl Driver for Cuda {
 
     fn stream(&mut self, priority: Priority) -> Result<StreamId> {
         self.bind()?;
-        let number = self.priorities[usize::from(priority == Priority::High)];
+        let [least, greatest] = self.priorities;
+        // Numbers fall as priorities rise.
+        let number = match priority {
+            Priority::Urgent => greatest,
+            Priority::Normal => (least + greatest).div_euclid(2),
+            Priority::Background => least,
+        };
         let mut stream = null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: the context is current.

@@ -26,10 +26,14 @@ pub struct GraphId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StagingId(pub usize);
 
+/// Which streams a device serves first where several have work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Priority {
-    High,
-    Low,
+    /// What others wait for: copies.
+    Urgent,
+    Normal,
+    /// What nobody waits for: an evaluation beside training.
+    Background,
 }
 
 /// Bytes of a device's memory.

@@ -65,6 +65,12 @@ impl RunTrace {
         self.trace.flush()
     }
 
+    /// What a device computed in a lane of its own beside rounds.
+    pub fn add_beside(&mut self, kind: Kind, lane: usize, began: Instant, time: Duration, note: String) -> Result<()> {
+        let start = self.offset + micros(began.saturating_duration_since(self.clock));
+        self.trace.add(&Span { kind, task: None, lane, due: start, start, end: start + micros(time), waited_for: None, note })
+    }
+
     /// Whether the next round's quanta are written.
     pub fn writes_rounds(&self) -> bool {
         self.left > 0

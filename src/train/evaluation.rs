@@ -14,6 +14,7 @@ use crate::observe::trace::Kind;
 use crate::train::checkpoint::{self, Best, State, UnderWay};
 use crate::train::evaluate::Evaluation;
 use crate::train::evaluator::{Evaluator, evaluate};
+use crate::train::predictor::Predictor;
 use crate::train::round::Trainer;
 use crate::train::run::Run;
 use crate::train::writer::Written;
@@ -76,9 +77,11 @@ impl Run<'_> {
                 evaluator.step(trainer, corpus)?;
                 under_way.batches += 1;
             }
-            Ok(())
+            // Training that waits for batches uses what they are computed with.
+            let most = if is_stopped() || !trainer.evaluates_beside() { 0 } else { trainer.most_under_way() };
+            evaluator.collect(trainer, corpus, most)
         })?;
-        self.trace_since(Kind::Evaluation, start)?;
+        self.trace_evaluation(start)?;
         self.unsaved = true;
         if evaluator.is_done(corpus) {
             self.state.evaluation = None;
@@ -87,6 +90,16 @@ impl Run<'_> {
         }
         (self.evaluator, self.state.evaluation) = (Some(evaluator), Some(under_way));
         Ok(!is_stopped())
+    }
+
+    /// What the last batches took: as a device measured it where it computes them beside rounds, else since `start`.
+    fn trace_evaluation(&mut self, start: f64) -> Result<()> {
+        if !self.trainer.evaluates_beside() {
+            return self.trace_since(Kind::Evaluation, start);
+        }
+        let (spans, lane, note) = (self.trainer.evaluated(), self.trainer.lanes(), self.after_rounds());
+        let Some(trace) = &mut self.trace else { return Ok(()) };
+        spans.into_iter().try_for_each(|(began, time)| trace.add_beside(Kind::Evaluation, lane, began, time, note.clone()))
     }
 
     /// Does again what was done of an evaluation that a checkpoint found under way.

@@ -1,6 +1,6 @@
 //! A pass over a split, batch by batch, so that it can be interrupted and gone on with between rounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -19,16 +19,27 @@ pub struct Evaluator {
     split: SplitName,
     /// Examples in one batch.
     batch: usize,
-    /// The task whose turn it is, and its first example not yet seen.
+    /// The task whose turn it is, and its first example not yet submitted.
     task: usize,
     start: usize,
+    /// The oldest first.
+    submitted: VecDeque<Submitted>,
+    /// Of the task whose batch is collected next.
     tally: Tally,
     done: BTreeMap<String, TaskScores>,
     /// Spent so far.
     pub time: Duration,
 }
 
-/// What is known of the task whose turn it is.
+/// A batch whose logits are being computed.
+struct Submitted {
+    task: usize,
+    targets: BatchTargets,
+    /// It has the last of the task's examples.
+    last: bool,
+}
+
+/// What is known of a task so far.
 #[derive(Default)]
 struct Tally {
     /// (examples x outputs); not kept of words, of which there are too many.
@@ -50,35 +61,74 @@ pub fn evaluate(predictor: &mut dyn Predictor, corpus: &Corpus, split: SplitName
 
 impl Evaluator {
     pub fn new(corpus: &Corpus, split: SplitName, batch: usize) -> Self {
-        let (tally, done, time) = (Tally::default(), BTreeMap::new(), Duration::ZERO);
-        let mut evaluator = Self { split, batch, task: 0, start: 0, tally, done, time };
-        evaluator.settle(corpus);
+        let (submitted, tally, done, time) = (VecDeque::new(), Tally::default(), BTreeMap::new(), Duration::ZERO);
+        let mut evaluator = Self { split, batch, task: 0, start: 0, submitted, tally, done, time };
+        evaluator.advance(corpus);
         evaluator
     }
 
+    /// Every batch was submitted; after [`Evaluator::step`], collected too.
     pub fn is_done(&self, corpus: &Corpus) -> bool {
         self.task == corpus.tasks.len()
     }
 
-    /// Evaluates one batch, if there is one left.
+    /// Whether more than so many batches are left for certain.
+    pub fn outlasts(&self, corpus: &Corpus, batches: u64) -> bool {
+        let left = |(task, start): (&TaskData, usize)| task.split(self.split).map_or(0, |data| data.len() - start);
+        let starts = std::iter::once(self.start).chain(std::iter::repeat(0));
+        let left = corpus.tasks[self.task..].iter().zip(starts).map(left);
+        left.map(|examples| examples.div_ceil(self.batch) as u64).sum::<u64>() > batches
+    }
+
+    /// Evaluates one batch, if there is one left. Where it is computed beside others, its outcome is waited for with the next one, or at
+    /// once if it is the last.
     pub fn step(&mut self, predictor: &mut dyn Predictor, corpus: &Corpus) -> Result<()> {
         let clock = Instant::now();
         if let Some(data) = corpus.tasks.get(self.task).and_then(|task| task.split(self.split)) {
-            self.start = self.tally.add(predictor, self.task, data, self.start, self.batch)?;
-            self.settle(corpus);
+            self.submit(predictor, data)?;
+            self.advance(corpus);
         }
+        let most = if self.is_done(corpus) { 0 } else { predictor.most_under_way() };
+        self.collect(predictor, corpus, most)?;
         self.time += clock.elapsed();
         Ok(())
     }
 
-    /// Sums up the tasks whose examples have all been seen, and goes on to the next.
-    fn settle(&mut self, corpus: &Corpus) {
+    /// The next batch of the task whose turn it is.
+    fn submit(&mut self, predictor: &mut dyn Predictor, data: &Split) -> Result<()> {
+        let (task, start) = (self.task, self.start);
+        let end = evaluation_end(data, start, self.batch, predictor.token_room());
+        let mut packed = evaluation_batch(&*predictor.network().spec.encoder, task, data, start..end);
+        predictor.submit(&packed)?;
+        let targets = packed.parts.swap_remove(0).targets;
+        self.submitted.push_back(Submitted { task, targets, last: end == data.len() });
+        self.start = end;
+        Ok(())
+    }
+
+    /// Waits until at most so many batches are under way.
+    pub fn collect(&mut self, predictor: &mut dyn Predictor, corpus: &Corpus, most: usize) -> Result<()> {
+        while self.submitted.len() > most {
+            let Some(Submitted { task, targets, last }) = self.submitted.pop_front() else { break };
+            let data = &corpus.tasks[task];
+            let split = data.split(self.split).expect("it was submitted");
+            self.tally.add(predictor, task, split, &targets)?;
+            if last {
+                self.done.insert(data.name.clone(), std::mem::take(&mut self.tally).scores(data, split));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on to the first task with examples that were not submitted.
+    fn advance(&mut self, corpus: &Corpus) {
         while let Some(task) = corpus.tasks.get(self.task) {
-            if let Some(data) = task.split(self.split) {
-                if self.start < data.len() {
-                    return;
+            match task.split(self.split) {
+                Some(data) if self.start < data.len() => return,
+                Some(data) if data.len() == 0 => {
+                    self.done.insert(task.name.clone(), Tally::default().scores(task, data));
                 }
-                self.done.insert(task.name.clone(), std::mem::take(&mut self.tally).scores(task, data));
+                _ => {}
             }
             self.task += 1;
             self.start = 0;
@@ -92,15 +142,12 @@ impl Evaluator {
 }
 
 impl Tally {
-    /// One batch of `task` from example `start` on; returns where the next one begins.
-    fn add(&mut self, predictor: &mut dyn Predictor, task: usize, split: &Split, start: usize, batch: usize) -> Result<usize> {
-        let end = evaluation_end(split, start, batch, predictor.token_room());
-        let packed = evaluation_batch(&*predictor.network().spec.encoder, task, split, start..end);
+    /// The oldest batch that was submitted, of `task`.
+    fn add(&mut self, predictor: &mut dyn Predictor, task: usize, split: &Split, targets: &BatchTargets) -> Result<()> {
         let outputs = predictor.network().spec.heads[task].outputs;
-        let targets = &packed.parts[0].targets;
         let rows = targets.rows(outputs);
         // The host's logits lie in the memory that it computes in.
-        let logits = predictor.predict(&packed)?[..rows * outputs].to_vec();
+        let logits = predictor.collect()?[..rows * outputs].to_vec();
         let (network, mut room) = (predictor.network(), Vec::new());
         for (row, logits) in logits.chunks_exact(outputs).enumerate() {
             let target = row_targets(targets, row, outputs);
@@ -112,7 +159,7 @@ impl Tally {
         if split.targets != Targets::Words {
             self.logits.extend(logits);
         }
-        Ok(end)
+        Ok(())
     }
 
     fn scores(self, task: &TaskData, split: &Split) -> TaskScores {

@@ -1,5 +1,7 @@
 //! Where a trainer computes: its parameters on the way to a device and back.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail, ensure};
 
 use super::accelerator::{Accelerator, Counts};
@@ -29,7 +31,7 @@ impl Trainer {
         let apart = self.solver.round_options.commits_apart;
         let keep = self.keep_on_device(limits.present);
         let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, keep, apart, limits, start)?;
-        let accelerator = if self.snapshot.is_some() { accelerator.with_snapshot()? } else { accelerator };
+        let accelerator = if self.snapshot.is_some() { accelerator.with_snapshot(&self.model.network, limits)? } else { accelerator };
         let Some(_) = self.solver.buffers else { return Ok(accelerator) };
         Ok(accelerator.with_buffers(&self.model.network, &self.blocks, limits)?)
     }
@@ -67,6 +69,21 @@ impl Trainer {
     /// Whether the training examples lie on a device, which fetches a batch's inputs.
     pub fn holds_data(&self) -> bool {
         self.accelerator.as_ref().is_some_and(Accelerator::holds_data)
+    }
+
+    /// Whether a device evaluates batches at the same time as it trains.
+    pub fn evaluates_beside(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(Accelerator::evaluates_beside)
+    }
+
+    /// Begin and time of the batches that were evaluated beside rounds, since this was asked last, where quanta are timed.
+    pub fn evaluated(&mut self) -> Vec<(Instant, Duration)> {
+        self.accelerator.as_mut().map_or_else(Vec::new, Accelerator::evaluated)
+    }
+
+    /// Lanes that compute fused groups, and behind them the one that evaluates beside them, if there is one.
+    pub fn tracks(&self) -> usize {
+        self.lanes() + usize::from(self.evaluates_beside())
     }
 
     /// Where rounds are computed.

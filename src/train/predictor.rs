@@ -16,8 +16,21 @@ pub trait Predictor {
     /// What a batch may have, where the encoder reads tokens.
     fn token_room(&self) -> Option<TokenRoom>;
 
-    /// (rows x outputs) logits of a batch of one task's rows; more may follow.
-    fn predict(&mut self, batch: &Batch) -> Result<&[f32]>;
+    /// Batches that may be under way while others use what computes them. One more may be submitted before the first of them is
+    /// collected.
+    fn most_under_way(&self) -> usize;
+
+    /// Begins to compute the logits of a batch of one task's rows.
+    fn submit(&mut self, batch: &Batch) -> Result<()>;
+
+    /// (rows x outputs) logits of the oldest batch that was submitted and not collected; more may follow. Waits for them.
+    fn collect(&mut self) -> Result<&[f32]>;
+
+    /// Logits of a batch, as [`Predictor::collect`].
+    fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
+        self.submit(batch)?;
+        self.collect()
+    }
 }
 
 /// A model, and room for the activations of a batch.
@@ -42,8 +55,17 @@ impl Predictor for HostPredictor<'_> {
         self.scratch.token_room()
     }
 
-    fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
-        Ok(self.model.predict(batch, self.scratch))
+    fn most_under_way(&self) -> usize {
+        0
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<()> {
+        self.model.predict(batch, self.scratch);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<&[f32]> {
+        Ok(self.scratch.logits())
     }
 }
 
@@ -73,8 +95,16 @@ impl Predictor for DevicePredictor<'_> {
         self.device.token_room()
     }
 
-    fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
-        self.device.predict(self.model, batch).map_err(|error| failed(error.into()))
+    fn most_under_way(&self) -> usize {
+        self.device.most_under_way()
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<()> {
+        self.device.submit(self.model, batch).map_err(|error| failed(error.into()))
+    }
+
+    fn collect(&mut self) -> Result<&[f32]> {
+        self.device.collect().map_err(|error| failed(error.into()))
     }
 }
 
@@ -96,20 +126,31 @@ impl Predictor for Trainer {
         self.accelerator.as_ref().map_or_else(|| self.host.arenas[0].token_room(), Accelerator::token_room)
     }
 
-    fn predict(&mut self, batch: &Batch) -> Result<&[f32]> {
+    fn most_under_way(&self) -> usize {
+        self.accelerator.as_ref().map_or(0, Accelerator::most_under_way)
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<()> {
         match &mut self.accelerator {
             Some(accelerator) => {
                 if self.snapshot.is_none() {
                     accelerator.fetch_slots(&mut self.model.parameters)?;
                 }
-                Ok(accelerator.predict(&self.model, batch)?)
+                Ok(accelerator.submit(&self.model, batch)?)
             }
             None => {
                 let quantum = self.host.quanta.begin_evaluation();
                 self.model.predict(batch, &mut self.host.arenas[0]);
                 self.host.quanta.end(quantum);
-                Ok(self.host.arenas[0].logits())
+                Ok(())
             }
+        }
+    }
+
+    fn collect(&mut self) -> Result<&[f32]> {
+        match &mut self.accelerator {
+            Some(accelerator) => Ok(accelerator.collect()?),
+            None => Ok(self.host.arenas[0].logits()),
         }
     }
 }

@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let names: Vec<String> = corpus.tasks.iter().map(|task| task.name.clone()).collect();
         let rounds = config.observe.trace_rounds;
-        let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, trainer.lanes(), rounds)).transpose()?;
+        let trace = (rounds > 0).then(|| RunTrace::open(&folder.trace(), &names, trainer.tracks(), rounds)).transpose()?;
         let recorded = observer.take_measured();
         let mut run = Self {
             config,
@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
             && schedule.feedback.is_none()
             && !self.plan.turns.is_measured
             && !self.adapts()
-            && self.evaluator.is_none()
+            && self.evaluator.as_ref().is_none_or(|own| own.outlasts(self.corpus, self.config.eval.batches_per_round))
             && !due(&self.config.eval.every)
             && !due(&self.config.checkpoint.every)
             && !self.stop.load(Ordering::Relaxed)
@@ -328,8 +328,12 @@ impl<'a> Run<'a> {
         trace.round(round, start, attempt.computed.as_ref(), &failed)
     }
 
+    pub(super) fn after_rounds(&self) -> String {
+        format!("after {} rounds", self.state.round)
+    }
+
     pub(super) fn trace_since(&mut self, kind: Kind, start: f64) -> Result<()> {
-        let note = format!("after {} rounds", self.state.round);
+        let note = self.after_rounds();
         self.trace.as_mut().map_or(Ok(()), |trace| trace.add(kind, start, note))
     }
 

@@ -69,7 +69,7 @@ struct Bench {
 
 impl Bench {
     fn new(mut driver: Box<dyn Driver>, runs: usize, json: bool) -> Result<Self, DeviceError> {
-        let stream = driver.stream(Priority::High)?;
+        let stream = driver.stream(Priority::Urgent)?;
         let mut bench = Self { driver, stream, runs, json, noise_f32: 0, noise_bf16: 0 };
         let random = Keyed::new(0, Stream::Synthetic, 0, 0, 0);
         let noise: Vec<f32> = (0..NOISE as u32).map(|at| random.normal(at) as f32).collect();

@@ -40,7 +40,7 @@ pub fn elapsed(from: sys::CUevent, to: sys::CUevent) -> Result<Duration> {
 impl Cuda {
     /// Tries whether a captured timer has a time after a replay: not every driver keeps such nodes.
     pub(super) fn try_captured_timer(&mut self) -> Result<bool> {
-        let (stream, handle) = (self.stream(Priority::Low)?, create()?);
+        let (stream, handle) = (self.stream(Priority::Normal)?, create()?);
         let timer = self.keep(handle, true);
         self.begin_capture(stream)?;
         let recorded = self.record(timer, stream);

@@ -28,7 +28,7 @@ pub struct Device {
 
 impl Device {
     fn new(mut driver: Box<dyn Driver>) -> Self {
-        let stream = driver.stream(Priority::Low).expect("a stream");
+        let stream = driver.stream(Priority::Normal).expect("a stream");
         let card = driver.card();
         Self { driver, stream, card }
     }

@@ -7,6 +7,7 @@
 mod buffers;
 mod data;
 mod flight;
+mod forward;
 mod inference;
 mod lane;
 mod parameters;
@@ -16,6 +17,7 @@ mod program;
 mod resident;
 mod results;
 mod rows;
+mod snapshot;
 mod solve;
 mod timers;
 mod transfer;
@@ -30,7 +32,7 @@ use anyhow::Result;
 
 use crate::machine::driver::{Card, DeviceError, Driver, EventId, Priority, StreamId};
 use crate::machine::tensor::{DType, Tensor, pitch};
-use crate::model::encoders::{Input, Values, Weights};
+use crate::model::encoders::{Input, Weights};
 use crate::model::network::{Keep, Limits, Network};
 use crate::model::{Parameters, Start};
 use crate::ops::chunks::Chunks;
@@ -44,6 +46,7 @@ use crate::train::quanta::RoundTimes;
 use buffers::BuffersOnDevice;
 use data::DataOnDevice;
 use flight::Flight;
+use forward::Forward;
 pub use inference::Inference;
 use lane::Lane;
 use parameters::ParametersOnDevice;
@@ -54,6 +57,7 @@ use program::Graphs;
 use resident::Resident;
 use results::Results;
 use rows::{TableOnDevice, Touched};
+use snapshot::SnapshotOnDevice;
 use solve::Solver;
 use timers::Timers;
 use transfer::Pieces;
@@ -106,10 +110,10 @@ pub struct Accelerator {
     timers: Timers,
     /// Of a round that was stepped and timed, until they are asked for.
     times: Option<RoundTimes>,
-    /// Those of the last evaluation batch.
-    logits: Vec<f32>,
+    /// Batches that are evaluated.
+    forward: Forward,
     /// A copy that is evaluated while training goes on, where it is.
-    snapshot: Option<Readable>,
+    snapshot: Option<SnapshotOnDevice>,
     /// Those of a surgery method that keeps some.
     buffers: Option<BuffersOnDevice>,
     pieces: Pieces,
@@ -166,9 +170,10 @@ impl Accelerator {
         let head_gradients = Tensor { at: device.allocate("heads: gradients", 4 * heads.values.columns)?, ..heads.values };
         // More rows in a round than in a group: there are several groups, which can overlap unless all add to one row.
         let lanes = if limits.round_rows > limits.group_rows && keep.stored { 2 } else { 1 };
-        let lanes = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_>>()?;
+        let lanes: Vec<Lane> = (0..lanes).map(|number| Lane::new(device, number, network, limits)).collect::<Result<_>>()?;
         let partials = gram_cut(blocks).chunks.len()
             + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
+        let forward = Forward::new(device, streams.lanes[0], &lanes[0], network, limits)?;
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
         let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
         let bytes = batch_bytes(network, blocks, batches_per_round, limits);
@@ -213,33 +218,11 @@ impl Accelerator {
             read: Vec::new(),
             timers: Timers::default(),
             times: None,
-            logits: Vec::new(),
+            forward,
             snapshot: None,
             buffers: None,
             pieces,
         })
-    }
-
-    /// With room for a copy of the parameters that is evaluated while training goes on.
-    pub fn with_snapshot(mut self) -> Result<Self, DeviceError> {
-        let Readable { weights, table } = self.readable();
-        let mut copy = |name: &str, own: Tensor| {
-            let bytes = own.rows * own.ld * own.dtype.bytes();
-            if bytes == 0 {
-                return Ok(own);
-            }
-            Ok(Tensor { at: self.driver.allocate(&format!("evaluation's copy of {name}"), bytes)?, ..own })
-        };
-        let shared = Values {
-            narrow: copy("encoder: parameters in bf16", weights.shared.narrow)?,
-            wide: copy("encoder: parameters", weights.shared.wide)?,
-        };
-        let heads = copy("heads: parameters", weights.heads)?;
-        let mlm_layers = copy("heads: layers of mlm in bf16", weights.mlm_layers)?;
-        let words = copy("embeddings: parameters in bf16", weights.words)?;
-        let table = copy("embeddings: parameters", table)?;
-        self.snapshot = Some(Readable { weights: Weights { shared, heads, mlm_layers, words, ..weights }, table });
-        Ok(self)
     }
 
     fn readable(&self) -> Readable {
@@ -332,8 +315,8 @@ impl Accelerator {
 
 impl Streams {
     fn new(device: &mut dyn Driver) -> Result<Self, DeviceError> {
-        let lanes = [device.stream(Priority::Low)?, device.stream(Priority::Low)?];
-        let copies = device.stream(Priority::High)?;
+        let lanes = [device.stream(Priority::Normal)?, device.stream(Priority::Normal)?];
+        let copies = device.stream(Priority::Urgent)?;
         let done = [device.event()?, device.event()?];
         Ok(Self { lanes, copies, fork: device.event()?, arrived: device.event()?, done })
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Accelerator;
 use super::data::Draw;
-use super::inference::{Features, Forward, GroupOf, Inputs};
+use super::inference::{Features, GroupOf, Inputs};
 use super::lane::Lane;
 use super::prepared::Prepared;
 use super::program::Program;
@@ -17,10 +17,10 @@ use crate::machine::launch::Command;
 use crate::machine::tape::{Bytes, Tape};
 use crate::machine::tensor::Tensor;
 use crate::model::encoders::{self, Gradients};
-use crate::model::network::{Batch, Keep, Network, Part, Randomness, TokenRoom};
+use crate::model::network::{Keep, Network, Part, Randomness};
 use crate::model::spec::HeadKind;
 use crate::model::transformer::TokenGroup;
-use crate::model::{Model, Parameters};
+use crate::model::Parameters;
 use crate::ops::buckets;
 use crate::ops::embedding_bag::EmbeddingRowsInit;
 use crate::ops::gemm::Write;
@@ -199,21 +199,6 @@ impl Accelerator {
         let gradients = self.gradients(touched, 0, work.tasks.len());
         products(&mut tape, work.network, work.blocks, work.tasks, &gradients, self.results.products(work.tasks.len()));
         tape.commands(&self.card, |table| self.resident.place(&table).unwrap_or_else(|| upload.table(table)))
-    }
-
-    /// Logits of a batch without training, part after part; waits for them. Of the parameters that [`Accelerator::load_snapshot`] copied,
-    /// where there is room for them: the model then is the snapshot.
-    pub fn predict(&mut self, model: &Model, batch: &Batch) -> Result<&[f32], DeviceError> {
-        let from = self.snapshot.unwrap_or_else(|| self.readable());
-        let Self { card, driver, graphs, streams, batches, buffer, lanes, pieces, logits, .. } = self;
-        let forward = Forward { card, stream: streams.lanes[0], batches: &batches[*buffer], lane: &lanes[0], pieces, from };
-        forward.logits(&mut **driver, graphs, model, batch, logits)?;
-        Ok(logits)
-    }
-
-    /// What a batch of [`Accelerator::predict`] may have, where the encoder reads tokens.
-    pub fn token_room(&self) -> Option<TokenRoom> {
-        self.lanes[0].at.token_room()
     }
 
     /// A group's tape, as the encoder emits it; inputs that were packed, and tables, are laid out. With the rows of the table that the

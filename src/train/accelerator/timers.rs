@@ -52,6 +52,7 @@ impl Accelerator {
     /// Times the fused groups and the commit of each round from here on, or no more.
     pub fn time_quanta(&mut self, wanted: bool) {
         self.timers.wanted = wanted;
+        self.forward.time(wanted && self.snapshot.is_some());
     }
 
     /// Notes the times of a round whose step was given to the device, and waits for it where it is not over. One that was given at a time
@@ -99,7 +100,7 @@ mod tests {
     impl Bench {
         fn new(on: On) -> Self {
             let mut driver = on.open(1).unwrap();
-            let streams = [(); 2].map(|()| driver.stream(Priority::Low).unwrap());
+            let streams = [(); 2].map(|()| driver.stream(Priority::Normal).unwrap());
             let [from, first, second] = [(); 3].map(|()| driver.allocate("buffer", BYTES).unwrap());
             driver.fill(streams[0], from, 1, BYTES).unwrap();
             Self { driver, streams, from, to: [first, second] }

@@ -61,12 +61,6 @@ impl Accelerator {
         data.load(&mut *self.driver, &self.pieces, corpus, network)
     }
 
-    /// Copies parameters to where a snapshot is evaluated while training goes on.
-    pub fn load_snapshot(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
-        let Some(to) = self.snapshot else { return Ok(()) };
-        self.pieces.load(&mut *self.driver, &self.parameters, &to, parameters)
-    }
-
     /// Copies all parameters and moments to the host.
     pub fn store(&mut self, parameters: &mut Parameters) -> Result<(), DeviceError> {
         let (shared, heads) = (self.parameters.shared, self.parameters.heads);

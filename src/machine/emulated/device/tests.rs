@@ -15,7 +15,7 @@ struct Bench {
 impl Bench {
     fn new(seed: u64, streams: usize, values: &[f32]) -> Self {
         let mut device = Emulated::new(seed);
-        let streams = (0..streams).map(|_| device.stream(Priority::Low).unwrap()).collect();
+        let streams = (0..streams).map(|_| device.stream(Priority::Normal).unwrap()).collect();
         let len = 4 * values.len();
         let staging = device.staging(len).unwrap();
         device.staging_bytes(staging).unwrap().copy_from_slice(bytemuck::cast_slice(values));
