@@ -11,6 +11,7 @@ namespace vocabulary_loss {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarp;
+constexpr uint32_t kIgnored = 0xffffffffu;
 
 // Calls use(column, eight, count) for each of this thread's vectors of a row, of which the first `count` values are logits.
 template <typename Use>
@@ -63,7 +64,7 @@ __device__ __forceinline__ float block_peak(float value, float* warps) {
 
 }  // namespace vocabulary_loss
 
-// row_losses (rows) f64 against targets (rows), class indices; with `backward` logits (rows x classes) become
+// row_losses (rows) f64 against targets (rows), class indices or kIgnored, whose loss and gradient are zero; with `backward` logits (rows x classes) become
 // scale * (softmax - target). grid: rows.
 extern "C" __global__ void __launch_bounds__(512) vocabulary_loss_rows(bf16* logits, double* row_losses, const uint32_t* targets,
                                                                        int classes, float scale, int backward) {
@@ -71,6 +72,13 @@ extern "C" __global__ void __launch_bounds__(512) vocabulary_loss_rows(bf16* log
     __shared__ float peaks[kWarps];
     __shared__ double sums[kWarps];
     bf16* row = logits + uint64_t(blockIdx.x) * pitch_of(classes);
+    if (targets[blockIdx.x] == kIgnored) {
+        if (threadIdx.x == 0) {
+            row_losses[blockIdx.x] = 0.0;
+        }
+        each(row, backward ? classes : 0, [&](int at, const Floats&, int) { store_raw(row + at, Raw{}); });
+        return;
+    }
     int target = int(targets[blockIdx.x]);
     // Before anyone writes.
     float wanted = to_float(row[target]);

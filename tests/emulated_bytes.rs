@@ -17,7 +17,7 @@ fn a_transformer_resumes_to_the_same_bytes() {
     }
     let place = Place::new();
     for config in [place.transformer(), place.transformer_of_words()] {
-        let run = place.train(&config, &[EMULATED, "train.rounds=4", "checkpoint.every=2", "checkpoint.keep=9"]);
+        let run = place.train(&config, &[EMULATED, "train.rounds=4", "eval.every=4", "checkpoint.every=2", "checkpoint.keep=9"]);
         let whole = final_checkpoint(&run);
         std::fs::remove_dir_all(checkpoints(&run).last().expect("the last one")).expect("it is there");
         resume(&run).ok();
@@ -68,7 +68,7 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
         (place.transformer(), "topic", &["surgery.method=modo", "train.fuse=1", "train.micro_batch=2"]),
         (place.transformer_of_words(), "topic", &["tasks.words.period=2"]),
     ] {
-        let always = [&[EMULATED, "train.rounds=4", "eval.every=2"], more].concat();
+        let always = [&[EMULATED, "train.rounds=4", "eval.every=4"], more].concat();
         let task = format!("faults.x.task={task}");
         let never = ["faults.x.kind=crash", "faults.x.round=4", &task];
         let [ahead, in_time] = [&[][..], &never].map(|faults| place.train(&config, &[&always[..], faults].concat()));

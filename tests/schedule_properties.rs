@@ -1,15 +1,28 @@
 //! What the scheduler promises, each promise in a test named after it, over random workloads on the simulator.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
+use taskloom::machine::driver::{Driver, open, open_emulated};
+use taskloom::machine::memory::Memory;
+use taskloom::model::encoders::linear::Linear;
+use taskloom::model::network::{Batch, Limits, Network, Part, Targets};
+use taskloom::model::spec::{HeadKind, HeadSpec, ModelSpec};
+use taskloom::model::{Model, Start};
+use taskloom::ops::activation::Activation;
+use taskloom::ops::dropout::RowKey;
 use taskloom::schedule::Nanos;
 use taskloom::schedule::access::{Blocks, OnStale, Operation};
 use taskloom::schedule::dispatcher::{After, Dispatcher, Job, Settings};
+use taskloom::schedule::executor::{Executor, Making};
 use taskloom::schedule::log::{Entry, What};
 use taskloom::schedule::policy::{self, POLICIES, Policy};
 use taskloom::schedule::retry::{Retry, Status};
 use taskloom::schedule::task::{Spec, State};
-use taskloom::simulate::{Arrival, Cost, Faults, Mode, Report, SimTask, Simulation, Span, Workload, simulate};
+use taskloom::simulate::{Arrival, Cost, Drawn, Faults, Machine, Mode, Report, SimTask, Simulation, Span, Workload, simulate};
+use taskloom::train::lanes::{Lanes, Work};
+use taskloom::train::{DeviceLanes, Passes};
 
 const MS: Nanos = 1_000_000;
 
@@ -119,17 +132,137 @@ prop_compose! {
     }
 }
 
-/// Everything a simulation tells.
-fn observed(workload: &Workload) -> (Report, Vec<Span>, Vec<Entry>) {
-    let mut simulation = Simulation::new(workload).expect("the workload is sound");
+/// Everything a run of a workload tells.
+struct Observed {
+    report: Report,
+    spans: Vec<Span>,
+    log: Vec<Entry>,
+}
+
+fn observed(workload: &Workload) -> Observed {
+    observed_on(workload, Machine::new(workload.settings.lanes))
+}
+
+fn observed_on(workload: &Workload, lanes: impl Executor<Work = Drawn>) -> Observed {
+    let mut simulation = Simulation::on(workload, lanes).expect("the workload is sound");
     simulation.keep_spans();
     simulation.dispatcher.log.keep();
     let (report, spans, dispatcher) = simulation.run().expect("it ends");
-    (report, spans, dispatcher.log.entries().to_vec())
+    Observed { report, spans, log: dispatcher.log.entries().to_vec() }
 }
 
 fn blocks_of(workload: &Workload, task: usize) -> Blocks {
     workload.tasks.get(task).map_or(Blocks::MAX, |task| task.blocks)
+}
+
+fn reserved_bytes_never_exceed_the_budget_and_end_at_the_shared_ones(
+    workload: &Workload,
+    run: &Observed,
+) -> Result<(), TestCaseError> {
+    let Observed { report, log, .. } = run;
+    let mut reserved = workload.settings.shared;
+    let mut held = vec![0; workload.tasks.len() + 1];
+    for entry in log {
+        match entry.what {
+            What::Start { bytes, .. } => {
+                held[entry.task as usize] = bytes;
+                reserved += bytes;
+            }
+            What::End { .. } => reserved -= std::mem::take(&mut held[entry.task as usize]),
+            What::Admit { bytes } => reserved += bytes,
+            What::Dismiss { bytes } => reserved -= bytes,
+            _ => {}
+        }
+        prop_assert!(reserved <= workload.settings.device);
+    }
+    prop_assert!(report.peak_bytes <= workload.settings.device);
+    prop_assert_eq!((reserved, report.bytes_at_end), (workload.settings.shared, workload.settings.shared));
+    Ok(())
+}
+
+fn a_task_stays_within_its_own_budget(workload: &Workload, run: &Observed) -> Result<(), TestCaseError> {
+    let Observed { log, .. } = run;
+    let mut own = vec![0u64; workload.tasks.len() + 1];
+    for entry in log {
+        let task = entry.task as usize;
+        match entry.what {
+            What::Admit { bytes } => own[task] += bytes,
+            What::Start { bytes, .. } if task < workload.tasks.len() => {
+                let spec = &workload.tasks[task].spec;
+                prop_assert!(own[task] + bytes <= spec.budget.max(1));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn no_reader_runs_beside_a_writer_of_its_block(workload: &Workload, run: &Observed) -> Result<(), TestCaseError> {
+    let Observed { spans, .. } = run;
+    for (position, one) in spans.iter().enumerate() {
+        for other in &spans[..position] {
+            let together = one.start < other.end && other.start < one.end;
+            let shared = blocks_of(workload, one.task) & blocks_of(workload, other.task) != 0;
+            let writes = one.operation.writes() || other.operation.writes();
+            prop_assert!(!(together && shared && writes), "{:?} beside {:?}", one, other);
+        }
+    }
+    Ok(())
+}
+
+fn parents_are_done_before_a_child_starts(workload: &Workload, run: &Observed) -> Result<(), TestCaseError> {
+    let Observed { log, .. } = run;
+    let mut done = vec![false; workload.tasks.len() + 1];
+    for entry in log {
+        match entry.what {
+            What::State { to: State::Done, .. } => done[entry.task as usize] = true,
+            What::Start { .. } if (entry.task as usize) < workload.tasks.len() => {
+                prop_assert!(workload.tasks[entry.task as usize].spec.parents.iter().all(|&parent| done[parent]));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn only_listed_transitions_and_bounded_attempts(workload: &Workload, run: &Observed) -> Result<(), TestCaseError> {
+    let Observed { log, .. } = run;
+    let mut state = vec![State::Pending; workload.tasks.len() + 1];
+    let mut failures = vec![0; workload.tasks.len() + 1];
+    for entry in log {
+        let task = entry.task as usize;
+        let What::State { from, to } = entry.what else { continue };
+        prop_assert_eq!(from, state[task]);
+        prop_assert!(from.allows(to) && !from.is_final());
+        state[task] = to;
+        match (from, to) {
+            (State::Running, State::Retrying | State::Rollback) => failures[task] += 1,
+            (State::Running, _) => failures[task] = 0,
+            _ => {}
+        }
+        prop_assert!(failures[task] <= workload.settings.retry.max + 1);
+    }
+    prop_assert!(state[..workload.tasks.len()].iter().all(|state| state.is_final()), "{:?}", state);
+    Ok(())
+}
+
+fn every_sample_is_committed_once_or_reported_dropped(workload: &Workload, report: &Report) -> Result<(), TestCaseError> {
+    for (task, samples) in report.samples.iter().enumerate() {
+        prop_assert_eq!(samples.planned, samples.committed + samples.dropped, "task {}", task);
+        let may_drop = report.failed.contains(&task) || workload.settings.on_stale == OnStale::Refuse;
+        prop_assert!(may_drop || samples.dropped == 0, "task {} dropped in silence", task);
+    }
+    Ok(())
+}
+
+/// What holds whatever quanta run on.
+fn what_holds_anywhere(workload: &Workload, run: &Observed) -> Result<(), TestCaseError> {
+    reserved_bytes_never_exceed_the_budget_and_end_at_the_shared_ones(workload, run)?;
+    a_task_stays_within_its_own_budget(workload, run)?;
+    no_reader_runs_beside_a_writer_of_its_block(workload, run)?;
+    parents_are_done_before_a_child_starts(workload, run)?;
+    only_listed_transitions_and_bounded_attempts(workload, run)?;
+    every_sample_is_committed_once_or_reported_dropped(workload, &run.report)
 }
 
 proptest! {
@@ -137,92 +270,32 @@ proptest! {
 
     #[test]
     fn p01_reserved_bytes_never_exceed_the_budget_and_end_at_the_shared_ones(workload in workloads(true)) {
-        let (report, _, log) = observed(&workload);
-        let mut reserved = workload.settings.shared;
-        let mut held = vec![0; workload.tasks.len() + 1];
-        for entry in &log {
-            match entry.what {
-                What::Start { bytes, .. } => { held[entry.task as usize] = bytes; reserved += bytes; }
-                What::End { .. } => reserved -= std::mem::take(&mut held[entry.task as usize]),
-                What::Admit { bytes } => reserved += bytes,
-                What::Dismiss { bytes } => reserved -= bytes,
-                _ => {}
-            }
-            prop_assert!(reserved <= workload.settings.device);
-        }
-        prop_assert!(report.peak_bytes <= workload.settings.device);
-        prop_assert_eq!((reserved, report.bytes_at_end), (workload.settings.shared, workload.settings.shared));
+        reserved_bytes_never_exceed_the_budget_and_end_at_the_shared_ones(&workload, &observed(&workload))?;
     }
 
     #[test]
     fn p02_a_task_stays_within_its_own_budget(workload in workloads(true)) {
-        let (_, _, log) = observed(&workload);
-        let mut own = vec![0u64; workload.tasks.len() + 1];
-        for entry in &log {
-            let task = entry.task as usize;
-            match entry.what {
-                What::Admit { bytes } => own[task] += bytes,
-                What::Start { bytes, .. } if task < workload.tasks.len() => {
-                    let spec = &workload.tasks[task].spec;
-                    prop_assert!(own[task] + bytes <= spec.budget.max(1));
-                }
-                _ => {}
-            }
-        }
+        a_task_stays_within_its_own_budget(&workload, &observed(&workload))?;
     }
 
     #[test]
     fn p03_no_reader_runs_beside_a_writer_of_its_block(workload in workloads(true)) {
-        let (_, spans, _) = observed(&workload);
-        for (position, one) in spans.iter().enumerate() {
-            for other in &spans[..position] {
-                let together = one.start < other.end && other.start < one.end;
-                let shared = blocks_of(&workload, one.task) & blocks_of(&workload, other.task) != 0;
-                let writes = one.operation.writes() || other.operation.writes();
-                prop_assert!(!(together && shared && writes), "{:?} beside {:?}", one, other);
-            }
-        }
+        no_reader_runs_beside_a_writer_of_its_block(&workload, &observed(&workload))?;
     }
 
     #[test]
     fn p04_parents_are_done_before_a_child_starts(workload in workloads(true)) {
-        let (_, _, log) = observed(&workload);
-        let mut done = vec![false; workload.tasks.len() + 1];
-        for entry in &log {
-            match entry.what {
-                What::State { to: State::Done, .. } => done[entry.task as usize] = true,
-                What::Start { .. } if (entry.task as usize) < workload.tasks.len() => {
-                    prop_assert!(workload.tasks[entry.task as usize].spec.parents.iter().all(|&parent| done[parent]));
-                }
-                _ => {}
-            }
-        }
+        parents_are_done_before_a_child_starts(&workload, &observed(&workload))?;
     }
 
     #[test]
     fn p05_only_listed_transitions_and_bounded_attempts(workload in workloads(true)) {
-        let (_, _, log) = observed(&workload);
-        let mut state = vec![State::Pending; workload.tasks.len() + 1];
-        let mut failures = vec![0; workload.tasks.len() + 1];
-        for entry in &log {
-            let task = entry.task as usize;
-            let What::State { from, to } = entry.what else { continue };
-            prop_assert_eq!(from, state[task]);
-            prop_assert!(from.allows(to) && !from.is_final());
-            state[task] = to;
-            match (from, to) {
-                (State::Running, State::Retrying | State::Rollback) => failures[task] += 1,
-                (State::Running, _) => failures[task] = 0,
-                _ => {}
-            }
-            prop_assert!(failures[task] <= workload.settings.retry.max + 1);
-        }
-        prop_assert!(state[..workload.tasks.len()].iter().all(|state| state.is_final()), "{:?}", state);
+        only_listed_transitions_and_bounded_attempts(&workload, &observed(&workload))?;
     }
 
     #[test]
     fn p06_somebody_runnable_means_somebody_runs_within_one_quantum(workload in workloads(true)) {
-        let (_, spans, log) = observed(&workload);
+        let Observed { spans, log, .. } = observed(&workload);
         // Instants at which nothing ran although a job was known, its parents done, and nobody backing off.
         let mut running = 0;
         let mut waiting = vec![false; workload.tasks.len() + 1];
@@ -362,7 +435,7 @@ proptest! {
         let mut tasks = vec![sim(9, 2, 40, Arrival::Poisson { gap: 15 * MS }, 0.5)];
         tasks.extend(others.iter().map(|&(cost, writes)| sim(0, cost, 60, Arrival::Closed { think: 0 }, writes)));
         let settings = Settings { policy: &policy::priority::POLICY, lanes, server_share: 0.0, seed, ..Settings::default() };
-        let (_, spans, _) = observed(&workload(tasks, settings, Mode::TimeSliced));
+        let Observed { spans, .. } = observed(&workload(tasks, settings, Mode::TimeSliced));
         let mine: Vec<&Span> = spans.iter().filter(|span| span.task == 0).collect();
         for (position, span) in mine.iter().enumerate() {
             // Ready once it is due and its own last job is over.
@@ -416,12 +489,7 @@ proptest! {
         if refuse {
             workload.settings.on_stale = OnStale::Refuse;
         }
-        let report = simulate(&workload).unwrap();
-        for (task, samples) in report.samples.iter().enumerate() {
-            prop_assert_eq!(samples.planned, samples.committed + samples.dropped, "task {}", task);
-            let may_drop = report.failed.contains(&task) || workload.settings.on_stale == OnStale::Refuse;
-            prop_assert!(may_drop || samples.dropped == 0, "task {} dropped in silence", task);
-        }
+        every_sample_is_committed_once_or_reported_dropped(&workload, &simulate(&workload).unwrap())?;
     }
 
     #[test]
@@ -435,10 +503,10 @@ proptest! {
         let planned: u64 = report.samples.iter().map(|samples| samples.planned).sum();
         prop_assert_eq!(over + report.left, planned);
         let whole = observed(&workload);
-        prop_assert_eq!(whole.0.left, 0);
+        prop_assert_eq!(whole.report.left, 0);
         // Up to then it is the run that was not stopped.
         let started = |spans: &[Span]| spans.iter().filter(|span| span.start < until * MS).count();
-        prop_assert_eq!(started(&spans), started(&whole.1));
+        prop_assert_eq!(started(&spans), started(&whole.spans));
     }
 
     #[test]
@@ -487,4 +555,65 @@ fn a_failure_fails_its_descendants_and_nobody_else() {
     failed.sort_unstable();
     assert_eq!(failed, [0, 1, 2]);
     assert_eq!(dispatcher.state(3), State::Pending);
+}
+
+/// So many times faster, for clocks that really run.
+const HURRY: Nanos = 200;
+
+fn hurried(mut workload: Workload) -> Workload {
+    for task in &mut workload.tasks {
+        task.spec.cost = (task.spec.cost / HURRY).max(1);
+        task.cost.base = (task.cost.base / HURRY).max(1);
+        match &mut task.arrival {
+            Arrival::Poisson { gap } | Arrival::Bursty { gap, .. } => *gap /= HURRY,
+            _ => {}
+        }
+    }
+    let retry = &mut workload.settings.retry;
+    (retry.base, retry.cap) = (retry.base / HURRY, retry.cap / HURRY);
+    workload
+}
+
+/// A tiny model's lanes on a device.
+fn device_lanes(driver: Box<dyn Driver>, lanes: usize) -> DeviceLanes {
+    let encoder = Linear { columns: 8, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
+    let head = HeadSpec { task: "a".into(), kind: HeadKind::Classification, outputs: 2 };
+    let network = Network::new(ModelSpec { encoder: Arc::new(encoder), heads: vec![head] });
+    let start = Start { seed: 1, equal_heads: false, second_moment: false, row_moment: false, row_capacity: 0 };
+    let model = Model::new(&mut Memory::unlimited(), network, &start).expect("little memory");
+    let targets = Targets::Class(vec![0; 2]);
+    let part = Part { task: 0, present: 0, rows: 0..2, targets, scale: 0.5, batch: 0, first: true };
+    let keys = (0..2).map(|example| RowKey { task: 0, example }).collect();
+    let batch = Batch { features: vec![0.5; 16], keys, parts: vec![part], groups: vec![0..1], ..Batch::default() };
+    let limits = Limits { group_rows: 2, round_rows: 2, group_logits: 4, present: 1, ..Limits::default() };
+    DeviceLanes::new(driver, &model, &batch, &limits, lanes).expect("little memory")
+}
+
+/// The emulated device, and a card where one is required.
+fn devices() -> Vec<Box<dyn Driver>> {
+    let required = std::env::var_os("TASKLOOM_REQUIRE_CUDA").is_some_and(|value| value == "1");
+    let card = required.then(|| open("cuda").expect("a card is required"));
+    open_emulated(0).into_iter().chain(card).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What the simulator does, lanes of the host and of a device do: every quantum once, ended as drawn, within the same budgets.
+    #[test]
+    fn lanes_of_the_host_and_of_devices_keep_what_the_simulator_keeps(workload in workloads(true)) {
+        let workload = hurried(workload);
+        let lanes = workload.settings.lanes;
+        let mut arenas = vec![(); lanes];
+        let work = |drawn: Drawn| -> Work<'_, ()> { Box::new(move |()| drawn.status) };
+        let on_host = Lanes::new(lanes).unwrap().at_work(&mut arenas, |lanes| observed_on(&workload, Making::new(lanes, work)));
+        what_holds_anywhere(&workload, &on_host)?;
+        for driver in devices() {
+            let work = |Drawn { task, status, .. }: Drawn| Passes { count: 1 + task as u64 % 2, urgent: task % 2 == 0, status };
+            let mut own = device_lanes(driver, lanes);
+            let on_device = observed_on(&workload, Making::new(&mut own, work));
+            own.check().unwrap();
+            what_holds_anywhere(&workload, &on_device)?;
+        }
+    }
 }

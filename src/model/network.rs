@@ -165,11 +165,13 @@ impl Network {
         [sums, row_losses]: [Tensor; 2],
         gradients: Option<&GradientsAt>,
     ) {
-        let part = |part: &'a Part| {
+        let part = |(number, part): (usize, &'a Part)| {
             let (own, first) = (self.loss_part(part), part.first && part.batch == 0);
-            let targets = match own.targets {
-                loss::Targets::Word(words) if !group.at.keeps_words => loss::Targets::Known(words.len()),
-                targets => targets,
+            let targets = match (own.targets, group.tokens) {
+                (loss::Targets::Word(_), Some(tokens)) if !group.at.keeps_words => {
+                    loss::Targets::Known(tokens.part_heads[number].len())
+                }
+                (targets, _) => targets,
             };
             loss::Part { sum: part.present, first, targets, ..own }
         };
@@ -177,7 +179,7 @@ impl Network {
             self.spec.encoder.word_losses(tape, self, group, row_losses, gradients);
         }
         let (dlogits, logits) = (group.at.dlogits, group.at.logits);
-        tape.push(Losses { sums, dlogits, logits, row_losses, parts: group.parts.iter().map(part).collect() });
+        tape.push(Losses { sums, dlogits, logits, row_losses, parts: group.parts.iter().enumerate().map(part).collect() });
     }
 
     /// As [`Encoder::backward`].

@@ -4,7 +4,7 @@ use bytemuck::NoUninit;
 
 use crate::machine::tape::{Bytes, bytes_of};
 
-/// Packed tokens of a group are padded to multiples of this on a device: rows of a product's tile, which it computes in any case.
+/// Packed tokens of a group, and the masked ones of a part that predicts words, are padded to multiples of this on a device: rows of a product's tile, which it computes in any case.
 pub const TOKENS: usize = 128;
 
 /// Most items of a table that has `count`: a power of two, or none.

@@ -11,6 +11,9 @@ use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
+/// The target of a row that has none: its loss and gradient are zero.
+pub const IGNORED: u32 = u32::MAX;
+
 /// dlogits (n x classes) = scale * (softmax - target); returns the SUM of the n losses, added in row order.
 pub fn vocabulary_cross_entropy(dlogits: &mut [f32], logits: &[f32], targets: &[u32], classes: usize, scale: f32) -> f64 {
     let rows = dlogits.par_chunks_exact_mut(classes).zip(logits.par_chunks_exact(classes)).zip(targets);
@@ -44,7 +47,7 @@ pub struct VocabularyLoss<'a> {
     pub logits: Tensor,
     /// (n) f64
     pub row_losses: Tensor,
-    /// (n) class indices.
+    /// (n) class indices, or [`IGNORED`].
     pub targets: &'a [u32],
     /// Factor on d(sum of losses).
     pub scale: f32,
@@ -66,7 +69,7 @@ impl Op for VocabularyLoss<'_> {
         let rows = logits.par_chunks_exact_mut(classes).zip(losses).zip(self.targets);
         rows.for_each(|((logits, loss), &target): ((&mut [f32], &mut f64), _)| {
             let mut gradient = vec![0.0; classes];
-            *loss = row(&mut gradient, logits, target as usize, self.scale);
+            *loss = if target == IGNORED { 0.0 } else { row(&mut gradient, logits, target as usize, self.scale) };
             if self.backward {
                 logits.copy_from_slice(&gradient);
             }
@@ -114,13 +117,14 @@ mod cases {
     use crate::machine::tensor::DType;
     use crate::ops::testing::{On, Place, coarse_noise, on_devices};
 
-    /// Of no whole vectors, of one value, and of more than the threads of a block take at once.
+    /// Of no whole vectors, of one value, and of more than the threads of a block take at once; one row has no target.
     fn losses_of_words(on: On) {
         for classes in [1, 3, 40, 1003, 4101] {
             for backward in [true, false] {
                 on.compare(|place: &mut Place| {
                     let logits: Vec<f32> = coarse_noise(5 * classes, 4).iter().map(|x| 4.0 * x).collect();
-                    let targets = [0, 1002, 517, 1, 999].map(|target| target % classes as u32);
+                    let mut targets = [0, 1002, 517, 1, 999].map(|target| target % classes as u32);
+                    targets[3] = IGNORED;
                     let (logits, row_losses) = (place.narrow_in_place(&logits, classes), place.room(1, 5, DType::F64));
                     place.run(&VocabularyLoss { logits, row_losses, targets: &targets, scale: 0.5, backward });
                     // A loss near zero is what f32 sums leave of one.

@@ -49,4 +49,4 @@ mod task_failures;
 pub mod tokens;
 mod writer;
 
-pub use accelerator::Counts;
+pub use accelerator::{Counts, DeviceLanes, Passes};

@@ -31,7 +31,8 @@ impl Trainer {
         let apart = self.solver.round_options.commits_apart;
         let keep = self.keep_on_device(limits.present);
         let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, keep, apart, limits, start)?;
-        let accelerator = if self.snapshot.is_some() { accelerator.with_snapshot(&self.model.network, limits)? } else { accelerator };
+        let accelerator =
+            if self.snapshot.is_some() { accelerator.with_snapshot(&self.model.network, limits)? } else { accelerator };
         let Some(_) = self.solver.buffers else { return Ok(accelerator) };
         Ok(accelerator.with_buffers(&self.model.network, &self.blocks, limits)?)
     }

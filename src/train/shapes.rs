@@ -123,7 +123,8 @@ impl HeadRows {
             let masked = |split: &Split| (0..split.len()).map(|example| masked_of(split, example)).collect::<Vec<_>>();
             let mut train = masked(&task.train);
             train.sort_unstable_by(|a, b| b.cmp(a));
-            trained.push(largest_draw(&train, largest_micro_batch(config, &task.settings)));
+            let most = largest_draw(&train, largest_micro_batch(config, &task.settings));
+            trained.push(if on_device(config) { most.next_multiple_of(buckets::TOKENS) } else { most });
             evaluated.push([&task.dev, &task.test].into_iter().flatten().flat_map(masked).chain(train).max().unwrap_or(0));
         }
         Self { trained, evaluated }
@@ -162,7 +163,7 @@ fn token_limits(
     groups.sort_unstable_by(|a, b| b.cmp(a));
     let mut round_tokens = HeadRows::largest(rounds.into_iter(), present);
     let mut group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
-    if Device::parse(&config.run.device).is_ok_and(|device| device != Device::Cpu) {
+    if on_device(config) {
         // A device's groups are padded, of which a round has one for each micro-batch at worst.
         let most = corpus.tasks.iter().zip(samplings).map(|(task, sampling)| micro_batches(config, sampling, task));
         round_tokens += buckets::TOKENS * HeadRows::largest(most, present);
@@ -174,6 +175,11 @@ fn token_limits(
     let masked = HeadRows::largest(of_words(&rows.trained), fused).max(of_words(&rows.evaluated).max().unwrap_or(0));
     let group_queries = if spec.pooling == Pooling::Mean { group_tokens } else { head_rows.min(group_tokens) };
     TokenLimits { group_tokens, group_queries, head_rows, masked, words_at_once: masked.min(WORDS_AT_ONCE), round_tokens }
+}
+
+/// Whether groups are padded.
+fn on_device(config: &Config) -> bool {
+    Device::parse(&config.run.device).is_ok_and(|device| device != Device::Cpu)
 }
 
 /// Most micro-batches of a task in one round: one more where its examples are divided between two batches, and one for each example where

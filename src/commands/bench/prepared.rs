@@ -11,13 +11,13 @@ use crate::commands::check;
 use crate::config::Config;
 use crate::config::schema::EncoderKind;
 use crate::data::{Corpus, Inputs};
+use crate::machine::driver::Driver;
 use crate::machine::memory::Memory;
 use crate::model::Model;
 use crate::model::network::{Batch, Gradients, Keep, Randomness, Scratch};
 use crate::observe::console::Console;
 use crate::ops::philox::{Keyed, Stream};
 use crate::ops::storage::Storage;
-use crate::train::Counts;
 use crate::train::ahead::{Ahead, DEPTH, Draw};
 use crate::train::batch::{Purpose, Share, training_batch};
 use crate::train::plan::Plan;
@@ -27,6 +27,7 @@ use crate::train::run::Built;
 use crate::train::setup::load_corpus;
 use crate::train::shapes::fuse;
 use crate::train::tokens::sequence_len;
+use crate::train::{Counts, DeviceLanes};
 
 /// Width of the encoders whose rounds are timed; see [`Shape::hidden`].
 pub const HIDDEN: usize = 768;
@@ -119,7 +120,7 @@ impl Prepared {
     /// One of the [`BATCHES`], of some tasks.
     pub fn batch(&self, number: usize, tasks: Range<usize>) -> Batch {
         let shares = shares(&self.config, number, tasks);
-        let purpose = Purpose { fetched: false, ..self.trainer.purpose(SEED, number as u64) };
+        let purpose = self.trainer.purpose(SEED, number as u64);
         let fuse = fuse(&self.config, self.corpus.tasks.len());
         training_batch(&self.corpus, &*self.plan.spec.encoder, fuse, &shares, purpose).0
     }
@@ -169,6 +170,11 @@ impl Prepared {
     pub fn run_round(&mut self, batch: &Batch, tasks: &[usize], round: u64) -> Result<Committed> {
         let rates = rates(&self.config.optimizer, round, self.plan.rounds, round);
         self.trainer.run_round(batch, tasks, round, &rates)?.map_err(|anomaly| anyhow!("{anomaly:?}"))
+    }
+
+    /// Lanes of a device that compute forward passes of a batch, with a copy of the parameters.
+    pub fn device_lanes(&self, driver: Box<dyn Driver>, batch: &Batch, lanes: usize) -> Result<DeviceLanes> {
+        DeviceLanes::new(driver, &self.trainer.model, batch, &self.plan.limits, lanes)
     }
 
     /// What one of several lanes computes micro-batches with, in memory of its own.

@@ -12,7 +12,7 @@ use crate::machine::tape::Tape;
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::activations::{self as common, Allocator};
 use crate::model::encoders::{Encoder, Gradients, Group, Input, Weights, head};
-use crate::model::network::{Batch, Limits, Network, Part, Randomness, Targets};
+use crate::model::network::{Batch, Limits, Network, Part, Randomness};
 use crate::model::spec::{HeadKind, HeadSpec, Param, TableSpec};
 use crate::ops::attention;
 use crate::ops::dropout::Dropout;
@@ -183,8 +183,11 @@ impl Encoder for Transformer {
     ) {
         let pass = &self.pass(group, None);
         for own in self.head_rows(network, pass, group) {
-            let part: &'a Part = &own.parts[0];
-            let (Targets::Class(words), true) = (&part.targets, is_mlm(network, part)) else { continue };
+            let part = &own.parts[0];
+            if !is_mlm(network, part) {
+                continue;
+            }
+            let words = &pass.group.words[own.masked.clone()];
             let decoder = self.decoder(network, &group.weights, part, own.masked);
             let to = to.map(|to| mlm_gradients(part, own.number, to));
             self.mlm_losses(tape, (words, part.scale), row_losses.range(own.rows), to.as_ref(), &decoder, &pass.at.mlm);

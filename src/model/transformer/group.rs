@@ -1,13 +1,16 @@
 //! Packed tokens of a batch, and which of them a fused group's heads read.
 
+use std::iter::{Peekable, Zip};
 use std::ops::Range;
+use std::slice::Iter;
 
 use super::Pooling;
 use super::prefix::PrefixStates;
-use crate::model::network::Part;
+use crate::model::network::{Part, Targets};
 use crate::model::spec::{HeadKind, HeadSpec};
 use crate::ops::buckets;
 use crate::ops::token_dropout::TokenKey;
+use crate::ops::vocabulary_loss::IGNORED;
 
 /// Tokens of all examples of a batch, end to end. Their ids are the batch's `bags.rows`, one a bag.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +73,25 @@ impl TokenBatch {
     }
 }
 
+/// Masked tokens of a part and their words, of those not read so far, and how many tokens are missing to a multiple of
+/// [`buckets::TOKENS`] where groups are padded.
+struct Words<'a> {
+    rest: Peekable<Zip<Iter<'a, u32>, Iter<'a, u32>>>,
+    missing: usize,
+}
+
+impl<'a> Words<'a> {
+    fn of(batch: &'a TokenBatch, part: &'a Part) -> Self {
+        let first = batch.bounds.get(part.rows.start).copied().unwrap_or_default();
+        let (first, words) = match &part.targets {
+            Targets::Class(words) => (batch.masked.partition_point(|&token| token < first), &words[..]),
+            Targets::Values(_) => (0, &[][..]),
+        };
+        let missing = if batch.is_padded { words.len().next_multiple_of(buckets::TOKENS) - words.len() } else { 0 };
+        Self { rest: batch.masked[first..].iter().zip(words).peekable(), missing }
+    }
+}
+
 /// Tokens of a sequence that pads a group: attention over it costs little; and how many there are, if only of no tokens.
 const PAD: u32 = 64;
 const PADS: usize = buckets::TOKENS / PAD as usize;
@@ -94,6 +116,8 @@ pub struct TokenGroup {
     pub part_queries: Vec<Range<usize>>,
     pub part_heads: Vec<Range<usize>>,
     pub part_pooled: Vec<Range<usize>>,
+    /// (head rows of parts that predict words) the words; [`IGNORED`] of tokens that are read to pad a part.
+    pub words: Vec<u32>,
 }
 
 impl TokenGroup {
@@ -113,17 +137,16 @@ impl TokenGroup {
             part_queries: Vec::with_capacity(parts.len()),
             part_heads: Vec::with_capacity(parts.len()),
             part_pooled: Vec::with_capacity(parts.len()),
+            words: Vec::new(),
         };
         for part in parts {
             let masked = heads[part.task].kind == HeadKind::Mlm;
             let starts = [group.bounds[group.bounds.len() - 1] as usize, group.queries.len(), group.pool_bounds.len() - 1];
+            let mut words = Words::of(batch, part);
             for example in part.rows.clone() {
                 let own = batch.bounds[example] - base..batch.ends[example] - base;
                 if masked {
-                    let all = &batch.masked;
-                    let first = all.partition_point(|&token| token < own.start + base);
-                    let last = all.partition_point(|&token| token < own.end + base);
-                    group.read_each(all[first..last].iter().map(|token| token - base));
+                    group.read_words(base, own.clone(), &mut words);
                 } else if pooling == Pooling::Mean {
                     group.queries.extend(own.clone());
                     group.pool_bounds.push(group.queries.len() as u32);
@@ -161,6 +184,22 @@ impl TokenGroup {
             start = end;
         }
         assert_eq!(start, all, "sequences for what pads a group");
+    }
+
+    /// Head rows for the masked tokens of a sequence, and for others as long as some are missing.
+    fn read_words(&mut self, base: u32, own: Range<u32>, words: &mut Words) {
+        for token in own {
+            let word = match words.rest.next_if(|(place, _)| **place == token + base) {
+                Some((_, &word)) => word,
+                None if words.missing > 0 => {
+                    words.missing -= 1;
+                    IGNORED
+                }
+                None => continue,
+            };
+            self.words.push(word);
+            self.read_each(std::iter::once(token));
+        }
     }
 
     /// A head row for each of these tokens.

@@ -1,6 +1,7 @@
 //! Batches whose logits are computed without training. They are given to the device one after the other and collected in the same
 //! order, so that the host lays one out, or trains, while the device computes the one before.
 
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::transfer::Pieces;
 use super::upload::StagingBuffer;
 use super::{Readable, input_bytes};
 use crate::machine::driver::{DeviceError, Driver, EventId, StagingId, StreamId};
+use crate::machine::launch::Command;
 use crate::machine::tape::Tape;
 use crate::machine::tensor::pitch;
 use crate::model::Model;
@@ -109,24 +111,13 @@ impl Forward {
         let (number, stream) = (self.submitted % 2, self.stream);
         assert!(self.submitted - self.collected <= self.most_under_way(), "batches are collected before there are more");
         let slot = &mut self.slots[number];
-        let mut upload = slot.examples.upload();
-        let (network, parameters, parts) = (&model.network, &model.parameters, &batch.parts[..]);
-        let (tokens, features) = (network.tokens(batch, parts), narrow(&batch.features, network.spec.encoder.inputs()));
-        let inputs = Inputs { tokens: tokens.as_ref(), features: Features::Packed(&features), fetched: None };
-        let group = GroupOf { network, parameters, batch, parts, inputs };
-        let own = group.tensors(&mut upload, at.lane, at.from);
-        let mut tape = Tape::default();
-        network.emit_forward(&mut tape, &own, None);
-        let commands = tape.commands(&driver.card(), |table| upload.table(table));
-        drop(tape);
-        upload.close();
-        slot.examples.fill(driver, &mut upload)?;
-        slot.shapes = parts.iter().map(|part| Shape::of(network, part)).collect();
+        let (commands, inputs) = lay_out(driver, &slot.examples, at.lane, at.from, model, batch)?;
+        slot.shapes = batch.parts.iter().map(|part| Shape::of(&model.network, part)).collect();
         (slot.given, slot.timed) = (Instant::now(), self.timed);
         let timer = |side: usize| self.timed.then_some(slot.timers[side]);
         let mut program = Program::default();
         program.time(timer(0), stream);
-        program.push(slot.examples.send(stream, &upload.sections[0]));
+        program.push(slot.examples.send(stream, &inputs));
         program.run(stream, &commands);
         if let Some(to) = slot.logits {
             program.push(Step::CopyOut { stream, to, from: at.lane.at.logits.at, bytes: 4 * slot.pitched() });
@@ -169,6 +160,30 @@ impl Slot {
     fn pitched(&self) -> usize {
         self.shapes.iter().map(|shape| shape.rows * shape.pitch).sum()
     }
+}
+
+/// Lays a batch into pinned memory: what computes its logits in `lane`, and the bytes that are sent before.
+pub(super) fn lay_out(
+    driver: &mut dyn Driver,
+    examples: &StagingBuffer,
+    lane: &Lane,
+    from: Readable,
+    model: &Model,
+    batch: &Batch,
+) -> Result<(Vec<Command>, Range<usize>), DeviceError> {
+    let mut upload = examples.upload();
+    let (network, parameters, parts) = (&model.network, &model.parameters, &batch.parts[..]);
+    let (tokens, features) = (network.tokens(batch, parts), narrow(&batch.features, network.spec.encoder.inputs()));
+    let inputs = Inputs { tokens: tokens.as_ref(), features: Features::Packed(&features), fetched: None };
+    let group = GroupOf { network, parameters, batch, parts, inputs };
+    let own = group.tensors(&mut upload, lane, from);
+    let mut tape = Tape::default();
+    network.emit_forward(&mut tape, &own, None);
+    let commands = tape.commands(&driver.card(), |table| upload.table(table));
+    drop(tape);
+    upload.close();
+    examples.fill(driver, &mut upload)?;
+    Ok((commands, upload.sections.swap_remove(0)))
 }
 
 /// Logits of a part on the device.

@@ -9,7 +9,7 @@ use super::parameters::ParametersOnDevice;
 use super::program::{Graphs, Program};
 use super::transfer::Pieces;
 use super::upload::Upload;
-use crate::machine::driver::{DeviceError, Driver, Priority};
+use crate::machine::driver::{DeviceError, Driver, Priority, StreamId};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::{self, Table};
 use crate::model::network::{Batch, Limits, Network, Part, TokenRoom, group_rows};
@@ -30,31 +30,10 @@ pub struct Inference {
 impl Inference {
     /// Allocates everything for batches within `limits`, and copies the parameters.
     pub fn new(mut driver: Box<dyn Driver>, model: &Model, limits: &Limits) -> Result<Self> {
-        let (device, Model { network, parameters }) = (&mut *driver, model);
-        let stream = device.stream(Priority::Normal)?;
-        let own = ParametersOnDevice::without_moments(device, network)?;
-        let table = match &parameters.rows {
-            Some(host) => {
-                let (rows, dim) = (host.touched().len(), host.dim());
-                let at = device.allocate("embeddings: parameters", (4 * rows * dim).max(1))?;
-                Tensor::dense(at, rows, dim, DType::F32)
-            }
-            None => Tensor::NONE,
-        };
-        let from = Readable { weights: own.weights, table };
-        let lane = Lane::new(device, 0, network, limits)?;
-        let forward = Forward::new(device, stream, &lane, network, limits)?;
-        let frozen = from.weights.frozen.wide;
-        let arrays = [from.weights.shared.wide, from.weights.heads, frozen, table].map(|own| own.rows * own.columns);
-        let pieces = Pieces::new(device, stream, &arrays)?;
-        pieces.load(device, &own, &from, parameters)?;
-        if let Some(narrow) = own.narrow_frozen() {
-            pieces.upload(device, frozen.at, bytemuck::cast_slice(&parameters.frozen))?;
-            let mut program = Program::default();
-            program.launch(stream, narrow);
-            Graphs::default().execute(device, stream, program)?;
-        }
-        device.synchronize(stream)?;
+        let stream = driver.stream(Priority::Normal)?;
+        let (from, pieces) = copy_parameters(&mut *driver, stream, model)?;
+        let lane = Lane::new(&mut *driver, 0, &model.network, limits)?;
+        let forward = Forward::new(&mut *driver, stream, &lane, &model.network, limits)?;
         Ok(Self { driver, from, lane, forward, pieces })
     }
 
@@ -79,6 +58,33 @@ impl Inference {
     pub fn token_room(&self) -> Option<TokenRoom> {
         self.lane.at.token_room()
     }
+}
+
+/// Copies a model's parameters to a device that does not train; waits until they are there.
+pub(super) fn copy_parameters(device: &mut dyn Driver, stream: StreamId, model: &Model) -> Result<(Readable, Pieces)> {
+    let Model { network, parameters } = model;
+    let own = ParametersOnDevice::without_moments(device, network)?;
+    let table = match &parameters.rows {
+        Some(host) => {
+            let (rows, dim) = (host.touched().len(), host.dim());
+            let at = device.allocate("embeddings: parameters", (4 * rows * dim).max(1))?;
+            Tensor::dense(at, rows, dim, DType::F32)
+        }
+        None => Tensor::NONE,
+    };
+    let from = Readable { weights: own.weights, table };
+    let frozen = from.weights.frozen.wide;
+    let arrays = [from.weights.shared.wide, from.weights.heads, frozen, table].map(|own| own.rows * own.columns);
+    let pieces = Pieces::new(device, stream, &arrays)?;
+    pieces.load(device, &own, &from, parameters)?;
+    if let Some(narrow) = own.narrow_frozen() {
+        pieces.upload(device, frozen.at, bytemuck::cast_slice(&parameters.frozen))?;
+        let mut program = Program::default();
+        program.launch(stream, narrow);
+        Graphs::default().execute(device, stream, program)?;
+    }
+    device.synchronize(stream)?;
+    Ok((from, pieces))
 }
 
 /// A fused group, on the host.

@@ -6,6 +6,7 @@
 
 mod buffers;
 mod data;
+mod executor;
 mod flight;
 mod forward;
 mod inference;
@@ -45,6 +46,7 @@ use crate::train::ahead::Packed as PackedBatch;
 use crate::train::quanta::RoundTimes;
 use buffers::BuffersOnDevice;
 use data::DataOnDevice;
+pub use executor::{DeviceLanes, Passes};
 use flight::Flight;
 use forward::Forward;
 pub use inference::Inference;

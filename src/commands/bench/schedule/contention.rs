@@ -1,10 +1,10 @@
-//! Many tasks that are ready at once: what each job waits and takes, on the CPU and in the simulator.
+//! Many tasks that are ready at once: what each job waits and takes, on the CPU or a device and in the simulator.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::Args;
-use super::real::{measured, simulated};
+use super::real::{measured, on_host, simulated};
 use super::rounds::{Rounds, Size};
 use crate::commands::bench::prepared::MOST_EXAMPLES;
 use crate::commands::bench::{number, report};
@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
         most * args.batch
     );
     // A round of one task has nothing to project, so that the sum of gradients is enough.
-    let size = Size { tasks: most, batch: args.batch, hidden: HIDDEN, method: "sum" };
+    let size = Size { tasks: most, batch: args.batch, hidden: HIDDEN, method: "sum", device: &args.device };
     let mut rounds = Rounds::new(&size)?;
     for (number, &tasks) in args.contention.iter().enumerate() {
         let document = contend(args, tasks, &mut rounds)?;
@@ -47,7 +47,7 @@ fn contend(args: &Args, tasks: usize, rounds: &mut Rounds) -> Result<Value> {
     let until = (args.seconds * 1e9) as Nanos;
     let planned = workload(args, tasks, PLANNED);
     let one_round = |rounds: &mut Rounds, drawn: Drawn| rounds.run(drawn.task);
-    let (real, times) = Lanes::alone(rounds, |lane| measured(&planned, lane, one_round, until))?;
+    let (real, times) = Lanes::alone(rounds, |lanes| measured(&planned, on_host(lanes, one_round), until))?;
     rounds.check()?;
     let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
     let virtual_run = simulated(&workload(args, tasks, ((mean * 1e6) as Nanos).max(1)), until)?;
@@ -56,6 +56,7 @@ fn contend(args: &Args, tasks: usize, rounds: &mut Rounds) -> Result<Value> {
         "jobs_per_task": args.jobs,
         "batch": args.batch,
         "hidden": HIDDEN,
+        "device": args.device,
         "timeout_ms": args.timeout_ms,
         "seconds": args.seconds,
         "threads": rayon::current_num_threads(),
@@ -106,12 +107,20 @@ fn side(report: &Report) -> Value {
     })
 }
 
+/// What the lane consists of.
+fn lane(document: &Value) -> String {
+    match document["device"].as_str() {
+        Some("cpu" | "auto") | None => format!("{} threads", document["threads"]),
+        Some(device) => device.to_owned(),
+    }
+}
+
 fn print_text(document: &Value, is_first: bool) -> Result<()> {
     if is_first {
         output::line(format_args!(
-            "one lane of {} threads, quanta of one round of {} examples, {} jobs a task; times in ms, timeouts from {} ms\n\n\
+            "one lane of {}, quanta of one round of {} examples, {} jobs a task; times in ms, timeouts from {} ms\n\n\
              {:>6} {:<10} {:>8} {:>9} {:>9} {:>9} {:>10} {:>9} {:>9} {:>8}",
-            document["threads"],
+            lane(document),
             document["batch"],
             document["jobs_per_task"],
             document["timeout_ms"],

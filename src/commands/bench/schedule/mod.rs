@@ -1,4 +1,4 @@
-//! `taskloom bench schedule`: what scheduling costs beside real rounds on the CPU, and what it promises.
+//! `taskloom bench schedule`: what scheduling costs beside real rounds, and what it promises.
 //!
 //! Without options, promises are measured: the dispatcher's own time, shares by weight, an urgent task beside busy ones. With
 //! `--contention` many tasks are ready at once; with `--workload` a file of `taskloom simulate` is run. Both are run on real lanes as
@@ -41,7 +41,7 @@ pub struct Args {
     /// Milliseconds from the end of a request to the next
     #[arg(long, default_value_t = 30.0, value_parser = pause, conflicts_with = "real")]
     pause_ms: f64,
-    /// Instead: so many tasks ready at once, on the CPU and in the simulator; several numbers are run one after the other
+    /// Instead: so many tasks ready at once, on the CPU or a device and in the simulator; several numbers are run one after the other
     #[arg(long, value_name = "TASKS", value_delimiter = ',', value_parser = count::<1, MOST_TASKS>)]
     contention: Vec<usize>,
     /// Jobs of each task, one quantum each
@@ -50,10 +50,13 @@ pub struct Args {
     /// Latency from which a job counts as timed out
     #[arg(long, default_value_t = 500.0, value_parser = timeout, requires = "contention")]
     timeout_ms: f64,
-    /// Instead: a workload file as `simulate` reads it, on the CPU and in the simulator; ready ones are in configs/workloads
+    /// Instead: a workload file as `simulate` reads it, on the CPU or a device and in the simulator; ready ones are in configs/workloads
     #[arg(long, value_name = "FILE")]
     workload: Option<PathBuf>,
-    /// Begins no quantum after this time, on the CPU and in the simulator
+    /// Where to compute: auto (the CPU), cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", requires = "real")]
+    device: String,
+    /// Begins no quantum after this time, neither there nor in the simulator
     #[arg(long, default_value_t = 10.0, value_parser = seconds, requires = "real")]
     seconds: f64,
     #[arg(long)]

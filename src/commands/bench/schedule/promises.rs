@@ -15,7 +15,7 @@ use crate::commands::bench::{median, millis, number, print, quantile, report};
 use crate::train::lanes::Lanes;
 
 pub fn run(args: &Args) -> Result<()> {
-    let size = Size { tasks: WEIGHTS.len(), batch: args.batch, hidden: HIDDEN, method: "pcgrad" };
+    let size = Size { tasks: WEIGHTS.len(), batch: args.batch, hidden: HIDDEN, method: "pcgrad", device: "cpu" };
     let report = Lanes::alone(&mut Rounds::new(&size)?, |lane| -> Result<Value> {
         let mut bench = Bench { lane, times: Vec::new(), overhead: Duration::ZERO };
         let shares = shares(&mut bench, args.quanta)?;

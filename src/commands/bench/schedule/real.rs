@@ -1,34 +1,56 @@
-//! The same workload twice: on the CPU's lanes, whose quanta really compute, and on the simulator's machine.
+//! The same workload twice: on the lanes of the CPU or of a device, whose quanta really compute, and on the simulator's machine.
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::schedule::Nanos;
-use crate::schedule::executor::{Ended, Executor};
+use crate::schedule::executor::{Ended, Executor, Making};
 use crate::schedule::retry::Status;
+use crate::schedule::{Nanos, policy};
 use crate::simulate::{Drawn, Report, Simulation, Workload};
-use crate::train::lanes::AtWork;
+use crate::train::lanes::{AtWork, Work};
+use crate::train::{DeviceLanes, Passes};
 
-/// What a quantum computes with its lane's arena.
-pub type Compute<A> = fn(&mut A, Drawn) -> Status;
-
-/// Lanes that compute what was drawn.
-struct Computing<'l, 'w, 'a, A> {
-    lanes: &'l mut AtWork<'w, 'a, A>,
-    compute: Compute<A>,
-    /// Milliseconds of every quantum.
-    times: &'l mut Vec<f64>,
+/// The CPU's lanes, which compute what was drawn with their arenas.
+pub fn on_host<'e, 'w, 'a, A: 'w>(
+    lanes: &'e mut AtWork<'w, 'a, A>,
+    compute: fn(&mut A, Drawn) -> Status,
+) -> impl Executor<Work = Drawn> + use<'e, 'w, 'a, A> {
+    Making::new(lanes, move |drawn| -> Work<'w, A> { Box::new(move |arena| compute(arena, drawn)) })
 }
 
-impl<'w, A: 'w> Executor for Computing<'_, 'w, '_, A> {
-    type Work = Drawn;
+/// Passes that are timed before a workload runs.
+const TIMED_PASSES: u64 = 100;
+
+/// A device's lanes, which compute as many passes as take the time that was drawn: what one takes is measured. Tasks above the lowest
+/// priority are urgent, where that decides who is next.
+pub fn on_device<'e>(lanes: &'e mut DeviceLanes, workload: &Workload) -> Result<impl Executor<Work = Drawn> + use<'e>> {
+    // The first ones have their launches captured.
+    lanes.time_of_a_pass(3)?;
+    let pass = lanes.time_of_a_pass(TIMED_PASSES)?.as_nanos().max(1) as f64;
+    let priorities = || workload.tasks.iter().map(|task| task.spec.priority);
+    let lowest = priorities().min().unwrap_or(0);
+    let counts = workload.settings.policy.name == policy::priority::POLICY.name;
+    let urgent: Vec<bool> = priorities().map(|priority| counts && priority > lowest).collect();
+    Ok(Making::new(lanes, move |Drawn { task, cost, status }| {
+        let count = (cost as f64 / pass).round().max(1.0) as u64;
+        Passes { count, urgent: urgent.get(task).copied().unwrap_or(false), status }
+    }))
+}
+
+/// Lanes and the milliseconds of every quantum that ended on them.
+struct Timed<'t, E> {
+    lanes: E,
+    times: &'t mut Vec<f64>,
+}
+
+impl<E: Executor> Executor for Timed<'_, E> {
+    type Work = E::Work;
 
     fn now(&self) -> Nanos {
         self.lanes.now()
     }
 
-    fn submit(&mut self, lane: usize, drawn: Drawn) {
-        let compute = self.compute;
-        self.lanes.submit(lane, Box::new(move |arena| compute(arena, drawn)));
+    fn submit(&mut self, lane: usize, work: E::Work) {
+        self.lanes.submit(lane, work);
     }
 
     fn wait(&mut self, until: Option<Nanos>) -> Option<Ended> {
@@ -43,14 +65,9 @@ impl<'w, A: 'w> Executor for Computing<'_, 'w, '_, A> {
 ///
 /// # Errors
 /// What [`Simulation::on`] refuses, and a run in which no quantum began in time.
-pub fn measured<'w, A: 'w>(
-    workload: &Workload,
-    lanes: &mut AtWork<'w, '_, A>,
-    compute: Compute<A>,
-    until: Nanos,
-) -> Result<(Report, Vec<f64>)> {
+pub fn measured<E: Executor<Work = Drawn>>(workload: &Workload, lanes: E, until: Nanos) -> Result<(Report, Vec<f64>)> {
     let mut times = Vec::new();
-    let report = run(Simulation::on(workload, Computing { lanes, compute, times: &mut times }), until)?;
+    let report = run(Simulation::on(workload, Timed { lanes, times: &mut times }), until)?;
     ensure!(!times.is_empty(), "no quantum began within {} s: raise --seconds", until as f64 / 1e9);
     Ok((report, times))
 }
@@ -115,7 +132,9 @@ mod tests {
                 *count += 1;
                 drawn.status
             };
-            let run = Lanes::new(lanes).unwrap().at_work(&mut computed, |lanes| measured(&workload, lanes, compute, Nanos::MAX));
+            let run = Lanes::new(lanes)
+                .unwrap()
+                .at_work(&mut computed, |lanes| measured(&workload, on_host(lanes, compute), Nanos::MAX));
             let (real, times) = run.unwrap();
             let virtual_run = simulated(&workload, Nanos::MAX).unwrap();
             assert_eq!(real.samples, virtual_run.samples);
@@ -128,7 +147,7 @@ mod tests {
     #[test]
     fn without_time_nothing_begins() {
         let workload = workload(Mode::TimeSliced, 1);
-        let run = Lanes::alone(&mut (), |lane| measured(&workload, lane, |(), drawn| drawn.status, 0));
+        let run = Lanes::alone(&mut (), |lanes| measured(&workload, on_host(lanes, |(), drawn| drawn.status), 0));
         assert!(run.unwrap_err().to_string().contains("no quantum began"));
     }
 }

@@ -18,7 +18,7 @@ pub struct Rounds {
 }
 
 /// How large rounds are, and how they are trained.
-pub struct Size {
+pub struct Size<'a> {
     pub tasks: usize,
     /// Examples of a round.
     pub batch: usize,
@@ -26,12 +26,13 @@ pub struct Size {
     pub hidden: usize,
     /// Surgery method.
     pub method: &'static str,
+    pub device: &'a str,
 }
 
 impl Rounds {
     /// Each task has computed a round already: the first ones touch memory for the first time.
     pub fn new(size: &Size) -> Result<Self> {
-        let &Size { tasks, batch, hidden, method } = size;
+        let &Size { tasks, batch, hidden, method, device } = size;
         let run = Prepared::new(&Shape {
             encoder: EncoderKind::Linear,
             hidden,
@@ -40,7 +41,7 @@ impl Rounds {
             layers: 1,
             seq: 1,
             recompute: false,
-            device: "cpu",
+            device,
             method,
             lanes: 1,
             rounds: 1,

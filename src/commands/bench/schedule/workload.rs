@@ -1,4 +1,4 @@
-//! A workload of `taskloom simulate` on the CPU's lanes, beside its simulation.
+//! A workload of `taskloom simulate` on the lanes of the CPU or of a device, beside its simulation.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,12 +7,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::Args;
-use super::real::{measured, simulated};
+use super::real::{self, measured, simulated};
 use crate::commands::bench::prepared::{Passes, Prepared, Shape};
 use crate::commands::bench::{number, print, report};
 use crate::commands::simulate::build;
 use crate::config::schema::EncoderKind;
 use crate::config::workload;
+use crate::machine::Device;
+use crate::machine::driver::Driver;
 use crate::model::network::Batch;
 use crate::schedule::Nanos;
 use crate::schedule::retry::Status;
@@ -34,7 +36,7 @@ const MICRO_BATCHES: Shape = Shape {
     lanes: 1,
     rounds: 1,
 };
-/// Most lanes on the CPU.
+/// Most lanes.
 const MOST_LANES: usize = 64;
 /// Longest that a quantum may take: one that has begun is computed to its end.
 const MOST_SECONDS: f64 = 60.0;
@@ -50,7 +52,10 @@ fn side_by_side(name: &str, workload: &Workload, args: &Args) -> Result<Value> {
     check(workload)?;
     let until = (args.seconds * 1e9) as Nanos;
     let virtual_run = simulated(workload, until)?;
-    let (real, times) = computed(workload, until)?;
+    let (real, times) = match Device::option(&args.device)? {
+        Some(driver) => on_device(driver, workload, until).with_context(|| format!("--device {}", args.device))?,
+        None => on_host(workload, until)?,
+    };
     let more = json!({
         "workload": name,
         "tasks": workload.tasks.len(),
@@ -58,6 +63,7 @@ fn side_by_side(name: &str, workload: &Workload, args: &Args) -> Result<Value> {
         "mode": workload.mode.name(),
         "lanes": workload.settings.lanes,
         "seconds": args.seconds,
+        "device": args.device,
         "threads": rayon::current_num_threads(),
         "measured": side(workload, &real),
         "simulated": side(workload, &virtual_run),
@@ -65,10 +71,10 @@ fn side_by_side(name: &str, workload: &Workload, args: &Args) -> Result<Value> {
     Ok(report("workload", &times, more))
 }
 
-/// Refuses what the CPU's lanes cannot run in reasonable time.
+/// Refuses what lanes cannot run in reasonable time.
 fn check(workload: &Workload) -> Result<()> {
     let lanes = workload.settings.lanes;
-    ensure!(lanes <= MOST_LANES, "schedule.lanes is {lanes}; at most {MOST_LANES} can be run on the CPU: lower it");
+    ensure!(lanes <= MOST_LANES, "schedule.lanes is {lanes}; at most {MOST_LANES} can be run: lower it");
     let longest = |task: &SimTask| {
         let stall = if task.faults.stall > 0.0 { task.faults.stall_factor.max(1.0) } else { 1.0 };
         task.cost.most() as f64 * stall / 1e9
@@ -76,7 +82,7 @@ fn check(workload: &Workload) -> Result<()> {
     for task in &workload.tasks {
         ensure!(
             longest(task) <= MOST_SECONDS,
-            "a quantum of task {} may take {:.3} s; at most {MOST_SECONDS} s can be run on the CPU: lower its cost_ms or factors",
+            "a quantum of task {} may take {:.3} s; at most {MOST_SECONDS} s can be run: lower its cost_ms or factors",
             task.spec.name,
             longest(task)
         );
@@ -84,20 +90,29 @@ fn check(workload: &Workload) -> Result<()> {
     let commit = workload.commit as f64 / 1e9;
     ensure!(
         workload.mode == Mode::TimeSliced || commit <= MOST_SECONDS,
-        "schedule.commit_ms are {commit:.3} s; at most {MOST_SECONDS} s can be run on the CPU: lower it"
+        "schedule.commit_ms are {commit:.3} s; at most {MOST_SECONDS} s can be run: lower it"
     );
     Ok(())
 }
 
 /// The workload on the CPU's lanes, each with memory of its own; the milliseconds of every quantum, too.
-fn computed(workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
+fn on_host(workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
     let prepared = Prepared::new(&MICRO_BATCHES)?;
     let batches: Vec<Batch> = (0..MICRO_BATCHES.tasks).map(|task| prepared.batch(0, task..task + 1)).collect();
     let lanes = workload.settings.lanes;
     let mut arenas = (0..lanes).map(|_| prepared.passes(&batches)).collect::<Result<Vec<_>>>()?;
     // The first passes touch memory for the first time.
     arenas.iter_mut().for_each(|passes| (0..batches.len()).for_each(|task| passes.run(task)));
-    Lanes::new(lanes)?.at_work(&mut arenas, |lanes| measured(workload, lanes, as_drawn, until))
+    Lanes::new(lanes)?.at_work(&mut arenas, |lanes| measured(workload, real::on_host(lanes, as_drawn), until))
+}
+
+/// The workload on a device's lanes, each with an arena and streams of its own; the milliseconds of every quantum, too.
+fn on_device(driver: Box<dyn Driver>, workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
+    let prepared = Prepared::new(&MICRO_BATCHES)?;
+    let mut lanes = prepared.device_lanes(driver, &prepared.batch(0, 0..1), workload.settings.lanes)?;
+    let measured = real::on_device(&mut lanes, workload).and_then(|own| measured(workload, own, until));
+    lanes.check()?;
+    measured
 }
 
 /// Micro-batches, one at least, until the drawn time has passed; then the drawn end.
@@ -145,12 +160,13 @@ fn text(report: &Value) -> String {
     };
     let mut lines = vec![
         format!(
-            "{}: {} tasks, {}, {}, lanes {}, threads {}",
+            "{}: {} tasks, {}, {}, lanes {} on {}, threads {}",
             report["workload"].as_str().unwrap_or_default(),
             report["tasks"],
             report["mode"].as_str().unwrap_or_default(),
             report["policy"].as_str().unwrap_or_default(),
             report["lanes"],
+            report["device"].as_str().unwrap_or_default(),
             report["threads"]
         ),
         format!("\n{:<30} {:>12} {:>12}", "", "measured", "simulated"),
@@ -171,7 +187,8 @@ fn text(report: &Value) -> String {
         let seconds = &report["seconds"];
         lines.push(format!("\nstopped after {seconds} s: {real} quanta left, {virtual_run} in the simulator (--seconds)"));
     }
-    if number(&report["lanes"]) > number(&report["threads"]) {
+    let on_threads = report["device"] == "cpu" || report["device"] == "auto";
+    if on_threads && number(&report["lanes"]) > number(&report["threads"]) {
         lines.push(
             "\nlanes share threads here: a quantum also waits for its turn on one, which the simulator does not know".to_owned(),
         );
