@@ -64,10 +64,10 @@ __device__ __forceinline__ float block_peak(float value, float* warps) {
 
 }  // namespace vocabulary_loss
 
-// row_losses (rows) f64 against targets (rows), class indices or kIgnored, whose loss and gradient are zero; with `backward` logits (rows x classes) become
-// scale * (softmax - target). grid: rows.
+// row_losses (rows) f64 against targets (rows), class indices or kIgnored, whose loss and gradient are zero; with `backward`
+// logits (rows x classes) become *scale * (softmax - target). grid: rows.
 extern "C" __global__ void __launch_bounds__(512) vocabulary_loss_rows(bf16* logits, double* row_losses, const uint32_t* targets,
-                                                                       int classes, float scale, int backward) {
+                                                                       const float* scale, int classes, int backward) {
     using namespace vocabulary_loss;
     __shared__ float peaks[kWarps];
     __shared__ double sums[kWarps];
@@ -92,12 +92,12 @@ extern "C" __global__ void __launch_bounds__(512) vocabulary_loss_rows(bf16* log
     if (!backward) {
         return;
     }
-    float factor = float(double(scale) / total);
+    float own_scale = *scale, factor = float(double(own_scale) / total);
     each(row, classes, [&](int at, const Floats& x, int count) {
         Floats slopes;
 #pragma unroll
         for (int i = 0; i < kEight; ++i) {
-            float slope = fmaf(exp_poly(x.at[i] - peak), factor, at + i == target ? -scale : 0.0f);
+            float slope = fmaf(exp_poly(x.at[i] - peak), factor, at + i == target ? -own_scale : 0.0f);
             slopes.at[i] = i < count ? slope : 0.0f;
         }
         store_raw(row + at, narrowed(slopes));

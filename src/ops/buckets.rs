@@ -4,8 +4,22 @@ use bytemuck::NoUninit;
 
 use crate::machine::tape::{Bytes, bytes_of};
 
-/// Packed tokens of a group, and the masked ones of a part that predicts words, are padded to multiples of this on a device: rows of a product's tile, which it computes in any case.
-pub const TOKENS: usize = 128;
+/// Rows of a product's tile, which it computes in any case.
+const TILE: usize = 128;
+
+/// Most that [`rows`] adds.
+const MOST_PAD: usize = 1024;
+
+/// What so many rows are padded to a multiple of on a device: packed tokens of a group, those of them that are read, and the masked ones of a
+/// part that predicts words. A tile, or up to a 32nd of many rows.
+pub fn multiple(count: usize) -> usize {
+    (count / 64).next_power_of_two().clamp(TILE, MOST_PAD)
+}
+
+/// So many rows with what pads them.
+pub fn rows(count: usize) -> usize {
+    count.next_multiple_of(multiple(count))
+}
 
 /// Most items of a table that has `count`: a power of two, or none.
 pub fn items(count: usize) -> usize {
@@ -29,6 +43,16 @@ pub fn padded<T: NoUninit>(values: &[T], count: usize, with: T) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_padded_by_a_tile_or_a_little() {
+        assert_eq!([0, 1, 128, 8191, 8193, 10_500].map(rows), [0, 128, 128, 8192, 8320, 10_752]);
+        for count in (1..300_000).step_by(77) {
+            let padded = rows(count);
+            assert!(padded >= count && padded - count < MOST_PAD && (padded - count < TILE || padded <= count + count / 32));
+            assert_eq!(rows(padded), padded);
+        }
+    }
 
     #[test]
     fn tables_have_few_sizes() {

@@ -24,7 +24,7 @@ use crate::machine::launch::Launch;
 use crate::machine::memory::{Buffer, Memory};
 use crate::machine::tape::{Bytes, bytes_of};
 use crate::machine::tensor::Tensor;
-pub use backward::{RowGradientsBackward, Sources};
+pub use backward::{RowGradientsBackward, Sources, first_rows};
 pub use gram::most_gram_partials;
 pub(super) use gram::row_gram;
 use gram::{gram_groups, gram_partials};

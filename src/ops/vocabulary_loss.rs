@@ -77,14 +77,13 @@ impl Op for VocabularyLoss<'_> {
     }
 
     fn tables(&self) -> Vec<Bytes> {
-        vec![bytes_of(self.targets)]
+        vec![bytes_of(self.targets), bytes_of(&[self.scale])]
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let launch = Launch::line("vocabulary_loss_rows", self.logits.rows, 512)
-            .addresses([self.logits.at, self.row_losses.at, tables[0]])
+            .addresses([self.logits.at, self.row_losses.at, tables[0], tables[1]])
             .int(self.logits.columns)
-            .float(self.scale)
             .int(usize::from(self.backward));
         vec![launch.into()]
     }

@@ -188,7 +188,7 @@ mod tests {
         let spec = model_spec(&config, &corpus).unwrap();
         let draw = |examples: &[u32], round| Draw {
             shares: (0..2).map(|task| Share { task, examples: examples.to_vec(), micro_batch: 2 }).collect(),
-            purpose: Purpose { seed: 1, round, batches: 1, fetched: false, pad: 1 },
+            purpose: Purpose { seed: 1, round, batches: 1, fetched: false, padded: false },
         };
         std::thread::scope(|scope| {
             let mut ahead = Ahead::start(scope, &corpus, spec.clone(), 1, Vec::new());

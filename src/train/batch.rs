@@ -32,8 +32,8 @@ pub struct Purpose {
     pub batches: usize,
     /// A device fetches the inputs, and they are left out.
     pub fetched: bool,
-    /// Tokens of a group are padded to a multiple of it.
-    pub pad: usize,
+    /// Groups of tokens are padded.
+    pub padded: bool,
 }
 
 /// Packs the shares of a round, at most `fuse` tasks in a group (0: all); tasks whose targets are all missing are left out.
@@ -80,7 +80,7 @@ pub fn training_batch(
     if purpose.fetched {
         return (packing.batch, present);
     }
-    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(random), masking, purpose.pad);
+    let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(random), masking, purpose.padded);
     (batch, present)
 }
 
@@ -99,7 +99,7 @@ pub fn evaluation_batch(encoder: &dyn Encoder, task: usize, split: &Split, range
     };
     packing.add(&examples, part);
     packing.batch.groups.push(0..1);
-    packing.finish(encoder, |_| split, None, EVALUATION, 1)
+    packing.finish(encoder, |_| split, None, EVALUATION, false)
 }
 
 /// Targets that some examples have.
@@ -161,14 +161,14 @@ impl Packing {
         self.batch.parts.push(Part { rows: start..self.batch.keys.len(), ..part });
     }
 
-    /// Fetches the inputs of all rows; n-grams are dropped with `random`, tokens of a group padded to a multiple of `pad`.
+    /// Fetches the inputs of all rows; n-grams are dropped with `random`, groups of tokens `padded` if wanted.
     fn finish<'a>(
         mut self,
         encoder: &dyn Encoder,
         split: impl Fn(usize) -> &'a Split + Sync,
         random: Option<Randomness>,
         masking: Masking,
-        pad: usize,
+        padded: bool,
     ) -> Batch {
         let batch = &mut self.batch;
         match encoder.reads() {
@@ -193,7 +193,7 @@ impl Packing {
                     push_bag(&mut batch.bags, rows, *key, dropout);
                 }
             }
-            Input::Tokens(spec) => tokens::pack(batch, spec, split, masking, pad),
+            Input::Tokens(spec) => tokens::pack(batch, spec, split, masking, padded),
         }
         self.batch
     }

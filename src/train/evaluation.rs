@@ -27,7 +27,7 @@ impl Run<'_> {
         if self.state.best.is_some() && best.is_dir() {
             checkpoint::read_model(&best, &mut self.trainer.model)?;
         } else {
-            self.trainer.fetch_parameters()?;
+            self.trainer.fetch_values()?;
         }
         let splits = if self.config.eval.test { &[SplitName::Dev, SplitName::Test][..] } else { &[SplitName::Dev][..] };
         let mut scores = Vec::new();
@@ -149,7 +149,7 @@ impl Run<'_> {
 
     /// Writes `best/` with the parameters that were evaluated.
     fn keep_best(&mut self, round: u64) -> Result<()> {
-        self.trainer.fetch_parameters()?;
+        self.trainer.fetch_values()?;
         self.keep_states();
         let state = State { round, ..self.state.clone() };
         self.trainer.exchange();

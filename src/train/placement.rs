@@ -105,12 +105,20 @@ impl Trainer {
         self.accelerator.as_ref().map(Accelerator::counts)
     }
 
-    /// Brings parameters and what the method remembers back from the device, if there is one, for what reads them here:
-    /// evaluation and checkpoints.
+    /// Brings parameters, moments and what the method remembers back from the device, if there is one: for checkpoints.
     pub fn fetch_parameters(&mut self) -> Result<()> {
+        self.fetch(true)
+    }
+
+    /// As [`Trainer::fetch_parameters`] without the moments: for what is evaluated, and for `best/`.
+    pub fn fetch_values(&mut self) -> Result<()> {
+        self.fetch(false)
+    }
+
+    fn fetch(&mut self, moments: bool) -> Result<()> {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
         let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
-        let stored = accelerator.store(&mut self.model.parameters).and_then(|()| accelerator.store_targets(&mut moved));
+        let stored = accelerator.store(&mut self.model.parameters, moments).and_then(|()| accelerator.store_targets(&mut moved));
         if stored.is_ok() && self.solver.simple(self.blocks.sets()).is_some() {
             let targets = self.solver.methods.iter_mut().flat_map(|method| method.targets());
             targets.zip(moved).for_each(|(target, moved)| *target = moved);

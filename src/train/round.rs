@@ -24,7 +24,6 @@ use crate::machine::memory::Memory;
 use crate::model::network::{Batch, Keep, Limits, Network, Randomness};
 use crate::model::snapshot::Snapshot;
 use crate::model::{Model, Start};
-use crate::ops::buckets;
 use crate::surgery::balance::Factors;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::buffers::TaskBuffers;
@@ -103,11 +102,10 @@ impl Trainer {
         if self.snapshot.is_none() {
             return Ok(());
         }
-        self.fetch_parameters()?;
-        if let Some(snapshot) = &mut self.snapshot {
-            snapshot.take(&self.model.parameters);
-        }
-        self.send_snapshot()
+        self.fetch_values()?;
+        let Self { snapshot: Some(snapshot), model, accelerator, .. } = self else { return Ok(()) };
+        snapshot.take(&model.parameters);
+        Ok(accelerator.as_mut().map_or(Ok(()), |accelerator| accelerator.take_snapshot(&model.parameters))?)
     }
 
     /// Does something that reads parameters with those of the snapshot, where there is one.
@@ -127,8 +125,7 @@ impl Trainer {
 
     /// What the batch of a round is packed for.
     pub fn purpose(&self, seed: u64, round: u64) -> Purpose {
-        let pad = if self.is_accelerated() { buckets::TOKENS } else { 1 };
-        Purpose { seed, round, batches: self.batches(), fetched: self.holds_data(), pad }
+        Purpose { seed, round, batches: self.batches(), fetched: self.holds_data(), padded: self.is_accelerated() }
     }
 
     /// Independent batches that a round is divided into.

@@ -10,7 +10,7 @@ use crate::model::encoders::Input;
 use crate::model::encoders::bag::Bag;
 use crate::model::network::{DataLimits, Limits};
 use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
-use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec};
+use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec, padding};
 use crate::ops::buckets;
 use crate::schedule::sampler::TaskSampling;
 use crate::surgery::methods::registry;
@@ -108,6 +108,8 @@ fn logits_at_once(spec: &ModelSpec, rows: &HeadRows, fused: usize) -> usize {
 struct HeadRows {
     trained: Vec<usize>,
     evaluated: Vec<usize>,
+    /// There is a language model.
+    has_words: bool,
 }
 
 impl HeadRows {
@@ -124,10 +126,11 @@ impl HeadRows {
             let mut train = masked(&task.train);
             train.sort_unstable_by(|a, b| b.cmp(a));
             let most = largest_draw(&train, largest_micro_batch(config, &task.settings));
-            trained.push(if on_device(config) { most.next_multiple_of(buckets::TOKENS) } else { most });
+            trained.push(if on_device(config) { buckets::rows(most) } else { most });
             evaluated.push([&task.dev, &task.test].into_iter().flatten().flat_map(masked).chain(train).max().unwrap_or(0));
         }
-        Self { trained, evaluated }
+        let has_words = corpus.tasks.iter().any(|task| task.settings.head == schema::HeadKind::Mlm);
+        Self { trained, evaluated, has_words }
     }
 
     /// The rows of the `count` largest tasks together.
@@ -164,10 +167,12 @@ fn token_limits(
     let mut round_tokens = HeadRows::largest(rounds.into_iter(), present);
     let mut group_tokens = groups[..fused].iter().sum::<usize>().max(longest);
     if on_device(config) {
-        // A device's groups are padded, of which a round has one for each micro-batch at worst.
+        // A device's groups are padded, of which a round has one for each micro-batch at worst: twice where words are read beside whole texts.
+        let reads_some = spec.pooling == Pooling::Mean && rows.has_words;
+        group_tokens += padding(group_tokens, reads_some);
         let most = corpus.tasks.iter().zip(samplings).map(|(task, sampling)| micro_batches(config, sampling, task));
-        round_tokens += buckets::TOKENS * HeadRows::largest(most, present);
-        group_tokens = group_tokens.next_multiple_of(buckets::TOKENS);
+        let groups = HeadRows::largest(most, present) * (1 + usize::from(reads_some));
+        round_tokens += buckets::multiple(group_tokens) * groups;
     }
     let head_rows = HeadRows::largest(rows.trained.iter().copied(), fused).max(rows.evaluated.iter().copied().max().unwrap_or(0));
     let words = corpus.tasks.iter().map(|task| task.settings.head == schema::HeadKind::Mlm);

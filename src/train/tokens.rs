@@ -1,12 +1,13 @@
 //! From token stores to packed sequences: `[CLS] text [SEP]`, or `[CLS] first [SEP] second [SEP]`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::data::{Inputs, Split, Targets, TokenStore};
-use crate::model::network::{Batch, TokenRoom};
-use crate::model::transformer::{PrefixStates, TokenBatch, TransformerSpec};
+use crate::model::network::{Batch, Part, TokenRoom};
+use crate::model::transformer::{Pooling, PrefixStates, TokenBatch, TransformerSpec, padding};
 use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
 use crate::train::masking::{Masking, masked_count};
@@ -70,13 +71,13 @@ fn hide(sequence: &mut Sequence, spec: &TransformerSpec, key: &RowKey, masking: 
     places
 }
 
-/// Appends the sequences of all of the batch's rows, each group padded to a multiple of `pad` tokens.
+/// Appends the sequences of all of the batch's rows, each group `padded` to a bucket of tokens if wanted.
 pub fn pack<'a>(
     batch: &mut Batch,
     spec: &TransformerSpec,
     split: impl Fn(usize) -> &'a Split + Sync,
     masking: Masking,
-    pad: usize,
+    padded: bool,
 ) {
     let one = |key: &RowKey| {
         let split = split(key.task as usize);
@@ -98,8 +99,15 @@ pub fn pack<'a>(
         tokens.types.push(kind);
         tokens.keys.push(key);
     };
-    let last = |group: &Range<usize>| batch.parts[group.clone()].last().map_or(0, |part| part.rows.end);
-    let (ends, mut start): (Vec<usize>, _) = (batch.groups.iter().map(last).collect(), 0);
+    let is_words = |part: &Part| split(part.task).targets == Targets::Words;
+    // By the last example of each group, whether words are read one by one beside texts that are read as a whole.
+    let of_group = |group: &Range<usize>| {
+        let parts = &batch.parts[group.clone()];
+        let words = parts.iter().filter(|part| is_words(part)).count();
+        let reads_some = spec.pooling == Pooling::Mean && words > 0 && words < parts.len();
+        (parts.last().map_or(0, |part| part.rows.end), reads_some)
+    };
+    let (groups, mut start): (BTreeMap<usize, bool>, _) = (batch.groups.iter().map(of_group).collect(), 0);
     for (number, ((Sequence { ids, second }, masked), key)) in sequences.into_iter().zip(&batch.keys).enumerate() {
         let first = tokens.keys.len();
         tokens.masked.extend(masked.iter().map(|place| (first + place) as u32));
@@ -108,8 +116,8 @@ pub fn pack<'a>(
             push(tokens, id, u32::from(position >= second), key);
         }
         tokens.finish_example(tokens.keys.len());
-        if pad > 1 && ends.contains(&(number + 1)) {
-            let end = start + (tokens.keys.len() - start).next_multiple_of(pad);
+        if let Some(&reads_some) = groups.get(&(number + 1)).filter(|_| padded) {
+            let end = tokens.keys.len() + padding(tokens.keys.len() - start, reads_some);
             (tokens.keys.len()..end).for_each(|_| push(tokens, 0, 0, TokenKey { task: 0, example: 0, position: 0 }));
             tokens.finish_group(end);
             start = end;
@@ -145,6 +153,10 @@ pub fn evaluation_end(split: &Split, start: usize, most: usize, room: Option<Tok
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::network::Targets as BatchTargets;
+    use crate::model::spec::{HeadKind, HeadSpec};
+    use crate::model::transformer::TokenGroup;
+    use crate::ops::vocabulary_loss::IGNORED;
     use crate::train::masking::EVALUATION;
 
     fn room(tokens: usize, masked: usize) -> Option<TokenRoom> {
@@ -160,7 +172,7 @@ mod tests {
     fn pairs_get_segments_and_separators() {
         let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
         let split = split();
-        pack(&mut batch, &TransformerSpec::small(), |_| &split, EVALUATION, 1);
+        pack(&mut batch, &TransformerSpec::small(), |_| &split, EVALUATION, false);
         assert_eq!(batch.bags.rows, [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2]);
         assert_eq!(batch.tokens.types, [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0]);
         assert_eq!(batch.tokens.positions, [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 1]);
@@ -174,7 +186,7 @@ mod tests {
         let (mut split, spec) = (split(), TransformerSpec { mask: Some(3), ..TransformerSpec::small() });
         split.targets = Targets::Words;
         let mut batch = Batch { keys: (0..3).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
-        pack(&mut batch, &spec, |_| &split, EVALUATION, 1);
+        pack(&mut batch, &spec, |_| &split, EVALUATION, false);
         // One word of each text with words.
         assert_eq!(batch.tokens.masked.len(), 2);
         let plain = [1, 10, 11, 2, 1, 20, 2, 21, 22, 2, 1, 2];
@@ -184,6 +196,37 @@ mod tests {
             assert!(word[0] >= 10, "special tokens are never masked");
         }
         assert_eq!(evaluation_end(&split, 0, 8, room(99, 1)), 1);
+    }
+
+    /// A part that predicts words beside one that is read whole: sizes are multiples, and what is read beside the masked words has no word.
+    #[test]
+    fn groups_are_padded_to_multiples() {
+        let texts: Vec<(Vec<u32>, usize)> = (0..40).map(|row| ((0..20 + row % 7).map(|word| 10 + word).collect(), 0)).collect();
+        let inputs = Inputs::Tokens(TokenStore::from_rows(&texts));
+        let words = Split { inputs, targets: Targets::Words, unscaled: None, slices: Default::default() };
+        let spec = TransformerSpec { mask: Some(3), pooling: Pooling::Mean, ..TransformerSpec::small() };
+        let (plain, keys) = (split(), (0..43u32).map(|row| RowKey { task: row / 40, example: row % 40 }).collect());
+        let known = |rows: Range<usize>| {
+            BatchTargets::Class(
+                rows.flat_map(|row| masked_words(&words, &RowKey { task: 0, example: row as u32 }, EVALUATION)).collect(),
+            )
+        };
+        let part =
+            |task, rows: Range<usize>, targets| Part { task, present: task, batch: 0, rows, targets, scale: 1.0, first: true };
+        let parts = vec![part(0, 0..40, known(0..40)), part(1, 40..43, BatchTargets::Class(vec![0; 3]))];
+        let mut batch = Batch { keys, parts, groups: vec![0..2], ..Batch::default() };
+        pack(&mut batch, &spec, |task| if task == 0 { &words } else { &plain }, EVALUATION, true);
+        let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2 };
+        let heads = [head(HeadKind::Mlm), head(HeadKind::Classification)];
+        let group = TokenGroup::new(&batch.tokens, &batch.parts, &heads, spec.pooling);
+        let masked = batch.tokens.masked.len();
+        assert_eq!([group.tokens.len() % 128, group.queries.len() % 128, group.words.len() % 128], [0; 3]);
+        assert_eq!([group.part_heads[0].len(), group.part_heads[1].len()], [group.words.len(), 3]);
+        let BatchTargets::Class(own) = &batch.parts[0].targets else { panic!("words") };
+        assert!(group.words.iter().filter(|&&word| word != IGNORED).eq(own) && own.len() == masked);
+        let found = group.queries.iter().zip(&group.words).filter(|(_, word)| **word != IGNORED).map(|(token, _)| token);
+        assert!(found.eq(&batch.tokens.masked), "words stand at their places");
+        assert!(group.queries.is_sorted_by(|a, b| a < b), "nobody is read twice");
     }
 
     #[test]

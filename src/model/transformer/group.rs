@@ -74,7 +74,7 @@ impl TokenBatch {
 }
 
 /// Masked tokens of a part and their words, of those not read so far, and how many tokens are missing to a multiple of
-/// [`buckets::TOKENS`] where groups are padded.
+/// its bucket where groups are padded.
 struct Words<'a> {
     rest: Peekable<Zip<Iter<'a, u32>, Iter<'a, u32>>>,
     missing: usize,
@@ -87,14 +87,13 @@ impl<'a> Words<'a> {
             Targets::Class(words) => (batch.masked.partition_point(|&token| token < first), &words[..]),
             Targets::Values(_) => (0, &[][..]),
         };
-        let missing = if batch.is_padded { words.len().next_multiple_of(buckets::TOKENS) - words.len() } else { 0 };
+        let missing = if batch.is_padded { buckets::rows(words.len()) - words.len() } else { 0 };
         Self { rest: batch.masked[first..].iter().zip(words).peekable(), missing }
     }
 }
 
-/// Tokens of a sequence that pads a group: attention over it costs little; and how many there are, if only of no tokens.
+/// Tokens of a sequence that pads a group: attention over it costs little.
 const PAD: u32 = 64;
-const PADS: usize = buckets::TOKENS / PAD as usize;
 
 /// A fused group's rows, counted from its first token.
 pub struct TokenGroup {
@@ -118,6 +117,13 @@ pub struct TokenGroup {
     pub part_pooled: Vec<Range<usize>>,
     /// (head rows of parts that predict words) the words; [`IGNORED`] of tokens that are read to pad a part.
     pub words: Vec<u32>,
+}
+
+/// Tokens that pad a group of so many. Where some are read and others are not under `mean`, there is one to read for each query that may be
+/// missing to its bucket.
+pub fn padding(tokens: usize, reads_some: bool) -> usize {
+    let queries = if reads_some { buckets::multiple(tokens) } else { 0 };
+    buckets::rows(tokens + queries) - tokens
 }
 
 impl TokenGroup {
@@ -169,16 +175,21 @@ impl TokenGroup {
         group
     }
 
-    /// Adds the sequences of what pads the group, as many whatever that is. Where all tokens are read, so are these, for nothing.
+    /// Adds the sequences of what pads the group, as many whatever that is. Under `mean` so many of their tokens are read, for nothing,
+    /// that queries fill a bucket as tokens do: all where all others are.
     fn pad(&mut self, pooling: Pooling) {
         let all = self.tokens.len() as u32;
         let mut start = self.bounds[self.bounds.len() - 1];
-        let reads_all = pooling == Pooling::Mean && self.queries.len() == start as usize;
-        for _ in 0..PADS {
+        let reads_all = self.queries.len() == start as usize;
+        let queries = if reads_all { all as usize } else { buckets::rows(self.queries.len()) };
+        let mut missing = if pooling == Pooling::Mean { ((queries - self.queries.len()) as u32).min(all - start) } else { 0 };
+        // As many as the most that pads such a group, if only of no tokens.
+        let most = buckets::multiple(all as usize) * if reads_all || pooling != Pooling::Mean { 1 } else { 2 };
+        for _ in 0..most / PAD as usize {
             let end = (start + PAD).min(all);
-            if reads_all {
-                self.queries.extend(start..end);
-            }
+            let read = missing.min(end - start);
+            self.queries.extend(start..start + read);
+            missing -= read;
             self.bounds.push(end);
             self.query_bounds.push(self.queries.len() as u32);
             start = end;

@@ -15,7 +15,7 @@ pub mod spec;
 
 pub use crate::ops::pooling::Pooling;
 pub use activations::{Activations, TokenLimits};
-pub use group::{TokenBatch, TokenGroup};
+pub use group::{TokenBatch, TokenGroup, padding};
 pub use layout::Place;
 pub use mlm::mlm_params;
 pub use prefix::PrefixStates;

@@ -29,14 +29,34 @@ pub struct RowGradientsBackward<'a> {
     pub dout: Tensor,
 }
 
-/// Rows with sources of neighbouring tasks, end to end.
+/// Rows with sources of the tasks whose gradients are of the whole table, or of the others.
 struct Run {
-    /// Of all tasks' rows with sources, and of all gradient rows.
+    /// Bounds of each row's sources among all, one more than there are rows.
+    starts: Vec<u32>,
+    /// The first row of their gradients.
     first: usize,
-    gradient: usize,
-    rows: usize,
-    /// Their sums are added, each to a row that a table says.
+    /// Sums are added, each to the row that `places` says; otherwise rows go one after another.
     adds: bool,
+    places: Vec<u32>,
+}
+
+/// Tasks in the order of their gradients on a device: first those of the whole table, which lie at the same place in every round.
+fn in_order(indexes: &[RowIndex]) -> impl Iterator<Item = &RowIndex> {
+    [true, false].into_iter().flat_map(|whole| indexes.iter().filter(move |index| index.added.is_some() == whole))
+}
+
+/// The first row of each task's gradient among all on a device.
+pub fn first_rows(indexes: &[RowIndex]) -> Vec<usize> {
+    let starts = |whole: bool, before: usize| {
+        indexes.iter().scan(before, move |next, index| {
+            let first = *next;
+            *next += if index.added.is_some() == whole { index.rows.len() } else { 0 };
+            Some(first)
+        })
+    };
+    let whole_rows = indexes.iter().filter(|index| index.added.is_some()).map(|index| index.rows.len()).sum();
+    let both = starts(true, 0).zip(starts(false, whole_rows)).zip(indexes);
+    both.map(|((whole, other), index)| if index.added.is_some() { whole } else { other }).collect()
 }
 
 /// Where a device finds everything.
@@ -52,34 +72,24 @@ struct At {
 
 impl Run {
     fn of(indexes: &[RowIndex]) -> Vec<Self> {
-        let (mut runs, mut first, mut gradient) = (Vec::<Self>::new(), 0, 0);
-        for index in indexes {
-            let (rows, adds) = (index.sourced().len(), index.added.is_some());
-            match runs.last_mut().filter(|last| last.adds == adds) {
-                Some(last) => last.rows += rows,
-                None => runs.push(Self { first, gradient, rows, adds }),
+        let (mut runs, mut sources, mut gradient) = (Vec::<Self>::new(), 0, 0);
+        for index in in_order(indexes) {
+            let adds = index.added.is_some();
+            if runs.last().is_none_or(|last| last.adds != adds) {
+                runs.push(Self { starts: vec![sources], first: gradient, adds, places: Vec::new() });
             }
-            first += rows;
+            let Self { starts, places, .. } = runs.last_mut().expect("just made");
+            starts.extend(index.starts[1..=index.sourced().len()].iter().map(|start| start + sources));
+            places.extend(index.added.iter().flatten().map(|row| gradient as u32 + row));
+            sources += index.sources.len() as u32;
             gradient += index.rows.len();
         }
         runs
     }
-}
 
-/// Where rows go that are added: gradient rows, by row with sources; empty where there are none.
-fn places(indexes: &[RowIndex]) -> Vec<u32> {
-    if indexes.iter().all(|index| index.added.is_none()) {
-        return Vec::new();
+    fn rows(&self) -> usize {
+        self.starts.len() - 1
     }
-    let (mut places, mut gradient) = (Vec::new(), 0);
-    for index in indexes {
-        match &index.added {
-            Some(rows) => places.extend(rows.iter().map(|row| gradient + row)),
-            None => places.extend(gradient..gradient + index.rows.len() as u32),
-        }
-        gradient += index.rows.len() as u32;
-    }
-    places
 }
 
 impl RowGradientsBackward<'_> {
@@ -114,21 +124,17 @@ impl Op for RowGradientsBackward<'_> {
         });
     }
 
-    /// Packed: examples of each row of all tasks, their bounds, all examples' scales, where rows go that are added, and the rows of
-    /// each run.
+    /// Packed: examples of each row of all tasks, all examples' scales, the rows of each run, then by run their bounds, and where
+    /// rows go that are added.
     fn tables(&self) -> Vec<Bytes> {
         let Sources::Packed { indexes, scales, room } = self.sources else { return Vec::new() };
-        let (mut sources, mut starts) = (Vec::new(), Vec::new());
-        for index in indexes {
-            starts.extend(index.starts[..index.sourced().len()].iter().map(|start| start + sources.len() as u32));
-            sources.extend(index.sources.iter().map(|&source| source as u32));
-        }
-        starts.push(sources.len() as u32);
-        let counts: Vec<u32> = Run::of(indexes).iter().map(|run| run.rows as u32).collect();
-        let [sources, starts] = [&sources, &starts].map(|list| buckets::table(list, room, 0));
-        let places = places(indexes);
-        let places = if places.is_empty() { Bytes::new() } else { buckets::table(&places, room, 0) };
-        vec![sources, starts, bytes_of(scales), places, bytes_of(&counts)]
+        let sources: Vec<u32> = in_order(indexes).flat_map(|index| index.sources.iter().map(|&source| source as u32)).collect();
+        let list = |list: &[u32]| buckets::table(list, room, 0);
+        let runs = Run::of(indexes);
+        let counts: Vec<u32> = runs.iter().map(|run| run.rows() as u32).collect();
+        let mut tables = vec![list(&sources), bytes_of(scales), bytes_of(&counts)];
+        tables.extend(runs.iter().flat_map(|run| [list(&run.starts), list(&run.places)]));
+        tables
     }
 
     fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
@@ -142,13 +148,12 @@ impl Op for RowGradientsBackward<'_> {
                 return vec![self.launch(card, most.gradient_rows, all, at)];
             }
         };
-        let &[sources, starts, scales, places, counts] = tables else { unreachable!("five tables") };
-        let run = |(number, run): (usize, &Run)| {
-            let (starts, places) = (starts + 4 * run.first as Address, places + 4 * run.first as Address);
-            let [out, places] = if run.adds { [all, places] } else { [all + (4 * run.gradient * width) as Address, 0] };
-            let at = At { sources, starts, scales, places, count: counts + 4 * number as Address };
-            self.launch(card, run.rows.max(room), out, at)
+        let &[sources, scales, counts, ref lists @ ..] = tables else { unreachable!("three tables and two a run") };
+        let run = |(number, (run, lists)): (usize, (&Run, &[Address]))| {
+            let [out, places] = if run.adds { [all, lists[1]] } else { [all + (4 * run.first * width) as Address, 0] };
+            let at = At { sources, starts: lists[0], scales, places, count: counts + 4 * number as Address };
+            self.launch(card, run.rows().max(room), out, at)
         };
-        Run::of(indexes).iter().enumerate().map(run).collect()
+        Run::of(indexes).iter().zip(lists.chunks(2)).enumerate().map(run).collect()
     }
 }

@@ -12,7 +12,7 @@ use crate::model::network::{Batch, Limits, Network};
 use crate::model::spec::{HeadKind, ModelSpec, TableSpec};
 use crate::ops::buckets;
 use crate::ops::embedding_bag::RowInit;
-use crate::ops::row_gradients::{RowGradients, RowIndex, Union, UnionOf, most_gram_partials};
+use crate::ops::row_gradients::{RowGradients, RowIndex, Union, UnionOf, first_rows, most_gram_partials};
 use crate::ops::row_index::RowLists;
 use crate::ops::row_update::TableState;
 
@@ -74,12 +74,11 @@ impl TableOnDevice {
 
     /// (rows x dim) the gradients of these tasks' rows.
     pub fn gradients(&self, indexes: &[RowIndex]) -> Vec<Tensor> {
-        let mut first = 0;
-        let own = |index: &RowIndex| {
-            first += index.rows.len();
-            if index.rows.is_empty() { Tensor::NONE } else { self.gradients.rows(first - index.rows.len()..first) }
+        let own = |(index, first): (&RowIndex, usize)| match index.rows.len() {
+            0 => Tensor::NONE,
+            rows => self.gradients.rows(first..first + rows),
         };
-        indexes.iter().map(own).collect()
+        indexes.iter().zip(first_rows(indexes)).map(own).collect()
     }
 
     /// The gradients of so many tasks' rows, where the device finds which they are.
@@ -95,7 +94,7 @@ impl TableOnDevice {
         // With one bound more than there are items, and as long as tables are.
         let list = |bytes: usize, count: usize| bytes * buckets::items(count + 1);
         let (gradients, union) = (gradient_rows(batches, limits), union_rows(network, batches, limits));
-        12 * rows + list(56, entries.max(gradients).max(union)) + 512
+        12 * rows + list(64, entries.max(gradients).max(union)) + 512
     }
 
     /// Most partial Gram matrices of a round.

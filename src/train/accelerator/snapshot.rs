@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use super::forward::Place;
 use super::lane::Lane;
-use super::transfer::Pieces;
+use super::program::Program;
+use super::transfer::{Pieces, rows_of};
 use super::{Accelerator, Readable};
 use crate::machine::driver::{DeviceError, EventId, Priority, StreamId};
 use crate::machine::tensor::Tensor;
@@ -55,11 +56,37 @@ impl Accelerator {
 
     /// Copies parameters to where a snapshot is evaluated while training goes on. No batch of the one before is under way.
     pub fn load_snapshot(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
-        let Some(SnapshotOnDevice { from, stream, taken, .. }) = &self.snapshot else { return Ok(()) };
-        let driver = &mut *self.driver;
-        self.pieces.load(driver, &self.parameters, from, parameters)?;
-        driver.record(*taken, self.streams.lanes[0])?;
-        driver.wait(*stream, *taken)
+        let Some(SnapshotOnDevice { from: to, .. }) = &self.snapshot else { return Ok(()) };
+        self.pieces.load(&mut *self.driver, &self.parameters, to, parameters)?;
+        self.evaluate_from_here()
+    }
+
+    /// As [`Accelerator::load_snapshot`], of the parameters as they are here now. The host knows the slots of `parameters`' rows.
+    pub fn take_snapshot(&mut self, parameters: &Parameters) -> Result<(), DeviceError> {
+        let Some(SnapshotOnDevice { from: to, .. }) = &self.snapshot else { return Ok(()) };
+        let (from, stream, driver) = (self.readable(), self.streams.lanes[0], &mut *self.driver);
+        let table = rows_of(parameters) * from.table.columns;
+        let dense = |own: Tensor| own.rows * own.columns;
+        for (to, from, count) in [
+            (to.weights.shared.wide, from.weights.shared.wide, dense(from.weights.shared.wide)),
+            (to.weights.heads, from.weights.heads, dense(from.weights.heads)),
+            (to.table, from.table, table),
+        ] {
+            if count > 0 {
+                driver.copy(stream, to.at, from.at, 4 * count)?;
+            }
+        }
+        let mut program = Program::default();
+        self.parameters.narrow(to, rows_of(parameters)).into_iter().for_each(|launch| program.launch(stream, launch));
+        self.graphs.execute(driver, stream, program)?;
+        self.evaluate_from_here()
+    }
+
+    /// Batches that are submitted from here on follow what the first lane was given so far.
+    fn evaluate_from_here(&mut self) -> Result<(), DeviceError> {
+        let Some(SnapshotOnDevice { stream, taken, .. }) = &self.snapshot else { return Ok(()) };
+        self.driver.record(*taken, self.streams.lanes[0])?;
+        self.driver.wait(*stream, *taken)
     }
 
     /// Whether batches are evaluated beside training, in a lane of their own.

@@ -61,18 +61,19 @@ impl Accelerator {
         data.load(&mut *self.driver, &self.pieces, corpus, network)
     }
 
-    /// Copies all parameters and moments to the host.
-    pub fn store(&mut self, parameters: &mut Parameters) -> Result<(), DeviceError> {
-        let (shared, heads) = (self.parameters.shared, self.parameters.heads);
+    /// Copies all parameters to the host, or with `moments` those as well.
+    pub fn store(&mut self, parameters: &mut Parameters, moments: bool) -> Result<(), DeviceError> {
+        let (shared, heads, arrays) = (self.parameters.shared, self.parameters.heads, if moments { 3 } else { 1 });
         for (state, host) in [(shared, &mut parameters.shared), (heads, &mut parameters.heads)] {
-            let arrays = [(state.values, &mut host.values), (state.first, &mut host.first), (state.second, &mut host.second)];
-            for (own, values) in arrays.into_iter().filter(|(own, _)| !own.is_none()) {
+            let all = [(state.values, &mut host.values), (state.first, &mut host.first), (state.second, &mut host.second)];
+            for (own, values) in all.into_iter().take(arrays).filter(|(own, _)| !own.is_none()) {
                 self.download(own.at, bytemuck::cast_slice_mut(values))?;
             }
         }
         self.fetch_slots(parameters)?;
         if let (Some(table), Some(host)) = (&self.table, &mut parameters.rows) {
-            for (own, values) in table.arrays().into_iter().zip(host.stored_mut()).filter(|(own, _)| !own.is_none()) {
+            let all = table.arrays().into_iter().zip(host.stored_mut());
+            for (own, values) in all.take(arrays).filter(|(own, _)| !own.is_none()) {
                 self.download(own.at, bytemuck::cast_slice_mut(values))?;
             }
         }
@@ -108,7 +109,7 @@ impl Accelerator {
 }
 
 /// Rows of the table that are there: none yet of a snapshot that nobody has taken.
-fn rows_of(parameters: &Parameters) -> usize {
+pub(super) fn rows_of(parameters: &Parameters) -> usize {
     parameters.rows.as_ref().map_or(0, |table| table.touched().len())
 }
 
