@@ -280,6 +280,32 @@ fn bench_schedule_with_a_workload() {
     run(&words(&["--batch", "2"])).failed(2, &["--workload", "--batch"]);
 }
 
+/// Rounds of a device, and its lanes: the emulated one's quanta are as long as its own time says.
+#[test]
+fn bench_schedule_on_a_device() {
+    let place = Place::new();
+    let path = place.write(
+        "w.toml",
+        "[schedule]\nlanes = 2\npolicy = \"priority\"\n[tasks.a]\ncount = 2\nquanta = 3\ncost_ms = 0.005\n\
+                                      [tasks.urgent]\nquanta = 2\ncost_ms = 0.005\npriority = 1\n",
+    );
+    let words =
+        |device: &'static str| ["bench", "schedule", "--workload", text(&path), "--device", device, "--seconds", "600", "--json"];
+    run(&words("gpu")).failed(2, &["--device gpu", "known are"]);
+    run(&["bench", "schedule", "--device", "cpu"]).failed(2, &["--device"]);
+    if !common::device::is_there() {
+        return;
+    }
+    let line = run(&words("emulated")).ok().json();
+    assert_eq!((line["device"].as_str(), line["measured"]["quanta"].as_u64()), (Some("emulated"), Some(8)), "{line}");
+    assert_eq!(line["measured"]["classes"]["urgent"]["jobs"], 2, "{line}");
+    let line = run(&"bench schedule --contention 2 --jobs 2 --batch 2 --device emulated --seconds 600 --json"
+        .split(' ')
+        .collect::<Vec<_>>());
+    let line = line.ok().json();
+    assert_eq!((line["device"].as_str(), line["measured"]["jobs"].as_u64()), (Some("emulated"), Some(4)), "{line}");
+}
+
 #[test]
 fn bench_step() {
     for encoder in ["linear", "bag", "transformer"] {

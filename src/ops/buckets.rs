@@ -13,7 +13,7 @@ const MOST_PAD: usize = 1024;
 /// What so many rows are padded to a multiple of on a device: packed tokens of a group, those of them that are read, and the masked ones of a
 /// part that predicts words. A tile, or up to a 32nd of many rows.
 pub fn multiple(count: usize) -> usize {
-    (count / 64).next_power_of_two().clamp(TILE, MOST_PAD)
+    ((1 << count.max(1).ilog2()) / 32).clamp(TILE, MOST_PAD)
 }
 
 /// So many rows with what pads them.
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn rows_are_padded_by_a_tile_or_a_little() {
-        assert_eq!([0, 1, 128, 8191, 8193, 10_500].map(rows), [0, 128, 128, 8192, 8320, 10_752]);
+        assert_eq!([0, 1, 128, 8191, 8193, 10_500].map(rows), [0, 128, 128, 8192, 8448, 10_752]);
         for count in (1..300_000).step_by(77) {
             let padded = rows(count);
             assert!(padded >= count && padded - count < MOST_PAD && (padded - count < TILE || padded <= count + count / 32));

@@ -186,7 +186,7 @@ mod tests {
             |name: &str| ["moment", "jacobian", "surgery", "products", "heads: gradients"].iter().any(|word| name.contains(word));
         let names: Vec<&str> = buffers.iter().map(|(name, _)| name.as_str()).collect();
         assert!(names.contains(&"encoder: parameters in bf16") && !names.iter().any(|name| is_training(name)), "{names:?}");
-        assert!(buffers.iter().map(|(_, bytes)| bytes).sum::<u64>() < 16 << 10, "{buffers:?}");
+        assert!(buffers.iter().map(|(_, bytes)| bytes).sum::<u64>() < 24 << 10, "{buffers:?}");
     }
 
     #[test]

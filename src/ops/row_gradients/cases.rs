@@ -45,12 +45,9 @@ fn gradients_that_are_added(on: On) {
     let count: usize = indexes.iter().map(|index| index.rows.len()).sum();
     for (dim, narrow) in [(264, true), (37, false)] {
         on.compare(|place: &mut Place| {
-            let (all, mut first) = (place.f32(&coarse_noise(count * dim, 2), dim), 0);
-            let own = |index: &RowIndex| {
-                first += index.rows.len();
-                all.rows(first - index.rows.len()..first)
-            };
-            let (out, values) = (indexes.iter().map(own).collect(), coarse_noise(60 * dim, 1));
+            let all = place.f32(&coarse_noise(count * dim, 2), dim);
+            let own = |(index, first): (&RowIndex, usize)| all.rows(first..first + index.rows.len());
+            let (out, values) = (indexes.iter().zip(first_rows(&indexes)).map(own).collect(), coarse_noise(60 * dim, 1));
             let dout = if narrow { place.narrow(&values, dim) } else { place.padded(&values, dim) };
             let sources = Sources::Packed { indexes: &indexes, scales: &bags.scales, room: 0 };
             place.run(&RowGradientsBackward { sources, out, dout });
