@@ -22,6 +22,8 @@ train() {
 for SOFTGPU_CC in 80 90; do
     export SOFTGPU_CC
     LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --lib cuda::
+    # Lanes of the device as the dispatcher's executor.
+    LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --test schedule_properties lanes_of_the_host
     # A vocabulary's losses and what follows from them, in a transformer.
     LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --test emulated_transformer words_are_learned_on_a_card
     train "small-$SOFTGPU_CC"

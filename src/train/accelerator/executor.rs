@@ -81,6 +81,7 @@ impl DeviceLanes {
         }
         let begin = device.timer()?;
         device.record(begin, normal)?;
+        device.synchronize(normal)?;
         Ok(Self { driver, lanes: own, graphs: Graphs::default(), began: Instant::now(), begin, failed: None })
     }
 
