@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, check, eval, export, methods, plan, predict, report, schema, simulate, surgery, train};
+use crate::commands::{bench, check, eval, export, methods, plan, predict, report, schema, simulate, surgery, sweep, train};
 use crate::failure::BAD_INPUT;
 use crate::observe;
 use crate::output;
@@ -31,6 +31,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Continue a run from its newest whole checkpoint
     Resume(train::ResumeArgs),
+    /// Make many runs of one configuration: a grid or random values of some keys, and seeds; docs/sweep.md
+    Sweep(sweep::Args),
     /// Score a run (its best parameters) or one checkpoint
     Eval(eval::Args),
     /// Answer texts (or features as JSON lists), from --text or one a line from stdin
@@ -61,6 +63,7 @@ pub fn run() -> Result<ExitCode> {
     match cli.command {
         Command::Train(args) => return train::train(&args),
         Command::Resume(args) => return train::resume(&args),
+        Command::Sweep(args) => return sweep::sweep(&args),
         Command::Check(args) => check::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,
         Command::Eval(args) => eval::run(&args)?,

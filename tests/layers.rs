@@ -12,6 +12,8 @@ const LEVELS: &[&[&str]] = &[
     &["lib", "main"],
     &["cli"],
     &["commands"],
+    // Makes runs, and reports them.
+    &["sweep"],
     // A report reads what a run has written; neither needs the other.
     &["report", "train"],
     &["config", "data", "model", "observe", "simulate", "surgery", "surgery/balance", "surgery/methods"],
@@ -19,7 +21,7 @@ const LEVELS: &[&[&str]] = &[
     &["machine"],
     // Of no room's own business: what is printed, named values, exit codes, whole files, random numbers, did-you-mean.
     &["output"],
-    &["choices", "failure", "files", "random", "suggest"],
+    &["choices", "failure", "files", "limits", "random", "suggest"],
 ];
 
 /// The arrows within a level.

@@ -11,6 +11,7 @@ pub mod report;
 pub mod schema;
 pub mod simulate;
 pub mod surgery;
+pub mod sweep;
 pub mod train;
 
 use std::path::PathBuf;

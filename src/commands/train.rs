@@ -34,6 +34,15 @@ pub struct TrainArgs {
     /// Folder of the run [default: run.out/run.name, counted up]
     #[arg(long)]
     run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    end: EndArgs,
+}
+
+#[derive(clap::Args)]
+struct EndArgs {
+    /// Stop once so many rounds are done, as if interrupted: write a checkpoint, exit with 130
+    #[arg(long, value_name = "ROUNDS")]
+    until: Option<u64>,
 }
 
 #[derive(clap::Args)]
@@ -42,6 +51,8 @@ pub struct ResumeArgs {
     /// Change a key from here on, e.g. --set optimizer.lr=1e-4; docs/configuration.md marks those that may change
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    end: EndArgs,
 }
 
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
@@ -68,6 +79,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let observer = Observer::create(console, &folder.metrics(), folder.path())?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
+    run.until = args.end.until;
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -115,6 +127,7 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let observer = Observer::resume(console, &folder.metrics(), folder.path(), past)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
+    run.until = args.end.until;
     if let Some((path, state)) = newest {
         run.restore(&path, state)?;
     }
@@ -154,7 +167,7 @@ fn finish(run: &mut Run, corpus: &Corpus, console: &Console) -> Result<ExitCode>
 
 /// Raised by SIGINT, SIGTERM, SIGUSR1 and, unless the process was started to outlive its terminal, SIGHUP; a second SIGINT ends the
 /// process at once.
-fn stop_flag() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), Arc::clone(&stop))

@@ -24,6 +24,7 @@ pub mod schema;
 mod shape;
 mod source;
 mod suggest;
+pub mod sweep;
 mod synthetic;
 mod table;
 #[cfg(test)]
@@ -40,7 +41,7 @@ pub use diagnostic::{Diagnostic, Errors};
 pub use flat::{Settings, stored_settings};
 pub use freeze::frozen_blocks;
 pub use from_pretrained::{Settled, Unsettled};
-pub use json_schema::{run_schema, workload_schema};
+pub use json_schema::{run_schema, sweep_schema, workload_schema};
 pub use metrics::{is_error, metrics_of, usual_metrics};
 pub use objective::{Fold, Objective, Quantity};
 pub use paths::WORDS;

@@ -1,5 +1,6 @@
 //! What a run tells: events to metrics.jsonl and TensorBoard, progress to the terminal, debug messages to stderr.
 
+pub mod board;
 pub mod console;
 pub mod event;
 pub mod metrics_file;

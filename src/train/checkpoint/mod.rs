@@ -23,7 +23,7 @@ use crate::schedule::straggler::Watch;
 use crate::train::round::Trainer;
 
 use folders::remove;
-pub use folders::{clean, folder_name, list, prune, recover};
+pub use folders::{clean, folder_name, list, prune, recover, round_of};
 use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
 pub use tensors::{check_shapes, embedding_rows, input_columns, read_model, read_tensors};
 
