@@ -275,6 +275,41 @@ fn a_run_goes_on_without_the_folder_it_started_from() {
     common::resume(&named).failed(2, &["no checkpoint yet", "encoder.from", "copy"]);
 }
 
+/// Copies the fixture to where Hugging Face's libraries would have put it.
+fn fetched(place: &Place) -> PathBuf {
+    let model = place.path("hub/models--org--small");
+    let snapshot = model.join("snapshots/0123abc");
+    std::fs::create_dir_all(&snapshot).expect("a folder");
+    std::fs::create_dir_all(model.join("refs")).expect("a folder");
+    std::fs::write(model.join("refs/main"), "0123abc").expect("a reference");
+    let own = copy(place);
+    for entry in std::fs::read_dir(own).expect("the copy") {
+        let path = entry.expect("an entry").path();
+        std::fs::rename(&path, snapshot.join(path.file_name().expect("a name"))).expect("moved");
+    }
+    snapshot
+}
+
+#[test]
+fn a_fetched_model_is_found_by_its_name() {
+    let place = Place::new();
+    let snapshot = fetched(&place);
+    let config = config(&place, Path::new("org/small"));
+    let train = |run_dir: &str, home: &Path| {
+        let mut command = common::training(&config, &[], &place.path(run_dir));
+        common::outcome(command.env_remove("HF_HUB_CACHE").env("HF_HOME", home).output())
+    };
+    train("by-name", &place.path("")).ok();
+    let stored = std::fs::read_to_string(place.path("by-name/config.toml")).expect("a configuration");
+    assert!(stored.contains(&format!("from = {:?}", snapshot.display().to_string())), "{stored}");
+    let by_path = place.train(&config, &[&format!("encoder.from={}", snapshot.display())]);
+    common::assert_same_files(&common::final_checkpoint(&place.path("by-name")), &common::final_checkpoint(&by_path), "by name");
+    // Where it is not, every place is named.
+    let missing = place.path("elsewhere/hub/models--org--small").display().to_string();
+    let parts = ["encoder.from: no such folder", &missing, "hf download org/small"];
+    train("refused", &place.path("elsewhere")).failed(2, &parts);
+}
+
 /// What transformers needs to give an exported model the inputs it was trained on. `hugging_face_answers.py` has transformers
 /// itself read such a folder.
 #[test]

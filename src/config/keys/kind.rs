@@ -45,6 +45,8 @@ pub enum PathFrom {
     SettingFile,
     /// `data.root`.
     DataRoot,
+    /// `data.root`; what is not there may be the name of a model that Hugging Face's libraries have fetched.
+    DataRootOrModels,
 }
 
 /// Why a value does not do.
@@ -164,6 +166,7 @@ impl Kind {
             Kind::Name => "a name of letters, digits, `_`, `.` and `-`".to_owned(),
             Kind::OneOf(values) => format!("one of {}", quoted(values)),
             Kind::Device => "\"auto\", \"cpu\", \"cuda\", \"cuda:N\" or \"emulated\"".to_owned(),
+            Kind::Path(PathFrom::DataRootOrModels) => "a path, or the name of a fetched model".to_owned(),
             Kind::Path(_) => "a path".to_owned(),
             Kind::Tokenizer => "\"words\" or a path".to_owned(),
             Kind::Bytes => "a size such as \"8GiB\" or a number of bytes".to_owned(),
