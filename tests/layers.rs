@@ -49,6 +49,8 @@ const FUNCTIONS: &[&str] = &["choices", "random", "suggest"];
 /// An outside crate, and the only places that may name it.
 const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli.rs", "commands/"]),
+    ("clap_complete", &["commands/"]),
+    ("clap_mangen", &["commands/"]),
     ("indicatif", &["observe/"]),
     // `surgery` reads and writes whole Jacobians.
     ("safetensors", &["train/checkpoint/", "model/hf", "commands/surgery.rs"]),

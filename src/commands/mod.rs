@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod check;
+pub mod completions;
+pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod methods;
