@@ -1,5 +1,6 @@
 //! `taskloom train` and `taskloom resume`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::ConfigArgs;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::data::Corpus;
 use crate::failure::INTERRUPTED;
 use crate::files::write_whole;
@@ -17,6 +18,7 @@ use crate::machine::Device;
 use crate::observe::Observer;
 use crate::observe::console::Console;
 use crate::observe::metrics_file::Past;
+use crate::observe::tensorboard::HyperParameters;
 use crate::output;
 use crate::train::checkpoint;
 use crate::train::fit_memory;
@@ -76,7 +78,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     write_whole(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));
     let notes = Console::new();
-    let observer = Observer::create(console, &folder.metrics(), folder.path())?;
+    let observer = Observer::create(console, &folder.metrics(), folder.path(), hyper_parameters(&folder)?)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
     run.until = args.end.until;
@@ -124,7 +126,7 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
         pretrained::load(&config, &mut built.trainer, &notes)
             .context("the run has no checkpoint yet and starts from the beginning")?;
     }
-    let observer = Observer::resume(console, &folder.metrics(), folder.path(), past)?;
+    let observer = Observer::resume(console, &folder.metrics(), folder.path(), hyper_parameters(&folder)?, past)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
     run.until = args.end.until;
@@ -140,6 +142,14 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     finish(&mut run, &corpus, &notes)
+}
+
+/// What somebody set of a run's configuration, but for names and paths: what runs are told apart by.
+fn hyper_parameters(folder: &RunFolder) -> Result<HyperParameters> {
+    let text = std::fs::read_to_string(folder.origins()).unwrap_or_default();
+    // A run of a version that did not write them has none.
+    let origins: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+    config::scalars(&folder.config(), |key| origins.contains_key(key) && key != "run.name")
 }
 
 /// The plan within the budget; says what had to give for it.

@@ -39,7 +39,7 @@ use anyhow::Context;
 
 pub use change::change;
 pub use diagnostic::{Diagnostic, Errors};
-pub use flat::{Settings, stored_settings};
+pub use flat::{Settings, scalars, stored_settings};
 pub use freeze::frozen_blocks;
 pub use from_pretrained::{Settled, Unsettled};
 pub use json_schema::{run_schema, sweep_schema, workload_schema};
