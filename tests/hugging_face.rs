@@ -367,6 +367,80 @@ fn an_export_has_the_rule_and_the_tokens_of_training() {
 }
 
 #[test]
+fn a_task_is_exported_as_a_classifier() {
+    let place = Place::new();
+    let config = config(&place, Path::new(FIXTURE));
+    let table =
+        std::fs::read_to_string(place.path("table.tsv")).expect("the table").replace("\tyes", "\t9.5").replace("\tno", "\t1.5");
+    let numbers = place.write("numbers.tsv", table);
+    let sets = [
+        "encoder.pooling=pooler".to_owned(),
+        format!("tasks.score={{ train = [{numbers:?}], text = \"text\", head = \"regression\", label_scale = \"standard\" }}"),
+    ];
+    let trained = place.train(&config, &sets.each_ref().map(String::as_str));
+    let export = |task: Option<&str>, out: &Path| {
+        let words = ["export", trained.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        run(&[&words[..], &task.map_or(vec![], |task| vec!["--task", task])].concat())
+    };
+    let [plain, mood, score] = ["plain", "mood", "score"].map(|name| place.path(name));
+    assert!(export(None, &plain).ok().out.contains("AutoModel.from_pretrained"));
+    let told = export(Some("mood"), &mood).ok().out;
+    assert!(
+        told.contains("AutoModelForSequenceClassification.from_pretrained") && told.contains(mood.to_str().unwrap()),
+        "{told}"
+    );
+    assert!(std::fs::read_to_string(mood.join("README.md")).expect("a README").contains(&told));
+    export(Some("score"), &score).ok();
+    let [plain, of_mood, of_score] = [&plain, &mood, &score].map(|folder| tensors(folder));
+    let encoder: Vec<&String> = plain.keys().filter(|name| !name.starts_with("heads.")).collect();
+    assert!(encoder.contains(&&"pooler.dense.weight".to_owned()));
+    for name in &encoder {
+        assert_eq!(of_mood[&format!("bert.{name}")], plain[*name], "{name}");
+    }
+    for part in ["weight", "bias"] {
+        assert_eq!(of_mood[&format!("classifier.{part}")], plain[&format!("heads.mood.{part}")]);
+    }
+    assert_eq!(of_mood.len(), encoder.len() + 2 + plain.keys().filter(|name| name.starts_with("heads.")).count());
+    // Labels of 1.5 and 9.5, half of each: mean 5.5, deviation 4.
+    let scaled = |part: &str, mean: f32| {
+        plain[&format!("heads.score.{part}")].1.iter().map(|value| value * 4.0 + mean).collect::<Vec<f32>>()
+    };
+    for (part, mean) in [("weight", 0.0), ("bias", 5.5)] {
+        let found = &of_score[&format!("classifier.{part}")].1;
+        assert!(
+            found.iter().zip(scaled(part, mean)).all(|(found, expected)| (found - expected).abs() < 1e-5),
+            "{part}: {found:?}"
+        );
+    }
+    let config =
+        |folder: &Path| -> Value { serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap() };
+    let of_mood = config(&mood);
+    assert_eq!(of_mood["architectures"], json!(["BertForSequenceClassification"]));
+    assert_eq!(
+        (&of_mood["id2label"], &of_mood["problem_type"]),
+        (&json!({"0": "no", "1": "yes"}), &json!("single_label_classification"))
+    );
+    assert_eq!((&config(&score)["id2label"], &config(&score)["problem_type"]), (&json!({"0": "LABEL_0"}), &json!("regression")));
+    export(Some("moood"), &place.path("none")).failed(2, &["--task: there is no task `moood`; there are mood, pair, score"]);
+}
+
+#[test]
+fn a_head_without_the_pooler_is_no_classifier() {
+    let place = Place::new();
+    let trained = place.train(&config(&place, Path::new(FIXTURE)), &[]);
+    let out = place.path("out");
+    let refused = run(&["export", trained.to_str().unwrap(), "--out", out.to_str().unwrap(), "--task", "mood"]);
+    refused.failed(
+        2,
+        &[
+            "--task mood: BertForSequenceClassification reads the pooler's output, this run's heads read \"cls\"",
+            "encoder.pooling",
+        ],
+    );
+    assert!(!out.exists(), "nothing is left behind");
+}
+
+#[test]
 fn an_export_overwrites_nothing() {
     let place = Place::new();
     let folder = copy(&place);
