@@ -1,4 +1,5 @@
-//! docs/schema/metrics.schema.json holds every line that runs write, and knows every kind and field of them; docs/metrics.md is made of it.
+//! docs/schema/metrics.schema.json holds every line that runs write, and knows every kind and field of them; docs/metrics.md is
+//! made of it.
 
 mod common;
 

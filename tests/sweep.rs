@@ -1,4 +1,5 @@
-//! `taskloom sweep`: which runs it makes, that it goes on where it stopped, who goes on from a rung, and what it says of failures.
+//! `taskloom sweep`: which runs it makes, that it goes on where it stopped, who goes on from a rung, and what it says of
+//! failures.
 
 mod common;
 

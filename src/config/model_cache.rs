@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Folders of fetched models, in the order in which they are looked through: those that the environment names, then the usual one.
+/// Folders of fetched models, in the order in which they are looked through: those that the environment names, then the usual
+/// one.
 pub fn model_caches() -> Vec<PathBuf> {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));

@@ -192,6 +192,7 @@ impl<'a> Run<'a> {
                 self.scores = self.final_scores()?;
             }
             self.report(end, seconds)?;
+            self.keep_final(end)?;
             Ok(end)
         });
         ended.map_err(|error| {
