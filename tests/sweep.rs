@@ -138,7 +138,7 @@ fn shards_do_their_part_and_the_whole_sums_up() {
 }
 
 /// Long enough to be stopped on the way.
-const LONG: &str = "parallel = 2\nset = [\"train.rounds=4000\", \"eval.every=500\", \"checkpoint.every=20\"]\n\
+const LONG: &str = "parallel = 2\nset = [\"train.rounds=2000\", \"eval.every=500\", \"checkpoint.every=20\"]\n\
                     [parameters]\noptimizer.lr = [1e-3, 2e-3, 3e-3]\n";
 
 fn wait_for_checkpoint(run: &Path) {

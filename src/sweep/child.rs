@@ -91,6 +91,11 @@ impl Running {
         }
     }
 
+    /// Until it has ended, however it does.
+    pub fn wait(&mut self) {
+        let _ = self.child.wait();
+    }
+
     /// Asks for a checkpoint and an end.
     #[allow(unsafe_code, reason = "the standard library sends no other signal than SIGKILL")]
     pub fn interrupt(&self) -> Result<()> {

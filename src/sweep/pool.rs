@@ -94,3 +94,11 @@ impl<'a> Pool<'a> {
         self.running.iter().map(line).collect()
     }
 }
+
+/// An error of the sweep ends its runs as an interruption does.
+impl Drop for Pool<'_> {
+    fn drop(&mut self) {
+        let _ = self.interrupt();
+        self.running.values_mut().for_each(|run| run.running.wait());
+    }
+}

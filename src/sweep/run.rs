@@ -165,6 +165,12 @@ impl<'a> State<'a> {
 
     /// What the run takes; none if it cannot be, which is its failure.
     fn need(&mut self, number: usize) -> Result<Option<Need>> {
+        let point = self.options.trials[number].point;
+        if self.needs[number].is_none() {
+            // Seeds change no sizes.
+            let known = self.of_point(point).find_map(|other| self.needs[other]);
+            self.needs[number] = known;
+        }
         if self.needs[number].is_none() {
             let planned = plan(&self.sweep.config, &self.options.trials[number])?;
             let counted = planned.map(|need| Need { bytes: if self.options.counts_bytes { need.bytes } else { 0 }, ..need });
@@ -235,7 +241,9 @@ impl<'a> State<'a> {
         if !self.board.is_terminal() {
             return;
         }
-        let over = (0..self.progress.len()).filter(|&number| self.is_over(number)).count();
+        let stopped: Vec<usize> = self.next().stopped.into_iter().map(|(point, _)| point).collect();
+        let is_stopped = |number: usize| stopped.contains(&self.options.trials[number].point);
+        let over = (0..self.progress.len()).filter(|&number| self.is_over(number) || is_stopped(number)).count();
         let failed = self.failures.iter().flatten().count();
         let head = format!("{over} of {} runs are over, {failed} of them failed", self.progress.len());
         let best = self.ranked().into_iter().filter(|point| point.score.mean.is_some()).take(3);
