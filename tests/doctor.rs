@@ -43,7 +43,7 @@ fn models_that_were_fetched_are_counted() {
     let place = Place::new();
     std::fs::create_dir_all(place.path("hub/models--org--small")).expect("can make a folder");
     let told = outcome(taskloom().arg("doctor").args(["--device", "cpu"]).env("HF_HOME", place.path("")).output()).ok().out;
-    assert!(told.contains(&format!("1 models in {}", place.path("hub").display())), "{told}");
+    assert!(told.contains(&format!("1 model in {}", place.path("hub").display())), "{told}");
 }
 
 #[test]

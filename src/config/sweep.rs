@@ -10,6 +10,7 @@ use super::keys::kind::PathFrom;
 use super::keys::{Bounds, Kind};
 use super::objective::{FORMS, Objective};
 use super::paths::under_home;
+use super::schema::ROOT;
 use super::table::table;
 use super::tree::{Node, Origin, Table, Value, join_key};
 use super::{defaults, load, shape, source};
@@ -115,15 +116,18 @@ pub fn load_sweep(path: &Path, sets: &[String]) -> Result<LoadedSweep, Errors> {
 fn one_level(table: Table) -> Table {
     let mut found = Table::new();
     for (name, node) in table {
-        flatten(name, node, &mut found);
+        flatten(name.clone(), node, inside(Some(Kind::Section(&ROOT)), &name), &mut found);
     }
     found
 }
 
-fn flatten(path: String, node: Node, found: &mut Table) {
+/// `kind` is that of the run's key `path`, if there is such a key.
+fn flatten(path: String, node: Node, kind: Option<Kind>, found: &mut Table) {
     match node.value {
-        Value::Table(inner) if inner.values().any(|node| node.table().is_some()) || !inner.keys().any(|key| is_known(key)) => {
-            inner.into_iter().for_each(|(name, node)| flatten(join_key(&path, &name), node, found));
+        Value::Table(inner) if is_above(kind.as_ref(), &inner) => {
+            for (name, node) in inner {
+                flatten(join_key(&path, &name), node, inside(kind.clone(), &name), found);
+            }
         }
         Value::List(_) => {
             let table = Table::from([("values".to_owned(), node.clone())]);
@@ -133,8 +137,20 @@ fn flatten(path: String, node: Node, found: &mut Table) {
     }
 }
 
-fn is_known(key: &str) -> bool {
-    super::suggest::nearest(key, PARAMETER.keys.iter().map(|key| key.name)).is_some()
+/// Whether a table holds keys of a run's configuration, and not what one of them varies over.
+fn is_above(kind: Option<&Kind>, table: &Table) -> bool {
+    let varies = || table.is_empty() || table.keys().any(|key| PARAMETER.find(key).is_some());
+    kind.map_or_else(|| !varies(), |kind| kind.section().is_some())
+}
+
+/// The kind of a key in a table of this kind. A quoted name may be several, as in `"optimizer.lr"`.
+fn inside(kind: Option<Kind>, name: &str) -> Option<Kind> {
+    let step = |kind: Option<Kind>, name: &str| match kind? {
+        Kind::Section(section) => section.find(name).map(|key| key.kind.clone()),
+        Kind::Sections(section) => Some(Kind::Section(section)),
+        _ => None,
+    };
+    step(kind.clone(), name).or_else(|| name.split('.').fold(kind, step))
 }
 
 /// Relative to the file that names it.
@@ -266,6 +282,17 @@ mod tests {
         assert_eq!(parameters["optimizer.lr"].log_uniform, [1e-4, 1.0]);
         assert_eq!(parameters["train.micro_batch"].int, [1, 4]);
         assert!(loaded.sweep.config.ends_with("run.toml") && loaded.sweep.config.is_absolute());
+    }
+
+    #[test]
+    fn a_key_that_looks_like_a_range_is_a_key() {
+        let text = "config = \"run.toml\"\n[parameters]\nencoder.init = [0.01, 0.02]\ntasks.a.weight = [1, 2]\n\
+                    [parameters.surgery]\nc = [0.1, 0.5]\nmethod = { values = [\"cagrad\"] }\n";
+        let loaded = load_text(text).unwrap();
+        let keys: Vec<&str> = loaded.sweep.parameters.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["encoder.init", "surgery.c", "surgery.method", "tasks.a.weight"]);
+        let errors = load_text("config = \"run.toml\"\n[parameters]\noptimizer.lr = {}\n").unwrap_err();
+        assert!(errors.to_string().contains("needs exactly one of"), "{errors}");
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn cards() -> Vec<Finding> {
                     |why| why.to_string(),
                     |memory| format!("{} of {} free", human_bytes(memory.free), human_bytes(memory.total)),
                 );
-                found.push(there("card", format!("cuda:{number}: {}, {memory}", driver.name())));
+                found.push(there("card", format!("{}, {memory}", driver.name())));
             }
             Ok(None) => break,
             Err(why) if number == 0 => return vec![absent("card", why.to_string())],
@@ -160,8 +160,10 @@ fn models() -> Finding {
         names.filter(|name| name.to_string_lossy().starts_with("models--")).count()
     };
     let caches = model_caches();
-    let there_are =
-        |folder: &std::path::PathBuf| folder.is_dir().then(|| format!("{} models in {}", count(folder), folder.display()));
+    let there_are = |folder: &std::path::PathBuf| {
+        let models = folder.is_dir().then(|| count(folder))?;
+        Some(format!("{models} model{} in {}", if models == 1 { "" } else { "s" }, folder.display()))
+    };
     let found: Vec<String> = caches.iter().filter_map(there_are).collect();
     if found.is_empty() {
         let places: Vec<String> = caches.iter().map(|folder| folder.display().to_string()).collect();
