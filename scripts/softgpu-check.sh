@@ -27,6 +27,7 @@ for SOFTGPU_CC in 80 90; do
     # A vocabulary's losses and what follows from them, in a transformer.
     LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --test emulated_transformer words_are_learned_on_a_card
     train "small-$SOFTGPU_CC"
+    LD_LIBRARY_PATH="$folder" "${CARGO_TARGET_DIR:-target}/release/taskloom" doctor --device cuda
 done
 # Rows of no even length.
 train odd --set encoder.hidden=61 --set synthetic.features=13 --set train.micro_batch=7

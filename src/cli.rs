@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{bench, check, eval, export, methods, plan, predict, report, schema, simulate, surgery, train};
+use crate::commands::{
+    bench, check, completions, doctor, eval, export, methods, plan, predict, report, schema, simulate, surgery, sweep, train,
+};
 use crate::failure::BAD_INPUT;
 use crate::observe;
 use crate::output;
@@ -31,6 +33,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Continue a run from its newest whole checkpoint
     Resume(train::ResumeArgs),
+    /// Make many runs of one configuration: a grid or random values of some keys, and seeds; docs/sweep.md
+    Sweep(sweep::Args),
     /// Score a run (its best parameters) or one checkpoint
     Eval(eval::Args),
     /// Answer texts (or features as JSON lists), from --text or one a line from stdin
@@ -45,6 +49,12 @@ enum Command {
     Methods(methods::Args),
     /// Print the JSON schema of configuration files, for editors with Taplo: `#:schema PATH` as a file's first line
     Schema(schema::Args),
+    /// Say what this program and this machine can do, and try a device
+    Doctor(doctor::Args),
+    /// Print the completion script of a shell
+    Completions(completions::Args),
+    /// Print the manual page, or write those of all commands
+    Man(completions::ManArgs),
     /// Run the scheduler on synthetic tasks over a virtual clock
     Simulate(simulate::Args),
     /// Measure a part of the program on synthetic data
@@ -61,6 +71,7 @@ pub fn run() -> Result<ExitCode> {
     match cli.command {
         Command::Train(args) => return train::train(&args),
         Command::Resume(args) => return train::resume(&args),
+        Command::Sweep(args) => return sweep::sweep(&args),
         Command::Check(args) => check::run(&args)?,
         Command::Plan(args) => plan::run(&args)?,
         Command::Eval(args) => eval::run(&args)?,
@@ -70,6 +81,9 @@ pub fn run() -> Result<ExitCode> {
         Command::Surgery(args) => surgery::run(&args)?,
         Command::Methods(args) => methods::run(&args)?,
         Command::Schema(args) => schema::run(&args)?,
+        Command::Doctor(args) => doctor::run(&args)?,
+        Command::Completions(args) => completions::run(&args, Cli::command())?,
+        Command::Man(args) => completions::man(&args, Cli::command())?,
         Command::Simulate(args) => simulate::run(&args)?,
         Command::Bench(part) => bench::run(&part)?,
     }

@@ -50,3 +50,25 @@ pub fn written(outcome: io::Result<()>) -> Result<()> {
         Err(error) => Err(Stopped(format!("cannot write the results to stdout: {error}")).into()),
     }
 }
+
+/// A line of comma-separated values.
+pub fn csv<'a>(fields: impl Iterator<Item = &'a str>) -> String {
+    let quoted = |field: &str| match field.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.to_owned(),
+    };
+    format!("{}\n", fields.map(quoted).collect::<Vec<String>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_where_they_have_to_be() {
+        assert_eq!(
+            csv(["a b", "a,b", "say \"hi\"", "two\nlines", ""].into_iter()),
+            "a b,\"a,b\",\"say \"\"hi\"\"\",\"two\nlines\",\n"
+        );
+    }
+}

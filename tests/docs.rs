@@ -19,5 +19,6 @@ fn configuration_reference() {
 #[test]
 fn schemas() {
     up_to_date("schema/run.json", &taskloom::config::run_schema());
+    up_to_date("schema/sweep.json", &taskloom::config::sweep_schema());
     up_to_date("schema/workload.json", &taskloom::config::workload_schema());
 }

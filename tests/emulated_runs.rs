@@ -234,7 +234,7 @@ fn train_on(run: &Path, device: Box<dyn Driver>) -> anyhow::Result<End> {
     let folder = RunFolder::open(run).expect("a run folder");
     let console = Console::new();
     let (config, corpus, plan) = planned(run, &console);
-    let observer = Observer::create(console, &folder.metrics(), run).expect("files");
+    let observer = Observer::create(console, &folder.metrics(), run, Vec::new()).expect("files");
     let stop = AtomicBool::new(false);
     let built = Built::new(&config, &corpus, &plan).expect("an emulated device");
     let mut training = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop).expect("a run");

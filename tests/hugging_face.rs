@@ -275,6 +275,41 @@ fn a_run_goes_on_without_the_folder_it_started_from() {
     common::resume(&named).failed(2, &["no checkpoint yet", "encoder.from", "copy"]);
 }
 
+/// Copies the fixture to where Hugging Face's libraries would have put it.
+fn fetched(place: &Place) -> PathBuf {
+    let model = place.path("hub/models--org--small");
+    let snapshot = model.join("snapshots/0123abc");
+    std::fs::create_dir_all(&snapshot).expect("a folder");
+    std::fs::create_dir_all(model.join("refs")).expect("a folder");
+    std::fs::write(model.join("refs/main"), "0123abc").expect("a reference");
+    let own = copy(place);
+    for entry in std::fs::read_dir(own).expect("the copy") {
+        let path = entry.expect("an entry").path();
+        std::fs::rename(&path, snapshot.join(path.file_name().expect("a name"))).expect("moved");
+    }
+    snapshot
+}
+
+#[test]
+fn a_fetched_model_is_found_by_its_name() {
+    let place = Place::new();
+    let snapshot = fetched(&place);
+    let config = config(&place, Path::new("org/small"));
+    let train = |run_dir: &str, home: &Path| {
+        let mut command = common::training(&config, &[], &place.path(run_dir));
+        common::outcome(command.env_remove("HF_HUB_CACHE").env("HF_HOME", home).output())
+    };
+    train("by-name", &place.path("")).ok();
+    let stored = std::fs::read_to_string(place.path("by-name/config.toml")).expect("a configuration");
+    assert!(stored.contains(&format!("from = {:?}", snapshot.display().to_string())), "{stored}");
+    let by_path = place.train(&config, &[&format!("encoder.from={}", snapshot.display())]);
+    common::assert_same_files(&common::final_checkpoint(&place.path("by-name")), &common::final_checkpoint(&by_path), "by name");
+    // Where it is not, every place is named.
+    let missing = place.path("elsewhere/hub/models--org--small").display().to_string();
+    let parts = ["encoder.from: no such folder", &missing, "hf download org/small"];
+    train("refused", &place.path("elsewhere")).failed(2, &parts);
+}
+
 /// What transformers needs to give an exported model the inputs it was trained on. `hugging_face_answers.py` has transformers
 /// itself read such a folder.
 #[test]
@@ -329,6 +364,80 @@ fn an_export_has_the_rule_and_the_tokens_of_training() {
         (&settings["cls_token"], &settings["pad_token"], &settings["mask_token"]),
         (&json!("<s>"), &json!("<pad>"), &Value::Null)
     );
+}
+
+#[test]
+fn a_task_is_exported_as_a_classifier() {
+    let place = Place::new();
+    let config = config(&place, Path::new(FIXTURE));
+    let table =
+        std::fs::read_to_string(place.path("table.tsv")).expect("the table").replace("\tyes", "\t9.5").replace("\tno", "\t1.5");
+    let numbers = place.write("numbers.tsv", table);
+    let sets = [
+        "encoder.pooling=pooler".to_owned(),
+        format!("tasks.score={{ train = [{numbers:?}], text = \"text\", head = \"regression\", label_scale = \"standard\" }}"),
+    ];
+    let trained = place.train(&config, &sets.each_ref().map(String::as_str));
+    let export = |task: Option<&str>, out: &Path| {
+        let words = ["export", trained.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        run(&[&words[..], &task.map_or(vec![], |task| vec!["--task", task])].concat())
+    };
+    let [plain, mood, score] = ["plain", "mood", "score"].map(|name| place.path(name));
+    assert!(export(None, &plain).ok().out.contains("AutoModel.from_pretrained"));
+    let told = export(Some("mood"), &mood).ok().out;
+    assert!(
+        told.contains("AutoModelForSequenceClassification.from_pretrained") && told.contains(mood.to_str().unwrap()),
+        "{told}"
+    );
+    assert!(std::fs::read_to_string(mood.join("README.md")).expect("a README").contains(&told));
+    export(Some("score"), &score).ok();
+    let [plain, of_mood, of_score] = [&plain, &mood, &score].map(|folder| tensors(folder));
+    let encoder: Vec<&String> = plain.keys().filter(|name| !name.starts_with("heads.")).collect();
+    assert!(encoder.contains(&&"pooler.dense.weight".to_owned()));
+    for name in &encoder {
+        assert_eq!(of_mood[&format!("bert.{name}")], plain[*name], "{name}");
+    }
+    for part in ["weight", "bias"] {
+        assert_eq!(of_mood[&format!("classifier.{part}")], plain[&format!("heads.mood.{part}")]);
+    }
+    assert_eq!(of_mood.len(), encoder.len() + 2 + plain.keys().filter(|name| name.starts_with("heads.")).count());
+    // Labels of 1.5 and 9.5, half of each: mean 5.5, deviation 4.
+    let scaled = |part: &str, mean: f32| {
+        plain[&format!("heads.score.{part}")].1.iter().map(|value| value * 4.0 + mean).collect::<Vec<f32>>()
+    };
+    for (part, mean) in [("weight", 0.0), ("bias", 5.5)] {
+        let found = &of_score[&format!("classifier.{part}")].1;
+        assert!(
+            found.iter().zip(scaled(part, mean)).all(|(found, expected)| (found - expected).abs() < 1e-5),
+            "{part}: {found:?}"
+        );
+    }
+    let config =
+        |folder: &Path| -> Value { serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap() };
+    let of_mood = config(&mood);
+    assert_eq!(of_mood["architectures"], json!(["BertForSequenceClassification"]));
+    assert_eq!(
+        (&of_mood["id2label"], &of_mood["problem_type"]),
+        (&json!({"0": "no", "1": "yes"}), &json!("single_label_classification"))
+    );
+    assert_eq!((&config(&score)["id2label"], &config(&score)["problem_type"]), (&json!({"0": "LABEL_0"}), &json!("regression")));
+    export(Some("moood"), &place.path("none")).failed(2, &["--task: there is no task `moood`; there are mood, pair, score"]);
+}
+
+#[test]
+fn a_head_without_the_pooler_is_no_classifier() {
+    let place = Place::new();
+    let trained = place.train(&config(&place, Path::new(FIXTURE)), &[]);
+    let out = place.path("out");
+    let refused = run(&["export", trained.to_str().unwrap(), "--out", out.to_str().unwrap(), "--task", "mood"]);
+    refused.failed(
+        2,
+        &[
+            "--task mood: BertForSequenceClassification reads the pooler's output, this run's heads read \"cls\"",
+            "encoder.pooling",
+        ],
+    );
+    assert!(!out.exists(), "nothing is left behind");
 }
 
 #[test]

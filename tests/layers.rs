@@ -12,6 +12,8 @@ const LEVELS: &[&[&str]] = &[
     &["lib", "main"],
     &["cli"],
     &["commands"],
+    // Makes runs, and reports them.
+    &["sweep"],
     // A report reads what a run has written; neither needs the other.
     &["report", "train"],
     &["config", "data", "model", "observe", "simulate", "surgery", "surgery/balance", "surgery/methods"],
@@ -19,7 +21,7 @@ const LEVELS: &[&[&str]] = &[
     &["machine"],
     // Of no room's own business: what is printed, named values, exit codes, whole files, random numbers, did-you-mean.
     &["output"],
-    &["choices", "failure", "files", "random", "suggest"],
+    &["choices", "failure", "files", "limits", "random", "suggest"],
 ];
 
 /// The arrows within a level.
@@ -47,6 +49,8 @@ const FUNCTIONS: &[&str] = &["choices", "random", "suggest"];
 /// An outside crate, and the only places that may name it.
 const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli.rs", "commands/"]),
+    ("clap_complete", &["commands/"]),
+    ("clap_mangen", &["commands/"]),
     ("indicatif", &["observe/"]),
     // `surgery` reads and writes whole Jacobians.
     ("safetensors", &["train/checkpoint/", "model/hf", "commands/surgery.rs"]),

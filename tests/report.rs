@@ -109,6 +109,7 @@ fn a_page_shows_one_run() {
         assert_eq!(page.count(&format!("#training figure:first-of-type polyline.s{number}")), 1, "{task}");
         assert!(page.words("#scores tbody").contains(task) && page.words("#yielded tbody").contains(task));
     }
+    assert!(page.words("#final thead").contains("dev loss") && page.words("#final tbody").contains(tasks[0]));
     assert!(page.count("figure svg") >= 10);
     let buffers = start["buffers"].as_array().expect("buffers");
     assert_eq!(page.count("#memory details tbody tr"), buffers.len());
@@ -184,7 +185,7 @@ fn several_runs_stand_side_by_side() {
     for method in ["pcgrad", "sum"] {
         for seed in 1..=3 {
             let (method, seed) = (format!("surgery.method={method}"), format!("run.seed={seed}"));
-            runs.push(place.train(&config, &[&method, &seed, "eval.every=3"]));
+            runs.push(place.train(&config, &[&method, &seed, "eval.every=3", "eval.test=true"]));
         }
     }
     let told = outcome(taskloom().arg("report").args(&runs).current_dir(place.path("")).output()).ok();
@@ -192,21 +193,23 @@ fn several_runs_stand_side_by_side() {
     let page = Page::read(&place.path("report.html"));
     assert_eq!(page.sections(), COMPARED);
     assert_eq!(page.count("#runs tbody tr"), 6);
-    let heads: Vec<String> = page.all("#scores thead th").iter().map(|head| head.text().collect()).collect();
+    let heads: Vec<String> = page.all("#scores-dev thead th").iter().map(|head| head.text().collect()).collect();
     assert_eq!(heads[2..], ["pcgrad (3)", "sum (3)"]);
     assert_eq!(page.all("#paired thead th")[1].text().collect::<String>(), "sum (3)");
-    // Mean and deviation of the last scores, by hand.
+    // Mean and deviation of the final scores, by hand.
     let task = metrics(&runs[0])[0]["tasks"][0].as_str().expect("a name").to_owned();
-    let last = |run: &PathBuf| {
-        let line = metrics(run).into_iter().rev().find(|line| line["kind"] == "eval").expect("an evaluation");
-        line["tasks"][&task]["pearson"].as_f64().expect("a score")
+    let last = |run: &PathBuf, split: &str| {
+        let line = metrics(run).into_iter().rev().find(|line| line["kind"] == "end").expect("an end");
+        line["scores"][split]["tasks"][&task]["pearson"].as_f64().expect("a score")
     };
-    let scores: Vec<f64> = runs[..3].iter().map(last).collect();
-    let mean = scores.iter().sum::<f64>() / 3.0;
-    let deviation = (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / 2.0).sqrt();
-    let row = page.all("#scores tbody tr")[0].text().collect::<Vec<_>>().concat();
-    assert!(row.contains(&format!("{mean:.4} ± {deviation:.4}").replace('-', "−")), "{row}: {mean} {deviation}");
-    let difference = (0..3).map(|seed| last(&runs[3 + seed]) - scores[seed]).sum::<f64>() / 3.0;
+    for split in ["dev", "test"] {
+        let scores: Vec<f64> = runs[..3].iter().map(|run| last(run, split)).collect();
+        let mean = scores.iter().sum::<f64>() / 3.0;
+        let deviation = (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / 2.0).sqrt();
+        let row = page.all(&format!("#scores-{split} tbody tr"))[0].text().collect::<Vec<_>>().concat();
+        assert!(row.contains(&format!("{mean:.4} ± {deviation:.4}").replace('-', "−")), "{row}: {mean} {deviation}");
+    }
+    let difference = (0..3).map(|seed| last(&runs[3 + seed], "dev") - last(&runs[seed], "dev")).sum::<f64>() / 3.0;
     let row = page.all("#paired tbody tr")[0].text().collect::<Vec<_>>().concat();
     assert!(row.contains(&format!("{:.4} ± ", difference.abs())), "{row}: {difference}");
     let keys: Vec<String> = page.all("#keys tbody th").iter().map(|key| key.text().collect()).collect();

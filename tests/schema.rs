@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 use taskloom::config::keys::{Kind, sections};
-use taskloom::config::{run_schema, workload_schema};
+use taskloom::config::{run_schema, sweep_schema, workload_schema};
 
 fn compiled(schema: &str) -> Validator {
     let schema = serde_json::from_str(schema).expect("a schema is JSON");
@@ -52,6 +52,7 @@ fn ends(kind: &Kind) -> (Vec<Value>, Vec<Value>) {
 fn what_is_shipped_is_valid_and_names_its_schema() {
     for (folder, schema, page) in [
         ("configs", run_schema(), "../docs/schema/run.json"),
+        ("configs/sweeps", sweep_schema(), "../../docs/schema/sweep.json"),
         ("configs/workloads", workload_schema(), "../../docs/schema/workload.json"),
     ] {
         let schema = compiled(&schema);

@@ -1,5 +1,6 @@
 //! `taskloom export`: a trained transformer as a Hugging Face folder, with the tasks' heads beside it.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
@@ -8,10 +9,12 @@ use anyhow::{Context, Result, ensure};
 use crate::config::Config;
 use crate::data::Tokenizer;
 use crate::failure::Stopped;
-use crate::model::hf::{self, HeadFile, HfTokenizer, SpecialToken};
+use crate::files::write_whole;
+use crate::model::hf::{self, Classifier, HeadFile, HfTokenizer, SpecialToken};
 use crate::model::spec::HeadKind;
 use crate::model::transformer::TransformerSpec;
 use crate::observe::console::Console;
+use crate::output;
 use crate::train::checkpoint::TaskState;
 use crate::train::restore::{Stored, stored_model};
 use crate::train::run_folder::Source;
@@ -23,9 +26,12 @@ pub struct Args {
     path: PathBuf,
     #[arg(long)]
     out: PathBuf,
+    /// As a BertForSequenceClassification with this task's head; needs encoder.pooling = "pooler"
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
 }
 
-pub fn run(Args { path, out }: &Args) -> Result<()> {
+pub fn run(Args { path, out, task }: &Args) -> Result<()> {
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
     let config = load_model(&source.run)?;
@@ -44,12 +50,37 @@ pub fn run(Args { path, out }: &Args) -> Result<()> {
         let head = HeadFile { kind: task.kind, outputs: task.outputs, classes, label_deviation, label_mean, pooling };
         (task.name.clone(), head)
     };
-    let heads = source.state.tasks.iter().map(head).collect();
+    let heads: BTreeMap<String, HeadFile> = source.state.tasks.iter().map(head).collect();
+    let classifier = |name: &String| {
+        let names: Vec<&str> = source.state.tasks.iter().map(|task| task.name.as_str()).collect();
+        let number = names.iter().position(|own| own == name);
+        let number = number.with_context(|| format!("--task: there is no task `{name}`; there are {}", names.join(", ")))?;
+        Classifier::new(&model.network, &model.parameters, number, &heads[name]).with_context(|| format!("--task {name}"))
+    };
+    let classifier = task.as_ref().map(classifier).transpose()?;
     let tokenizer = tokenizer.map_or(Ok(None), |tokenizer| exported(&tokenizer, spec, &config))?;
-    let written = hf::export(out, &model.network, &model.parameters, &heads, tokenizer.as_ref());
+    let written = hf::export(out, &model.network, &model.parameters, &heads, tokenizer.as_ref(), classifier.as_ref());
     written.map_err(|error| Stopped(format!("{error:#}")))?;
     console.say(&format!("exported {} to {}", source.checkpoint.display(), out.display()));
-    Ok(())
+    let snippet = snippet(out, classifier.is_some(), tokenizer.is_some());
+    let readme = format!("# {}\n\nWritten by `taskloom export`. To load it:\n\n```python\n{snippet}```\n", config.run.name);
+    write_whole(&out.join("README.md"), &readme).map_err(|error| Stopped(format!("{error:#}")))?;
+    output::text(snippet)
+}
+
+/// How transformers loads the folder, in Python.
+fn snippet(out: &Path, is_classifier: bool, has_tokenizer: bool) -> String {
+    let class = if is_classifier { "AutoModelForSequenceClassification" } else { "AutoModel" };
+    let output = if is_classifier { "logits" } else { "last_hidden_state" };
+    let folder = format!("{:?}", out.display().to_string());
+    let model = format!("model = {class}.from_pretrained({folder})\n");
+    match has_tokenizer {
+        true => format!(
+            "from transformers import {class}, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained({folder})\n{model}\
+             print(model(**tokenizer(\"a text\", return_tensors=\"pt\")).{output})\n"
+        ),
+        false => format!("from transformers import {class}\n\n{model}"),
+    }
 }
 
 /// Where `out` leads: to a new or empty folder that is not in the one the run started from.

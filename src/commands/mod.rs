@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod check;
+pub mod completions;
+pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod methods;
@@ -11,6 +13,7 @@ pub mod report;
 pub mod schema;
 pub mod simulate;
 pub mod surgery;
+pub mod sweep;
 pub mod train;
 
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ use crate::observe::console::Console;
 use crate::output;
 use crate::schedule::fuse::{Slot, groups};
 use crate::schedule::retry::Status;
+use crate::train::checkpoint::DiskBytes;
 use crate::train::fit_memory;
 use crate::train::plan::Plan;
 use crate::train::prefix::disk_bytes;
@@ -88,6 +89,13 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         "saved_bytes": plan.saved_bytes(config)?,
         "budget_bytes": config.memory.device,
     });
+    let disk = DiskBytes::of(plan, config)?;
+    planned["disk"] = json!({
+        "checkpoint_bytes": disk.checkpoint,
+        "model_bytes": disk.model,
+        "run_bytes": disk.run,
+        "end_bytes": disk.end,
+    });
     if let Some(transformer) = plan.spec.encoder.transformer() {
         let on = transformer.spec.recompute;
         let mut other = config.clone();
@@ -159,6 +167,14 @@ fn print_text(document: &Value) -> Result<()> {
     output::line(format_args!("{:<48} {:>12}", "all", human_bytes(document["total_bytes"].as_u64().unwrap_or_default())))?;
     if let Some(bytes) = document["cache_bytes"].as_u64() {
         output::line(format_args!("{:<48} {:>12}", "(on disk: states of the frozen prefix)", human_bytes(bytes)))?;
+    }
+    for (label, key) in [
+        ("(on disk: one checkpoint)", "checkpoint_bytes"),
+        ("(on disk: the run while it trains)", "run_bytes"),
+        ("(on disk: the run once it has ended)", "end_bytes"),
+    ] {
+        let bytes = document["disk"][key].as_u64().unwrap_or_default();
+        output::line(format_args!("{label:<48} {:>12}", human_bytes(bytes)))?;
     }
     let recompute = &document["recompute"];
     let (other, bytes) = match recompute["on"].as_bool() {

@@ -1,5 +1,6 @@
 //! `taskloom train` and `taskloom resume`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::ConfigArgs;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::data::Corpus;
 use crate::failure::INTERRUPTED;
 use crate::files::write_whole;
@@ -17,6 +18,7 @@ use crate::machine::Device;
 use crate::observe::Observer;
 use crate::observe::console::Console;
 use crate::observe::metrics_file::Past;
+use crate::observe::tensorboard::HyperParameters;
 use crate::output;
 use crate::train::checkpoint;
 use crate::train::fit_memory;
@@ -34,6 +36,15 @@ pub struct TrainArgs {
     /// Folder of the run [default: run.out/run.name, counted up]
     #[arg(long)]
     run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    end: EndArgs,
+}
+
+#[derive(clap::Args)]
+struct EndArgs {
+    /// Stop once so many rounds are done, as if interrupted: write a checkpoint, exit with 130
+    #[arg(long, value_name = "ROUNDS")]
+    until: Option<u64>,
 }
 
 #[derive(clap::Args)]
@@ -42,6 +53,8 @@ pub struct ResumeArgs {
     /// Change a key from here on, e.g. --set optimizer.lr=1e-4; docs/configuration.md marks those that may change
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    end: EndArgs,
 }
 
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
@@ -65,9 +78,10 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     write_whole(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));
     let notes = Console::new();
-    let observer = Observer::create(console, &folder.metrics(), folder.path())?;
+    let observer = Observer::create(console, &folder.metrics(), folder.path(), hyper_parameters(&folder)?)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
+    run.until = args.end.until;
     if !run.keep_prefix(cache.as_deref(), &notes)? {
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -112,9 +126,10 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
         pretrained::load(&config, &mut built.trainer, &notes)
             .context("the run has no checkpoint yet and starts from the beginning")?;
     }
-    let observer = Observer::resume(console, &folder.metrics(), folder.path(), past)?;
+    let observer = Observer::resume(console, &folder.metrics(), folder.path(), hyper_parameters(&folder)?, past)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
+    run.until = args.end.until;
     if let Some((path, state)) = newest {
         run.restore(&path, state)?;
     }
@@ -127,6 +142,14 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     finish(&mut run, &corpus, &notes)
+}
+
+/// What somebody set of a run's configuration, but for names and paths: what runs are told apart by.
+fn hyper_parameters(folder: &RunFolder) -> Result<HyperParameters> {
+    let text = std::fs::read_to_string(folder.origins()).unwrap_or_default();
+    // A run of a version that did not write them has none.
+    let origins: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+    config::scalars(&folder.config(), |key| origins.contains_key(key) && key != "run.name")
 }
 
 /// The plan within the budget; says what had to give for it.
@@ -154,7 +177,7 @@ fn finish(run: &mut Run, corpus: &Corpus, console: &Console) -> Result<ExitCode>
 
 /// Raised by SIGINT, SIGTERM, SIGUSR1 and, unless the process was started to outlive its terminal, SIGHUP; a second SIGINT ends the
 /// process at once.
-fn stop_flag() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_flag() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), Arc::clone(&stop))

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::tree::{Node, join_key};
 use super::{Resolved, load_stored};
@@ -34,6 +36,23 @@ fn flatten(path: &str, table: &toml::Table, found: &mut BTreeMap<String, String>
             value => drop(found.insert(key, value.to_string())),
         }
     }
+}
+
+/// The numbers, booleans and words of a stored configuration by key, of the keys that pass; no lists, and nothing that may be a
+/// path.
+pub fn scalars(path: &Path, pass: impl Fn(&str) -> bool) -> Result<Vec<(String, Value)>> {
+    let values = stored_settings(path)?.values.into_iter().filter(|(key, _)| pass(key));
+    let scalar = |text: &str| match toml::de::ValueDeserializer::parse(text)
+        .ok()
+        .and_then(|value| toml::Value::deserialize(value).ok())?
+    {
+        toml::Value::Integer(value) => Some(Value::from(value)),
+        toml::Value::Float(value) => Some(Value::from(value)),
+        toml::Value::Boolean(value) => Some(Value::from(value)),
+        toml::Value::String(value) if !value.contains('/') => Some(Value::from(value)),
+        _ => None,
+    };
+    Ok(values.filter_map(|(key, text)| Some((key, scalar(&text)?))).collect())
 }
 
 impl Resolved {

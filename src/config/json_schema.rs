@@ -9,6 +9,7 @@ use super::defaults::literal;
 use super::keys::{Bounds, Default, Key, Kind, Section};
 use super::reference::explain;
 use super::schema::ROOT;
+use super::sweep::SWEEP;
 use super::tree::Node;
 use super::workload::WORKLOAD;
 
@@ -22,6 +23,11 @@ pub fn workload_schema() -> String {
     file("A workload of Taskloom's simulator", &WORKLOAD)
 }
 
+/// Of the file that `taskloom sweep` reads.
+pub fn sweep_schema() -> String {
+    file("A sweep of Taskloom", &SWEEP)
+}
+
 fn file(title: &str, section: &Section) -> String {
     let mut schema = table(section);
     schema["$schema"] = json!("http://json-schema.org/draft-04/schema#");
@@ -30,6 +36,10 @@ fn file(title: &str, section: &Section) -> String {
         "type": "string",
         "description": "The file that this one is put over, named relative to this one.",
     });
+    if let Some(parameters) = schema["properties"].get_mut("parameters") {
+        // Their names may be dotted keys, which are tables in tables.
+        parameters["additionalProperties"] = json!({});
+    }
     format!("{schema:#}\n")
 }
 
@@ -64,6 +74,7 @@ fn values(kind: &Kind) -> Value {
             json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, size] })
         }
         Kind::Every => json!({ "anyOf": [{ "type": "string", "enum": ["epoch", "end"] }, { "type": "integer", "minimum": 1 }] }),
+        Kind::Plain => json!({}),
         Kind::NumberOr(bounds, other) => json!({ "anyOf": [number(bounds), values(other)] }),
         Kind::List(item) => json!({ "anyOf": [values(item), { "type": "array", "items": values(item) }] }),
         Kind::Section(section) => table(section),

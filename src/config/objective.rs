@@ -1,7 +1,8 @@
 //! The value of `best.metric`: what makes one evaluation better than another.
 
 use super::metrics::is_error;
-use super::schema::MetricKind;
+use super::metrics::metrics_of;
+use super::schema::{Config, MetricKind};
 use crate::choices::Choice;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +48,20 @@ impl Objective {
         let (task, rest) = text.rsplit_once('.')?;
         let quantity = quantity(rest).filter(|quantity| *quantity != Quantity::Primary && !task.is_empty())?;
         Some(Objective::One { task: task.to_owned(), quantity })
+    }
+}
+
+impl Config {
+    /// Whether `best.metric` is the better the smaller it is; of primary metrics only where all are errors.
+    pub fn objective_is_error(&self) -> bool {
+        let named = if self.tasks.is_empty() { vec![&self.task_defaults] } else { self.tasks.values().collect() };
+        match Objective::parse(&self.best.metric) {
+            Some(Objective::Over(_, Quantity::Primary)) => {
+                named.iter().all(|task| metrics_of(task).first().is_some_and(|&kind| is_error(kind)))
+            }
+            Some(Objective::Over(_, quantity) | Objective::One { quantity, .. }) => quantity.is_error(),
+            None => false,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::keys::kind::PathFrom;
 use super::keys::{Kind, Section};
+use super::model_cache::{cached_model, model_caches};
 use super::patterns;
 use super::schema::ROOT;
 use super::tree::{Node, Origin, Value};
@@ -31,6 +32,7 @@ fn walk(node: &mut Node, section: &'static Section, data_root: &Path) {
         match &key.kind {
             Kind::Path(PathFrom::CurrentDir) => make_absolute(child, Path::new("")),
             Kind::Path(PathFrom::DataRoot) => make_absolute(child, data_root),
+            Kind::Path(PathFrom::DataRootOrModels) => model_folder(child, data_root),
             Kind::List(item) if **item == Kind::Path(PathFrom::DataRoot) => files(child, data_root),
             Kind::NumberOr(_, other) if **other == Kind::list(Kind::Path(PathFrom::DataRoot)) => files(child, data_root),
             Kind::Tokenizer if child.text() != Some(WORDS) => make_absolute(child, data_root),
@@ -41,6 +43,18 @@ fn walk(node: &mut Node, section: &'static Section, data_root: &Path) {
             // `data.root` is resolved first: the others need it.
             _ => {}
         }
+    }
+}
+
+/// A folder below `folder`, else the model of that name that was fetched, if there is one.
+fn model_folder(node: &mut Node, folder: &Path) {
+    let fetched = |name: &str| {
+        let is_there = folder.join(name).exists();
+        if is_there { None } else { cached_model(name, &model_caches()) }
+    };
+    match node.text().and_then(fetched) {
+        Some(found) => node.value = Value::Text(found.to_string_lossy().into_owned()),
+        None => make_absolute(node, folder),
     }
 }
 

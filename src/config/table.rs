@@ -53,7 +53,7 @@ macro_rules! table {
                 let keys = vec![
                     $(
                         $crate::config::keys::Key::new(
-                            stringify!($name),
+                            stringify!($name).trim_start_matches("r#"),
                             $crate::config::table::table!(@kind $type $(, $kind)?),
                             $crate::config::table::table!(@default $default),
                             concat!($($doc),*),

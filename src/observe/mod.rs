@@ -1,5 +1,6 @@
 //! What a run tells: events to metrics.jsonl and TensorBoard, progress to the terminal, debug messages to stderr.
 
+pub mod board;
 pub mod console;
 pub mod event;
 pub mod metrics_file;
@@ -18,7 +19,7 @@ use serde_json::Value;
 use console::Console;
 use event::Event;
 use metrics_file::{MetricsFile, Past};
-use tensorboard::TensorBoard;
+use tensorboard::{HyperParameters, TensorBoard};
 
 use crate::output::Messages;
 
@@ -31,13 +32,13 @@ pub struct Observer {
 
 impl Observer {
     /// Of a new run.
-    pub fn create(console: Console, metrics: &Path, folder: &Path) -> Result<Self> {
-        Ok(Self { console, metrics: MetricsFile::create(metrics)?, tensorboard: TensorBoard::create(folder)? })
+    pub fn create(console: Console, metrics: &Path, folder: &Path, parameters: HyperParameters) -> Result<Self> {
+        Ok(Self { console, metrics: MetricsFile::create(metrics)?, tensorboard: TensorBoard::create(folder, parameters)? })
     }
 
     /// Of a run that goes on from a checkpoint: what came after it is forgotten.
-    pub fn resume(console: Console, metrics: &Path, folder: &Path, past: Past) -> Result<Self> {
-        let mut tensorboard = TensorBoard::begin(folder)?;
+    pub fn resume(console: Console, metrics: &Path, folder: &Path, parameters: HyperParameters, past: Past) -> Result<Self> {
+        let mut tensorboard = TensorBoard::begin(folder, parameters)?;
         let metrics = MetricsFile::resume(metrics, past, &mut |line| tensorboard.write(line))?;
         Ok(Self { console, metrics, tensorboard: tensorboard.replace()? })
     }

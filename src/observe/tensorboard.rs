@@ -1,7 +1,9 @@
 //! TensorBoard event files: length-framed records with masked CRC32C checksums around `Event` protocol buffers.
 //!
 //! Only what scalars need is encoded: Event { wall_time = 1, step = 2, file_version = 3, summary = 5 } and
-//! Summary { value = 1 { tag = 1, simple_value = 2 } }.
+//! Summary { value = 1 { tag = 1, simple_value = 2 } }; and in [`hparams`] what the tab of hyper-parameters needs.
+
+mod hparams;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -12,6 +14,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::files::scratch;
+pub use hparams::HyperParameters;
 
 /// Name of an event file, around its time.
 const NAME: [&str; 2] = ["events.out.tfevents.", ".taskloom"];
@@ -20,20 +23,21 @@ pub struct TensorBoard {
     file: BufWriter<File>,
     path: PathBuf,
     folder: PathBuf,
+    parameters: HyperParameters,
 }
 
 impl TensorBoard {
     /// The event file of a new run.
-    pub fn create(folder: &Path) -> Result<Self> {
-        Self::begin(folder)?.replace()
+    pub fn create(folder: &Path, parameters: HyperParameters) -> Result<Self> {
+        Self::begin(folder, parameters)?.replace()
     }
 
     /// An event file that is not in its place yet.
-    pub fn begin(folder: &Path) -> Result<Self> {
+    pub fn begin(folder: &Path, parameters: HyperParameters) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let path = folder.join(format!("{}{}.{:09}{}", NAME[0], now.as_secs(), now.subsec_nanos(), NAME[1]));
         let file = File::create(scratch(&path)).with_context(|| format!("cannot create {}", path.display()))?;
-        let mut events = Self { file: BufWriter::new(file), path, folder: folder.to_owned() };
+        let mut events = Self { file: BufWriter::new(file), path, folder: folder.to_owned(), parameters };
         let mut version = Vec::new();
         put_double(&mut version, 1, now.as_secs_f64());
         put_bytes(&mut version, 3, b"brain.Event:2");
@@ -56,8 +60,11 @@ impl TensorBoard {
         Ok(self)
     }
 
-    /// The scalars of a line of metrics.jsonl.
+    /// The scalars of a line of metrics.jsonl, and what it says of the run as a whole.
     pub fn write(&mut self, line: &Value) -> Result<()> {
+        if let Some(event) = hparams::of_line(line, &self.parameters) {
+            self.record(&event)?;
+        }
         let scalars = scalars(line);
         if scalars.is_empty() {
             return Ok(());
@@ -134,11 +141,15 @@ fn message(wall_time: f64, step: u64, scalars: &[(String, f64)]) -> Vec<u8> {
         entry.extend((*value as f32).to_le_bytes());
         put_bytes(&mut summary, 1, &entry);
     }
+    event(wall_time, step, &summary)
+}
+
+fn event(wall_time: f64, step: u64, summary: &[u8]) -> Vec<u8> {
     let mut event = Vec::new();
     put_double(&mut event, 1, wall_time);
     event.push(2 << 3);
     put_varint(&mut event, step);
-    put_bytes(&mut event, 5, &summary);
+    put_bytes(&mut event, 5, summary);
     event
 }
 

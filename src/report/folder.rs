@@ -8,9 +8,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::history::History;
+use super::lines::FinalScores;
 use crate::config::schema::MetricKind;
 use crate::config::{Settings, is_error, metrics_of, stored_settings};
 use crate::observe::tracks::Tracks;
+
+/// The split that runs are evaluated on along the way.
+pub const DEV: &str = "dev";
 
 /// One run.
 pub struct Run {
@@ -61,6 +65,29 @@ impl Run {
         let Some(metric) = self.primary(task) else { return Vec::new() };
         let value = |evaluation: &super::lines::Evaluation| evaluation.value(task, metric.name);
         self.history.evaluations.iter().filter_map(|evaluation| Some((evaluation.round as f64, value(evaluation)?))).collect()
+    }
+
+    /// Of a run that has ended, what its parameters come to on a split: the best ones, or the last where none were kept.
+    pub fn final_scores(&self, split: &str) -> Option<&FinalScores> {
+        self.history.end.as_ref()?.scores.get(split)
+    }
+
+    /// The task's final score by its primary metric; on dev, of a run that has not told, that of its last evaluation.
+    pub fn final_score(&self, split: &str, task: &str) -> Option<f64> {
+        match self.final_scores(split) {
+            Some(scores) => scores.tasks.get(task)?.get(self.primary(task)?.name)?.as_f64(),
+            None if split == DEV => self.scores(task).last().map(|score| score.1),
+            None => None,
+        }
+    }
+
+    /// The mean of these over the tasks.
+    pub fn final_mean(&self, split: &str) -> Option<f64> {
+        match self.final_scores(split) {
+            Some(scores) => scores.mean_primary,
+            None if split == DEV => self.history.evaluations.last()?.mean_primary,
+            None => None,
+        }
     }
 
     pub fn method(&self) -> &str {

@@ -141,6 +141,17 @@ pub struct End {
     pub fallbacks: BTreeMap<String, u64>,
     pub schedule: ScheduleEnd,
     pub tasks: Vec<TaskEnd>,
+    /// By split; absent in runs of versions that did not tell.
+    #[serde(default)]
+    pub scores: BTreeMap<String, FinalScores>,
+}
+
+/// What the parameters that a run ended with come to.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FinalScores {
+    /// By task: `loss`, `examples`, each metric.
+    pub tasks: BTreeMap<String, BTreeMap<String, serde_json::Value>>,
+    pub mean_primary: Option<f64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use crate::config::schema::FinalCheckpoint;
 use crate::observe::event::Event;
 use crate::observe::trace::Kind;
 use crate::train::checkpoint::{self, Packed, State};
 use crate::train::plan::interval;
-use crate::train::run::Run;
+use crate::train::run::{End, Run};
 use crate::train::writer::Written;
 
 impl Run<'_> {
@@ -83,6 +84,12 @@ impl Run<'_> {
         checkpoint::prune(&self.folder.checkpoints(), self.config.checkpoint.keep, *round)?;
         let (path, seconds) = (path.display().to_string(), Some(time.as_secs_f64()));
         self.observer.emit(&Event::Checkpoint { round: *round, path: &path, seconds, interrupted: *interrupted })
+    }
+
+    /// Of a run that has ended, and said so: what `checkpoint.final` leaves.
+    pub(super) fn keep_final(&self, end: End) -> Result<()> {
+        let drops = self.config.checkpoint.r#final == FinalCheckpoint::Model && end != End::Interrupted;
+        if drops { checkpoint::keep_model(&self.folder.checkpoints()) } else { Ok(()) }
     }
 
     /// Nothing is being written: what is left of writing and of pruning, here or by a killed process, goes.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::config::schema::{Config, EncoderKind, HeadKind};
-use crate::config::{Resolved, Settled, Unsettled, frozen_blocks};
+use crate::config::{Resolved, Settled, Unsettled, cache_place, frozen_blocks, is_model_name, model_caches};
 use crate::data::Tokenizer;
 use crate::machine::Device;
 use crate::model::encoders::Encoder;
@@ -27,7 +27,7 @@ pub fn adopt(resolved: &mut Resolved) -> Vec<Problem> {
     let problem = |message: String| vec![(FROM.to_owned(), message)];
     let folder = Path::new(&from);
     if !folder.is_dir() {
-        return problem(format!("{} {from}", if folder.exists() { "is a file, not a folder:" } else { "no such folder:" }));
+        return problem(missing(folder, &resolved.config.data.root));
     }
     let file = folder.join("config.json");
     let theirs = match HfConfig::read(&file) {
@@ -69,6 +69,25 @@ pub fn adopt(resolved: &mut Resolved) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Why there is no such folder, and where a model of this name would be.
+fn missing(folder: &Path, root: &Path) -> String {
+    if folder.exists() {
+        return format!("is a file, not a folder: {}", folder.display());
+    }
+    let said = format!("no such folder: {}", folder.display());
+    match folder.strip_prefix(root).ok().and_then(Path::to_str).filter(|name| is_model_name(name)) {
+        Some(name) => {
+            let places: Vec<String> = model_caches().iter().map(|cache| cache_place(name, cache).display().to_string()).collect();
+            format!(
+                "{said}; nor has a model of this name been fetched (looked for {}): nothing is downloaded here, so fetch it with \
+                 `hf download {name}`, or name its folder",
+                places.join(", ")
+            )
+        }
+        None => said,
+    }
 }
 
 /// Whether tokenizer, frozen blocks and weights go together with a transformer's sizes. Every problem, as (key, message).

@@ -49,6 +49,8 @@ pub struct Run<'a> {
     pub(super) observer: Observer,
     pub(super) trace: Option<RunTrace>,
     pub(super) stop: &'a AtomicBool,
+    /// Stops as if it were interrupted then, once so many rounds are done.
+    pub until: Option<u64>,
     pub trainer: Trainer,
     pub(super) state: State,
     pub(super) streams: Vec<ExampleStream>,
@@ -129,6 +131,7 @@ impl<'a> Run<'a> {
             observer,
             trace,
             stop,
+            until: None,
             trainer,
             state,
             streams: Vec::new(),
@@ -189,6 +192,7 @@ impl<'a> Run<'a> {
                 self.scores = self.final_scores()?;
             }
             self.report(end, seconds)?;
+            self.keep_final(end)?;
             Ok(end)
         });
         ended.map_err(|error| {
@@ -225,7 +229,7 @@ impl<'a> Run<'a> {
             }
             self.checkpoint_if_due()?;
             // A round that the device has begun is the next one in any case.
-            if self.stop.load(Ordering::Relaxed) && !self.trainer.is_ahead() {
+            if (self.stop.load(Ordering::Relaxed) || self.is_past(self.state.round)) && !self.trainer.is_ahead() {
                 break End::Interrupted;
             }
             self.round(ahead.as_deref_mut())?;
@@ -240,6 +244,11 @@ impl<'a> Run<'a> {
 
     pub(super) fn is_finished(&self) -> bool {
         self.state.round >= self.plan.rounds || self.order.is_over()
+    }
+
+    /// Whether so many rounds are all that is asked for.
+    fn is_past(&self, rounds: u64) -> bool {
+        self.until.is_some_and(|until| rounds >= until)
     }
 
     /// One round: draw, compute, commit; or say why not. While it is computed, those that should follow are packed, and the next is laid
@@ -315,6 +324,7 @@ impl<'a> Run<'a> {
             && !due(&self.config.eval.every)
             && !due(&self.config.checkpoint.every)
             && !self.stop.load(Ordering::Relaxed)
+            && !self.is_past(round + 1)
     }
 
     /// The trace's clock.

@@ -11,7 +11,7 @@ use super::answer::{describe, fields, values};
 use crate::data::{AnswerChunk, Cell, OwnRow, RowsToAnswer};
 use crate::failure::Stopped;
 use crate::files::scratch;
-use crate::output;
+use crate::output::{self, csv};
 use crate::train::checkpoint::TaskState;
 
 /// The key that an answer has in JSON lines.
@@ -177,26 +177,9 @@ fn field(value: &Value) -> String {
     }
 }
 
-/// A line of comma-separated values.
-fn csv<'a>(fields: impl Iterator<Item = &'a str>) -> String {
-    let quoted = |field: &str| match field.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", field.replace('"', "\"\"")),
-        false => field.to_owned(),
-    };
-    format!("{}\n", fields.map(quoted).collect::<Vec<String>>().join(","))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fields_are_quoted_where_they_have_to_be() {
-        assert_eq!(
-            csv(["a b", "a,b", "say \"hi\"", "two\nlines", ""].into_iter()),
-            "a b,\"a,b\",\"say \"\"hi\"\"\",\"two\nlines\",\n"
-        );
-    }
 
     #[test]
     fn names_tell_the_form() {

@@ -26,6 +26,8 @@ pub enum Kind {
     Bytes,
     /// `epoch`, `end` or a number of rounds.
     Every,
+    /// A string, a number, true or false, or a list of these: what a key of another file takes, which says more.
+    Plain,
     /// A number, or what the other kind takes.
     NumberOr(Bounds, Box<Kind>),
     /// A list, or one item written without brackets.
@@ -43,6 +45,8 @@ pub enum PathFrom {
     SettingFile,
     /// `data.root`.
     DataRoot,
+    /// `data.root`; what is not there may be the name of a model that Hugging Face's libraries have fetched.
+    DataRootOrModels,
 }
 
 /// Why a value does not do.
@@ -114,6 +118,9 @@ impl Kind {
             (Kind::Device, Value::Text(text)) => self.check(value, is_device(text)),
             (Kind::Bytes, Value::Int(int)) => self.check(value, *int >= 0),
             (Kind::Bytes, Value::Text(text)) => bytes(text).map(Value::Int).ok_or_else(|| self.refuse(value)),
+            (Kind::Plain, Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::List(_)) => {
+                Ok(value.clone())
+            }
             (Kind::Every, Value::Int(int)) => self.check(value, *int >= 1),
             (Kind::Every, Value::Text(text)) => self.check(value, ["epoch", "end"].contains(&text.as_str())),
             _ => Err(self.refuse(value)),
@@ -159,10 +166,12 @@ impl Kind {
             Kind::Name => "a name of letters, digits, `_`, `.` and `-`".to_owned(),
             Kind::OneOf(values) => format!("one of {}", quoted(values)),
             Kind::Device => "\"auto\", \"cpu\", \"cuda\", \"cuda:N\" or \"emulated\"".to_owned(),
+            Kind::Path(PathFrom::DataRootOrModels) => "a path, or the name of a fetched model".to_owned(),
             Kind::Path(_) => "a path".to_owned(),
             Kind::Tokenizer => "\"words\" or a path".to_owned(),
             Kind::Bytes => "a size such as \"8GiB\" or a number of bytes".to_owned(),
             Kind::Every => "\"epoch\", \"end\" or a number of rounds".to_owned(),
+            Kind::Plain => "a string, a number, true or false".to_owned(),
             Kind::NumberOr(bounds, other) => format!("a number {}, or {}", bounds.describe(), other.describe()),
             Kind::List(inner) => format!("{}, or a list of such", inner.describe()),
             Kind::Section(_) => "a table".to_owned(),
@@ -177,7 +186,7 @@ impl Kind {
             Kind::Int(min, _) => Value::Int(*min),
             Kind::Float(_) | Kind::NumberOr(..) => Value::Float(0.5),
             Kind::OneOf(values) => Value::Text(values[0].to_owned()),
-            Kind::Bytes | Kind::Every => Value::Int(1),
+            Kind::Bytes | Kind::Every | Kind::Plain => Value::Int(1),
             Kind::List(_) => Value::List(Vec::new()),
             Kind::Section(_) | Kind::Sections(_) => Value::Table(Default::default()),
             Kind::Text | Kind::Column | Kind::Name | Kind::Device | Kind::Path(_) | Kind::Tokenizer => Value::Text(String::new()),

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 pub use encoder::{Encoder, EncoderKind};
 pub use eval::{Best, Eval, Every, EveryNamed, Slice};
 pub use methods::{Balance, HeadGradients, METHOD_KEYS, Scale, Surgery, params_of};
-pub use run::{Checkpoint, Data, DataPlace, Observe, OnBadRow, Run};
+pub use run::{Checkpoint, Data, DataPlace, FinalCheckpoint, Observe, OnBadRow, Run};
 pub use schedule::{Fault, FaultKind, Feedback, Memory, Sampler, SamplerKind, Schedule, ScheduleMode};
 pub use sources::{Synthetic, TasksFrom};
 pub use task::{Adaptive, Format, HeldOut, MetricKind, Scaling, TASK, Task};

@@ -55,10 +55,17 @@ table! {
         every: Every = "epoch", resumable;
         /// Newest checkpoints kept.
         keep: usize = 2 in 1..=1 << 20, resumable;
+        /// What is left of the checkpoints once the run has ended: all that are kept, or the last one's parameters alone.
+        /// Without the optimizer's state the run cannot go on with more rounds.
+        r#final: FinalCheckpoint = "all", resumable;
         /// Training waits only until a checkpoint (or `best/`) is copied; the copy is written while it goes on. The same files;
         /// costs their size in memory once more.
         background: bool = false, resumable;
     }
+}
+
+choices! {
+    pub enum FinalCheckpoint { All = "all", Model = "model" }
 }
 
 table! {

@@ -10,7 +10,7 @@ use safetensors::tensor::TensorView;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{HfConfig, WORDS};
+use super::{Classifier, HfConfig, WORDS};
 use crate::model::Parameters;
 use crate::model::network::Network;
 use crate::model::spec::{HeadKind, Param};
@@ -53,14 +53,16 @@ pub struct SpecialToken {
     pub id: u32,
 }
 
-/// Writes config.json, model.safetensors (a BertModel), heads.json and heads.safetensors (tensors `heads.TASK.weight` and
-/// `.bias`), and where there is one tokenizer.json with its tokenizer_config.json.
+/// Writes config.json, model.safetensors (a BertModel, or with a `classifier` a BertForSequenceClassification), heads.json and
+/// heads.safetensors (tensors `heads.TASK.weight` and `.bias`), and where there is one tokenizer.json with its
+/// tokenizer_config.json.
 pub fn export(
     out: &Path,
     network: &Network,
     parameters: &Parameters,
     heads: &BTreeMap<String, HeadFile>,
     tokenizer: Option<&HfTokenizer>,
+    classifier: Option<&Classifier>,
 ) -> Result<()> {
     let encoder = network.spec.encoder.transformer();
     let encoder = encoder.context("only a transformer encoder has a Hugging Face form")?;
@@ -73,6 +75,12 @@ pub fn export(
     tensors.insert(WORDS.to_owned(), view);
     add(&mut tensors, &network.table.shared, &parameters.shared.values)?;
     add(&mut tensors, &network.table.frozen, &parameters.frozen)?;
+    if let Some(Classifier { weight, bias, .. }) = classifier {
+        tensors = tensors.into_iter().map(|(name, view)| (format!("bert.{name}"), view)).collect();
+        let shape = vec![bias.len(), hidden];
+        tensors.insert("classifier.weight".to_owned(), TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(weight))?);
+        tensors.insert("classifier.bias".to_owned(), TensorView::new(Dtype::F32, vec![bias.len()], bytemuck::cast_slice(bias))?);
+    }
     write_tensors(&out.join("model.safetensors"), &tensors)?;
     let mut tensors = BTreeMap::new();
     add(&mut tensors, &network.table.heads, &parameters.heads.values)?;
@@ -80,7 +88,9 @@ pub fn export(
     write_json(&out.join("heads.json"), &serde_json::to_value(heads)?)?;
     let pad = tokenizer.and_then(|tokenizer| tokenizer.special.iter().find(|token| token.role == "pad_token"));
     let pad = pad.map(|token| token.id);
-    write_json(&out.join("config.json"), &HfConfig::document(spec, hidden, encoder.dropout, pad))?;
+    let mut config = HfConfig::document(spec, hidden, encoder.dropout, pad);
+    classifier.iter().for_each(|classifier| classifier.describe(&mut config));
+    write_json(&out.join("config.json"), &config)?;
     if let Some(tokenizer) = tokenizer {
         write_json(&out.join("tokenizer.json"), &with_special_tokens(tokenizer, [spec.cls, spec.sep])?)?;
         write_json(&out.join("tokenizer_config.json"), &tokenizer_config(tokenizer))?;

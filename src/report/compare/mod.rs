@@ -20,7 +20,7 @@ type Body = fn(&[Run], &Groups) -> Result<Markup>;
 
 const SECTIONS: [(&str, &str, Body); 6] = [
     ("runs", "Runs", runs::body),
-    ("scores", "Final dev scores", scores::body),
+    ("scores", "Final scores", scores::body),
     ("paired", "Paired differences", paired::body),
     ("before", "Before and after", before::body),
     ("curves", "Curves", curves::body),

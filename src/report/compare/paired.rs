@@ -6,8 +6,7 @@ use anyhow::Result;
 use maud::{Markup, html};
 
 use super::groups::{Group, Groups, Spread};
-use super::scores::last_mean;
-use crate::report::folder::{Metric, Run};
+use crate::report::folder::{DEV, Metric, Run};
 use crate::report::words::{missing, signed, value};
 
 pub fn body(_: &[Run], groups: &Groups) -> Result<Markup> {
@@ -21,16 +20,16 @@ pub fn body(_: &[Run], groups: &Groups) -> Result<Markup> {
     }
     Ok(html! {
         p {
-            "Against " b { (first.label) } ", in runs with the same seed: mean and standard deviation of the differences of the last dev scores, \
+            "Against " b { (first.label) } ", in runs with the same seed: mean and standard deviation of the differences of the final dev scores, \
              and how many of the seeds got better."
         }
         div.scroll {
             table {
                 thead { tr { th { "Task" } @for other in &compared { th.n { (other.label) " (" (seeds(first, other).len()) ")" } } } }
                 tbody { @for task in &groups.tasks {
-                    (row(task, groups.metric(task), first, &compared, |run| run.scores(task).last().map(|score| score.1)))
+                    (row(task, groups.metric(task), first, &compared, |run| run.final_score(DEV, task)))
                 } }
-                tfoot { (row("mean", Some(groups.mean_metric()), first, &compared, last_mean)) }
+                tfoot { (row("mean", Some(groups.mean_metric()), first, &compared, |run| run.final_mean(DEV))) }
             }
         }
     })

@@ -4,30 +4,31 @@ use anyhow::Result;
 use maud::{Markup, html};
 
 use super::groups::{Group, Groups, Spread};
-use crate::report::folder::{Metric, Run};
+use crate::report::folder::{DEV, Metric, Run};
 use crate::report::words::{missing, value};
 
 pub fn body(runs: &[Run], groups: &Groups) -> Result<Markup> {
-    if runs.iter().all(|run| run.history.evaluations.is_empty()) {
+    let splits: Vec<&str> =
+        [DEV, "test"].into_iter().filter(|split| runs.iter().any(|run| run.final_mean(split).is_some())).collect();
+    if splits.is_empty() {
         return Ok(missing("No run has an evaluation in its metrics.jsonl."));
     }
     Ok(html! {
-        p { "Of each run's last evaluation on dev: mean and standard deviation over the runs of a group. The best mean of a task is bold." }
-        div.scroll {
-            table {
-                thead { tr { th { "Task" } th { "Metric" } @for group in &groups.all { th.n { (group.label) " (" (group.runs.len()) ")" } } } }
-                tbody {
-                    @for task in &groups.tasks { (row(task, groups.metric(task), groups, |run| run.scores(task).last().map(|score| score.1))) }
+        p {
+            "What each run came to with the parameters that it kept; on dev, of a run that has not ended, its last evaluation. Mean and \
+             standard deviation over the runs of a group. The best mean of a task is bold."
+        }
+        @for split in splits {
+            h3 { (split) }
+            div.scroll {
+                table id=(format!("scores-{split}")) {
+                    thead { tr { th { "Task" } th { "Metric" } @for group in &groups.all { th.n { (group.label) " (" (group.runs.len()) ")" } } } }
+                    tbody { @for task in &groups.tasks { (row(task, groups.metric(task), groups, |run| run.final_score(split, task))) } }
+                    tfoot { (row("mean", Some(groups.mean_metric()), groups, |run| run.final_mean(split))) }
                 }
-                tfoot { (row("mean", Some(groups.mean_metric()), groups, last_mean)) }
             }
         }
     })
-}
-
-/// Mean of the primary metrics at the last evaluation.
-pub fn last_mean(run: &Run) -> Option<f64> {
-    run.history.evaluations.last()?.mean_primary
 }
 
 fn row(task: &str, metric: Option<Metric>, groups: &Groups, of: impl Fn(&Run) -> Option<f64>) -> Markup {

@@ -23,6 +23,7 @@ pub fn body(run: &Run) -> Result<Markup> {
             @for metric in primaries(run) { (before_and_after(run, metric)?) }
         }
         (table(run))
+        (finals(run))
     })
 }
 
@@ -89,6 +90,39 @@ fn table(run: &Run) -> Markup {
             }
         }
     }
+}
+
+/// What the run came to, where it has told: by task, the primary metric on each split.
+fn finals(run: &Run) -> Markup {
+    let splits: Vec<&str> = run.history.end.iter().flat_map(|end| end.scores.keys()).map(String::as_str).collect();
+    if splits.is_empty() {
+        return html! {};
+    }
+    html! {
+        h3 { "Final scores" }
+        p { "With the parameters that the run kept: the best ones, or the last where none were kept." }
+        div.scroll {
+            table #final {
+                thead { tr { th { "Task" } th { "Metric" } @for split in &splits { th.n { (split) } th.n { (split) " loss" } } } }
+                tbody { @for task in run.history.tasks() { tr {
+                    th scope="row" { (task) }
+                    td { (run.primary(&task).map_or("–", |metric| metric.name)) }
+                    @for split in &splits {
+                        td.n { (optional(run.final_score(split, &task))) }
+                        td.n { (optional(loss(run, split, &task))) }
+                    }
+                } } }
+                tfoot { tr {
+                    th scope="row" { "mean" } td {}
+                    @for split in &splits { td.n { (optional(run.final_mean(split))) } td {} }
+                } }
+            }
+        }
+    }
+}
+
+fn loss(run: &Run, split: &str, task: &str) -> Option<f64> {
+    run.final_scores(split)?.tasks.get(task)?.get("loss")?.as_f64()
 }
 
 fn row(run: &Run, task: &str) -> Markup {

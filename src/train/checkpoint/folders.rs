@@ -18,7 +18,8 @@ pub fn folder_name(round: u64) -> String {
     format!("round-{round:08}")
 }
 
-fn round_of(path: &Path) -> Option<u64> {
+/// Rounds done by a checkpoint, by the name of its folder.
+pub fn round_of(path: &Path) -> Option<u64> {
     let digits = name(path).strip_prefix("round-")?;
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }

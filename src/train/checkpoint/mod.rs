@@ -4,7 +4,9 @@
 //! evaluation of earlier parameters is under way, `state.json` with the counters and the hashes of the other files, and last of all `COMPLETE` with the hash of `state.json`. A folder whose marker is
 //! missing or whose hashes differ does not count.
 
+mod disk;
 mod folders;
+mod share;
 mod tensors;
 
 use std::collections::BTreeMap;
@@ -22,8 +24,10 @@ use crate::schedule::order::Incident;
 use crate::schedule::straggler::Watch;
 use crate::train::round::Trainer;
 
+pub use disk::{DiskBytes, keep_model};
 use folders::remove;
-pub use folders::{clean, folder_name, list, prune, recover};
+pub use folders::{clean, folder_name, list, prune, recover, round_of};
+use share::share;
 use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
 pub use tensors::{check_shapes, embedding_rows, input_columns, read_model, read_tensors};
 
@@ -170,6 +174,7 @@ pub fn write(path: &Path, trainer: &mut Trainer, state: &State, with_optimizer: 
             hashes.insert(name.to_owned(), hash(&folder.join(name))?);
             Ok(())
         })?;
+        share(folder, path, &hashes);
         write_state(folder, state, hashes)
     })
 }
@@ -199,6 +204,7 @@ impl Packed {
                 write_synced(&folder.join(name), bytes)?;
                 hashes.insert((*name).to_owned(), blake3::hash(bytes).to_hex().to_string());
             }
+            share(folder, path, &hashes);
             write_state(folder, &self.state, hashes)
         })
     }

@@ -112,7 +112,13 @@ pub fn read_tensors(path: &Path, trainer: &mut Trainer, state: &State) -> Result
         trainer.with_snapshot(|trainer| read_parameters(path.join(EVALUATED), &mut trainer.model))?;
     }
     let table = trainer.model.network.table.clone();
-    let optimizer = TensorFile::open(path.join(OPTIMIZER))?;
+    let file = path.join(OPTIMIZER);
+    ensure!(
+        file.exists(),
+        "it holds the parameters alone, not the optimizer's state (checkpoint.final = \"model\"): the run has ended, and can be \
+         evaluated and exported, but not trained on"
+    );
+    let optimizer = TensorFile::open(file)?;
     for (params, group) in
         [(&table.shared, &mut trainer.model.parameters.shared), (&table.heads, &mut trainer.model.parameters.heads)]
     {

@@ -172,7 +172,7 @@ fn resume(path: &Path) -> Result<()> {
     let (plan, _) = fit_memory::fit(&mut config, &mut corpus)?;
     let built = Built::new(&config, &corpus, &plan)?;
     let past = Past { rounds: state.round, events: state.events };
-    let observer = Observer::resume(Console::new(), &folder.metrics(), folder.path(), past)?;
+    let observer = Observer::resume(Console::new(), &folder.metrics(), folder.path(), Vec::new(), past)?;
     let stop = AtomicBool::new(false);
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
     run.restore(&path, state)?;
