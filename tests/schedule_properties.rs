@@ -584,7 +584,8 @@ fn device_lanes(driver: Box<dyn Driver>, lanes: usize) -> DeviceLanes {
     let targets = Targets::Class(vec![0; 2]);
     let part = Part { task: 0, present: 0, rows: 0..2, targets, scale: 0.5, batch: 0, first: true };
     let keys = (0..2).map(|example| RowKey { task: 0, example }).collect();
-    let batch = Batch { features: vec![0.5; 16], keys, parts: vec![part], groups: vec![0..1], ..Batch::default() };
+    let batch =
+        Batch { features: vec![0.5; 16], keys, parts: vec![part], groups: std::iter::once(0..1).collect(), ..Batch::default() };
     let limits = Limits { group_rows: 2, round_rows: 2, group_logits: 4, present: 1, ..Limits::default() };
     DeviceLanes::new(driver, &model, &batch, &limits, lanes).expect("little memory")
 }

@@ -125,7 +125,7 @@ impl Evaluator {
         while let Some(task) = corpus.tasks.get(self.task) {
             match task.split(self.split) {
                 Some(data) if self.start < data.len() => return,
-                Some(data) if data.len() == 0 => {
+                Some(data) if data.is_empty() => {
                     self.done.insert(task.name.clone(), Tally::default().scores(task, data));
                 }
                 _ => {}

@@ -214,7 +214,7 @@ mod tests {
         let part =
             |task, rows: Range<usize>, targets| Part { task, present: task, batch: 0, rows, targets, scale: 1.0, first: true };
         let parts = vec![part(0, 0..40, known(0..40)), part(1, 40..43, BatchTargets::Class(vec![0; 3]))];
-        let mut batch = Batch { keys, parts, groups: vec![0..2], ..Batch::default() };
+        let mut batch = Batch { keys, parts, groups: std::iter::once(0..2).collect(), ..Batch::default() };
         pack(&mut batch, &spec, |task| if task == 0 { &words } else { &plain }, EVALUATION, true);
         let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2 };
         let heads = [head(HeadKind::Mlm), head(HeadKind::Classification)];
