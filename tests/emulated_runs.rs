@@ -100,6 +100,7 @@ fn a_transformer_of_words_trains_as_on_the_cpu() {
     for sets in [
         &["train.rounds=4", "eval.every=2", "train.fuse=1", "eval.batches_per_round=1", "tasks.words.period=2"][..],
         &["train.rounds=3", "surgery.method=modo", "encoder.pooling=pooler", "train.accumulate=2"],
+        &["train.rounds=2", "encoder.pooling=mean"],
         &["train.rounds=4", "schedule.mode=time_sliced", "schedule.max_staleness=1", "optimizer.row_moment=row"],
     ] {
         trains_as_on_the_cpu(&place, &words, sets);

@@ -198,35 +198,44 @@ mod tests {
         assert_eq!(evaluation_end(&split, 0, 8, room(99, 1)), 1);
     }
 
-    /// A part that predicts words beside one that is read whole: sizes are multiples, and what is read beside the masked words has no word.
-    #[test]
-    fn groups_are_padded_to_multiples() {
-        let texts: Vec<(Vec<u32>, usize)> = (0..40).map(|row| ((0..20 + row % 7).map(|word| 10 + word).collect(), 0)).collect();
-        let inputs = Inputs::Tokens(TokenStore::from_rows(&texts));
-        let words = Split { inputs, targets: Targets::Words, unscaled: None, slices: Default::default() };
-        let spec = TransformerSpec { mask: Some(3), pooling: Pooling::Mean, ..TransformerSpec::small() };
-        let (plain, keys) = (split(), (0..43u32).map(|row| RowKey { task: row / 40, example: row % 40 }).collect());
-        let known = |rows: Range<usize>| {
-            BatchTargets::Class(
-                rows.flat_map(|row| masked_words(&words, &RowKey { task: 0, example: row as u32 }, EVALUATION)).collect(),
-            )
-        };
-        let part =
-            |task, rows: Range<usize>, targets| Part { task, present: task, batch: 0, rows, targets, scale: 1.0, first: true };
-        let parts = vec![part(0, 0..40, known(0..40)), part(1, 40..43, BatchTargets::Class(vec![0; 3]))];
+    /// A part that predicts words in so many texts, beside one that is read whole: sizes are multiples, and what is read beside the masked
+    /// words has no word.
+    fn a_group_is_padded(texts: usize, pooling: Pooling) {
+        let text = |row: usize| ((0..20 + row as u32 % 7).map(|word| 10 + word).collect(), 0);
+        let inputs = Inputs::Tokens(TokenStore::from_rows(&(0..texts).map(text).collect::<Vec<_>>()));
+        let (words, plain) = (Split { inputs, targets: Targets::Words, unscaled: None, slices: Default::default() }, split());
+        let spec = TransformerSpec { mask: Some(3), pooling, ..TransformerSpec::small() };
+        let keys: Vec<RowKey> = [(0, texts as u32), (1, 3)]
+            .into_iter()
+            .flat_map(|(task, rows)| (0..rows).map(move |example| RowKey { task, example }))
+            .collect();
+        let known = keys[..texts].iter().flat_map(|key| masked_words(&words, key, EVALUATION)).collect();
+        let part = |task, rows, targets| Part { task, present: task, batch: 0, rows, targets, scale: 1.0, first: true };
+        let parts =
+            vec![part(0, 0..texts, BatchTargets::Class(known)), part(1, texts..texts + 3, BatchTargets::Class(vec![0; 3]))];
         let mut batch = Batch { keys, parts, groups: std::iter::once(0..2).collect(), ..Batch::default() };
         pack(&mut batch, &spec, |task| if task == 0 { &words } else { &plain }, EVALUATION, true);
         let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2 };
         let heads = [head(HeadKind::Mlm), head(HeadKind::Classification)];
         let group = TokenGroup::new(&batch.tokens, &batch.parts, &heads, spec.pooling);
-        let masked = batch.tokens.masked.len();
-        assert_eq!([group.tokens.len() % 128, group.queries.len() % 128, group.words.len() % 128], [0; 3]);
+        let (masked, own_tokens) = (batch.tokens.masked.len(), group.part_tokens[0].len());
+        let padded = [group.tokens.len(), if pooling == Pooling::Mean { group.queries.len() } else { 0 }];
+        assert!(padded.iter().all(|rows| rows.is_multiple_of(128)), "{padded:?}");
+        assert_eq!(group.words.len(), masked.next_multiple_of(128).min(own_tokens));
         assert_eq!([group.part_heads[0].len(), group.part_heads[1].len()], [group.words.len(), 3]);
-        let BatchTargets::Class(own) = &batch.parts[0].targets else { panic!("words") };
-        assert!(group.words.iter().filter(|&&word| word != IGNORED).eq(own) && own.len() == masked);
+        let BatchTargets::Class(known) = &batch.parts[0].targets else { panic!("words") };
+        assert!(group.words.iter().filter(|&&word| word != IGNORED).eq(known) && known.len() == masked);
         let found = group.queries.iter().zip(&group.words).filter(|(_, word)| **word != IGNORED).map(|(token, _)| token);
         assert!(found.eq(&batch.tokens.masked), "words stand at their places");
         assert!(group.queries.is_sorted_by(|a, b| a < b), "nobody is read twice");
+    }
+
+    /// Few texts are read as a whole, too.
+    #[test]
+    fn groups_are_padded_to_multiples() {
+        for texts in [1, 4, 7, 40, 90] {
+            [Pooling::Mean, Pooling::Cls].into_iter().for_each(|pooling| a_group_is_padded(texts, pooling));
+        }
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl TokenGroup {
         let queries = if reads_all { all as usize } else { buckets::rows(self.queries.len()) };
         let mut missing = if pooling == Pooling::Mean { ((queries - self.queries.len()) as u32).min(all - start) } else { 0 };
         // As many as the most that pads such a group, if only of no tokens.
-        let most = buckets::multiple(all as usize) * if reads_all || pooling != Pooling::Mean { 1 } else { 2 };
+        let most = buckets::multiple(all as usize) * if pooling == Pooling::Mean { 2 } else { 1 };
         for _ in 0..most / PAD as usize {
             let end = (start + PAD).min(all);
             let read = missing.min(end - start);
