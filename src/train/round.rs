@@ -17,7 +17,7 @@ use super::host::Host;
 use super::predictor::HostPredictor;
 use super::quanta::{Quantum, RoundTimes};
 use super::round_options::{RoundOptions, Solvers};
-use super::solve::{Known, Solver, Step};
+use super::solve::{RoundStats, Solver, Step};
 use super::stages::Lap;
 pub use super::stages::Stages;
 use crate::machine::memory::Memory;
@@ -341,7 +341,7 @@ fn commit(
     let moved = step.is_some();
     let step = match step {
         Some(step) => step,
-        None => solver.solve(backend, work, Known { products, losses: &losses, balanced: &balanced })?,
+        None => solver.solve(backend, work, RoundStats { products, losses: &losses, balanced: &balanced })?,
     };
     if !step.norm.is_finite() {
         return Err(Stop::anomaly(None, "update norm", step.norm));

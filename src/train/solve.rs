@@ -27,7 +27,7 @@ pub struct Solver {
 }
 
 /// What is known of a round's gradients.
-pub struct Known<'a> {
+pub struct RoundStats<'a> {
     pub products: Products,
     /// (T)
     pub losses: &'a [f64],
@@ -98,8 +98,8 @@ impl Solver {
     }
 
     /// Solves the round's surgery on the gradients that `backend` holds. A method with row state moves its buffers here.
-    pub fn solve(&mut self, backend: &mut dyn Backend, work: &Work, known: Known) -> Result<Step, Stop> {
-        let Known { products: Products { mut gram, heads }, losses, balanced } = known;
+    pub fn solve(&mut self, backend: &mut dyn Backend, work: &Work, stats: RoundStats) -> Result<Step, Stop> {
+        let RoundStats { products: Products { mut gram, heads }, losses, balanced } = stats;
         let (count, round) = (work.tasks.len(), work.round);
         let Clip { norm: limit, scope } = self.round_options.clip;
         gram.scale(balanced);

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use crate::config::Config;
 use crate::data::cursor::Cursor;
 use crate::data::{Corpus, Split, TaskData};
-use crate::train::checkpoint::{Setbacks, State, TaskState};
+use crate::train::checkpoint::{State, TaskFailures, TaskState};
 use crate::train::plan::Plan;
 use crate::train::round::Trainer;
 use crate::train::shapes::largest_micro_batch;
@@ -93,7 +93,7 @@ pub(super) fn fresh_state(corpus: &Corpus, trainer: &Trainer) -> State {
         reached: None,
         micro_batch: None,
         watch: Default::default(),
-        setbacks: Setbacks::default(),
+        failures: TaskFailures::default(),
     };
     State {
         version: State::version(),

@@ -88,20 +88,20 @@ impl<'a> Run<'a> {
         self.state.incidents.push(Incident { round, task, status: *status });
         let own = &mut self.state.tasks[task];
         own.cursor = cursor;
-        own.setbacks.lost += 1;
-        own.setbacks.last_error = Some(why.clone());
+        own.failures.lost += 1;
+        own.failures.last_error = Some(why.clone());
         match verdict {
             Verdict::Again { halve, .. } => {
-                own.setbacks.retries += 1;
-                own.setbacks.halved += u32::from(*halve);
+                own.failures.retries += 1;
+                own.failures.halved += u32::from(*halve);
             }
-            Verdict::RolledBack | Verdict::Failed(_) => own.setbacks.rollbacks += 1,
+            Verdict::RolledBack | Verdict::Failed(_) => own.failures.rollbacks += 1,
             Verdict::Fine => {}
         }
         if let Verdict::Failed(all) = verdict {
             let error = format!("depends on {}, which failed", self.name(task));
             for &other in all.iter().filter(|&&other| other != task) {
-                self.state.tasks[other].setbacks.last_error = Some(error.clone());
+                self.state.tasks[other].failures.last_error = Some(error.clone());
             }
         }
         let message = format!("task {} failed in round {round}: {why}: {}", self.name(task), self.remedy(task, verdict));
@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
 
     /// Examples of the task's micro-batch, which failures may have halved.
     pub(super) fn micro_batch(&self, task: usize) -> usize {
-        (self.examples(task) >> self.state.tasks[task].setbacks.halved).max(1)
+        (self.examples(task) >> self.state.tasks[task].failures.halved).max(1)
     }
 
     fn name(&self, task: usize) -> &'a str {
@@ -162,13 +162,13 @@ impl<'a> Run<'a> {
             task: task.name.clone(),
             state: state(number),
             rounds: task.taken,
-            rounds_lost: task.setbacks.lost,
-            retries: task.setbacks.retries,
-            rollbacks: task.setbacks.rollbacks,
+            rounds_lost: task.failures.lost,
+            retries: task.failures.retries,
+            rollbacks: task.failures.rollbacks,
             micro_batch: self.micro_batch(number),
             deadlines_met: self.deadlines.of(number).map(|[met, _]| met),
             deadlines_missed: self.deadlines.of(number).map(|[_, missed]| missed),
-            last_error: task.setbacks.last_error.clone(),
+            last_error: task.failures.last_error.clone(),
         };
         self.state.tasks.iter().enumerate().map(task_end).collect()
     }
@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
         let failed: Vec<String> = (0..self.corpus.tasks.len())
             .filter(|&task| self.order.state(task) == State::Failed)
             .map(|task| {
-                let why = self.state.tasks[task].setbacks.last_error.as_deref().unwrap_or("no reason known");
+                let why = self.state.tasks[task].failures.last_error.as_deref().unwrap_or("no reason known");
                 format!("{} ({why})", self.corpus.tasks[task].name)
             })
             .collect();

@@ -137,13 +137,14 @@ pub struct TaskState {
     /// Times of its groups lately, where that is so.
     #[serde(default, skip_serializing_if = "Watch::is_new")]
     pub watch: Watch,
-    #[serde(default)]
-    pub setbacks: Setbacks,
+    /// Called `setbacks` by checkpoints of earlier builds.
+    #[serde(default, alias = "setbacks")]
+    pub failures: TaskFailures,
 }
 
 /// What went wrong with a task so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setbacks {
+pub struct TaskFailures {
     /// Rounds in which its part failed.
     pub lost: u64,
     /// How often it was tried again as it was, and how often it went back to its last commit.
