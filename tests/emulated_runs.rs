@@ -83,8 +83,14 @@ fn a_transformer_trains_as_on_the_cpu() {
     trains_as_on_the_cpu(&place, &config, &["train.rounds=4", "eval.every=2", "train.fuse=1", "eval.batches_per_round=1"]);
     for sets in [
         &["encoder.pooling=pooler", "encoder.freeze=[\"embeddings\",\"layer.0\"]"][..],
-        &["schedule.mode=time_sliced", "encoder.pooling=mean", "encoder.recompute=true"],
-        &["surgery.method=trimmed_mean", "optimizer.embedding=dense", "surgery.granularity=tensor", "train.accumulate=2"],
+        &["schedule.mode=time_sliced", "encoder.pooling=mean", "encoder.recompute=true", "encoder.layers=1"],
+        &[
+            "surgery.method=trimmed_mean",
+            "optimizer.embedding=dense",
+            "surgery.granularity=tensor",
+            "train.accumulate=2",
+            "encoder.layers=1",
+        ],
     ] {
         trains_as_on_the_cpu(&place, &config, &[&["train.rounds=3"], sets].concat());
     }
@@ -99,9 +105,15 @@ fn a_transformer_of_words_trains_as_on_the_cpu() {
     let words = place.transformer_of_words();
     for sets in [
         &["train.rounds=4", "eval.every=2", "train.fuse=1", "eval.batches_per_round=1", "tasks.words.period=2"][..],
-        &["train.rounds=3", "surgery.method=modo", "encoder.pooling=pooler", "train.accumulate=2"],
-        &["train.rounds=2", "encoder.pooling=mean"],
-        &["train.rounds=4", "schedule.mode=time_sliced", "schedule.max_staleness=1", "optimizer.row_moment=row"],
+        &["train.rounds=3", "surgery.method=modo", "encoder.pooling=pooler", "train.accumulate=2", "encoder.layers=1"],
+        &["train.rounds=2", "encoder.pooling=mean", "encoder.layers=1"],
+        &[
+            "train.rounds=4",
+            "encoder.layers=1",
+            "schedule.mode=time_sliced",
+            "schedule.max_staleness=1",
+            "optimizer.row_moment=row",
+        ],
     ] {
         trains_as_on_the_cpu(&place, &words, sets);
     }

@@ -333,7 +333,7 @@ fn pictures(args: &Args, workload: &Workload, spans: &[simulate::Span]) -> Resul
         due: micros(span.release),
         start: micros(span.start),
         end: micros(span.end),
-        waited_for: None,
+        waited_for: Some(span.waited_for),
         note: String::new(),
     };
     let spans: Vec<Span> = spans.iter().map(span).collect();

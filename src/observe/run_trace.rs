@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::trace::{Kind, Span, Trace};
+use crate::schedule::wait::WaitReason;
 
 /// A quantum of a round as it was computed.
 pub struct QuantumSpan {
@@ -24,12 +25,6 @@ pub struct ComputedRounds {
     /// In order.
     pub commits: Vec<QuantumSpan>,
 }
-
-/// Reasons to wait: other tasks' rounds, and the packing of the own one; a group on the same lane; the gradients of the others that
-/// commit together, or the commit of the round before.
-const TURN: &str = "turn";
-const LANE: &str = "lane";
-const GRADIENTS: &str = "gradients";
 
 /// Writes the spans of a run. Times are microseconds since the run was started first, the time between processes left out.
 pub struct RunTrace {
@@ -80,7 +75,7 @@ impl RunTrace {
     pub fn round(&mut self, round: u64, start: f64, computed: Option<&ComputedRounds>, failed: &[(usize, &str)]) -> Result<()> {
         let end = self.now();
         for &(task, why) in failed {
-            self.part(Kind::Failure, task, [start, end], TURN, format!("round {round}: {why}"))?;
+            self.part(Kind::Failure, task, [start, end], WaitReason::Turn, format!("round {round}: {why}"))?;
             self.retries[task] = true;
         }
         if self.left == 0 {
@@ -94,8 +89,11 @@ impl RunTrace {
         let within = |time: Duration| (began + micros(time)).clamp(earliest, end);
         let on_lane = |number: usize| groups[..number].iter().any(|other| other.lane == groups[number].lane);
         let gradients = groups.iter().enumerate();
-        let gradients = gradients.map(|(number, group)| (Kind::Gradient, group, if on_lane(number) { LANE } else { TURN }));
-        for (kind, quantum, waited_for) in gradients.chain(commits.iter().map(|commit| (Kind::Commit, commit, GRADIENTS))) {
+        let gradients = gradients
+            .map(|(number, group)| (Kind::Gradient, group, if on_lane(number) { WaitReason::Lane } else { WaitReason::Turn }));
+        for (kind, quantum, waited_for) in
+            gradients.chain(commits.iter().map(|commit| (Kind::Commit, commit, WaitReason::Gradients)))
+        {
             let times = [within(quantum.start), within(quantum.start + quantum.time)];
             self.on_lane(kind, quantum, times, waited_for, round)?;
             self.committed = times[1];
@@ -109,7 +107,7 @@ impl RunTrace {
         kind: Kind,
         quantum: &QuantumSpan,
         [start, end]: [f64; 2],
-        waited_for: &'static str,
+        waited_for: WaitReason,
         round: u64,
     ) -> Result<()> {
         let &QuantumSpan { ref tasks, lane, .. } = quantum;
@@ -122,7 +120,7 @@ impl RunTrace {
         Ok(())
     }
 
-    fn part(&mut self, kind: Kind, task: usize, [start, end]: [f64; 2], waited_for: &'static str, note: String) -> Result<()> {
+    fn part(&mut self, kind: Kind, task: usize, [start, end]: [f64; 2], waited_for: WaitReason, note: String) -> Result<()> {
         let due = std::mem::replace(&mut self.due[task], end);
         self.trace.add_to_task(&Span { kind, task: Some(task), lane: 0, due, start, end, waited_for: Some(waited_for), note })
     }

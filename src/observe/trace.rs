@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::schedule::access::Operation;
+use crate::schedule::wait::WaitReason;
 
 /// What a span shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub struct Span {
     pub start: f64,
     pub end: f64,
     /// What it waited for, where that is known.
-    pub waited_for: Option<&'static str>,
+    pub waited_for: Option<WaitReason>,
     /// Said beside the name, e.g. the round.
     pub note: String,
 }
@@ -123,7 +124,7 @@ impl Trace {
         if span.due < span.start {
             let mut wait = event("wait", TASKS, task, span.due, &Span { end: span.start, ..span.clone() });
             if let Some(reason) = span.waited_for {
-                wait["args"]["for"] = json!(reason);
+                wait["args"]["for"] = json!(reason.name());
             }
             self.put(&wait)?;
         }

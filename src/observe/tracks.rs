@@ -32,7 +32,7 @@ pub struct Quantum {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wait {
     pub time: f64,
-    /// `turn`, `lane`, `gradients`; none where the trace does not say.
+    /// The name of a [`Wait`](crate::schedule::wait::WaitReason); none where the trace does not say.
     pub reason: Option<String>,
 }
 
@@ -115,6 +115,7 @@ impl Tracks {
 mod tests {
     use super::super::trace::{Span, Trace};
     use super::*;
+    use crate::schedule::wait::WaitReason;
 
     #[test]
     fn lanes_tasks_and_waits_come_back() {
@@ -130,7 +131,7 @@ mod tests {
             due: 10.0,
             start: 13.0,
             end: 20.0,
-            waited_for: Some("lane"),
+            waited_for: Some(WaitReason::Lane),
             note: note.clone(),
         };
         trace.add(&span).unwrap();

@@ -19,6 +19,7 @@ use super::queue::{Candidate, Ready};
 use super::random::Random;
 use super::straggler::Watch;
 use super::task::{Spec, State, normalised_weights};
+use super::wait::WaitReason;
 use parts::check;
 pub use parts::{After, Counts, Job, Settings, Started};
 
@@ -37,6 +38,8 @@ struct Task {
     weight: u64,
     /// It has been counted that this job waits for another operation.
     blocked: bool,
+    /// What refused its next quantum last.
+    refused_for: Option<WaitReason>,
     watch: Watch,
 }
 
@@ -65,6 +68,8 @@ pub struct Dispatcher {
     timers: BinaryHeap<Reverse<(Nanos, u32)>>,
     random: Random,
     tickets: u64,
+    /// Tickets given out when all lanes were last seen busy.
+    tickets_when_busy: u64,
     /// Weighted service of whoever ran last: where a waking task starts.
     pass: u64,
     heaviest: u64,
@@ -89,6 +94,7 @@ impl Dispatcher {
             pass: 0,
             weight,
             blocked: false,
+            refused_for: None,
             watch: Watch::default(),
         };
         Ok(Self {
@@ -104,6 +110,7 @@ impl Dispatcher {
             timers: BinaryHeap::new(),
             random: Random::new(settings.seed, u64::MAX),
             tickets: 0,
+            tickets_when_busy: 0,
             pass: 0,
             heaviest: weights.iter().copied().max().unwrap_or(1),
             counts: Counts::default(),
@@ -196,6 +203,9 @@ impl Dispatcher {
                 self.budget.ask(task);
             }
             self.admit(now);
+            if !self.tasks[task as usize].admitted {
+                self.tasks[task as usize].refused_for = Some(WaitReason::Bytes);
+            }
             return;
         }
         self.enqueue(task);
@@ -245,6 +255,7 @@ impl Dispatcher {
     pub fn next(&mut self, now: Nanos) -> Option<Started> {
         self.wake(now);
         if self.busy == self.lanes.len() {
+            self.tickets_when_busy = self.tickets;
             return None;
         }
         loop {
@@ -257,10 +268,12 @@ impl Dispatcher {
             let task = choice.task as usize;
             let job = self.tasks[task].job?;
             if let Some(conflict) = self.access.conflict(job.operation, job.blocks) {
+                self.tasks[task].refused_for = Some(WaitReason::Block);
                 self.count_conflict(task, conflict, now);
                 return None;
             }
             if !self.budget.fits(job.bytes) {
+                self.tasks[task].refused_for = Some(WaitReason::Bytes);
                 return None;
             }
             if job.operation.writes() && !self.is_fresh(task, &job, now) {
@@ -314,14 +327,15 @@ impl Dispatcher {
         self.budget.reserve(job.bytes);
         let heaviest = self.heaviest;
         let own = &mut self.tasks[task];
-        own.ticket = None;
+        let was_busy = own.ticket.take().is_some_and(|ticket| ticket < self.tickets_when_busy);
+        let waited_for = own.refused_for.take().unwrap_or(if was_busy { WaitReason::Lane } else { WaitReason::Turn });
         self.pass = self.pass.max(own.pass);
         own.pass = own.pass.saturating_add(charge(job.cost, own.weight, heaviest));
         self.lanes[lane] = Some(Running { task: task as u32, charged: job.cost, served });
         self.busy += 1;
         self.log.add(now, task as u32, What::Start { lane: lane as u32, bytes: job.bytes });
         self.go(task, State::Running, now);
-        Started { task, lane, job }
+        Started { task, lane, job, waited_for }
     }
 
     /// When a task that backs off comes back.
@@ -333,6 +347,7 @@ impl Dispatcher {
         while let Some(&Reverse((at, task))) = self.timers.peek().filter(|&&Reverse((at, _))| at <= now) {
             self.timers.pop();
             self.go(task as usize, State::Pending, at.max(now));
+            self.tasks[task as usize].refused_for = Some(WaitReason::Backoff);
             self.enqueue(task);
         }
     }

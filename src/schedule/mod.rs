@@ -23,6 +23,7 @@ pub mod straggler;
 pub mod synchronous;
 pub mod task;
 pub mod time_sliced;
+pub mod wait;
 
 pub use policy::Policy;
 

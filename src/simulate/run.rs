@@ -18,6 +18,7 @@ use crate::schedule::graph;
 use crate::schedule::random::Random;
 use crate::schedule::retry::Status;
 use crate::schedule::task::Spec;
+use crate::schedule::wait::WaitReason;
 
 /// Most pieces a quantum is cut into.
 const MOST_PIECES: u64 = 64;
@@ -38,6 +39,8 @@ pub struct Span {
     pub start: Nanos,
     pub end: Nanos,
     pub status: Status,
+    /// From its release on.
+    pub waited_for: WaitReason,
 }
 
 /// A quantum and when it began.

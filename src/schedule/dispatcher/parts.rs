@@ -5,6 +5,7 @@ use crate::schedule::budget::refusal;
 use crate::schedule::graph;
 use crate::schedule::retry::Retry;
 use crate::schedule::task::Spec;
+use crate::schedule::wait::WaitReason;
 use crate::schedule::{Nanos, Policy, policy};
 
 /// What holds for all tasks.
@@ -63,6 +64,8 @@ pub struct Started {
     pub task: usize,
     pub lane: usize,
     pub job: Job,
+    /// If it did not begin when it could.
+    pub waited_for: WaitReason,
 }
 
 /// What the caller has to do after a quantum.

@@ -2,7 +2,7 @@
 
 use super::{InFlight, MOST_PIECES, MOST_SPANS, Progress, Simulation, Span, mix};
 use crate::schedule::access::{OnStale, Operation};
-use crate::schedule::dispatcher::After;
+use crate::schedule::dispatcher::{After, Job, Started};
 use crate::schedule::executor::{Ended, Executor};
 use crate::simulate::machine::Drawn;
 use crate::simulate::workload::{Arrival, Mode, SimTask};
@@ -14,8 +14,8 @@ impl<E: Executor<Work = Drawn>> Simulation<'_, E> {
         let now = self.now();
         self.busy = self.busy.saturating_add(cost);
         if let Some(spans) = self.spans.as_mut().filter(|spans| spans.len() < MOST_SPANS) {
-            let (task, operation, release) = (started.task, started.job.operation, started.job.release);
-            spans.push(Span { task, lane, operation, release, start: since, end: now, status });
+            let Started { task, job: Job { operation, release, .. }, waited_for, .. } = started;
+            spans.push(Span { task, lane, operation, release, start: since, end: now, status, waited_for });
         }
         let (task, after) = self.dispatcher.complete(lane, cost, status, self.now());
         if self.is_commit_of_round(task) {
