@@ -2,7 +2,7 @@
 //!
 //! Search order: NVCC, CUDA_HOME/bin, target/cuda-toolkit/bin (scripts/cuda-toolkit.sh), PATH. Into OUT_DIR go `kernels.fatbin`
 //! (sm_80 and sm_90a machine code, and PTX for later cards; empty without nvcc) and `ptxas.txt`, the assembler's report with the size of
-//! each kernel's machine code.
+//! each kernel's machine code. TASKLOOM_CUDA_TARGETS=all adds machine code for the cards in between and after, as packages have it.
 
 use std::env;
 use std::fs;
@@ -23,6 +23,10 @@ const TARGETS: [&str; 4] = [
     "arch=compute_90a,code=compute_90a",
 ];
 
+/// Cards whose driver would otherwise take Ampere's machine code or compile the PTX when the program starts.
+const MORE_TARGETS: [&str; 4] =
+    ["arch=compute_80,code=sm_86", "arch=compute_80,code=sm_89", "arch=compute_80,code=sm_100", "arch=compute_80,code=sm_120"];
+
 const FLAGS: [&str; 6] = ["-std=c++17", "-O3", "-fatbin", "--threads=0", "-Xptxas=-v", "-Werror=all-warnings"];
 
 /// What became of the kernels.
@@ -35,29 +39,32 @@ pub struct Built {
 
 impl Built {
     /// Machine code runs on drivers for any release of its compiler's major version, and later ones.
-    fn new((major, minor): (u32, u32)) -> Self {
-        let phrase = format!("kernels for sm_80, sm_90a and PTX by nvcc {major}.{minor}");
+    fn new((major, minor): (u32, u32), targets: &[&str]) -> Self {
+        let codes = targets.iter().filter_map(|target| Some(target.split_once("code=")?.1));
+        let cards: Vec<&str> = codes.filter(|code| code.starts_with("sm_")).collect();
+        let phrase = format!("kernels for {} and PTX by nvcc {major}.{minor}", cards.join(", "));
         Self { phrase, oldest_driver: (major, 0).max(OLDEST) }
     }
 }
 
 /// Compiles the kernels.
 pub fn build(kernels: &Path, out: &Path) -> Built {
-    for variable in ["NVCC", "CUDA_HOME", "PATH"] {
+    for variable in ["NVCC", "CUDA_HOME", "PATH", "TASKLOOM_CUDA_TARGETS"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     match usable() {
         Ok((nvcc, release @ (major, minor))) => {
+            let targets = targets(&nvcc);
             // Compiling takes most of a minute, and cargo asks whenever anything in kernels/ or build/ has changed.
-            let inputs = format!("nvcc {major}.{minor} {FLAGS:?} {TARGETS:?}\n{}", text(kernels));
+            let inputs = format!("nvcc {major}.{minor} {FLAGS:?} {targets:?}\n{}", text(kernels));
             if fs::read_to_string(out.join("kernels.inputs")).is_ok_and(|last| last == inputs) {
-                return Built::new(release);
+                return Built::new(release, &targets);
             }
-            match compile(&nvcc, kernels, out) {
+            match compile(&nvcc, &targets, kernels, out) {
                 Ok(report) => {
                     write(out, "ptxas.txt", format!("nvcc {major}.{minor}\n{report}").as_bytes());
                     write(out, "kernels.inputs", inputs.as_bytes());
-                    Built::new(release)
+                    Built::new(release, &targets)
                 }
                 Err(error) => panic!("{} cannot compile the kernels:\n{error}", nvcc.display()),
             }
@@ -69,6 +76,20 @@ pub fn build(kernels: &Path, out: &Path) -> Built {
             write(out, "kernels.inputs", b"");
             Built { phrase: format!("{reason}, no CUDA kernels"), oldest_driver: OLDEST }
         }
+    }
+}
+
+/// What to compile for, as far as this nvcc knows it.
+fn targets(nvcc: &Path) -> Vec<&'static str> {
+    match env::var("TASKLOOM_CUDA_TARGETS").as_deref() {
+        Ok("all") => {
+            let known = Command::new(nvcc).arg("--list-gpu-code").output().map(|output| output.stdout).unwrap_or_default();
+            let known = String::from_utf8_lossy(&known).into_owned();
+            let knows = |target: &&&str| known.lines().any(|code| target.ends_with(&format!("code={code}")));
+            TARGETS.iter().chain(MORE_TARGETS.iter().filter(knows)).copied().collect()
+        }
+        Ok("") | Err(_) => TARGETS.to_vec(),
+        Ok(other) => panic!("TASKLOOM_CUDA_TARGETS is \"all\" or not set, found {other:?}"),
     }
 }
 
@@ -103,7 +124,7 @@ fn version(nvcc: &Path) -> Option<(u32, u32)> {
 }
 
 /// All kernels as one translation unit, so that one module holds them; returns what ptxas reports.
-fn compile(nvcc: &Path, kernels: &Path, out: &Path) -> Result<String, String> {
+fn compile(nvcc: &Path, targets: &[&str], kernels: &Path, out: &Path) -> Result<String, String> {
     let names = sources(kernels).into_iter().filter(|name| name.ends_with(".cu"));
     let unit: String = names.map(|name| format!("#include \"{name}\"\n")).collect();
     write(out, "kernels.cu", unit.as_bytes());
@@ -121,7 +142,7 @@ fn compile(nvcc: &Path, kernels: &Path, out: &Path) -> Result<String, String> {
         .arg("-o")
         .arg(out.join("kernels.fatbin"))
         .arg(out.join("kernels.cu"));
-    for target in TARGETS {
+    for target in targets {
         command.arg("-gencode").arg(target);
     }
     let output = command.output().map_err(|error| error.to_string())?;
@@ -140,7 +161,7 @@ fn code_sizes(folder: &Path) -> Result<String, String> {
     for path in fs::read_dir(folder).map_err(|error| error.to_string())?.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(name) = name.strip_suffix(".cubin") else { continue };
-        let target = if name.ends_with("90a") { "sm_90a" } else { "sm_80" };
+        let target = name.rsplit_once("sm_").map_or("sm_80".to_owned(), |(_, card)| format!("sm_{card}"));
         let bytes = fs::read(&path).map_err(|error| error.to_string())?;
         let file = ElfFile64::<Endianness>::parse(&*bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         for section in file.sections() {

@@ -194,9 +194,23 @@ stage_sanitizer() {
 
 stage_bench() {
     measure "bench kernels" ./taskloom bench kernels --json
-    for encoder in linear bag; do
-        measure "bench step $encoder" ./taskloom bench step --device cuda --encoder "$encoder" --json
-    done
+    # Encoder, tasks, examples, longest sequence, layers, method.
+    local encoder tasks batch seq layers method
+    while read -r encoder tasks batch seq layers method; do
+        measure "bench step $encoder $tasks $batch $seq $layers $method" ./taskloom bench step --device cuda --json --runs 50 \
+            --encoder "$encoder" --tasks "$tasks" --batch "$batch" --seq "$seq" --layers "$layers" --method "$method"
+    done <<'SHAPES'
+linear 8 16 64 2 pcgrad
+linear 8 256 64 2 pcgrad
+linear 8 1024 64 2 pcgrad
+linear 64 16 64 2 pcgrad
+linear 8 256 64 2 cagrad
+bag 8 256 64 2 pcgrad
+transformer 8 8 64 2 pcgrad
+transformer 8 32 128 12 pcgrad
+transformer 8 32 128 12 sum
+transformer 16 4 512 12 pcgrad
+SHAPES
 }
 
 stage_torch() {
@@ -217,6 +231,17 @@ stage_torch() {
         measure "torch step $method" python3 bench/step_torch.py --model linear --tasks 8 --batch 256 --method "$method" \
             --device cuda --bf16 --steps 20
     done
+    python3 -c 'import transformers' 2>/dev/null || { skip "torch step bert" "transformers is not installed"; return; }
+    local layers batch seq compiled
+    while read -r layers batch seq compiled; do
+        measure "torch step bert $layers $batch $seq $compiled" python3 bench/step_torch.py --model bert --layers "$layers" --tasks 8 \
+            --batch "$batch" --seq "$seq" --method sum --device cuda --bf16 --steps 20 ${compiled:+"$compiled"}
+    done <<'SHAPES'
+2 8 64
+2 8 64 --compile
+12 32 128
+12 32 128 --compile
+SHAPES
 }
 
 stage_ncu() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the wheel into target/wheels: one file with the program and its kernels, which needs no Rust and no CUDA toolkit where it is
-# installed. What cargo has built is used again. With `check`: then installs it into an empty virtual environment, trains a few rounds of the
+# installed; with TASKLOOM_CUDA_TARGETS=all for every kind of card. What cargo has built is used again. With `check`: then installs it into an empty virtual environment, trains a few rounds of the
 # quickstart there and asks for completions and manual pages. Without Python or maturin it says so and does nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
