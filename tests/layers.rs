@@ -66,6 +66,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("toml", &["config/"]),
     ("signal_hook", &["commands/"]),
     ("strsim", &["suggest.rs"]),
+    ("ureq", &["train/fetch.rs"]),
 ];
 
 struct SourceFile {

@@ -1,5 +1,7 @@
 //! Values that a file settles which a key names: the sizes of a pretrained encoder.
 
+use std::path::Path;
+
 use super::keys::Kind;
 use super::keys::kind::describe;
 use super::schema::ROOT;
@@ -45,12 +47,26 @@ impl Resolved {
         let place = self.locate(from);
         let table = self.tree.get_mut(section).and_then(Node::table_mut);
         table.map(|table| table.insert(name.to_owned(), Node::new(value, place.clone(), place)));
+        self.read_again();
+        Ok(())
+    }
+
+    /// Puts the folder that a name turned out to mean in the name's place.
+    pub fn place(&mut self, section: &str, name: &str, folder: &Path) {
+        let table = self.tree.get_mut(section).and_then(Node::table_mut);
+        if let Some(node) = table.and_then(|table| table.get_mut(name)) {
+            node.value = Value::Text(folder.to_string_lossy().into_owned());
+        }
+        self.read_again();
+    }
+
+    /// Makes the configuration of the tree.
+    fn read_again(&mut self) {
         // Fails only where a key takes what its field does not.
         if let Ok(mut config) = self.tree.to_toml().try_into() {
             synthetic::mark(&mut config, &self.tree);
             self.config = config;
         }
-        Ok(())
     }
 }
 

@@ -3,18 +3,18 @@
 use std::fmt;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::Value;
 
 use super::event::{ByTask, Event, RoundEvent, TaskEnd, Weights};
-use crate::output;
+use super::terminal::Terminal;
 use crate::surgery::ledger::MeanCosine;
 
 /// Tasks with a line of their own; more would push the bar off the screen.
 const MOST_TASK_LINES: usize = 20;
 
 pub struct Console {
-    bars: MultiProgress,
+    terminal: Terminal,
     rounds: ProgressBar,
     tasks: Vec<(String, ProgressBar)>,
     /// Smoothed mean loss, for lines without a terminal.
@@ -29,29 +29,24 @@ pub struct Console {
 
 impl Console {
     pub fn new() -> Self {
-        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
-        Self { rounds: ProgressBar::hidden(), bars, tasks: Vec::new(), loss: None, every: 0, warned: Vec::new(), before: 0 }
+        let terminal = Terminal::new(8);
+        Self { rounds: ProgressBar::hidden(), terminal, tasks: Vec::new(), loss: None, every: 0, warned: Vec::new(), before: 0 }
     }
 
     pub fn is_terminal(&self) -> bool {
-        !self.bars.is_hidden()
+        self.terminal.is_terminal()
     }
 
     /// One line that stays.
     pub fn say(&self, message: &str) {
-        if self.is_terminal() {
-            // A closed terminal is no reason to stop.
-            let _ = self.bars.println(message);
-        } else {
-            output::message(message);
-        }
+        self.terminal.say(message);
     }
 
     /// A bar over the bytes of a file that is being read.
     pub fn reading(&self, total_bytes: u64) -> ProgressBar {
         let style = ProgressStyle::with_template("reading {msg} {bar:30} {bytes}/{total_bytes} {eta}");
         let bar = ProgressBar::new(total_bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        self.bars.add(bar)
+        self.terminal.bars.add(bar)
     }
 
     pub fn show(&mut self, event: &Event) {
@@ -106,12 +101,12 @@ impl Console {
     fn start(&mut self, round: u64, rounds: u64, tasks: &[&str]) {
         self.every = (rounds / 20).max(1);
         self.before = round;
-        self.rounds = self.bars.add(rounds_bar(round, rounds));
+        self.rounds = self.terminal.bars.add(rounds_bar(round, rounds));
         if self.is_terminal() {
             self.rounds.enable_steady_tick(Duration::from_millis(500));
             let width = tasks.iter().map(|name| name.len()).max().unwrap_or(0);
             for name in tasks.iter().take(MOST_TASK_LINES) {
-                let bar = self.bars.add(ProgressBar::new_spinner());
+                let bar = self.terminal.bars.add(ProgressBar::new_spinner());
                 bar.set_style(
                     ProgressStyle::with_template("  {prefix} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
                 );

@@ -6,6 +6,7 @@ pub mod event;
 pub mod metrics_file;
 pub mod run_trace;
 pub mod tensorboard;
+mod terminal;
 pub mod timeline;
 pub mod trace;
 pub mod tracks;

@@ -14,6 +14,7 @@ pub mod evaluate;
 mod evaluation;
 pub mod evaluator;
 pub mod faults;
+mod fetch;
 pub mod fit_memory;
 pub mod guard;
 mod host;

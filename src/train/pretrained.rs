@@ -1,7 +1,7 @@
 //! `encoder.from`: a Hugging Face folder whose encoder a run starts from. Its sizes become the configuration's, its tokenizer
 //! too where none is set, and its weights the first parameters.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -13,6 +13,7 @@ use crate::model::encoders::Encoder;
 use crate::model::hf::{self, HfConfig};
 use crate::observe::console::Console;
 use crate::train::encoder::transformer;
+use crate::train::fetch;
 use crate::train::placement::STAY_ON_CPU;
 use crate::train::round::Trainer;
 
@@ -23,12 +24,16 @@ type Problem = (String, String);
 
 /// Completes the configuration with what the folder says. Every problem, as (key, message).
 pub fn adopt(resolved: &mut Resolved) -> Vec<Problem> {
-    let Some(from) = resolved.config.encoder.from.clone() else { return Vec::new() };
+    let Some(written) = &resolved.config.encoder.from else { return Vec::new() };
     let problem = |message: String| vec![(FROM.to_owned(), message)];
-    let folder = Path::new(&from);
-    if !folder.is_dir() {
-        return problem(missing(folder, &resolved.config.data.root));
+    if !Path::new(written).is_dir() {
+        match fetched(Path::new(written), &resolved.config.data.root) {
+            Ok(folder) => resolved.place("encoder", "from", &folder),
+            Err(message) => return problem(message),
+        }
     }
+    let from = resolved.config.encoder.from.clone().unwrap_or_default();
+    let folder = Path::new(&from);
     let file = folder.join("config.json");
     let theirs = match HfConfig::read(&file) {
         Ok(theirs) => theirs,
@@ -71,23 +76,28 @@ pub fn adopt(resolved: &mut Resolved) -> Vec<Problem> {
     problems
 }
 
-/// Why there is no such folder, and where a model of this name would be.
-fn missing(folder: &Path, root: &Path) -> String {
+/// The model of this name, fetched; else why there is no such folder, and where a model of this name would be.
+fn fetched(folder: &Path, root: &Path) -> Result<PathBuf, String> {
     if folder.exists() {
-        return format!("is a file, not a folder: {}", folder.display());
+        return Err(format!("is a file, not a folder: {}", folder.display()));
     }
     let said = format!("no such folder: {}", folder.display());
-    match folder.strip_prefix(root).ok().and_then(Path::to_str).filter(|name| is_model_name(name)) {
-        Some(name) => {
-            let places: Vec<String> = model_caches().iter().map(|cache| cache_place(name, cache).display().to_string()).collect();
-            format!(
-                "{said}; nor has a model of this name been fetched (looked for {}): nothing is downloaded here, so fetch it with \
-                 `hf download {name}`, or name its folder",
-                places.join(", ")
-            )
-        }
-        None => said,
-    }
+    let name = folder.strip_prefix(root).ok().and_then(Path::to_str).filter(|name| is_model_name(name));
+    let (Some(name), caches) = (name, model_caches()) else { return Err(said) };
+    let why = match (fetch::offline(), caches.first()) {
+        (Some(why), _) => format!("{why}, so that nothing is fetched"),
+        (None, None) => "there is no cache folder to fetch it into: set HF_HOME".to_owned(),
+        (None, Some(cache)) => match fetch::fetch(name, cache, &Console::new()) {
+            Ok(folder) => return Ok(folder),
+            Err(error) => format!("{} does not give it ({error:#})", fetch::endpoint()),
+        },
+    };
+    let places: Vec<String> = caches.iter().map(|cache| cache_place(name, cache).display().to_string()).collect();
+    Err(format!(
+        "{said}; nor has a model of this name been fetched (looked for {}), and {why}: fetch it elsewhere with \
+         `hf download {name}`, or name its folder",
+        places.join(", ")
+    ))
 }
 
 /// Whether tokenizer, frozen blocks and weights go together with a transformer's sizes. Every problem, as (key, message).

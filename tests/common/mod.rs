@@ -109,6 +109,8 @@ pub fn example(name: &str) -> PathBuf {
 pub fn taskloom() -> Command {
     let mut command = Command::new(program());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // No test depends on a network.
+    command.env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -1,8 +1,10 @@
 //! A run's parameters, gradients and activations on a device, and the launches of a round.
 //!
-//! bf16 activations and copies of the weights, f32 parameters and moments, rows of J in either. All memory is allocated before round 0. The host waits for the device once a round, when it reads losses and products of
-//! gradients, or twice where a method or a single row of J asks for more; where the device solves by itself and the next round is certain, that one was given before ([`flight`]). Three streams: two lanes that fused groups take in turn, and one for copies, so that a group's inputs travel
-//! while the one before computes; events order them.
+//! bf16 activations and copies of the weights, f32 parameters and moments, rows of J in either. All memory is allocated before round 0.
+//! The host waits for the device once a round, when it reads losses and products of gradients, or twice where a method or a single row of J
+//! asks for more; where the device solves by itself and the next round is certain, that one was given before ([`flight`]). Three streams: two
+//! lanes that fused groups take in turn, and one for copies, so that a group's inputs travel while the one before computes; events order
+//! them.
 
 mod buffers;
 mod data;
@@ -85,8 +87,7 @@ pub struct Accelerator {
     lanes: Vec<Lane>,
     results: Results,
     solver: Solver,
-    /// What a round begins with.
-    /// One is laid out while the other's round is computed.
+    /// What a round begins with: one is laid out while the other's round is computed.
     batches: [StagingBuffer; 2],
     /// Which of them holds the round's batch.
     buffer: usize,

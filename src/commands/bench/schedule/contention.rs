@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::Args;
 use super::real::{measured, on_host, simulated};
 use super::rounds::{Rounds, Size};
+use super::{Args, on_threads};
 use crate::commands::bench::prepared::MOST_EXAMPLES;
 use crate::commands::bench::{number, report};
 use crate::output;
@@ -110,8 +110,8 @@ fn side(report: &Report) -> Value {
 /// What the lane consists of.
 fn lane(document: &Value) -> String {
     match document["device"].as_str() {
-        Some("cpu" | "auto") | None => format!("{} threads", document["threads"]),
-        Some(device) => device.to_owned(),
+        Some(device) if !on_threads(document) => device.to_owned(),
+        _ => format!("{} threads", document["threads"]),
     }
 }
 

@@ -15,6 +15,7 @@ mod workload;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use serde_json::Value;
 
 use super::count;
 
@@ -61,6 +62,11 @@ pub struct Args {
     seconds: f64,
     #[arg(long)]
     json: bool,
+}
+
+/// Whether quanta of a document of these are computed by the CPU's threads.
+fn on_threads(document: &Value) -> bool {
+    matches!(document["device"].as_str(), Some("cpu" | "auto") | None)
 }
 
 fn pause(text: &str) -> Result<f64, String> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::Args;
-use super::real::{self, measured, simulated};
+use super::real::{measured, on_device, on_host, simulated};
+use super::{Args, on_threads};
 use crate::commands::bench::prepared::{Passes, Prepared, Shape};
 use crate::commands::bench::{number, print, report};
 use crate::commands::simulate::build;
@@ -53,8 +53,8 @@ fn side_by_side(name: &str, workload: &Workload, args: &Args) -> Result<Value> {
     let until = (args.seconds * 1e9) as Nanos;
     let virtual_run = simulated(workload, until)?;
     let (real, times) = match Device::option(&args.device)? {
-        Some(driver) => on_device(driver, workload, until).with_context(|| format!("--device {}", args.device))?,
-        None => on_host(workload, until)?,
+        Some(driver) => computed_on_device(driver, workload, until).with_context(|| format!("--device {}", args.device))?,
+        None => computed_on_host(workload, until)?,
     };
     let more = json!({
         "workload": name,
@@ -96,21 +96,21 @@ fn check(workload: &Workload) -> Result<()> {
 }
 
 /// The workload on the CPU's lanes, each with memory of its own; the milliseconds of every quantum, too.
-fn on_host(workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
+fn computed_on_host(workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
     let prepared = Prepared::new(&MICRO_BATCHES)?;
     let batches: Vec<Batch> = (0..MICRO_BATCHES.tasks).map(|task| prepared.batch(0, task..task + 1)).collect();
     let lanes = workload.settings.lanes;
     let mut arenas = (0..lanes).map(|_| prepared.passes(&batches)).collect::<Result<Vec<_>>>()?;
     // The first passes touch memory for the first time.
     arenas.iter_mut().for_each(|passes| (0..batches.len()).for_each(|task| passes.run(task)));
-    Lanes::new(lanes)?.at_work(&mut arenas, |lanes| measured(workload, real::on_host(lanes, as_drawn), until))
+    Lanes::new(lanes)?.at_work(&mut arenas, |lanes| measured(workload, on_host(lanes, as_drawn), until))
 }
 
 /// The workload on a device's lanes, each with an arena and streams of its own; the milliseconds of every quantum, too.
-fn on_device(driver: Box<dyn Driver>, workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
+fn computed_on_device(driver: Box<dyn Driver>, workload: &Workload, until: Nanos) -> Result<(Report, Vec<f64>)> {
     let prepared = Prepared::new(&MICRO_BATCHES)?;
     let mut lanes = prepared.device_lanes(driver, &prepared.batch(0, 0..1), workload.settings.lanes)?;
-    let measured = real::on_device(&mut lanes, workload).and_then(|own| measured(workload, own, until));
+    let measured = on_device(&mut lanes, workload).and_then(|own| measured(workload, own, until));
     lanes.check()?;
     measured
 }
@@ -187,8 +187,7 @@ fn text(report: &Value) -> String {
         let seconds = &report["seconds"];
         lines.push(format!("\nstopped after {seconds} s: {real} quanta left, {virtual_run} in the simulator (--seconds)"));
     }
-    let on_threads = report["device"] == "cpu" || report["device"] == "auto";
-    if on_threads && number(&report["lanes"]) > number(&report["threads"]) {
+    if on_threads(report) && number(&report["lanes"]) > number(&report["threads"]) {
         lines.push(
             "\nlanes share threads here: a quantum also waits for its turn on one, which the simulator does not know".to_owned(),
         );
