@@ -300,7 +300,7 @@ fn the_trace_shows_both_lanes_at_work() {
         return;
     }
     let place = Place::new();
-    for method in ["pcgrad", "cagrad"] {
+    for method in ["pcgrad", "upgrad"] {
         let sets = [&format!("surgery.method={method}"), "train.rounds=6", "eval.every=6", "checkpoint.every=6"];
         let plain = place.train(&small(), &[&sets[..], &["observe.trace_rounds=0"]].concat());
         let model = place.train(&small(), &[&sets[..], &["observe.trace_rounds=4"]].concat());
