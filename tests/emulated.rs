@@ -357,17 +357,19 @@ fn what_a_device_solves_is_the_methods_own() {
             let waits = device.device_counts().unwrap().host_waits;
             let done = one_round(device, case, SGD, round);
             assert_eq!(device.device_counts().unwrap().host_waits - waits, 1, "{case:?}");
-            (done.weights, done.losses)
+            (done.weights, done.losses, done.status)
         };
         for number in 0..2 {
-            let (weights, losses) = round(&mut device, number);
+            let (weights, losses, status) = round(&mut device, number);
             let rows = device.private_gradients(losses.len()).unwrap();
             let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
             let gram: Vec<f64> = rows.iter().flat_map(|a| rows.iter().map(|b| product(a, b))).collect();
             let (losses, tasks) = (&losses[..], &[0, 1, 3][..]);
             let (cross_gram, row_sums, seed, orders) = (&[][..], &[][..], 7, None);
             let inputs = Inputs { gram: &gram, cross_gram, losses, row_sums, tasks, round: number, seed, orders };
-            for (found, expected) in weights[0].iter().zip(&method.solve(&inputs).weights) {
+            let expected = method.solve(&inputs);
+            assert_eq!(status, expected.status, "{case:?} round {number}");
+            for (found, expected) in weights[0].iter().zip(&expected.weights) {
                 assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{case:?} round {number}");
             }
         }
