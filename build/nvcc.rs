@@ -179,10 +179,10 @@ fn text(kernels: &Path) -> String {
     sources(kernels).iter().map(|name| fs::read_to_string(kernels.join(name)).expect("kernels are UTF-8")).collect()
 }
 
-/// Names of kernels/*.cu and *.cuh, and of those in kernels/hopper, sorted.
+/// Names of kernels/*.cu and *.cuh, and of those in kernels/hopper and kernels/solve, sorted.
 fn sources(kernels: &Path) -> Vec<String> {
     let mut names = Vec::new();
-    for folder in ["", "hopper/"] {
+    for folder in ["", "hopper/", "solve/"] {
         let entries = fs::read_dir(kernels.join(folder)).expect("kernels/ can be read").flatten();
         names.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()).map(|name| format!("{folder}{name}")));
     }

@@ -345,6 +345,47 @@ fn every_round_matches_the_cpu_at_the_same_parameters() {
     }
 }
 
+/// Three rounds of every method that a device solves by itself: their weights are those of the method on the Gram matrix of the device's
+/// own rows of J (1e-5: of f32). What it remembers after two of them goes to another run, whose third round is the same.
+#[test]
+fn what_a_device_solves_is_the_methods_own() {
+    for descriptor in registry::DESCRIPTORS.iter().filter(|descriptor| descriptor.is_solved_on_device()) {
+        let case = Case { method: descriptor.name, uneven: true, ..PLAIN };
+        let Some(mut device) = on_emulated(case, 1) else { return };
+        let mut method = registry::build(case.method, &Map::new(), KINDS.len()).unwrap();
+        let round = |device: &mut Trainer, round| {
+            let waits = device.device_counts().unwrap().host_waits;
+            let done = one_round(device, case, SGD, round);
+            assert_eq!(device.device_counts().unwrap().host_waits - waits, 1, "{case:?}");
+            (done.weights, done.losses, done.status)
+        };
+        for number in 0..2 {
+            let (weights, losses, status) = round(&mut device, number);
+            let rows = device.private_gradients(losses.len()).unwrap();
+            let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+            let gram: Vec<f64> = rows.iter().flat_map(|a| rows.iter().map(|b| product(a, b))).collect();
+            let (losses, tasks) = (&losses[..], &[0, 1, 3][..]);
+            let (cross_gram, row_sums, seed, orders) = (&[][..], &[][..], 7, None);
+            let inputs = Inputs { gram: &gram, cross_gram, losses, row_sums, tasks, round: number, seed, orders };
+            let expected = method.solve(&inputs);
+            assert_eq!(status, expected.status, "{case:?} round {number}");
+            for (found, expected) in weights[0].iter().zip(&expected.weights) {
+                assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{case:?} round {number}");
+            }
+        }
+        device.fetch_parameters().unwrap();
+        let Setup { trainer: mut other, limits, start } = setup(case);
+        other.model.parameters.shared.values.copy_from_slice(&device.model.parameters.shared.values);
+        other.model.parameters.heads.values.copy_from_slice(&device.model.parameters.heads.values);
+        other.restore_method(&device.method_state()).unwrap();
+        other.accelerate(open_emulated(2).unwrap(), &limits, &start).unwrap();
+        assert_eq!(round(&mut other, 2), round(&mut device, 2), "{case:?}");
+        device.fetch_parameters().unwrap();
+        other.fetch_parameters().unwrap();
+        assert_eq!(other.method_state(), device.method_state(), "{case:?}");
+    }
+}
+
 /// GradDrop keeps a sign or drops it, and rounding can turn that over. So its step is held against the rule on the device's own
 /// rows of J, from the same parameters.
 #[test]
@@ -407,7 +448,7 @@ fn timed_rounds(trainer: &mut Trainer, case: Case) -> (Vec<RoundTimes>, Vec<f32>
 #[test]
 fn quanta_are_timed_on_the_streams_they_ran_on() {
     let apart = Case { apart: true, ..PLAIN };
-    for case in [apart, Case { method: "cagrad", ..apart }, Case { uneven: true, balance: "famo", ..apart }, PLAIN] {
+    for case in [apart, Case { method: "upgrad", ..apart }, Case { uneven: true, balance: "famo", ..apart }, PLAIN] {
         let Some(mut plain) = on_emulated(case, 0) else { return };
         for round in 0..4 {
             assert_eq!(one_round(&mut plain, case, ADAMW, round).times, None);
@@ -477,7 +518,7 @@ fn a_removed_event_is_caught() {
 }
 
 fn every_wait_orders_something(timed: bool) {
-    let case = Case { apart: true, uneven: true, method: "cagrad", ..BAG };
+    let case = Case { apart: true, uneven: true, method: "upgrad", ..BAG };
     let Some((sound, waits)) = without_wait(case, timed, usize::MAX, 0) else { return };
     assert_eq!(sound, None);
     let round = waits / 2;

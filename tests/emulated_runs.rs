@@ -300,7 +300,7 @@ fn the_trace_shows_both_lanes_at_work() {
         return;
     }
     let place = Place::new();
-    for method in ["pcgrad", "cagrad"] {
+    for method in ["pcgrad", "upgrad"] {
         let sets = [&format!("surgery.method={method}"), "train.rounds=6", "eval.every=6", "checkpoint.every=6"];
         let plain = place.train(&small(), &[&sets[..], &["observe.trace_rounds=0"]].concat());
         let model = place.train(&small(), &[&sets[..], &["observe.trace_rounds=4"]].concat());
@@ -335,9 +335,10 @@ fn a_lost_device_leaves_the_last_checkpoint() {
         return;
     }
     let place = Place::new();
-    for (config, sets, last) in
-        [(small(), vec!["surgery.method=gradvac"], 160), (place.bag(), vec![EMULATED, "surgery.method=cagrad"], 240)]
-    {
+    for (config, sets, last) in [
+        (small(), vec!["surgery.method=gradnorm"], 160),
+        (place.bag(), vec![EMULATED, "surgery.method=nash_mtl", "surgery.update_every=3"], 240),
+    ] {
         let reference = place.train(&config, &sets);
         let lost = folder_like(&reference, place.path(&format!("lost-{}", sets.len())));
         let error = train_and_lose(&lost, last);

@@ -49,6 +49,7 @@ fn document() -> Value {
             "formula": method.formula,
             "needs": needs(method.needs),
             "averages": method.averages,
+            "solved_on_device": method.is_solved_on_device(),
             "params": params(method.params),
             "reference": method.reference,
         })
@@ -104,7 +105,8 @@ pub fn page() -> String {
          `[surgery] method = NAME`. A method sees the Gram matrix G = J J' of the T tasks' gradients g_i (and what it needs\n\
          beside it) and gives weights w; the update is d = sum_i w_i g_i. Its parameters are keys of `[surgery]`. A method\n\
          that averages gives an update on the scale of one gradient, any other one on that of their sum: `scale = \"sum\"`\n\
-         multiplies the former by T, `scale = \"mean\"` divides the latter by T.\n",
+         multiplies the former by T, `scale = \"mean\"` divides the latter by T. What is solved on the device needs no wait for\n\
+         the host between gradients and step there, under the `equal` balancer.\n",
     );
     for method in METHODS {
         let mut facts = vec![match needs(method.needs) {
@@ -112,6 +114,7 @@ pub fn page() -> String {
             needs => format!("needs: {}", needs.join(", ")),
         }];
         facts.extend(method.averages.then(|| "averages".to_owned()));
+        facts.extend(method.is_solved_on_device().then(|| "solved on the device".to_owned()));
         section(&mut page, method.name, method.formula, &facts.join("; "), method.params, method.reference);
     }
     page += "\n## Loss balancers\n\n`[balance] method = NAME`. A balancer scales the loss of task t by c_t before surgery, on \

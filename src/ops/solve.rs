@@ -1,4 +1,7 @@
-//! Surgery solved by a device itself, for methods with a closed form over T x T; the host solves with the methods themselves.
+//! Surgery solved by a device itself: a method's kernel, and what makes of its weights the factors of an update. The host solves with
+//! the methods themselves.
+
+use bytemuck::{Pod, Zeroable};
 
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
@@ -6,20 +9,10 @@ use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
-/// Methods by their number in kernels/solve.cu.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Method {
-    /// All weights 1.
-    Sum,
-    PcGrad,
-    GradVac {
-        beta: f64,
-        eps: f64,
-    },
-}
-
-/// Buffers and numbers of `surgery_solve`; see kernels/solve.cu.
+/// Buffers and numbers of a problem; see kernels/solve/problem.cuh.
 pub struct Solve {
+    /// The method's, in kernels/solve.cu.
+    pub kernel: &'static str,
     /// (sets x T) f64
     pub weights: Tensor,
     /// (T) f64
@@ -27,26 +20,30 @@ pub struct Solve {
     /// (sets x T) f32 and (T) f32, for the update.
     pub shared_factors: Tensor,
     pub head_factors: Tensor,
-    /// (4) f64: norm of the update, clip, whether all is finite, conflicting pairs.
+    /// (3) f64: norm of the update, clip, whether all is finite.
     pub summary: Tensor,
+    /// (sets x 2) f64: a code and its value.
+    pub statuses: Tensor,
     /// (1) u32, both read and written: set where anything is not finite, and left alone where it is set.
     pub halted: Tensor,
-    /// (sets x run tasks x run tasks) f64
-    pub targets: Tensor,
-    /// (sets x T x T) f64 each, for the kernel's own use
-    pub parts: Tensor,
-    pub products: Tensor,
+    /// (sets x numbers) f64: what the method remembers.
+    pub state: Tensor,
+    /// (sets x numbers) f64, for the kernel's own use.
+    pub scratch: Tensor,
     /// (sets x T T) f64
     pub gram: Tensor,
-    /// (T) f64 each
+    /// (T) f64 each; losses are sums.
     pub losses: Tensor,
     pub head_squares: Tensor,
-    /// (sets x T x T) which rows each row visits, in order.
+    /// (T) targets that each loss is the sum over.
+    pub observed: Vec<f64>,
+    /// (T x T) which rows each row visits, in order; empty where none does.
     pub orders: Vec<u32>,
     /// (T) run-wide indices.
     pub tasks: Vec<u32>,
     pub run_tasks: usize,
-    pub method: Method,
+    /// The method's parameters.
+    pub numbers: [f64; 3],
     /// On the weights, between sum and mean.
     pub rescale: f64,
     /// 0: none.
@@ -56,21 +53,79 @@ pub struct Solve {
     pub heads_weighted: bool,
 }
 
+/// As in kernels/solve/problem.cuh.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Problem {
+    gram: Address,
+    losses: Address,
+    head_squares: Address,
+    weights: Address,
+    factors: Address,
+    shared_factors: Address,
+    head_factors: Address,
+    summary: Address,
+    statuses: Address,
+    halted: Address,
+    state: Address,
+    scratch: Address,
+    numbers: [f64; 3],
+    rescale: f64,
+    clip_norm: f64,
+    sets: i32,
+    count: i32,
+    run_tasks: i32,
+    state_size: i32,
+    scratch_size: i32,
+    clip_tasks: i32,
+    heads_weighted: i32,
+    unused: i32,
+}
+
+/// Threads of a block that solves a set, and of the one that finishes.
+const THREADS: [u32; 2] = [128, 256];
+
 impl Solve {
-    fn sets(&self) -> usize {
-        self.orders.len() / self.tasks.len().pow(2)
+    fn problem(&self) -> Problem {
+        let int = |size: usize| i32::try_from(size).expect("sizes of kernels are 32-bit");
+        Problem {
+            gram: self.gram.at,
+            losses: self.losses.at,
+            head_squares: self.head_squares.at,
+            weights: self.weights.at,
+            factors: self.factors.at,
+            shared_factors: self.shared_factors.at,
+            head_factors: self.head_factors.at,
+            summary: self.summary.at,
+            statuses: self.statuses.at,
+            halted: self.halted.at,
+            state: self.state.at,
+            scratch: self.scratch.at,
+            numbers: self.numbers,
+            rescale: self.rescale,
+            clip_norm: self.clip_norm,
+            sets: int(self.weights.rows),
+            count: int(self.tasks.len()),
+            run_tasks: int(self.run_tasks),
+            state_size: int(self.state.columns),
+            scratch_size: int(self.scratch.columns),
+            clip_tasks: i32::from(self.clip_tasks),
+            heads_weighted: i32::from(self.heads_weighted),
+            unused: 0,
+        }
     }
 }
 
 impl Op for Solve {
     fn name(&self) -> &'static str {
-        "surgery_solve"
+        self.kernel
     }
 
     fn operands(&self) -> Operands {
-        let written = [self.weights, self.factors, self.shared_factors, self.head_factors, self.summary, self.halted];
+        let written = [self.weights, self.factors, self.shared_factors, self.head_factors, self.summary, self.statuses];
         let mut operands = Operands::new([self.gram, self.losses, self.head_squares], written);
-        operands.writes.extend([self.targets, self.parts, self.products]);
+        operands.writes.extend([self.halted, self.scratch]);
+        operands.writes.extend(Some(self.state).filter(|state| !state.is_none()));
         operands
     }
 
@@ -78,33 +133,17 @@ impl Op for Solve {
         unreachable!("the host solves with the methods of surgery");
     }
 
-    /// Visits, tasks, and the balancing of each task's gradient, which is none.
+    /// The problem, and behind it what changes with the batch.
     fn tables(&self) -> Vec<Bytes> {
-        vec![bytes_of(&self.orders), bytes_of(&self.tasks), bytes_of(&vec![1.0f64; self.tasks.len()])]
+        assert!(!self.heads_weighted || self.weights.rows == 1, "heads take the weights of one set");
+        let behind = [bytes_of(&self.observed), bytes_of(&self.tasks), bytes_of(&self.orders)].concat();
+        vec![[bytes_of(&[self.problem()]), behind].concat()]
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let (method, beta, eps) = match self.method {
-            Method::Sum => (0, 0.0, 0.0),
-            Method::PcGrad => (1, 0.0, 0.0),
-            Method::GradVac { beta, eps } => (2, beta, eps),
-        };
-        let sets = self.sets();
-        assert!(!self.heads_weighted || sets == 1, "heads take the weights of one set");
-        let launch = Launch::line("surgery_solve", 1, 256)
-            .addresses([self.weights.at, self.factors.at, self.shared_factors.at, self.head_factors.at])
-            .addresses([self.summary.at, self.halted.at, self.targets.at, self.parts.at, self.products.at, self.gram.at])
-            .addresses([tables[0], tables[1], tables[2], self.losses.at, self.head_squares.at])
-            .signed(method)
-            .int(sets)
-            .int(self.tasks.len())
-            .int(self.run_tasks)
-            .double(beta)
-            .double(eps)
-            .double(self.rescale)
-            .double(self.clip_norm)
-            .signed(i32::from(self.clip_tasks))
-            .signed(i32::from(self.heads_weighted));
-        vec![launch.into()]
+        let [solving, finishing] = THREADS;
+        let solve = Launch::line(self.kernel, self.weights.rows, solving).addresses([tables[0]]);
+        let finish = Launch::line("surgery_finish", 1, finishing).addresses([tables[0]]);
+        vec![solve.into(), finish.into()]
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::quanta::{Quantum, RoundTimes};
-use super::solve::Step;
+use super::solve::{Scaling, Step};
 use crate::machine::driver::DeviceError;
 use crate::model::Parameters;
 use crate::model::network::{Batch, Keep, Network, Randomness};
@@ -13,7 +13,7 @@ use crate::surgery::balance::Factors;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::gram::RoundGram;
-use crate::surgery::methods::{self, Columnwise, Order, Simple};
+use crate::surgery::methods::{self, Columnwise, DeviceSolver};
 use crate::surgery::update::Rates;
 
 /// What a round works on.
@@ -95,12 +95,10 @@ pub struct Products {
 }
 
 /// How a round is solved without its Gram matrix being read by anyone: for devices, which then wait once a round.
-#[derive(Clone, Copy, Debug)]
-pub struct SimpleSolve {
-    pub method: Simple,
-    pub order: Order,
-    /// The weights are those of a mean over the tasks.
-    pub mean: bool,
+#[derive(Clone, Debug)]
+pub struct DeviceSolve {
+    pub solver: DeviceSolver,
+    pub scaling: Scaling,
     /// 0: none.
     pub clip_norm: f64,
     /// Clip each task's gradient, not the update.
@@ -133,7 +131,7 @@ pub trait Backend {
     fn whole_round(
         &mut self,
         _work: &mut Work,
-        _solve: &SimpleSolve,
+        _solve: &DeviceSolve,
         _rates: &Rates,
     ) -> Option<Result<(Forward, Products, Step), Stop>> {
         None

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use super::accelerator::{Accelerator, Counts};
+use super::accelerator::{Accelerator, Counts, SolverRoom};
 use super::round::Trainer;
 use crate::data::Corpus;
 use crate::machine::driver::Driver;
@@ -15,6 +15,7 @@ use crate::ops::column_rule::RULE_TASKS;
 use crate::ops::gram::MOST_TASKS;
 use crate::ops::storage::Storage;
 use crate::ops::{heads, linear};
+use crate::surgery::methods::DeviceSolver;
 
 impl Trainer {
     /// Moves the parameters to a device and computes every round there from now on.
@@ -33,8 +34,23 @@ impl Trainer {
         let accelerator = Accelerator::new(driver, &self.model.network, &self.blocks, keep, apart, limits, start)?;
         let accelerator =
             if self.snapshot.is_some() { accelerator.with_snapshot(&self.model.network, limits)? } else { accelerator };
+        let accelerator = match self.solver.on_device(self.blocks.sets()) {
+            Some(solve) => accelerator.with_solver(&self.solver_room(&solve.solver, limits.present.max(1)))?,
+            None => accelerator,
+        };
         let Some(_) = self.solver.buffers else { return Ok(accelerator) };
         Ok(accelerator.with_buffers(&self.model.network, &self.blocks, limits)?)
+    }
+
+    fn solver_room(&self, solver: &DeviceSolver, present: usize) -> SolverRoom {
+        let run_tasks = self.model.network.spec.heads.len();
+        SolverRoom { state: self.method().device_state().len(), scratch: solver.scratch(present), run_tasks }
+    }
+
+    /// What the method's instances remember, one after the other, where a device solves by itself.
+    fn method_state_on_device(&self) -> Vec<f64> {
+        let methods = self.solver.on_device(self.blocks.sets()).map(|_| &self.solver.methods);
+        methods.into_iter().flatten().flat_map(|method| method.device_state()).collect()
     }
 
     /// Which gradients a device keeps where so many tasks are present. It cannot scale what it adds up in one row, as the CPU does for
@@ -117,11 +133,12 @@ impl Trainer {
 
     fn fetch(&mut self, moments: bool) -> Result<()> {
         let Some(mut accelerator) = self.accelerator.take() else { return Ok(()) };
-        let mut moved: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
-        let stored = accelerator.store(&mut self.model.parameters, moments).and_then(|()| accelerator.store_targets(&mut moved));
-        if stored.is_ok() && self.solver.simple(self.blocks.sets()).is_some() {
-            let targets = self.solver.methods.iter_mut().flat_map(|method| method.targets());
-            targets.zip(moved).for_each(|(target, moved)| *target = moved);
+        let mut state = self.method_state_on_device();
+        let stored = accelerator.store(&mut self.model.parameters, moments);
+        let stored = stored.and_then(|()| accelerator.store_method_state(&mut state));
+        if stored.is_ok() && !state.is_empty() {
+            let own = state.len() / self.solver.methods.len();
+            self.solver.methods.iter_mut().zip(state.chunks(own)).for_each(|(method, state)| method.set_device_state(state));
         }
         self.accelerator = Some(accelerator);
         Ok(stored?)
@@ -156,8 +173,7 @@ impl Trainer {
     fn send(&mut self, accelerator: &mut Accelerator) -> Result<()> {
         accelerator.load(&self.model.parameters)?;
         self.solver.buffers.iter().try_for_each(|buffers| accelerator.load_buffers(buffers))?;
-        let targets: Vec<f64> = self.solver.methods.iter_mut().flat_map(|method| method.targets().to_vec()).collect();
-        Ok(accelerator.load_targets(&targets)?)
+        Ok(accelerator.load_method_state(&self.method_state_on_device())?)
     }
 }
 

@@ -298,8 +298,8 @@ fn only_round(
     mut lap: Lap,
 ) -> Result<Committed, Stop> {
     let (tasks, round) = (work.tasks, work.round);
-    let simple = solver.simple(work.blocks.sets());
-    let gradients = match simple.and_then(|simple| backend.whole_round(work, &simple, &rates)) {
+    let on_device = solver.on_device(work.blocks.sets());
+    let gradients = match on_device.and_then(|solve| backend.whole_round(work, &solve, &rates)) {
         Some(whole) => {
             let (forward, products, step) = whole?;
             lap.forward_backward = lap.time();

@@ -2,15 +2,16 @@
 
 use std::iter::repeat_n;
 
-use super::backend::{Backend, Products, SimpleSolve, Stop, Work};
+use super::backend::{Backend, DeviceSolve, Products, Stop, Work};
 use super::round_options::{Clip, RoundOptions};
 use crate::config::schema::{ClipScope, Scale};
 use crate::surgery::balance::{Balancer, Factors, Losses};
+use crate::surgery::blocks::Blocks;
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::conflict::RoundConflicts;
 use crate::surgery::gram::RoundGram;
 use crate::surgery::ledger::RunLedger;
-use crate::surgery::methods::{Inputs, Method, Order, RowPass, Simple, Solution, Status};
+use crate::surgery::methods::{Inputs, Method, RowPass, Solution, Status};
 
 /// Everything that a run solves its rounds with, and remembers of them.
 pub struct Solver {
@@ -24,6 +25,25 @@ pub struct Solver {
     pub ledger: RunLedger,
     /// The method's update is on the scale of one gradient, not of their sum.
     pub mean_scaled: bool,
+}
+
+/// What stands between a method's own scale and that of the run.
+#[derive(Clone, Copy, Debug)]
+pub enum Scaling {
+    None,
+    MeanToSum,
+    SumToMean,
+}
+
+impl Scaling {
+    /// On the weights of `count` tasks.
+    pub fn factor(self, count: usize) -> f64 {
+        match self {
+            Self::None => 1.0,
+            Self::MeanToSum => count as f64,
+            Self::SumToMean => 1.0 / count as f64,
+        }
+    }
 }
 
 /// What is known of a round's gradients.
@@ -81,20 +101,25 @@ impl Solver {
     }
 
     /// How rounds with `sets` of weights are solved by a device itself; none where the host has to.
-    pub fn simple(&self, sets: usize) -> Option<SimpleSolve> {
-        let method = self.method().simple()?;
-        let order = match method {
-            Simple::Sum | Simple::Mean => Order::Fixed,
-            Simple::PcGrad { order } | Simple::GradVac { order, .. } => order,
-        };
+    pub fn on_device(&self, sets: usize) -> Option<DeviceSolve> {
+        let solver = self.method().device_solver()?;
         let weighted_heads = self.round_options.weighted_heads;
-        if self.balancer.name() != "equal" || (weighted_heads && sets > 1) {
+        // The host solves rounds that are computed together, so that what a method remembers of them all is the host's.
+        let remembered_here = self.round_options.commits_apart && !self.method().device_state().is_empty();
+        if self.balancer.name() != "equal" || (weighted_heads && sets > 1) || remembered_here {
             return None;
         }
-        // The kernel's sum stands for the mean as well.
-        let mean = matches!((self.round_options.scale, self.mean_scaled), (Scale::Native, true) | (Scale::Mean, _));
         let Clip { norm: clip_norm, scope } = self.round_options.clip;
-        Some(SimpleSolve { method, order, mean, clip_norm, clip_tasks: scope == ClipScope::Task, weighted_heads })
+        let clip_tasks = scope == ClipScope::Task;
+        Some(DeviceSolve { solver, scaling: self.scaling(), clip_norm, clip_tasks, weighted_heads })
+    }
+
+    fn scaling(&self) -> Scaling {
+        match (self.round_options.scale, self.mean_scaled) {
+            (Scale::Sum, true) => Scaling::MeanToSum,
+            (Scale::Mean, false) => Scaling::SumToMean,
+            _ => Scaling::None,
+        }
     }
 
     /// Solves the round's surgery on the gradients that `backend` holds. A method with row state moves its buffers here.
@@ -116,11 +141,7 @@ impl Solver {
         let inputs = Inputs { gram: &[], cross_gram: &[], losses, row_sums: &[], tasks, round, seed, orders: None };
         let sums = self.move_buffers(backend, work, &inputs, &mut gram, &mut factors)?;
         let (mut weights, status) = self.weights(&inputs, &gram, work, &sums);
-        let rescale = match (self.round_options.scale, self.mean_scaled) {
-            (Scale::Sum, true) => count as f64,
-            (Scale::Mean, false) => 1.0 / count as f64,
-            _ => 1.0,
-        };
+        let rescale = self.scaling().factor(count);
         weights.iter_mut().flatten().for_each(|weight| *weight *= rescale);
         if self.round_options.weighted_heads {
             head_factors.iter_mut().zip(&weights[0]).for_each(|(factor, weight)| *factor *= weight);
@@ -168,20 +189,14 @@ impl Solver {
 
     /// Weights of every set, and the first fallback among them.
     fn weights(&mut self, inputs: &Inputs, gram: &RoundGram, work: &Work, sums: &[Vec<f64>]) -> (Vec<Vec<f64>>, Status) {
-        let (mut all, mut first) = (Vec::new(), Status::Ok);
+        let (mut all, mut statuses) = (Vec::new(), Vec::new());
         for (set, (method, [gram, cross_gram])) in self.methods.iter_mut().zip(&gram.by_set(work.blocks)).enumerate() {
             let row_sums = sums.get(set).map_or(&[][..], Vec::as_slice);
             let Solution { weights, status } = method.solve(&Inputs { gram, cross_gram, row_sums, ..*inputs });
             all.push(weights);
-            first = match (first, status) {
-                (Status::Ok, Status::Fallback(why)) if work.blocks.apart => {
-                    Status::Fallback(format!("{}: {why}", work.blocks.names[set]))
-                }
-                (Status::Ok, status) => status,
-                (first, _) => first,
-            };
+            statuses.push(status);
         }
-        (all, first)
+        (all, first_fallback(statuses, work.blocks))
     }
 
     /// Adds a round's conflicts to the run's; returns them where they are to be reported.
@@ -201,6 +216,16 @@ impl Solver {
         self.ledger.add(&conflicts, work.tasks);
         work.round.is_multiple_of(self.round_options.conflict_every).then_some(conflicts)
     }
+}
+
+/// The first fallback among the sets' statuses, and of which block it is where they have weights of their own.
+pub fn first_fallback(statuses: impl IntoIterator<Item = Status>, blocks: &Blocks) -> Status {
+    let fallback = statuses.into_iter().enumerate().find_map(|(set, status)| match status {
+        Status::Fallback(why) if blocks.apart => Some(format!("{}: {why}", blocks.names[set])),
+        Status::Fallback(why) => Some(why),
+        Status::Ok => None,
+    });
+    fallback.map_or(Status::Ok, Status::Fallback)
 }
 
 /// Factor that brings a vector with this squared norm inside the limit.

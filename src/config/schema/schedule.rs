@@ -29,9 +29,9 @@ table! {
         /// order alone.
         max_staleness: usize = 0 in 0..=63, only("schedule.mode", ["time_sliced"]);
         feedback: Option<Feedback> = none, only("schedule.policy", ["weighted"]);
-        /// Rounds that a device is given before the host has read the first of them, where it solves them by itself (`pcgrad`,
-        /// `gradvac`, `sum`, `mean` with equal balancing) and nothing comes between them; 1: the host reads each before it
-        /// gives the next. The result is the same to the bit.
+        /// Rounds that a device is given before the host has read the first of them, where it solves them by itself (methods
+        /// that docs/methods.md calls solved on the device, with equal balancing) and nothing comes between them; 1: the host
+        /// reads each before it gives the next. The result is the same to the bit.
         depth: usize = 2 in 1..=2;
         /// Failures in a row after which a task is given up, and with it those that depend on it; the others go on.
         max_retries: u32 = 3 in 0..=1_000_000;

@@ -5,9 +5,10 @@
 //! mean (rmse) eigenvalue. The preference is 1/T as in TorchJD, so the update is T times shorter than LibMTL's.
 
 use super::eigen::Eigen;
+use super::on_device::{EIGEN_MATRICES, EIGEN_VECTORS};
 use super::params::Param;
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "aligned_mtl",
@@ -65,5 +66,15 @@ impl Method for AlignedMtl {
             Scale::Rmse => eigen.values[..rank].iter().sum::<f64>() / rank as f64,
         };
         Solution::checked(eigen.apply(|value| (square / value).sqrt(), &mean))
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        let mode = match self.scale {
+            Scale::Min => 0.0,
+            Scale::Median => 1.0,
+            Scale::Rmse => 2.0,
+        };
+        let (matrices, vectors) = (EIGEN_MATRICES, EIGEN_VECTORS + 2);
+        Some(DeviceSolver { numbers: [mode, 0.0, 0.0], matrices, vectors, ..DeviceSolver::new("surgery_aligned_mtl") })
     }
 }

@@ -7,9 +7,10 @@
 
 use super::eigen::Eigen;
 use super::linalg::{Cholesky, dot, quadratic, times};
+use super::on_device::{EIGEN_MATRICES, EIGEN_VECTORS};
 use super::params::{Param, Range};
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution, Status};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution, Status};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "cagrad",
@@ -35,6 +36,10 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
 
 /// Duality gap of the objective divided by |g_0|, for G of unit trace, above which the solution is not trusted.
 const ACCEPTED_GAP: f64 = 1e-8;
+
+fn stopped(gap: f64) -> String {
+    format!("stopped at a duality gap of {gap:.1e}; took the best point found")
+}
 
 struct CaGrad {
     c: f64,
@@ -77,9 +82,15 @@ impl Method for CaGrad {
         // At the kink the gap cannot fall below its rounding-off; that g_w vanishes is all the answer depends on.
         let accepted = if stationary { ACCEPTED_GAP.max(10.0 * self.c * LEAST_KINK) } else { ACCEPTED_GAP };
         if gap.is_nan() || gap > accepted {
-            solution.status = Status::Fallback(format!("stopped at a duality gap of {gap:.1e}; took the best point found"));
+            solution.status = Status::Fallback(stopped(gap));
         }
         solution
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        let numbers = [self.c, self.divisor, self.norm_eps];
+        let (matrices, vectors) = (EIGEN_MATRICES + 2, EIGEN_VECTORS + 13);
+        Some(DeviceSolver { numbers, matrices, vectors, fallbacks: &[stopped], ..DeviceSolver::new("surgery_cagrad") })
     }
 }
 

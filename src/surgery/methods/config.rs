@@ -6,8 +6,9 @@
 
 use super::eigen::Eigen;
 use super::linalg::{dot, norms, quadratic, times};
+use super::on_device::{EIGEN_MATRICES, EIGEN_VECTORS};
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "config",
@@ -43,5 +44,10 @@ impl Method for Config {
         let length = quadratic(&cosines, &parts).sqrt().max(SHORTEST);
         let gain = dot(&norms, &times(&cosines, &parts)) / length;
         Solution::checked(parts.iter().zip(&inverse).map(|(part, unit)| gain * part * unit / length).collect())
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        let (matrices, vectors) = (EIGEN_MATRICES + 1, EIGEN_VECTORS + 6);
+        Some(DeviceSolver { matrices, vectors, ..DeviceSolver::new("surgery_config") })
     }
 }

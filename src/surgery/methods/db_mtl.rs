@@ -7,7 +7,7 @@
 
 use super::linalg::norms;
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution, Status};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution, Status};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "db_mtl",
@@ -20,6 +20,10 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
 };
 
 struct DbMtl;
+
+fn stretched(loss: f64) -> String {
+    format!("db_mtl needs positive losses, found {loss}; stretched the raw gradients instead")
+}
 
 impl Method for DbMtl {
     fn name(&self) -> &'static str {
@@ -40,10 +44,13 @@ impl Method for DbMtl {
         let weights = norms.iter().map(|norm| if *norm > 0.0 { longest / norm } else { 0.0 }).collect();
         let mut solution = Solution::checked(weights);
         if let (Some(loss), Status::Ok) = (fault, &solution.status) {
-            let why = format!("db_mtl needs positive losses, found {loss}; stretched the raw gradients instead");
-            solution.status = Status::Fallback(why);
+            solution.status = Status::Fallback(stretched(*loss));
         }
         solution
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        Some(DeviceSolver { vectors: 1, fallbacks: &[stretched], ..DeviceSolver::new("surgery_db_mtl") })
     }
 }
 

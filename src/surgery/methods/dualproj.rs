@@ -6,7 +6,7 @@
 
 use super::projection::{NORM_EPS, Projector, REG_EPS};
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution, took_mean};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "dualproj",
@@ -17,6 +17,8 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     reference: "Lopez-Paz & Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS 2017",
     build: |params, _| Ok(Box::new(DualProj { norm_eps: params.number("norm_eps"), reg_eps: params.number("reg_eps") })),
 };
+
+const NOT_CONVERGED: &str = "the projection did not converge";
 
 struct DualProj {
     norm_eps: f64,
@@ -37,7 +39,17 @@ impl Method for DualProj {
         let projector = Projector::new(inputs.gram, count, self.norm_eps, self.reg_eps);
         match projector.project(&vec![1.0 / count as f64; count]) {
             Some(weights) => Solution::checked(weights),
-            None => Solution::mean(count, "the projection did not converge"),
+            None => Solution::mean(count, NOT_CONVERGED),
         }
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        Some(DeviceSolver {
+            numbers: [self.norm_eps, self.reg_eps, 0.0],
+            matrices: 1,
+            vectors: 10,
+            fallbacks: &[|_| took_mean(NOT_CONVERGED)],
+            ..DeviceSolver::new("surgery_dualproj")
+        })
     }
 }

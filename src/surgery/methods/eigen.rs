@@ -66,41 +66,76 @@ impl Eigen {
     }
 }
 
-/// One cyclic sweep over all pairs; false when every off-diagonal entry was already negligible.
+/// A rotation in the plane of p < q.
+struct Turn {
+    p: usize,
+    q: usize,
+    cosine: f64,
+    sine: f64,
+}
+
+impl Turn {
+    fn of(&self, x: f64, y: f64) -> (f64, f64) {
+        (self.cosine * x - self.sine * y, self.sine * x + self.cosine * y)
+    }
+}
+
+/// One sweep over all pairs, in steps of pairs that have nothing in common, which a device rotates all at once; false when every
+/// off-diagonal entry was already negligible.
 fn sweep(work: &mut [f64], vectors: &mut [f64], size: usize) -> bool {
+    let players = size.next_multiple_of(2);
     let mut rotated = false;
-    for p in 0..size {
-        for q in p + 1..size {
-            let (app, aqq, apq) = (work[p * size + p], work[q * size + q], work[p * size + q]);
-            // The relative test keeps tiny eigenvalues accurate; the absolute one ends pairs that have underflowed.
-            let negligible = f64::EPSILON * 0.1 * (app.abs() * aqq.abs()).sqrt();
-            if apq.abs() <= negligible.max(1e-300) {
-                continue;
-            }
-            rotated = true;
-            let theta = (aqq - app) / (2.0 * apq);
-            let tangent = theta.signum() / (theta.abs() + theta.hypot(1.0));
-            let cosine = tangent.hypot(1.0).recip();
-            rotate(work, vectors, size, (p, q), (cosine, cosine * tangent));
-        }
+    let mut turns: Vec<Turn> = Vec::with_capacity(players / 2);
+    for step in 0..players - 1 {
+        turns.clear();
+        let pairs = (0..players / 2).map(|pair| pair_of(step, pair, players)).filter(|&(_, q)| q < size);
+        turns.extend(pairs.filter_map(|(p, q)| turn(work, size, p, q)));
+        rotated |= !turns.is_empty();
+        rotate(work, vectors, size, &turns);
     }
     rotated
 }
 
-/// work <- R' work R, vectors <- R' vectors for the rotation R in the plane (p, q).
-fn rotate(work: &mut [f64], vectors: &mut [f64], size: usize, (p, q): (usize, usize), (cosine, sine): (f64, f64)) {
-    let turn = |x: f64, y: f64| (cosine * x - sine * y, sine * x + cosine * y);
-    for k in 0..size {
-        let (at_p, at_q) = (k * size + p, k * size + q);
-        (work[at_p], work[at_q]) = turn(work[at_p], work[at_q]);
+/// Pair number `pair` of a step in which every one of `players` (an even number) meets another; after players - 1 steps all have
+/// met.
+fn pair_of(step: usize, pair: usize, players: usize) -> (usize, usize) {
+    let ring = players - 1;
+    let (a, b) = if pair == 0 { (ring, step) } else { ((step + pair) % ring, (step + ring - pair) % ring) };
+    (a.min(b), a.max(b))
+}
+
+/// What zeroes entry (p, q), unless it is negligible.
+fn turn(work: &[f64], size: usize, p: usize, q: usize) -> Option<Turn> {
+    let (app, aqq, apq) = (work[p * size + p], work[q * size + q], work[p * size + q]);
+    // The relative test keeps tiny eigenvalues accurate; the absolute one ends pairs that have underflowed.
+    let negligible = f64::EPSILON * 0.1 * (app.abs() * aqq.abs()).sqrt();
+    if apq.abs() <= negligible.max(1e-300) {
+        return None;
     }
-    for k in 0..size {
-        let (at_p, at_q) = (p * size + k, q * size + k);
-        (work[at_p], work[at_q]) = turn(work[at_p], work[at_q]);
-        (vectors[at_p], vectors[at_q]) = turn(vectors[at_p], vectors[at_q]);
+    let theta = (aqq - app) / (2.0 * apq);
+    let tangent = theta.signum() / (theta.abs() + theta.hypot(1.0));
+    let cosine = tangent.hypot(1.0).recip();
+    Some(Turn { p, q, cosine, sine: cosine * tangent })
+}
+
+/// work <- R' work R, vectors <- R' vectors for all rotations of a step.
+fn rotate(work: &mut [f64], vectors: &mut [f64], size: usize, turns: &[Turn]) {
+    for turn in turns {
+        for k in 0..size {
+            let (at_p, at_q) = (k * size + turn.p, k * size + turn.q);
+            (work[at_p], work[at_q]) = turn.of(work[at_p], work[at_q]);
+        }
     }
-    work[p * size + q] = 0.0;
-    work[q * size + p] = 0.0;
+    for turn in turns {
+        let &Turn { p, q, .. } = turn;
+        for k in 0..size {
+            let (at_p, at_q) = (p * size + k, q * size + k);
+            (work[at_p], work[at_q]) = turn.of(work[at_p], work[at_q]);
+            (vectors[at_p], vectors[at_q]) = turn.of(vectors[at_p], vectors[at_q]);
+        }
+        work[p * size + q] = 0.0;
+        work[q * size + p] = 0.0;
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +168,15 @@ mod tests {
         assert_eq!(eigen.rank(), 1);
         for value in eigen.pseudo_inverse_times(&[1.0, 0.0]) {
             assert!((value - 0.25).abs() < 1e-15);
+        }
+    }
+
+    #[test]
+    fn every_pair_meets_once_a_sweep() {
+        for players in [2, 4, 10] {
+            let pairs = (0..players - 1).flat_map(|step| (0..players / 2).map(move |pair| pair_of(step, pair, players)));
+            let met: std::collections::BTreeSet<_> = pairs.inspect(|(p, q)| assert!(p < q)).collect();
+            assert_eq!(met.len(), players * (players - 1) / 2);
         }
     }
 

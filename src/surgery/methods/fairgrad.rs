@@ -4,10 +4,11 @@
 //! [`super::bargain`]. Parameter: `alpha` (1.0); 0 is the mean, 1 proportional fairness, large values max-min fairness.
 //! The update is neither scaled by T nor clipped, as in TorchJD.
 
-use super::nash_mtl::ridge_status;
+use super::nash_mtl::{RIDGED, ridge_status};
+use super::on_device::{BARGAIN_MATRICES, BARGAIN_VECTORS};
 use super::params::{Param, Range};
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution, Status, bargain};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution, Status, bargain, took_mean};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "fairgrad",
@@ -18,6 +19,8 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     reference: "Ban & Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024",
     build: |params, _| Ok(Box::new(FairGrad { alpha: params.number("alpha") })),
 };
+
+const NOT_CONVERGED: &str = "the allocation did not converge";
 
 struct FairGrad {
     alpha: f64,
@@ -42,7 +45,17 @@ impl Method for FairGrad {
                 let solution = Solution::checked(found.weights);
                 if solution.status == Status::Ok { Solution { status: ridge_status(found.ridged), ..solution } } else { solution }
             }
-            None => Solution::mean(count, "the allocation did not converge"),
+            None => Solution::mean(count, NOT_CONVERGED),
         }
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        Some(DeviceSolver {
+            numbers: [self.alpha, 0.0, 0.0],
+            matrices: BARGAIN_MATRICES,
+            vectors: BARGAIN_VECTORS,
+            fallbacks: &[|_| took_mean(NOT_CONVERGED), |_| RIDGED.to_owned()],
+            ..DeviceSolver::new("surgery_fairgrad")
+        })
     }
 }

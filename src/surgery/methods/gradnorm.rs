@@ -14,7 +14,7 @@ use super::params::{Param, Range};
 use super::registry::Descriptor;
 use super::simplex::softmax;
 use super::state::{Saved, pack_all};
-use super::{Inputs, Method, Needs, Solution, Status};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution, Status};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "gradnorm",
@@ -35,6 +35,10 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
         }))
     },
 };
+
+fn kept(loss: f64) -> String {
+    format!("gradnorm needs positive losses, found {loss}; kept the weights as they were")
+}
 
 struct GradNorm {
     alpha: f64,
@@ -85,8 +89,7 @@ impl Method for GradNorm {
         let count = logits.len() as f64;
         let weights: Vec<f64> = softmax(&logits).into_iter().map(|share| share * count).collect();
         if let Some(loss) = inputs.losses.iter().find(|loss| !(**loss > 0.0 && loss.is_finite())) {
-            let why = format!("gradnorm needs positive losses, found {loss}; kept the weights as they were");
-            return Solution { weights, status: Status::Fallback(why) };
+            return Solution { weights, status: Status::Fallback(kept(*loss)) };
         }
         for (&task, &loss) in inputs.tasks.iter().zip(inputs.losses) {
             if self.first_losses[task].is_nan() {
@@ -95,6 +98,21 @@ impl Method for GradNorm {
         }
         self.step(inputs, &weights);
         Solution::checked(weights)
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        let numbers = [self.alpha, self.lr, 0.0];
+        Some(DeviceSolver { numbers, vectors: 4, fallbacks: &[kept], ..DeviceSolver::new("surgery_gradnorm") })
+    }
+
+    fn device_state(&self) -> Vec<f64> {
+        [&self.logits[..], &self.first_losses].concat()
+    }
+
+    fn set_device_state(&mut self, state: &[f64]) {
+        let (logits, first_losses) = state.split_at(self.logits.len());
+        self.logits.copy_from_slice(logits);
+        self.first_losses.copy_from_slice(first_losses);
     }
 
     fn state(&self) -> Value {

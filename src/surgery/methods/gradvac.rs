@@ -13,7 +13,7 @@ use super::params::{Param, Range};
 use super::pcgrad::{ORDER, Order};
 use super::registry::Descriptor;
 use super::state::{Saved, pack_all};
-use super::{Inputs, Method, Needs, Simple, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "gradvac",
@@ -100,12 +100,17 @@ impl Method for GradVac {
         Solution::checked(weights)
     }
 
-    fn simple(&self) -> Option<Simple> {
-        Some(Simple::GradVac { beta: self.beta, eps: self.eps, order: self.order })
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        let numbers = [self.beta, self.eps, 0.0];
+        Some(DeviceSolver { numbers, order: Some(self.order), matrices: 2, ..DeviceSolver::new("surgery_gradvac") })
     }
 
-    fn targets(&mut self) -> &mut [f64] {
-        &mut self.targets
+    fn device_state(&self) -> Vec<f64> {
+        self.targets.clone()
+    }
+
+    fn set_device_state(&mut self, state: &[f64]) {
+        self.targets.copy_from_slice(state);
     }
 
     fn state(&self) -> Value {

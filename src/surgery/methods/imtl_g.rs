@@ -6,8 +6,9 @@
 
 use super::eigen::Eigen;
 use super::linalg::{diagonal, norms};
+use super::on_device::{EIGEN_MATRICES, EIGEN_VECTORS};
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "imtl_g",
@@ -43,6 +44,11 @@ impl Method for ImtlG {
             return Solution::ok(vec![0.0; count]);
         }
         Solution::checked(shares.into_iter().map(|share| share / total).collect())
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        let (matrices, vectors) = (EIGEN_MATRICES, EIGEN_VECTORS + 2);
+        Some(DeviceSolver { matrices, vectors, ..DeviceSolver::new("surgery_imtl_g") })
     }
 }
 

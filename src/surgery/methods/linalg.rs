@@ -57,7 +57,8 @@ impl Cholesky {
             rhs[row] = (rhs[row] - known) / at(row, row);
         }
         for row in (0..self.size).rev() {
-            let known: f64 = (row + 1..self.size).map(|below| at(below, row) * rhs[below]).sum();
+            // In the order in which a device, which finds them one after the other, adds them up.
+            let known: f64 = (row + 1..self.size).rev().map(|below| at(below, row) * rhs[below]).sum();
             rhs[row] = (rhs[row] - known) / at(row, row);
         }
         rhs

@@ -7,7 +7,7 @@
 use super::linalg::{dot, times};
 use super::params::{Param, Range};
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "mgda",
@@ -51,6 +51,11 @@ impl Method for Mgda {
             }
         }
         Solution::checked(weights)
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        let numbers = [self.epsilon, self.max_iters as f64, 0.0];
+        Some(DeviceSolver { numbers, vectors: 1, ..DeviceSolver::new("surgery_mgda") })
     }
 }
 

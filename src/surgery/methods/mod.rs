@@ -9,6 +9,7 @@
 //! of columns, and whoever holds J runs it over all of them.
 
 pub mod columns;
+pub mod on_device;
 pub mod params;
 pub mod random;
 pub mod registry;
@@ -43,9 +44,10 @@ mod uniform;
 mod upgrad;
 
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 pub use columns::{ColumnBlock, Columnwise, Rule as ColumnRule};
+pub use on_device::DeviceSolver;
 pub use pcgrad::{Order, PcGrad};
 pub use rows::RowPass;
 pub use simplex::softmax;
@@ -135,26 +137,21 @@ impl Solution {
 
     /// The plain mean of the `count` rows in place of a solution, and why.
     pub fn mean(count: usize, why: impl std::fmt::Display) -> Self {
-        Self { weights: vec![1.0 / count as f64; count], status: Status::Fallback(format!("{why}; took the mean")) }
+        Self { weights: vec![1.0 / count as f64; count], status: Status::Fallback(took_mean(why)) }
     }
 
     /// `weights`, unless one of them is not finite: then the mean, visibly.
     pub fn checked(weights: Vec<f64>) -> Self {
-        if weights.iter().all(|weight| weight.is_finite()) {
-            Self::ok(weights)
-        } else {
-            Self::mean(weights.len(), "the weights are not finite")
-        }
+        if weights.iter().all(|weight| weight.is_finite()) { Self::ok(weights) } else { Self::mean(weights.len(), NOT_FINITE) }
     }
 }
 
-/// A method that takes nothing but G and an order of visits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Simple {
-    Sum,
-    Mean,
-    PcGrad { order: Order },
-    GradVac { beta: f64, eps: f64, order: Order },
+/// Why [`Solution::checked`] falls back.
+const NOT_FINITE: &str = "the weights are not finite";
+
+/// Why the mean took a solution's place.
+fn took_mean(why: impl std::fmt::Display) -> String {
+    format!("{why}; took the mean")
 }
 
 pub trait Method: Send {
@@ -176,15 +173,18 @@ pub trait Method: Send {
         None
     }
 
-    /// How to solve it without the method, for a device that holds J and would rather not wait; none if it takes more.
-    fn simple(&self) -> Option<Simple> {
+    /// How a device that holds J solves it by itself, so that nobody waits for the host; none where it cannot.
+    fn device_solver(&self) -> Option<DeviceSolver> {
         None
     }
 
-    /// What [`Simple::GradVac`] moves in a round: (tasks x tasks) targets. Empty for other methods.
-    fn targets(&mut self) -> &mut [f64] {
-        &mut []
+    /// What [`Method::device_solver`]'s kernel remembers between rounds: always as many numbers.
+    fn device_state(&self) -> Vec<f64> {
+        Vec::new()
     }
+
+    /// Takes back what a kernel has made of [`Method::device_state`].
+    fn set_device_state(&mut self, _state: &[f64]) {}
 
     /// Everything the method remembers between rounds (the row buffers apart), for the checkpoint; `null` for none.
     fn state(&self) -> serde_json::Value {

@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::linalg::quadratic;
+use super::on_device::{BARGAIN_MATRICES, BARGAIN_VECTORS};
 use super::params::{Param, Range};
 use super::registry::Descriptor;
 use super::state::{Saved, pack_all};
-use super::{Inputs, Method, Needs, Solution, Status, bargain};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution, Status, bargain, took_mean};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "nash_mtl",
@@ -27,10 +28,11 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
         Param::count("update_every", 1, 1, "rounds from one bargain to the next"),
     ],
     reference: "Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022",
-    build: |params, _| {
+    build: |params, tasks| {
         Ok(Box::new(NashMtl {
             max_norm: params.number("max_norm"),
             update_every: params.count("update_every"),
+            tasks,
             rounds: 0,
             agreed: BTreeMap::new(),
         }))
@@ -40,6 +42,8 @@ pub(super) const DESCRIPTOR: Descriptor = Descriptor {
 struct NashMtl {
     max_norm: f64,
     update_every: u64,
+    /// Tasks of the run.
+    tasks: usize,
     /// Rounds solved so far.
     rounds: u64,
     /// The last bargain, by run-wide task, before it was limited to `max_norm`.
@@ -56,7 +60,7 @@ impl NashMtl {
     fn bargain(&mut self, inputs: &Inputs) -> (Vec<f64>, Status) {
         let count = inputs.tasks.len();
         let Some(found) = bargain::solve(inputs.gram, count, 1.0) else {
-            let mean = Solution::mean(count, "the bargain did not converge");
+            let mean = Solution::mean(count, NOT_CONVERGED);
             return (mean.weights, mean.status);
         };
         self.agreed = inputs.tasks.iter().copied().zip(found.weights.iter().copied()).collect();
@@ -66,11 +70,12 @@ impl NashMtl {
 
 /// Shared with FairGrad, whose equation fails on the same gradients.
 pub(super) fn ridge_status(ridged: bool) -> Status {
-    if !ridged {
-        return Status::Ok;
-    }
-    Status::Fallback("the gradients (nearly) cancel, so no bargain exists; solved with a ridge of 1e-8".to_owned())
+    if ridged { Status::Fallback(RIDGED.to_owned()) } else { Status::Ok }
 }
+
+pub(super) const RIDGED: &str = "the gradients (nearly) cancel, so no bargain exists; solved with a ridge of 1e-8";
+
+const NOT_CONVERGED: &str = "the bargain did not converge";
 
 impl Method for NashMtl {
     fn name(&self) -> &'static str {
@@ -95,6 +100,27 @@ impl Method for NashMtl {
             Status::Ok => Solution::checked(weights),
             status => Solution { weights, status },
         }
+    }
+
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        Some(DeviceSolver {
+            numbers: [self.max_norm, self.update_every as f64, 0.0],
+            matrices: BARGAIN_MATRICES,
+            vectors: BARGAIN_VECTORS + 1,
+            fallbacks: &[|_| took_mean(NOT_CONVERGED), |_| RIDGED.to_owned()],
+            ..DeviceSolver::new("surgery_nash_mtl")
+        })
+    }
+
+    /// Rounds, and each task's part of the last bargain: NaN where it has none.
+    fn device_state(&self) -> Vec<f64> {
+        let agreed = (0..self.tasks).map(|task| self.agreed.get(&task).copied().unwrap_or(f64::NAN));
+        std::iter::once(self.rounds as f64).chain(agreed).collect()
+    }
+
+    fn set_device_state(&mut self, state: &[f64]) {
+        self.rounds = state[0] as u64;
+        self.agreed = state[1..].iter().copied().enumerate().filter(|(_, weight)| !weight.is_nan()).collect();
     }
 
     fn state(&self) -> Value {

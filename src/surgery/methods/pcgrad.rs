@@ -7,7 +7,7 @@
 use super::params::Param;
 use super::random::shuffle;
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Simple, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "pcgrad",
@@ -84,8 +84,8 @@ impl Method for PcGrad {
         Solution::ok(weights)
     }
 
-    fn simple(&self) -> Option<Simple> {
-        Some(Simple::PcGrad { order: self.order })
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        Some(DeviceSolver { order: Some(self.order), matrices: 1, ..DeviceSolver::new("surgery_pcgrad") })
     }
 }
 

@@ -26,6 +26,14 @@ pub struct Descriptor {
     pub(super) build: Build,
 }
 
+impl Descriptor {
+    /// Whether a device that holds the gradients solves it by itself.
+    pub fn is_solved_on_device(&self) -> bool {
+        // Any number of tasks that no method finds too few.
+        build(self.name, &Map::new(), 16).is_ok_and(|method| method.device_solver().is_some())
+    }
+}
+
 pub const DESCRIPTORS: &[Descriptor] = &[
     uniform::MEAN,
     uniform::SUM,

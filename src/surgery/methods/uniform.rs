@@ -1,7 +1,7 @@
 //! The two methods without surgery: the sum and the mean of the tasks' gradients.
 
 use super::registry::Descriptor;
-use super::{Inputs, Method, Needs, Simple, Solution};
+use super::{DeviceSolver, Inputs, Method, Needs, Solution};
 
 pub(super) const SUM: Descriptor = Descriptor {
     name: "sum",
@@ -42,8 +42,8 @@ impl Method for Sum {
         Solution::ok(vec![1.0; inputs.tasks.len()])
     }
 
-    fn simple(&self) -> Option<Simple> {
-        Some(Simple::Sum)
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        Some(DeviceSolver::new("surgery_uniform"))
     }
 }
 
@@ -61,7 +61,7 @@ impl Method for Mean {
         Solution::ok(vec![1.0 / count as f64; count])
     }
 
-    fn simple(&self) -> Option<Simple> {
-        Some(Simple::Mean)
+    fn device_solver(&self) -> Option<DeviceSolver> {
+        Some(DeviceSolver { numbers: [1.0, 0.0, 0.0], ..DeviceSolver::new("surgery_uniform") })
     }
 }

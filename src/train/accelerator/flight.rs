@@ -13,7 +13,7 @@ use super::update_step::means;
 use crate::machine::driver::DeviceError;
 use crate::model::Parameters;
 use crate::surgery::update::Rates;
-use crate::train::backend::{Forward, Products, SimpleSolve, Work};
+use crate::train::backend::{DeviceSolve, Forward, Products, Work};
 use crate::train::solve::Step;
 
 /// A round that the device was given whole.
@@ -32,7 +32,7 @@ impl Accelerator {
     pub(super) fn solve_and_step(
         &mut self,
         work: &mut Work,
-        simple: &SimpleSolve,
+        solve: &DeviceSolve,
         rates: &Rates,
     ) -> Result<(Forward, Products, Step), DeviceError> {
         let count = work.tasks.len();
@@ -44,17 +44,17 @@ impl Accelerator {
                 self.prepared = None;
                 flight
             }
-            None => self.give(work, simple, rates)?,
+            None => self.give(work, solve, rates)?,
         };
         self.lay_out_next(work)?;
-        self.go_ahead(work, simple)?;
+        self.go_ahead(work, solve)?;
         let values = self.finish(flight.buffer, count)?;
         flight.timers.iter().try_for_each(|timers| self.measure(timers, given))?;
         if values[self.results.summary() + 2] == 0.0 {
             self.call_back(work.parameters, flight.buffer)?;
         }
         let losses = means(work.batch, &values[..count]);
-        Ok((Forward { losses, balanced: None }, self.products_of(&values, work), self.solved(&values, count)))
+        Ok((Forward { losses, balanced: None }, self.products_of(&values, work), self.solved(&values, work, solve)))
     }
 
     /// Whether the next round has been given to the device.
@@ -62,8 +62,8 @@ impl Accelerator {
         self.flight.is_some()
     }
 
-    fn give(&mut self, work: &mut Work, simple: &SimpleSolve, rates: &Rates) -> Result<Flight, DeviceError> {
-        let (mut program, packed) = self.whole_program(work, simple, rates)?;
+    fn give(&mut self, work: &mut Work, solve: &DeviceSolve, rates: &Rates) -> Result<Flight, DeviceError> {
+        let (mut program, packed) = self.whole_program(work, solve, rates)?;
         let (buffer, stream) = (self.buffer, self.streams.lanes[0]);
         if let Some(lists) = self.found() {
             let from = lists.touched_count().at;
@@ -74,12 +74,12 @@ impl Accelerator {
     }
 
     /// Gives the next round to the device, if it is certain and there.
-    fn go_ahead(&mut self, work: &mut Work, simple: &SimpleSolve) -> Result<(), DeviceError> {
+    fn go_ahead(&mut self, work: &mut Work, solve: &DeviceSolve) -> Result<(), DeviceError> {
         let Some(rates) = self.certain.take() else { return Ok(()) };
         let Some(mut next) = self.next.take_if(|next| !next.present.is_empty()) else { return Ok(()) };
         self.prepared = Some(std::mem::take(&mut next.prepared));
         let mut own = work.of_round(next.round, &next.batch, &next.present);
-        self.flight = Some(self.give(&mut own, simple, &rates)?);
+        self.flight = Some(self.give(&mut own, solve, &rates)?);
         self.next = Some(next);
         Ok(())
     }

@@ -63,6 +63,7 @@ use results::Results;
 use rows::{TableOnDevice, Touched};
 use snapshot::SnapshotOnDevice;
 use solve::Solver;
+pub use solve::SolverRoom;
 use timers::Timers;
 use transfer::Pieces;
 use upload::StagingBuffer;
@@ -86,7 +87,8 @@ pub struct Accelerator {
     head_gradients: Tensor,
     lanes: Vec<Lane>,
     results: Results,
-    solver: Solver,
+    /// Of a surgery method that the device solves by itself.
+    solver: Option<Solver>,
     /// What a round begins with: one is laid out while the other's round is computed.
     batches: [StagingBuffer; 2],
     /// Which of them holds the round's batch.
@@ -178,7 +180,6 @@ impl Accelerator {
             + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
         let forward = Forward::new(device, streams.lanes[0], &lanes[0], network, limits)?;
         let results = Results::new(device, present, batches_per_round, blocks, partials)?;
-        let solver = Solver::new(device, network.spec.heads.len(), present, blocks.sets())?;
         let bytes = batch_bytes(network, blocks, batches_per_round, limits);
         let mut examples = |name| StagingBuffer::new(device, name, bytes);
         let batches = [examples("a round's examples")?, examples("the next round's examples")?];
@@ -206,7 +207,7 @@ impl Accelerator {
             head_gradients,
             lanes,
             results,
-            solver,
+            solver: None,
             batches,
             buffer: 0,
             steps,

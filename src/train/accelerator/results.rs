@@ -7,7 +7,7 @@ use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 
 /// What the host reads after a round, all f64: T loss sums, T squares of head gradients, T balancing and task clipping,
-/// 4 of summary, sets x T weights, squares by block and in all of the one row that all gradients were added to, then the Gram matrices
+/// 3 of summary, sets x 2 of status, sets x T weights, squares by block and in all of the one row that all gradients were added to, then the Gram matrices
 /// of all blocks and of their sum.
 pub(super) struct Results {
     pub at: Address,
@@ -39,8 +39,12 @@ impl Results {
         3 * self.tasks
     }
 
+    pub fn statuses(&self) -> usize {
+        self.summary() + 3
+    }
+
     pub fn weights(&self) -> usize {
-        3 * self.tasks + 4
+        self.statuses() + 2 * self.sets
     }
 
     pub fn added(&self) -> usize {
@@ -90,7 +94,7 @@ impl Results {
     ) -> Result<Self, DeviceError> {
         let cells = (tasks * batches).pow(2);
         let (gram, sets, blocks) = (8 * cells, blocks.sets(), blocks.count());
-        let bytes = 8 * (3 * tasks + 4 + sets * tasks + blocks + 1) + (blocks + 1) * gram;
+        let bytes = 8 * (3 * tasks + 3 + sets * (2 + tasks) + blocks + 1) + (blocks + 1) * gram;
         let at = device.allocate("losses and products of gradients", bytes)?;
         let matrices = |at: Address, count: usize| Tensor::dense(at, count, cells, DType::F64);
         let scratch = GramScratch {

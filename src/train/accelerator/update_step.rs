@@ -19,7 +19,7 @@ use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::gram::{GradientsAt, RoundGram};
 use crate::surgery::methods::Columnwise;
 use crate::surgery::update::{DecisionAt, ParametersAt, Rates, update};
-use crate::train::backend::{Backend, Balance, Forward, Products, SimpleSolve, Stop, Work};
+use crate::train::backend::{Backend, Balance, DeviceSolve, Forward, Products, Stop, Work};
 use crate::train::quanta::{Quantum, RoundTimes};
 use crate::train::solve;
 
@@ -115,7 +115,7 @@ impl Backend for Accelerator {
     fn whole_round(
         &mut self,
         work: &mut Work,
-        solve: &SimpleSolve,
+        solve: &DeviceSolve,
         rates: &Rates,
     ) -> Option<Result<(Forward, Products, solve::Step), Stop>> {
         self.keep.stored.then(|| self.solve_and_step(work, solve, rates).map_err(Stop::from))
@@ -145,11 +145,16 @@ fn part_of(matrices: &[f64], count: usize, work: &Work, batches: usize) -> Vec<f
 
 /// (T) mean losses from their sums over a round.
 pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
-    let mut observed = vec![0; sums.len()];
+    sums.iter().zip(observed(batch, sums.len())).map(|(sum, count)| sum / count).collect()
+}
+
+/// (T) what a present task's sum of losses is divided by: its observed targets, or 1 where it has none.
+pub(super) fn observed(batch: &Batch, present: usize) -> Vec<f64> {
+    let mut observed = vec![0; present];
     for part in &batch.parts {
         observed[part.present] += part.targets.observed();
     }
-    sums.iter().zip(observed).map(|(sum, count)| sum / count.max(1) as f64).collect()
+    observed.into_iter().map(|count| count.max(1) as f64).collect()
 }
 
 impl Accelerator {
