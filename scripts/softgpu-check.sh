@@ -12,11 +12,15 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cargo build --quiet --release --bin taskloom
 
-train() {
-    local name=$1
-    shift
-    LD_LIBRARY_PATH="$folder" "${CARGO_TARGET_DIR:-target}/release/taskloom" train configs/emulated.toml \
+train_from() {
+    local config=$1 name=$2
+    shift 2
+    LD_LIBRARY_PATH="$folder" "${CARGO_TARGET_DIR:-target}/release/taskloom" train "$config" \
         --run-dir "$scratch/$name" --set run.device=cuda --set train.rounds=6 --set eval.every=3 "$@"
+}
+
+train() {
+    train_from configs/emulated.toml "$@"
 }
 
 for SOFTGPU_CC in 80 90; do
@@ -31,6 +35,31 @@ for SOFTGPU_CC in 80 90; do
 done
 # Rows of no even length.
 train odd --set encoder.hidden=61 --set synthetic.features=13 --set train.micro_batch=7
+# Embedding rows of no whole number of vectors.
+awk 'BEGIN { print "text\tlabel"; for (i = 0; i < 60; i++) print (i % 2 ? "red fast" : "dull slow") " word" i % 7 "\t" i % 2 }' >"$scratch/rows.tsv"
+cat >"$scratch/bag.toml" <<'TOML'
+[encoder]
+kind = "bag"
+tokenizer = "words"
+hidden = 64
+embedding_dim = 13
+residual = true
+buckets = 64
+[train]
+rounds = 6
+micro_batch = 7
+[tasks.speed]
+train = "rows.tsv"
+dev = 0.2
+text = "text"
+label = "label"
+[tasks.again]
+train = "rows.tsv"
+dev = 0.2
+text = "text"
+label = "label"
+TOML
+train_from "$scratch/bag.toml" bag --set "data.root=$scratch"
 # As many tasks as fill the shared memory that needs no permission; launches waited for one by one.
 TASKLOOM_SYNC_LAUNCHES=1 train many --set synthetic.agree=8 --set synthetic.oppose=4 --set synthetic.alone=0 \
     --set synthetic.features=32 --set surgery.method=graddrop

@@ -65,7 +65,7 @@ impl DeviceLanes {
         let limits = limits.of_group();
         let mut own = Vec::with_capacity(lanes);
         for number in 0..lanes {
-            let arena = Lane::new(device, number, &model.network, &limits)?;
+            let arena = Lane::new(device, normal, number, &model.network, &limits)?;
             let examples = StagingBuffer::new(device, "a batch's examples", input_bytes(&model.network, 1, &limits))?;
             let (commands, inputs) = lay_out(device, &examples, &arena, from, model, batch)?;
             let streams = [device.stream(Priority::Urgent)?, device.stream(Priority::Normal)?];

@@ -32,7 +32,7 @@ impl Inference {
     pub fn new(mut driver: Box<dyn Driver>, model: &Model, limits: &Limits) -> Result<Self> {
         let stream = driver.stream(Priority::Normal)?;
         let (from, pieces) = copy_parameters(&mut *driver, stream, model)?;
-        let lane = Lane::new(&mut *driver, 0, &model.network, limits)?;
+        let lane = Lane::new(&mut *driver, stream, 0, &model.network, limits)?;
         let forward = Forward::new(&mut *driver, stream, &lane, &model.network, limits)?;
         Ok(Self { driver, from, lane, forward, pieces })
     }

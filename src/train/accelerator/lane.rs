@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::machine::driver::Driver;
+use crate::machine::driver::{Driver, StreamId};
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::Input;
 use crate::model::encoders::activations::{Activations, Allocator};
@@ -17,8 +17,9 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(device: &mut dyn Driver, number: usize, network: &Network, limits: &Limits) -> Result<Self> {
-        let mut room = DeviceAllocator { device, number };
+    /// Waits for `stream`, in which memory is cleared.
+    pub fn new(device: &mut dyn Driver, stream: StreamId, number: usize, network: &Network, limits: &Limits) -> Result<Self> {
+        let mut room = DeviceAllocator { device, stream, number };
         let encoder = &network.spec.encoder;
         let at = encoder.activations(&mut room, limits)?;
         let features = match encoder.reads() {
@@ -27,12 +28,14 @@ impl Lane {
         };
         let rows = at.hidden.rows;
         let row_losses = Tensor::dense(room.allocate("losses by row", 8 * rows)?, 1, rows, DType::F64);
+        device.synchronize(stream)?;
         Ok(Self { at, features, row_losses })
     }
 }
 
 struct DeviceAllocator<'d> {
     device: &'d mut dyn Driver,
+    stream: StreamId,
     /// The lane's.
     number: usize,
 }
@@ -44,12 +47,17 @@ impl DeviceAllocator<'_> {
 }
 
 impl Allocator for DeviceAllocator<'_> {
-    /// bf16, rows [`pitch`] apart.
+    /// bf16, rows [`pitch`] apart. What pads a row is zero and stays so: kernels write columns alone, but products read whole vectors.
     fn activation(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
-        match self.allocate(name, 2 * rows * pitch(columns))? {
-            0 => Ok(Tensor::NONE),
-            at => Ok(Tensor::padded(at, rows, columns, DType::Bf16)),
+        let bytes = 2 * rows * pitch(columns);
+        let at = self.allocate(name, bytes)?;
+        if at == 0 {
+            return Ok(Tensor::NONE);
         }
+        if pitch(columns) > columns {
+            self.device.fill(self.stream, at, 0, bytes)?;
+        }
+        Ok(Tensor::padded(at, rows, columns, DType::Bf16))
     }
 
     fn numbers(&mut self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {

@@ -48,7 +48,7 @@ impl Accelerator {
         let from = Readable { weights: Weights { shared, heads, mlm_layers, words, ..weights }, table };
         let device = &mut *self.driver;
         let stream = device.stream(Priority::Background)?;
-        let lane = Lane::new(device, self.lanes.len(), network, &limits.of_group())?;
+        let lane = Lane::new(device, stream, self.lanes.len(), network, &limits.of_group())?;
         self.forward.compute_in(stream);
         self.snapshot = Some(SnapshotOnDevice { from, lane, stream, taken: device.event()? });
         Ok(self)
