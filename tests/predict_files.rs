@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use common::{Outcome, Place, outcome, run, table, taskloom};
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 fn words(path: &Path) -> &str {
@@ -88,6 +89,66 @@ fn rows_are_answered_as_they_are_alone() {
             std::fs::read_to_string(&out).expect("a file")
         );
     }
+}
+
+/// A head's weight and bias on them give its answers; line by line, in batches, and on a device up to its rounding.
+#[test]
+fn embeddings_are_what_heads_read() {
+    let place = Place::new();
+    let configs = [(place.bag(), "topic"), (place.linear(), "topic"), (place.transformer(), "topic")];
+    for (config, task) in configs {
+        let trained = common::checkpoints(&place.train(&config, &["train.rounds=3"])).pop().expect("a checkpoint");
+        let table = place.path("table.tsv");
+        let embed = |more: &[&str]| {
+            let words = [&["predict", words(&trained), "--task", task, "--file", words(&table), "--embed"], more].concat();
+            run(&words).ok().out
+        };
+        let rows = |out: &str| -> Vec<Vec<f64>> {
+            let line = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["embedding"].clone();
+            out.lines().map(|out| serde_json::from_value(line(out)).expect("numbers")).collect()
+        };
+        let embeddings = rows(&embed(&[]));
+        let bytes = std::fs::read(trained.join("model.safetensors")).expect("the model");
+        let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let tensor = |name: &str| -> Vec<f64> {
+            let view = tensors.tensor(&format!("heads.{task}.{name}")).expect(name);
+            let values = view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")));
+            values.map(f64::from).collect()
+        };
+        let (weight, bias) = (tensor("weight"), tensor("bias"));
+        let answers = predict(&trained, task, &table, None).ok().out;
+        let answers: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(embeddings.len(), answers.len());
+        for (embedding, answer) in embeddings.iter().zip(&answers) {
+            let product = |row: &[f64]| row.iter().zip(embedding).map(|(w, x)| w * x).sum::<f64>();
+            let logits = weight.chunks_exact(embedding.len()).zip(&bias).map(|(row, bias)| (product(row) + bias).exp());
+            let weights: Vec<f64> = logits.collect();
+            let total: f64 = weights.iter().sum();
+            let given = answer["prediction"]["probabilities"].as_object().expect("by class");
+            for (found, expected) in given.values().map(|p| p.as_f64().expect("a number")).zip(&weights) {
+                assert!((found - expected / total).abs() < 1e-5, "{found} for {}", expected / total);
+            }
+        }
+        // As the fields of a table.
+        let out = place.path("embeddings.csv");
+        embed(&["--out", words(&out)]);
+        let last = format!(",embedding_{}", embeddings[0].len());
+        assert!(lines(&out)[0].ends_with(&last), "{}", lines(&out)[0]);
+        let fields: Vec<f64> =
+            lines(&out)[1].split(',').rev().take(embeddings[0].len()).map(|x| x.parse().expect("a number")).collect();
+        assert!(fields.iter().rev().eq(&embeddings[0]));
+        // bf16 has 8 bits of mantissa.
+        if common::device::is_there() {
+            let on_device = rows(&embed(&["--device", "emulated"]));
+            let (a, b) = (on_device.concat(), embeddings.concat());
+            let distance = a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+            let size = b.iter().map(|x| x * x).sum::<f64>().sqrt();
+            assert!(a.len() == b.len() && distance <= 2e-2 * size, "{distance} of {size}");
+        }
+    }
+    let trained = place.train(&place.linear(), &["train.rounds=1"]);
+    let alone = run(&["predict", words(&trained), "--task", "topic", "--text", "[1,2,3,4,5,6,7,8]", "--embed"]).ok().out;
+    assert!(serde_json::from_str::<Value>(&alone).expect("JSON")["embedding"].is_array(), "{alone}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::machine::Device;
 use crate::machine::driver::Driver;
 use crate::model::Model;
 use crate::model::network::{Limits, Scratch};
-use crate::train::predictor::{DevicePredictor, HostPredictor, Predictor};
+use crate::train::predictor::{DevicePredictor, Embedder, HostPredictor};
 
 /// The configuration of a run that is not there yet.
 #[derive(clap::Args)]
@@ -57,7 +57,7 @@ impl DeviceArgs {
         model: &'a Model,
         scratch: &'a mut Scratch,
         limits: &Limits,
-    ) -> Result<Box<dyn Predictor + 'a>> {
+    ) -> Result<Box<dyn Embedder + 'a>> {
         let Some(driver) = driver else { return Ok(Box::new(HostPredictor { model, scratch })) };
         let on_device = DevicePredictor::new(driver, model, limits);
         Ok(Box::new(on_device.with_context(|| format!("--device {} cannot take this model", self.device))?))

@@ -110,6 +110,12 @@ impl Scratch {
         self.at.token_room()
     }
 
+    /// (rows x hidden) what the heads saw in the last forward pass, of so many rows.
+    pub fn hidden(&mut self, rows: usize) -> &[f32] {
+        let hidden = self.at.hidden;
+        &self.buffer(hidden)[..rows * hidden.columns]
+    }
+
     /// Logits of the last forward pass, part after part.
     pub fn logits(&mut self) -> &[f32] {
         self.buffer(self.at.logits)

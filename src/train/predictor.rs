@@ -33,6 +33,12 @@ pub trait Predictor {
     }
 }
 
+/// Computes what the heads see, too.
+pub trait Embedder: Predictor {
+    /// (rows x hidden) the encoder's output for a batch of one task's rows, which its head reads.
+    fn embed(&mut self, batch: &Batch) -> Result<Vec<f32>>;
+}
+
 /// A model, and room for the activations of a batch.
 pub struct HostPredictor<'a> {
     pub model: &'a Model,
@@ -66,6 +72,13 @@ impl Predictor for HostPredictor<'_> {
 
     fn collect(&mut self) -> Result<&[f32]> {
         Ok(self.scratch.logits())
+    }
+}
+
+impl Embedder for HostPredictor<'_> {
+    fn embed(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.predict(batch)?;
+        Ok(self.scratch.hidden(batch.keys.len()).to_vec())
     }
 }
 
@@ -105,6 +118,13 @@ impl Predictor for DevicePredictor<'_> {
 
     fn collect(&mut self) -> Result<&[f32]> {
         self.device.collect().map_err(|error| failed(error.into()))
+    }
+}
+
+impl Embedder for DevicePredictor<'_> {
+    fn embed(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        self.predict(batch)?;
+        self.device.hidden(batch.keys.len()).map_err(|error| failed(error.into()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a head's logits say, as JSON and as fields of a table.
+//! What a head's logits say, or the encoder's output, as JSON and as fields of a table.
 
 use serde_json::{Map, Value, json};
 
@@ -6,9 +6,60 @@ use crate::model::spec::HeadKind;
 use crate::train::checkpoint::TaskState;
 use crate::train::metrics::argmax;
 
+/// What a model is asked.
+#[derive(Clone, Copy)]
+pub enum Question<'a> {
+    /// A task's answer.
+    Answer(&'a TaskState),
+    /// What its head sees: so many numbers.
+    Embedding(usize),
+}
+
+impl Question<'_> {
+    /// Numbers that the model computes of one example.
+    pub fn numbers(&self) -> usize {
+        match self {
+            Self::Answer(task) => task.outputs,
+            Self::Embedding(hidden) => *hidden,
+        }
+    }
+
+    /// Its name beside a row's own keys.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Answer(_) => "prediction",
+            Self::Embedding(_) => "embedding",
+        }
+    }
+
+    /// What these numbers say.
+    pub fn describe(&self, numbers: &[f32]) -> Value {
+        match self {
+            Self::Answer(task) => describe(task, numbers),
+            Self::Embedding(_) => json!(numbers),
+        }
+    }
+
+    /// Names of the fields of a table that hold it; `labels` are the columns that the task learned from.
+    pub fn fields(&self, labels: &[String]) -> Vec<String> {
+        match self {
+            Self::Answer(task) => fields(task, labels),
+            Self::Embedding(hidden) => (1..=*hidden).map(|number| format!("embedding_{number}")).collect(),
+        }
+    }
+
+    /// What [`Question::describe`] gave, as those fields.
+    pub fn values(&self, answer: &Value) -> Vec<String> {
+        match self {
+            Self::Answer(task) => values(task, answer),
+            Self::Embedding(_) => answer.as_array().into_iter().flatten().map(text).collect(),
+        }
+    }
+}
+
 /// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`; null where the model computes
 /// nothing finite.
-pub fn describe(task: &TaskState, logits: &[f32]) -> Value {
+fn describe(task: &TaskState, logits: &[f32]) -> Value {
     let named = |probabilities: Vec<f64>| -> Map<String, Value> {
         task.classes.iter().cloned().zip(probabilities.into_iter().map(|p| json!(p))).collect()
     };
@@ -34,7 +85,7 @@ pub fn describe(task: &TaskState, logits: &[f32]) -> Value {
 }
 
 /// Names of the fields of a table that hold a task's answers; `labels` are the columns it learned from.
-pub fn fields(task: &TaskState, labels: &[String]) -> Vec<String> {
+fn fields(task: &TaskState, labels: &[String]) -> Vec<String> {
     let own = |prefix: &str, names: &[String]| -> Vec<String> { names.iter().map(|name| format!("{prefix}_{name}")).collect() };
     match task.kind {
         HeadKind::Regression if task.outputs > 1 && labels.len() == task.outputs => own("prediction", labels),
@@ -44,17 +95,21 @@ pub fn fields(task: &TaskState, labels: &[String]) -> Vec<String> {
 }
 
 /// An answer that [`describe`] gave, as those fields; empty where the model computes nothing finite.
-pub fn values(task: &TaskState, answer: &Value) -> Vec<String> {
-    let text = |value: &Value| match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<&str>>().join(";"),
-        value => value.to_string(),
-    };
+fn values(task: &TaskState, answer: &Value) -> Vec<String> {
     if let Some(values) = answer["values"].as_array() {
         return values.iter().map(text).collect();
     }
     let first = ["label", "labels", "value"].iter().find_map(|key| answer.get(key)).map_or_else(String::new, text);
     let probabilities = task.classes.iter().map(|class| text(&answer["probabilities"][class.as_str()]));
     [first].into_iter().chain(probabilities).collect()
+}
+
+/// A value as the field of a table.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<&str>>().join(";"),
+        value => value.to_string(),
+    }
 }

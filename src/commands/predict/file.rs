@@ -7,15 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::answer::{describe, fields, values};
+use super::answer::Question;
 use crate::data::{AnswerChunk, Cell, OwnRow, RowsToAnswer};
 use crate::failure::Stopped;
 use crate::files::scratch;
 use crate::output::{self, csv};
-use crate::train::checkpoint::TaskState;
-
-/// The key that an answer has in JSON lines.
-const PREDICTION: &str = "prediction";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -25,23 +21,23 @@ enum Form {
 
 /// Where answers go: a file that is there when it is whole, or stdout.
 struct Answers<'a> {
-    task: &'a TaskState,
+    question: Question<'a>,
     form: Form,
     columns: Vec<String>,
     file: Option<BufWriter<File>>,
 }
 
-/// Answers all rows, of which `answer` gives the logits (rows x outputs); `labels` are the columns the task learned from. Returns
+/// Answers all rows, of which `answer` gives the question's numbers; `labels` are the columns the task learned from. Returns
 /// what was left out, if anything was.
 pub fn answer_all(
     rows: &RowsToAnswer,
     out: Option<&Path>,
-    task: &TaskState,
+    question: Question,
     labels: &[String],
     mut answer: impl FnMut(AnswerChunk) -> Result<(Vec<OwnRow>, Vec<f32>)>,
 ) -> Result<Option<String>> {
     let form = out.map_or(Ok(Form::JsonLines), form_of)?;
-    let added = if form == Form::Csv { fields(task, labels) } else { vec![PREDICTION.to_owned()] };
+    let added = if form == Form::Csv { question.fields(labels) } else { vec![question.key().to_owned()] };
     if let Some(taken) = added.iter().find(|field| rows.columns().contains(field)) {
         bail!("the file has a column `{taken}`, which is the name of what is predicted: rename it");
     }
@@ -51,13 +47,13 @@ pub fn answer_all(
         rows.path().display()
     );
     let file = out.map(|out| create(&scratch(out))).transpose()?;
-    let mut answers = Answers { task, form, columns: rows.columns().to_vec(), file };
+    let mut answers = Answers { question, form, columns: rows.columns().to_vec(), file };
     if form == Form::Csv {
         answers.write(&csv(answers.columns.iter().chain(&added).map(String::as_str)))?;
     }
     let written = rows.each(|chunk| {
-        let (own, logits) = answer(chunk)?;
-        own.iter().zip(logits.chunks_exact(task.outputs)).try_for_each(|(row, logits)| answers.row(row, logits))
+        let (own, numbers) = answer(chunk)?;
+        own.iter().zip(numbers.chunks_exact(question.numbers())).try_for_each(|(row, numbers)| answers.row(row, numbers))
     });
     let finished = written.and_then(|bad| answers.finish().map(|()| bad));
     if let Some(out) = out {
@@ -90,13 +86,13 @@ fn create(path: &Path) -> Result<BufWriter<File>> {
 }
 
 impl Answers<'_> {
-    fn row(&mut self, row: &OwnRow, logits: &[f32]) -> Result<()> {
-        let answer = describe(self.task, logits);
+    fn row(&mut self, row: &OwnRow, numbers: &[f32]) -> Result<()> {
+        let answer = self.question.describe(numbers);
         let line = match self.form {
             Form::JsonLines => self.json(row, &answer)?,
             Form::Csv => {
                 let own = self.own_fields(row)?;
-                let answer = values(self.task, &answer);
+                let answer = self.question.values(&answer);
                 csv(own.iter().chain(&answer).map(String::as_str))
             }
         };
@@ -105,12 +101,13 @@ impl Answers<'_> {
 
     /// JSON lines stay as they were written, but for their end.
     fn json(&self, row: &OwnRow, answer: &Value) -> Result<String> {
+        let key = self.question.key();
         let own = match &row.text {
             Some(text) => {
                 let keys: Map<String, Value> = serde_json::from_str(text).context("a JSON line that was read before")?;
                 ensure!(
-                    !keys.contains_key(PREDICTION),
-                    "line {}: the row has a key `{PREDICTION}`, which is the name of what is predicted: rename it",
+                    !keys.contains_key(key),
+                    "line {}: the row has a key `{key}`, which is the name of what is predicted: rename it",
                     row.line
                 );
                 let own = text.trim().strip_prefix('{').and_then(|own| own.strip_suffix('}')).unwrap_or_default();
@@ -123,7 +120,7 @@ impl Answers<'_> {
             }
         };
         let comma = if own.is_empty() { "" } else { "," };
-        Ok(format!("{{{own}{comma}\"{PREDICTION}\":{answer}}}\n"))
+        Ok(format!("{{{own}{comma}\"{key}\":{answer}}}\n"))
     }
 
     fn own_fields(&self, row: &OwnRow) -> Result<Vec<String>> {

@@ -1,15 +1,17 @@
-//! `taskloom predict`: one task's answer to a text, to each line on stdin, or to each row of a file. Needs no training data.
+//! `taskloom predict`: one task's answer to a text, to each line on stdin, or to each row of a file, or what its head sees of them.
+//! Needs no training data.
 
 mod answer;
 mod file;
 
 use std::io::BufRead;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use self::answer::describe;
+use self::answer::Question;
 use super::DeviceArgs;
 use crate::config::schema::Encoder;
 use crate::data::{AnswerChunk, FeatureStore, Inputs, OwnRow, RowsToAnswer, Split, Targets, TokenStore, Tokenizer, encode_texts};
@@ -18,7 +20,7 @@ use crate::observe::console::Console;
 use crate::output;
 use crate::train::batch::evaluation_batch;
 use crate::train::checkpoint::TaskState;
-use crate::train::predictor::Predictor;
+use crate::train::predictor::Embedder;
 use crate::train::restore::{Stored, stored_model};
 use crate::train::run_folder::Source;
 use crate::train::setup::{load_model, set_threads};
@@ -39,6 +41,9 @@ pub struct Args {
     /// Where the file's rows go with their answers, .jsonl or .csv [default: JSON lines on stdout]
     #[arg(long, requires = "file")]
     out: Option<PathBuf>,
+    /// Instead of answers, what the task's head sees: the encoder's output, a vector for each text or row
+    #[arg(long)]
+    embed: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -46,7 +51,7 @@ pub struct Args {
 /// Rows of a file that are answered at a time.
 const ROWS: usize = 16;
 
-pub fn run(Args { path, task, text, file, out, device }: &Args) -> Result<()> {
+pub fn run(Args { path, task, text, file, out, embed, device }: &Args) -> Result<()> {
     let driver = device.open()?;
     let console = Console::new();
     let source = Source::find(path, &mut |warning| console.say(&format!("warning: {warning}")))?;
@@ -64,19 +69,20 @@ pub fn run(Args { path, task, text, file, out, device }: &Args) -> Result<()> {
     // A task of `tasks_from` may have no table of its own.
     let mut settings = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).clone();
     let texts = settings.text.len();
-    let mut predictor = device.predictor(driver, &model, &mut scratch, &limits)?;
+    let predictor = device.predictor(driver, &model, &mut scratch, &limits)?;
+    let question = if *embed { Question::Embedding(model.network.spec.encoder.hidden()) } else { Question::Answer(task) };
+    let mut asked = Asked { predictor, question, number, task };
     if let Some(file) = file {
         if !task.features.is_empty() {
             settings.features.clone_from(&task.features);
         }
         let rows = RowsToAnswer::open(file, &settings, tokenizer.as_ref(), &config.encoder, config.data.on_bad_row)?;
-        let answer = |chunk| answer_chunk(&mut *predictor, number, task, chunk);
-        let left_out = file::answer_all(&rows, out.as_deref(), task, &settings.label, answer)?;
+        let left_out = file::answer_all(&rows, out.as_deref(), question, &settings.label, |chunk| asked.chunk(chunk))?;
         left_out.iter().for_each(|what| console.say(&format!("{}: {what}", file.display())));
         return Ok(());
     }
-    let mut asked = Asked { predictor, tokenizer, texts, encoder: &config.encoder, number, task };
-    let mut answer = |line: &str| -> Result<()> { output::line(asked.answer(line)?) };
+    let mut lines = Lines { asked, tokenizer, texts, encoder: &config.encoder };
+    let mut answer = |line: &str| -> Result<()> { output::line(lines.answer(line)?) };
     match text {
         Some(text) => answer(text),
         None => {
@@ -88,30 +94,6 @@ pub fn run(Args { path, task, text, file, out, device }: &Args) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Logits of a chunk's rows, some at a time.
-fn answer_chunk(
-    predictor: &mut dyn Predictor,
-    number: usize,
-    task: &TaskState,
-    AnswerChunk { inputs, rows }: AnswerChunk,
-) -> Result<(Vec<OwnRow>, Vec<f32>)> {
-    let mut split = unlabelled(task, inputs, rows.len());
-    split.scale_features(task.feature_scale.as_ref())?;
-    if let Inputs::Features(store) = &split.inputs {
-        let (found, expected) = (store.dim(), predictor.network().spec.encoder.inputs());
-        ensure!(found == expected, "found {found} features, the model takes {expected}");
-    }
-    let (mut logits, mut start) = (Vec::new(), 0);
-    while start < rows.len() {
-        let end = evaluation_end(&split, start, ROWS, predictor.token_room());
-        let batch = evaluation_batch(&*predictor.network().spec.encoder, number, &split, start..end);
-        logits.extend_from_slice(&predictor.predict(&batch)?[..(end - start) * task.outputs]);
-        start = end;
-    }
-    unscale(task, &mut logits)?;
-    Ok((rows, logits))
 }
 
 /// Inputs of so many examples whose labels nobody knows.
@@ -144,16 +126,55 @@ fn refuse_object(line: &str) -> Result<()> {
 
 /// The task that is asked.
 struct Asked<'a> {
-    predictor: Box<dyn Predictor + 'a>,
-    tokenizer: Option<Tokenizer>,
-    /// Texts of an example.
-    texts: usize,
-    encoder: &'a Encoder,
+    predictor: Box<dyn Embedder + 'a>,
+    question: Question<'a>,
     number: usize,
     task: &'a TaskState,
 }
 
 impl Asked<'_> {
+    /// (rows x the question's numbers) of a chunk's rows, some at a time.
+    fn chunk(&mut self, AnswerChunk { inputs, rows }: AnswerChunk) -> Result<(Vec<OwnRow>, Vec<f32>)> {
+        let mut split = unlabelled(self.task, inputs, rows.len());
+        split.scale_features(self.task.feature_scale.as_ref())?;
+        if let Inputs::Features(store) = &split.inputs {
+            let (found, expected) = (store.dim(), self.predictor.network().spec.encoder.inputs());
+            ensure!(found == expected, "found {found} features, the model takes {expected}");
+        }
+        let (mut numbers, mut start) = (Vec::new(), 0);
+        while start < rows.len() {
+            let end = evaluation_end(&split, start, ROWS, self.predictor.token_room());
+            numbers.extend(self.numbers(&split, start..end)?);
+            start = end;
+        }
+        Ok((rows, numbers))
+    }
+
+    /// The same of examples of a split that fit a batch.
+    fn numbers(&mut self, split: &Split, examples: Range<usize>) -> Result<Vec<f32>> {
+        let count = examples.len() * self.question.numbers();
+        let batch = evaluation_batch(&*self.predictor.network().spec.encoder, self.number, split, examples);
+        match self.question {
+            Question::Embedding(_) => self.predictor.embed(&batch),
+            Question::Answer(task) => {
+                let mut logits = self.predictor.predict(&batch)?[..count].to_vec();
+                unscale(task, &mut logits)?;
+                Ok(logits)
+            }
+        }
+    }
+}
+
+/// Lines that are answered one by one.
+struct Lines<'a> {
+    asked: Asked<'a>,
+    tokenizer: Option<Tokenizer>,
+    /// Texts of an example.
+    texts: usize,
+    encoder: &'a Encoder,
+}
+
+impl Lines<'_> {
     /// A text (two texts of a pair are separated by a tab), or features as a JSON list.
     fn answer(&mut self, line: &str) -> Result<Value> {
         let inputs = match &self.tokenizer {
@@ -164,16 +185,16 @@ impl Asked<'_> {
             }
             None => Inputs::Features(self.features(line)?),
         };
-        let mut split = unlabelled(self.task, inputs, 1);
-        split.scale_features(self.task.feature_scale.as_ref())?;
-        let batch = evaluation_batch(&*self.predictor.network().spec.encoder, self.number, &split, 0..1);
-        let mut logits = self.predictor.predict(&batch)?[..self.task.outputs].to_vec();
-        unscale(self.task, &mut logits)?;
-        Ok(describe(self.task, &logits))
+        let Asked { question, task, .. } = self.asked;
+        let mut split = unlabelled(task, inputs, 1);
+        split.scale_features(task.feature_scale.as_ref())?;
+        let answer = question.describe(&self.asked.numbers(&split, 0..1)?);
+        // An answer has names of its own.
+        Ok(if answer.is_object() { answer } else { json!({ question.key(): answer }) })
     }
 
     fn check_texts(&self, found: usize) -> Result<()> {
-        let task = &self.task.name;
+        let task = &self.asked.task.name;
         match self.texts {
             1 => ensure!(found == 1, "task \"{task}\" reads one text, found {found} separated by tabs"),
             expected => ensure!(found == expected, "task \"{task}\" reads a pair of texts separated by a tab, found {found}"),
@@ -183,7 +204,7 @@ impl Asked<'_> {
 
     fn features(&self, line: &str) -> Result<FeatureStore> {
         let values: Vec<f32> = serde_json::from_str(line).context("expected the features as a JSON list of numbers")?;
-        let expected = self.predictor.network().spec.encoder.inputs();
+        let expected = self.asked.predictor.network().spec.encoder.inputs();
         ensure!(values.len() == expected, "found {} features, the model takes {expected}", values.len());
         if values.iter().any(|value| !value.is_finite()) {
             bail!("a feature is not finite");

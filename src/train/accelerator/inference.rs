@@ -49,6 +49,15 @@ impl Inference {
         forward.collect(&mut **driver, Place { lane, pieces, from: *from })
     }
 
+    /// (rows x hidden) what the heads saw in the batch that was collected last, of so many rows.
+    pub fn hidden(&mut self, rows: usize) -> Result<Vec<f32>, DeviceError> {
+        let hidden = self.lane.at.hidden;
+        let mut narrow = vec![bf16::ZERO; rows * hidden.ld];
+        self.pieces.download(&mut *self.driver, hidden.at, bytemuck::cast_slice_mut(&mut narrow))?;
+        let own = narrow.chunks_exact(hidden.ld).flat_map(|row| &row[..hidden.columns]);
+        Ok(own.map(|value| value.to_f32()).collect())
+    }
+
     /// Batches that may be under way while the host goes on.
     pub fn most_under_way(&self) -> usize {
         self.forward.most_under_way()

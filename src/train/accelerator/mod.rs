@@ -175,7 +175,8 @@ impl Accelerator {
         let head_gradients = Tensor { at: device.allocate("heads: gradients", 4 * heads.values.columns)?, ..heads.values };
         // More rows in a round than in a group: there are several groups, which can overlap unless all add to one row.
         let lanes = if limits.round_rows > limits.group_rows && keep.stored { 2 } else { 1 };
-        let lanes: Vec<Lane> = (0..lanes).map(|number| Lane::new(device, streams.lanes[0], number, network, limits)).collect::<Result<_>>()?;
+        let lanes: Vec<Lane> =
+            (0..lanes).map(|number| Lane::new(device, streams.lanes[0], number, network, limits)).collect::<Result<_>>()?;
         let partials = gram_cut(blocks).chunks.len()
             + table.as_ref().map_or(0, |_| TableOnDevice::partials(network, batches_per_round, limits));
         let forward = Forward::new(device, streams.lanes[0], &lanes[0], network, limits)?;
