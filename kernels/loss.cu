@@ -20,7 +20,11 @@ struct LossSegment {
     // Where its logits (rows x outputs) begin, and its targets: u32 classes (rows), or f32 (rows x outputs), NaN if missing.
     uint64_t logits;
     uint64_t targets;
+    // Where the f32 weights of its classes (outputs) begin among the targets, or kUnweighted.
+    uint64_t weights;
 };
+
+constexpr uint64_t kUnweighted = ~uint64_t(0);
 
 namespace loss {
 
@@ -34,26 +38,32 @@ __device__ __forceinline__ double warp_peak(double value) {
     return value;
 }
 
-// The row's loss, on every lane; d = scale * (softmax - smoothed target).
-__device__ __forceinline__ double cross_entropy(float* d, const float* x, int outputs, uint32_t target, double smoothing, float scale) {
-    double even = smoothing / double(outputs), peak = -INFINITY, sum = 0.0, plain = 0.0;
+// The row's loss, on every lane; d = scale * (softmax - smoothed target), each class's term times its weight, or 1 without them.
+__device__ __forceinline__ double cross_entropy(float* d, const float* x, int outputs, uint32_t target, double smoothing,
+                                                const float* weights, float scale) {
+    double even = smoothing / double(outputs), peak = -INFINITY, sum = 0.0, plain = 0.0, spread = 0.0;
     for (int at = lane_id(); at < outputs; at += kWarp) {
         peak = fmax(peak, double(x[at]));
     }
     peak = warp_peak(peak);
     for (int at = lane_id(); at < outputs; at += kWarp) {
+        double weight = weights ? double(weights[at]) : 1.0;
         sum += exp(double(x[at]) - peak);
-        plain += double(x[at]);
+        plain += weight * double(x[at]);
+        spread += weight;
     }
     sum = warp_sum(sum);
     plain = warp_sum(plain);
+    spread = even * warp_sum(spread);
+    double own = (1.0 - smoothing) * (weights ? double(weights[target]) : 1.0);
+    double all = weights ? own + spread : 1.0;
     double inverse = 1.0 / sum;
     for (int at = lane_id(); at < outputs; at += kWarp) {
         double probability = exp(double(x[at]) - peak) * inverse;
-        double wanted = uint32_t(at) == target ? 1.0 - smoothing + even : even;
-        d[at] = float(probability - wanted) * scale;
+        double wanted = even * (weights ? double(weights[at]) : 1.0) + (uint32_t(at) == target ? own : 0.0);
+        d[at] = float(all * probability - wanted) * scale;
     }
-    return peak + log(sum) - (1.0 - smoothing) * double(x[target]) - (smoothing > 0.0 ? even * plain : 0.0);
+    return all * (peak + log(sum)) - own * double(x[target]) - (smoothing > 0.0 ? even * plain : 0.0);
 }
 
 __device__ __forceinline__ double masked(float* d, const float* logits, const float* targets, int outputs, bool squared, float scale) {
@@ -98,7 +108,8 @@ extern "C" __global__ void __launch_bounds__(256) loss_rows(float* dlogits, doub
     const float* x = logits + own.logits + local * own.outputs;
     double value;
     if (own.loss == kCrossEntropy) {
-        value = cross_entropy(d, x, int(own.outputs), targets[own.targets + local], smoothing, scale);
+        const float* weights = own.weights == kUnweighted ? nullptr : reinterpret_cast<const float*>(targets) + own.weights;
+        value = cross_entropy(d, x, int(own.outputs), targets[own.targets + local], smoothing, weights, scale);
     } else {
         const float* y = reinterpret_cast<const float*>(targets) + own.targets + local * own.outputs;
         value = masked(d, x, y, int(own.outputs), own.loss == kSquaredError, scale);

@@ -101,7 +101,7 @@ struct Setup {
 }
 
 fn setup(case: Case) -> Setup {
-    let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs };
+    let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs, class_weights: None };
     let Case { activation, residual, dropout, bag, init, .. } = case;
     let layer = Linear { columns: INPUTS, hidden: HIDDEN, activation, residual, dropout };
     let encoder: Arc<dyn Encoder> = if bag {

@@ -93,7 +93,7 @@ struct Setup {
 
 fn setup(case: Case) -> Setup {
     let (kinds, vocabulary) = (case.kinds(), case.vocabulary());
-    let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs };
+    let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs, class_weights: None };
     let spec = TransformerSpec {
         vocabulary,
         cls: 0,

@@ -71,7 +71,12 @@ impl Case {
         } else {
             Arc::new(layer)
         };
-        let head = |(task, &(kind, outputs)): (usize, &(HeadKind, usize))| HeadSpec { task: format!("t{task}"), kind, outputs };
+        let head = |(task, &(kind, outputs)): (usize, &(HeadKind, usize))| HeadSpec {
+            task: format!("t{task}"),
+            kind,
+            outputs,
+            class_weights: None,
+        };
         let heads = self.heads.iter().enumerate().map(head).collect();
         let mut network = Network::new(ModelSpec { encoder, heads });
         network.label_smoothing = self.smoothing;

@@ -52,7 +52,12 @@ fn network(shape: Shape) -> Network {
         dense_steps: false,
     };
     let encoder = Arc::new(Transformer::new(spec, HIDDEN, shape.dropout));
-    let head = |(task, &(kind, outputs)): (usize, &(HeadKind, usize))| HeadSpec { task: format!("t{task}"), kind, outputs };
+    let head = |(task, &(kind, outputs)): (usize, &(HeadKind, usize))| HeadSpec {
+        task: format!("t{task}"),
+        kind,
+        outputs,
+        class_weights: None,
+    };
     Network::new(ModelSpec { encoder, heads: HEADS.iter().enumerate().map(head).collect() })
 }
 

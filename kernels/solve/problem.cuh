@@ -16,7 +16,7 @@ enum Code { kOk = 0, kNotFinite = 1, kOwn = 2 };
 struct Problem {
     // (sets x T T)
     const double* gram;
-    // (T) sums of losses, over `observed` targets each
+    // (T) sums of losses, over `observed` targets each, or the sum of their classes' weights
     const double* losses;
     // (T)
     const double* head_squares;
@@ -109,7 +109,10 @@ struct Set {
     __device__ __forceinline__ double number(int at) const { return problem->numbers[at]; }
     // Of a present task, run-wide.
     __device__ __forceinline__ int task(int row) const { return int(problem->tasks()[row]); }
-    __device__ __forceinline__ double loss(int row) const { return problem->losses[row] / problem->observed()[row]; }
+    __device__ __forceinline__ double loss(int row) const {
+        double observed = problem->observed()[row];
+        return observed > 0.0 ? problem->losses[row] / observed : 0.0;
+    }
 
     __device__ __forceinline__ double* take(int size) {
         double* taken = free;

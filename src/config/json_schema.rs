@@ -76,6 +76,7 @@ fn values(kind: &Kind) -> Value {
         Kind::Every => json!({ "anyOf": [{ "type": "string", "enum": ["epoch", "end"] }, { "type": "integer", "minimum": 1 }] }),
         Kind::Plain => json!({}),
         Kind::NumberOr(bounds, other) => json!({ "anyOf": [number(bounds), values(other)] }),
+        Kind::WordOr(word, other) => json!({ "anyOf": [{ "type": "string", "enum": [word] }, values(other)] }),
         Kind::List(item) => json!({ "anyOf": [values(item), { "type": "array", "items": values(item) }] }),
         Kind::Section(section) => table(section),
         Kind::Sections(section) => json!({ "type": "object", "additionalProperties": table(section) }),

@@ -30,6 +30,7 @@ impl Shape {
             (Kind::Sections(section), Value::Table(table)) => self.sections(path, table, section),
             (Kind::NumberOr(bounds, _), Value::Int(_) | Value::Float(_)) => return self.scalar(path, node, &Kind::from(*bounds)),
             (Kind::NumberOr(_, other), Value::Text(_) | Value::List(_)) => return self.value(path, node, other),
+            (Kind::WordOr(_, other), Value::Int(_) | Value::Float(_) | Value::List(_)) => return self.value(path, node, other),
             (Kind::List(inner), _) => return self.list(path, node, inner),
             _ => return self.scalar(path, node, kind),
         }

@@ -4,6 +4,7 @@
 //! finds problems without reading whole files. [`Tokenizer`] turns text into ids and [`bag`] ids into table rows.
 
 mod check;
+mod class_weights;
 mod contained;
 pub mod cursor;
 mod expand;

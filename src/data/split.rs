@@ -40,6 +40,8 @@ pub struct TaskData {
     /// What features and regression values are scaled by, where they are.
     pub feature_scale: Option<Arc<Scale>>,
     pub label_scale: Option<Scale>,
+    /// (outputs) factors on the losses of its classes, where they have some.
+    pub class_weights: Option<Arc<[f32]>>,
 }
 
 impl TaskData {

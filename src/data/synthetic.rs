@@ -59,7 +59,7 @@ pub fn load(config: &Config, corpus: &mut Corpus) -> Result<()> {
     for (number, (name, weight)) in synthetic_names(synthetic).into_iter().zip(weights).enumerate() {
         let settings = config.tasks.get(&name).with_context(|| format!("synthetic task {name} has no settings"))?.clone();
         let source = Source { synthetic, settings: &settings, seed: config.run.seed, task: number as u32, weight };
-        corpus.tasks.push(source.task(name.clone()));
+        corpus.tasks.push(source.task(name.clone())?);
     }
     corpus.tasks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(())
@@ -108,12 +108,12 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn task(&self, name: String) -> TaskData {
+    fn task(&self, name: String) -> Result<TaskData> {
         let classification = self.settings.head == HeadKind::Classification;
         let classes = if classification { vec!["negative".to_owned(), "positive".to_owned()] } else { Vec::new() };
         let optional = |split, len| (len > 0).then(|| self.split(split, len));
         let identity = format!("{name} {} {:?} {:?}", self.seed, self.synthetic, self.settings.head);
-        TaskData {
+        let mut task = TaskData {
             name,
             settings: self.settings.clone(),
             outputs: if classification { 2 } else { 1 },
@@ -125,7 +125,10 @@ impl Source<'_> {
             fingerprint: *blake3::hash(identity.as_bytes()).as_bytes(),
             feature_scale: None,
             label_scale: None,
-        }
+            class_weights: None,
+        };
+        task.weigh_classes()?;
+        Ok(task)
     }
 
     fn split(&self, split: u32, len: usize) -> Split {

@@ -58,7 +58,7 @@ pub struct Part {
     pub batch: usize,
     pub rows: Range<usize>,
     pub targets: Targets,
-    /// Factor on d(sum of losses): the task's weight over its observed targets of the round.
+    /// Factor on d(sum of losses): the task's weight over its observed targets of the round, or over the sum of their classes' weights.
     pub scale: f32,
     /// The first micro-batch of its task and batch in this round: its gradients replace those of the round before.
     pub first: bool,

@@ -165,7 +165,7 @@ impl Network {
     /// Losses after [`Network::emit_forward`], and the gradients of the logits; `sums` (present tasks) and `row_losses` (rows) are
     /// f64. Losses over a whole vocabulary come with all that follows from their logits, for which there are `gradients` if wanted.
     pub fn emit_losses<'a>(
-        &self,
+        &'a self,
         tape: &mut Tape<'a>,
         group: &Group<'a>,
         [sums, row_losses]: [Tensor; 2],
@@ -284,8 +284,13 @@ impl Network {
         sums
     }
 
+    /// As [`HeadSpec::observed`], of a part.
+    pub fn observed(&self, part: &Part) -> f64 {
+        self.spec.heads[part.task].observed(&part.targets)
+    }
+
     /// What a part's logits are held against.
-    pub fn loss_part<'a>(&self, part: &'a Part) -> loss::Part<'a> {
+    pub fn loss_part<'a>(&'a self, part: &'a Part) -> loss::Part<'a> {
         loss_of(&self.spec.heads[part.task], &part.targets, self.label_smoothing, part.scale)
     }
 
@@ -345,10 +350,12 @@ impl Network {
     }
 }
 
-fn loss_of<'a>(head: &HeadSpec, targets: &'a Targets, smoothing: f64, scale: f32) -> loss::Part<'a> {
+fn loss_of<'a>(head: &'a HeadSpec, targets: &'a Targets, smoothing: f64, scale: f32) -> loss::Part<'a> {
     let targets = match (targets, head.kind) {
         (Targets::Class(words), HeadKind::Mlm) => loss::Targets::Word(words),
-        (Targets::Class(classes), _) => loss::Targets::Class(classes, smoothing),
+        (Targets::Class(classes), _) => {
+            loss::Targets::Class(classes, smoothing, head.class_weights.as_deref().unwrap_or_default())
+        }
         (Targets::Values(labels), HeadKind::Multilabel) => loss::Targets::Label(labels),
         (Targets::Values(values), _) => loss::Targets::Value(values),
     };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::model::batch::Targets;
 use crate::model::encoders::Encoder;
 use crate::model::transformer::mlm_params;
 pub use crate::ops::heads::HeadKind;
@@ -24,6 +25,18 @@ pub struct HeadSpec {
     pub task: String,
     pub kind: HeadKind,
     pub outputs: usize,
+    /// (outputs) factors on the losses of its classes, where they have some.
+    pub class_weights: Option<Arc<[f32]>>,
+}
+
+impl HeadSpec {
+    /// What the mean of losses divides by: the targets that are there, or the sum of their classes' weights.
+    pub fn observed(&self, targets: &Targets) -> f64 {
+        match (targets, &self.class_weights) {
+            (Targets::Class(classes), Some(weights)) => classes.iter().map(|&class| f64::from(weights[class as usize])).sum(),
+            _ => targets.observed() as f64,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -176,7 +189,8 @@ mod tests {
 
     #[test]
     fn parameters_lie_end_to_end() {
-        let head = |task: &str, outputs| HeadSpec { task: task.into(), kind: HeadKind::Classification, outputs };
+        let head =
+            |task: &str, outputs| HeadSpec { task: task.into(), kind: HeadKind::Classification, outputs, class_weights: None };
         let encoder = Linear { columns: 10, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
         let table = ParamTable::new(&ModelSpec { encoder: Arc::new(encoder), heads: vec![head("a", 2), head("b", 3)] });
         assert_eq!(table.shared_len(), 88);

@@ -13,22 +13,35 @@ use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
 /// dlogits (n x classes) of softmax cross-entropy against class indices (n), of whose probability `smoothing` is spread
-/// evenly over all classes (Szegedy et al., CVPR 2016).
-pub fn cross_entropy(dlogits: &mut [f32], logits: &[f32], targets: &[u32], classes: usize, smoothing: f64, scale: f32) -> f64 {
+/// evenly over all classes (Szegedy et al., CVPR 2016). `weights` (classes, or none for 1 each) multiply the terms of their
+/// classes, as PyTorch's `CrossEntropyLoss(weight=..., reduction="sum")`.
+pub fn cross_entropy(
+    dlogits: &mut [f32],
+    logits: &[f32],
+    targets: &[u32],
+    classes: usize,
+    (smoothing, weights): (f64, &[f32]),
+    scale: f32,
+) -> f64 {
     let even = smoothing / classes as f64;
+    let weight = |class: usize| weights.get(class).map_or(1.0, |&weight| f64::from(weight));
+    let spread = even * weights.iter().map(|&weight| f64::from(weight)).sum::<f64>();
     let mut total = 0.0;
     for ((dlogits, logits), &target) in dlogits.chunks_exact_mut(classes).zip(logits.chunks_exact(classes)).zip(targets) {
         let peak = logits.iter().fold(f64::NEG_INFINITY, |peak, &x| peak.max(f64::from(x)));
         let sum: f64 = logits.iter().map(|&x| (f64::from(x) - peak).exp()).sum();
         let log_sum = peak + sum.ln();
-        total += log_sum - (1.0 - smoothing) * f64::from(logits[target as usize]);
+        let target = target as usize;
+        let own = (1.0 - smoothing) * weight(target);
+        let all = if weights.is_empty() { 1.0 } else { own + spread };
+        total += all * log_sum - own * f64::from(logits[target]);
         if smoothing > 0.0 {
-            total -= even * logits.iter().map(|&x| f64::from(x)).sum::<f64>();
+            total -= even * logits.iter().enumerate().map(|(class, &x)| weight(class) * f64::from(x)).sum::<f64>();
         }
         for (class, (d, &x)) in dlogits.iter_mut().zip(logits).enumerate() {
             let probability = (f64::from(x) - peak).exp() / sum;
-            let wanted = if class == target as usize { 1.0 - smoothing + even } else { even };
-            *d = ((probability - wanted) as f32) * scale;
+            let wanted = even * weight(class) + if class == target { own } else { 0.0 };
+            *d = ((all * probability - wanted) as f32) * scale;
         }
     }
     total
@@ -64,8 +77,8 @@ fn masked(dlogits: &mut [f32], logits: &[f32], targets: &[f32], scale: f32, loss
 /// What some rows of logits are held against.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a> {
-    /// (rows) class index; smoothed by this share.
-    Class(&'a [u32], f64),
+    /// (rows) class index; smoothed by this share; (outputs) weights of the classes, or none.
+    Class(&'a [u32], f64, &'a [f32]),
     /// (rows) index of a word out of a whole vocabulary; a device has [`VocabularyLoss`] for them.
     ///
     /// [`VocabularyLoss`]: super::vocabulary_loss::VocabularyLoss
@@ -95,7 +108,7 @@ impl Part<'_> {
     /// Logits of the part.
     pub fn len(&self) -> usize {
         match self.targets {
-            Targets::Class(classes, _) | Targets::Word(classes) => classes.len() * self.outputs,
+            Targets::Class(classes, ..) | Targets::Word(classes) => classes.len() * self.outputs,
             Targets::Label(values) | Targets::Value(values) => values.len(),
             Targets::Known(_) => 0,
         }
@@ -115,7 +128,9 @@ impl Part<'_> {
     /// Sum of the losses of the observed targets; writes their scaled gradient.
     pub fn loss(&self, dlogits: &mut [f32], logits: &[f32]) -> f64 {
         match self.targets {
-            Targets::Class(classes, smoothing) => cross_entropy(dlogits, logits, classes, self.outputs, smoothing, self.scale),
+            Targets::Class(classes, smoothing, weights) => {
+                cross_entropy(dlogits, logits, classes, self.outputs, (smoothing, weights), self.scale)
+            }
             Targets::Word(words) => vocabulary_cross_entropy(dlogits, logits, words, self.outputs, self.scale),
             Targets::Label(labels) => binary_cross_entropy(dlogits, logits, labels, self.scale),
             Targets::Value(values) => squared_error(dlogits, logits, values, self.scale),
@@ -150,7 +165,11 @@ struct LossSegment {
     logits: u64,
     /// Where its targets begin: u32 classes (rows) or f32 values (rows x outputs), counted in 4 bytes.
     targets: u64,
+    /// Where the weights of its classes begin among the targets: f32 (outputs); or [`UNWEIGHTED`].
+    weights: u64,
 }
+
+const UNWEIGHTED: u64 = u64::MAX;
 
 /// Sums of losses of each part (f64, over observed targets), and the scaled gradients of the logits.
 pub struct Losses<'a> {
@@ -171,13 +190,14 @@ impl Losses<'_> {
         let (mut start, mut logits) = (0, 0);
         for part in &self.parts {
             let end = start + part.rows() as u32;
-            let (loss, own): (Loss, &[u32]) = match part.targets {
-                Targets::Class(classes, _) => (Loss::CrossEntropy, classes),
+            let (loss, own, class_weights): (Loss, &[u32], &[f32]) = match part.targets {
+                Targets::Class(classes, _, weights) => (Loss::CrossEntropy, classes, weights),
                 Targets::Word(_) => unreachable!("a device computes losses of words some rows at a time"),
-                Targets::Known(_) => (Loss::Known, &[]),
-                Targets::Label(labels) => (Loss::BinaryCrossEntropy, bytemuck::cast_slice(labels)),
-                Targets::Value(values) => (Loss::SquaredError, bytemuck::cast_slice(values)),
+                Targets::Known(_) => (Loss::Known, &[], &[]),
+                Targets::Label(labels) => (Loss::BinaryCrossEntropy, bytemuck::cast_slice(labels), &[]),
+                Targets::Value(values) => (Loss::SquaredError, bytemuck::cast_slice(values), &[]),
             };
+            let weights = (targets.len() + own.len()) as u64;
             segments.push(LossSegment {
                 start,
                 end,
@@ -187,8 +207,10 @@ impl Losses<'_> {
                 scale: part.scale,
                 logits,
                 targets: targets.len() as u64,
+                weights: if class_weights.is_empty() { UNWEIGHTED } else { weights },
             });
             targets.extend(own);
+            targets.extend(bytemuck::cast_slice::<_, u32>(class_weights));
             logits += part.len() as u64;
             start = end;
         }
@@ -234,7 +256,7 @@ impl Op for Losses<'_> {
         let count = self.parts.len();
         // One share for all classification tasks of a run.
         let smoothing = self.parts.iter().find_map(|part| match part.targets {
-            Targets::Class(_, smoothing) => Some(smoothing),
+            Targets::Class(_, smoothing, _) => Some(smoothing),
             _ => None,
         });
         let by_rows = Launch::line("loss_rows", rows.div_ceil(8), 256)
@@ -272,8 +294,10 @@ mod tests {
     #[test]
     fn gradients_match_differences() {
         let logits = [0.3, -1.2, 2.0, 0.1, 0.0, -0.7];
-        check(&logits, |d, x| cross_entropy(d, x, &[2, 0], 3, 0.0, 1.0));
-        check(&logits, |d, x| cross_entropy(d, x, &[2, 0], 3, 0.2, 1.0));
+        for weights in [&[][..], &[0.5, 0.0, 3.0]] {
+            check(&logits, |d, x| cross_entropy(d, x, &[2, 0], 3, (0.0, weights), 1.0));
+            check(&logits, |d, x| cross_entropy(d, x, &[2, 0], 3, (0.2, weights), 1.0));
+        }
         let targets = [1.0, 0.0, 1.0, f32::NAN, 0.0, 1.0];
         check(&logits, |d, x| binary_cross_entropy(d, x, &targets, 1.0));
         check(&logits, |d, x| squared_error(d, x, &targets, 1.0));
@@ -282,7 +306,7 @@ mod tests {
     #[test]
     fn huge_logits_stay_finite() {
         let mut d = [0.0; 2];
-        assert_eq!(cross_entropy(&mut d, &[1e30, -1e30], &[0], 2, 0.0, 1.0), 0.0);
+        assert_eq!(cross_entropy(&mut d, &[1e30, -1e30], &[0], 2, (0.0, &[]), 1.0), 0.0);
         assert_eq!(d, [0.0, 0.0]);
         assert!(binary_cross_entropy(&mut d, &[1e30, -1e30], &[0.0, 1.0], 1.0).is_finite());
     }
@@ -290,7 +314,7 @@ mod tests {
     #[test]
     fn a_uniform_guess_costs_the_log_of_the_classes() {
         let mut d = [0.0; 4];
-        assert!((cross_entropy(&mut d, &[0.0; 4], &[3], 4, 0.0, 0.5) - 4.0f64.ln()).abs() < 1e-12);
+        assert!((cross_entropy(&mut d, &[0.0; 4], &[3], 4, (0.0, &[]), 0.5) - 4.0f64.ln()).abs() < 1e-12);
         assert_eq!(d, [0.125, 0.125, 0.125, -0.375]);
     }
 }
@@ -309,7 +333,7 @@ mod cases {
         let labels: Vec<f32> = (0..160).map(|i| if i % 7 == 0 { f32::NAN } else { (i % 2) as f32 }).collect();
         on.compare(|place: &mut Place| {
             let parts = vec![
-                Part { targets: Targets::Class(&classes, 0.1), outputs: 3, scale: 0.5, sum: 2, first: false },
+                Part { targets: Targets::Class(&classes, 0.1, &[]), outputs: 3, scale: 0.5, sum: 2, first: false },
                 Part { targets: Targets::Value(&values), outputs: 1, scale: 0.25, sum: 0, first: true },
                 Part { targets: Targets::Label(&labels), outputs: 40, scale: 2.0, sum: 1, first: false },
             ];
@@ -321,13 +345,34 @@ mod cases {
         });
     }
 
+    /// Tasks with weights of their classes, one of them 0, beside one without.
+    fn losses_of_weighted_classes(on: On) {
+        let classes = [2u32, 0, 1, 1, 2];
+        let many: Vec<f32> = noise(40, 7).iter().map(|x| x.abs()).collect();
+        for smoothing in [0.0, 0.1] {
+            on.compare(|place: &mut Place| {
+                let weighted = Targets::Class(&classes, smoothing, &[0.25, 0.0, 4.0]);
+                let parts = vec![
+                    Part { targets: weighted, outputs: 3, scale: 0.5, sum: 0, first: true },
+                    Part { targets: Targets::Class(&classes, smoothing, &[]), outputs: 3, scale: 0.5, sum: 1, first: true },
+                    Part { targets: Targets::Class(&[39, 3], smoothing, &many), outputs: 40, scale: 2.0, sum: 2, first: false },
+                ];
+                let count = parts.iter().map(Part::len).sum();
+                let (sums, dlogits) = (place.f64(&[10.0; 3]), place.room(1, count, DType::F32));
+                let (logits, row_losses) = (place.f32(&noise(count, 4), count), place.scratch(12, DType::F64));
+                place.run(&Losses { sums, dlogits, logits, row_losses, parts });
+                vec![place.found("dlogits", dlogits), place.found("sums", sums).within(1e-12, 0.0)]
+            });
+        }
+    }
+
     /// Losses that are known, between tasks of other kinds.
     fn known_losses_are_added_up(on: On) {
         on.compare(|place: &mut Place| {
             let parts = vec![
                 Part { targets: Targets::Value(&[0.5]), outputs: 1, scale: 0.25, sum: 0, first: true },
                 Part { targets: Targets::Known(5), outputs: 1003, scale: 0.5, sum: 2, first: false },
-                Part { targets: Targets::Class(&[2, 0], 0.0), outputs: 3, scale: 1.0, sum: 1, first: true },
+                Part { targets: Targets::Class(&[2, 0], 0.0, &[]), outputs: 3, scale: 1.0, sum: 1, first: true },
             ];
             let (sums, dlogits) = (place.f64(&[10.0; 3]), place.room(1, 7, DType::F32));
             let (logits, row_losses) = (place.f32(&noise(7, 4), 7), place.f64(&[0.0, 1.0, 2.5, 3.0, 4.0, 5.0, 0.0, 0.0]));
@@ -336,5 +381,5 @@ mod cases {
         });
     }
 
-    on_devices! { losses_of_every_kind, known_losses_are_added_up }
+    on_devices! { losses_of_every_kind, losses_of_weighted_classes, known_losses_are_added_up }
 }

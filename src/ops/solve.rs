@@ -35,7 +35,7 @@ pub struct Solve {
     /// (T) f64 each; losses are sums.
     pub losses: Tensor,
     pub head_squares: Tensor,
-    /// (T) targets that each loss is the sum over.
+    /// (T) targets that each loss is the sum over, or the sum of their classes' weights.
     pub observed: Vec<f64>,
     /// (T x T) which rows each row visits, in order; empty where none does.
     pub orders: Vec<u32>,

@@ -87,6 +87,11 @@ pub struct Forward {
     pub balanced: Option<Factors>,
 }
 
+/// A sum of losses over what was observed: so many targets, or the sum of their classes' weights.
+pub fn mean_over(sum: f64, observed: f64) -> f64 {
+    if observed > 0.0 { sum / observed } else { 0.0 }
+}
+
 /// Products of the private gradients.
 pub struct Products {
     pub gram: RoundGram,

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::data::{Corpus, Inputs, Split, Targets as DataTargets};
+use crate::data::{Corpus, Inputs, Split, Targets as DataTargets, TaskData};
 use crate::model::encoders::{Encoder, Input};
 use crate::model::network::{Batch, Part, Targets};
 use crate::ops::dropout::{Randomness, RowKey};
@@ -36,7 +36,8 @@ pub struct Purpose {
     pub padded: bool,
 }
 
-/// Packs the shares of a round, at most `fuse` tasks in a group (0: all); tasks whose targets are all missing are left out.
+/// Packs the shares of a round, at most `fuse` tasks in a group (0: all); tasks whose targets are all missing, or of
+/// classes without weight, are left out.
 /// Returns the batch and the present tasks.
 pub fn training_batch(
     corpus: &Corpus,
@@ -46,7 +47,7 @@ pub fn training_batch(
     purpose: Purpose,
 ) -> (Batch, Vec<usize>) {
     let masking = Masking { seed: purpose.seed, round: purpose.round as u32 };
-    let observed = |share: &&Share| observed(&corpus.tasks[share.task].train, &share.examples) > 0;
+    let observed = |share: &&Share| observed(&corpus.tasks[share.task], &share.examples) > 0.0;
     let shares: Vec<&Share> = shares.iter().filter(observed).collect();
     let present: Vec<usize> = shares.iter().map(|share| share.task).collect();
     let turns: Vec<Vec<Turn>> =
@@ -58,7 +59,7 @@ pub fn training_batch(
         for slot in group {
             let share = shares[slot.task];
             let data = &corpus.tasks[share.task];
-            let total = self::observed(&data.train, &share.examples);
+            let total = self::observed(data, &share.examples);
             let turn = &turns[slot.task][slot.turn];
             let examples = &share.examples[turn.examples.clone()];
             packing.add(
@@ -68,7 +69,7 @@ pub fn training_batch(
                     present: slot.task,
                     rows: 0..0,
                     targets: targets(&data.train, share.task, examples, masking),
-                    scale: (data.settings.weight / total as f64) as f32,
+                    scale: (data.settings.weight / total) as f32,
                     batch: turn.batch,
                     first: turn.first,
                 },
@@ -102,16 +103,22 @@ pub fn evaluation_batch(encoder: &dyn Encoder, task: usize, split: &Split, range
     packing.finish(encoder, |_| split, None, EVALUATION, false)
 }
 
-/// Targets that some examples have.
-fn observed(split: &Split, examples: &[u32]) -> usize {
-    match &split.targets {
-        DataTargets::Class(_) => examples.len(),
-        DataTargets::Values { dim, values } => {
+/// Targets that some training examples have, or the weights of their classes.
+fn observed(data: &TaskData, examples: &[u32]) -> f64 {
+    let split = &data.train;
+    let count = match (&split.targets, &data.class_weights) {
+        (DataTargets::Class(classes), Some(weights)) => {
+            let weight = |&example: &u32| f64::from(weights[classes[example as usize] as usize]);
+            return examples.iter().map(weight).sum();
+        }
+        (DataTargets::Class(_), None) => examples.len(),
+        (DataTargets::Values { dim, values }, _) => {
             let row = |&example: &u32| &values[example as usize * dim..(example as usize + 1) * dim];
             examples.iter().flat_map(row).filter(|value| !value.is_nan()).count()
         }
-        DataTargets::Words => examples.iter().map(|&example| tokens::masked_of(split, example as usize)).sum(),
-    }
+        (DataTargets::Words, _) => examples.iter().map(|&example| tokens::masked_of(split, example as usize)).sum(),
+    };
+    count as f64
 }
 
 fn targets(split: &Split, task: usize, examples: &[u32], masking: Masking) -> Targets {

@@ -16,7 +16,7 @@ use crate::train::overall::{Overall, Reported, mean_primary};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     pub examples: usize,
-    /// Mean over the observed targets, labels not smoothed; none where that is no finite number.
+    /// Mean over the observed targets, by the weights of their classes where there are some, labels not smoothed; none where that is no finite number.
     pub loss: Option<f64>,
     /// In the task's order; the first is its primary metric.
     pub metrics: Vec<(MetricKind, Measured)>,
@@ -40,8 +40,8 @@ pub struct Evaluation {
     pub tasks: BTreeMap<String, TaskScores>,
 }
 
-/// Scores of a task whose split has these logits (examples x outputs), and of each example this loss and so many observed targets.
-pub(super) fn task_scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, usize)]) -> TaskScores {
+/// Scores of a task whose split has these logits (examples x outputs), and of each example this loss over so many observed targets, or so much of their classes' weights.
+pub(super) fn task_scores(task: &TaskData, split: &Split, logits: &[f32], losses: &[(f64, f64)]) -> TaskScores {
     let logits = unscaled(task, logits);
     let (outputs, logits, targets) = (task.outputs, &logits[..], split.given());
     let scores = |only: Option<&[bool]>| {
@@ -68,10 +68,10 @@ fn unscaled<'a>(task: &TaskData, logits: &'a [f32]) -> Cow<'a, [f32]> {
     Cow::Owned(logits)
 }
 
-/// Of sums of losses over so many observed targets each.
-pub(super) fn mean_loss(losses: impl Iterator<Item = (f64, usize)>) -> Option<f64> {
-    let (sum, observed) = losses.fold((0.0, 0), |(sum, observed), (loss, count)| (sum + loss, observed + count));
-    Some(sum / observed as f64).filter(|mean| mean.is_finite())
+/// Of sums of losses over so many observed targets, or so much weight, each.
+pub(super) fn mean_loss(losses: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let (sum, observed) = losses.fold((0.0, 0.0), |(sum, observed), (loss, own)| (sum + loss, observed + own));
+    Some(sum / observed).filter(|mean| mean.is_finite())
 }
 
 impl Scores {
@@ -285,8 +285,8 @@ mod tests {
 
     #[test]
     fn losses_without_a_finite_mean_have_none() {
-        assert_eq!(mean_loss([(1.0, 2), (3.0, 2)].into_iter()), Some(1.0));
-        assert_eq!(mean_loss([(1.0, 2), (f64::INFINITY, 2)].into_iter()), None);
+        assert_eq!(mean_loss([(1.0, 2.0), (3.0, 2.0)].into_iter()), Some(1.0));
+        assert_eq!(mean_loss([(1.0, 2.0), (f64::INFINITY, 2.0)].into_iter()), None);
         assert_eq!(mean_loss(std::iter::empty()), None);
     }
 }

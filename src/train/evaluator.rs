@@ -44,8 +44,8 @@ struct Submitted {
 struct Tally {
     /// (examples x outputs); not kept of words, of which there are too many.
     logits: Vec<f32>,
-    /// By example: sum of losses, and observed targets.
-    losses: Vec<(f64, usize)>,
+    /// By example: sum of losses, and observed targets, or their classes' weights.
+    losses: Vec<(f64, f64)>,
     /// Words guessed right.
     right: usize,
 }
@@ -154,7 +154,7 @@ impl Tally {
             if let (Targets::Words, BatchTargets::Class(word)) = (&split.targets, &target) {
                 self.right += usize::from(argmax(logits) == word[0] as usize);
             }
-            self.losses.push((network.row_loss(task, &target, logits, &mut room), target.observed()));
+            self.losses.push((network.row_loss(task, &target, logits, &mut room), network.spec.heads[task].observed(&target)));
         }
         if split.targets != Targets::Words {
             self.logits.extend(logits);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::backend::{Backend, Balance, Forward, Products, Stop, Work};
+use super::backend::{Backend, Balance, Forward, Products, Stop, Work, mean_over};
 use super::lanes::Lanes;
 use super::quanta::{self, Quanta, Quantum, RoundTimes};
 use super::round_options::RoundOptions;
@@ -91,7 +91,7 @@ impl Host {
                 losses
             });
             for (parts, (losses, quantum)) in wave.into_iter().zip(done) {
-                means.add(parts, losses)?;
+                means.add(network, parts, losses)?;
                 self.computed.push(Quantum { start: before + quantum.start, ..quantum });
             }
         }
@@ -144,7 +144,7 @@ impl Host {
     fn forward(&mut self, work: &Work, parts: &[Part], means: &mut MeanLosses) -> Result<(), Stop> {
         let scratch = &mut self.arenas[0];
         work.network.forward(work.parameters.weights(), work.batch, parts, scratch, Some(work.random));
-        means.add(parts, work.network.losses(parts, scratch))
+        means.add(work.network, parts, work.network.losses(parts, scratch))
     }
 }
 
@@ -321,28 +321,28 @@ fn waves(batch: &Batch) -> Vec<Vec<&[Part]>> {
 /// Losses of a round as they come in, group by group.
 struct MeanLosses {
     sums: Vec<f64>,
-    observed: Vec<usize>,
+    observed: Vec<f64>,
 }
 
 impl MeanLosses {
     fn new(count: usize) -> Self {
-        Self { sums: vec![0.0; count], observed: vec![0; count] }
+        Self { sums: vec![0.0; count], observed: vec![0.0; count] }
     }
 
     /// A group's losses, unless one of them is not finite.
-    fn add(&mut self, parts: &[Part], losses: Vec<f64>) -> Result<(), Stop> {
+    fn add(&mut self, network: &Network, parts: &[Part], losses: Vec<f64>) -> Result<(), Stop> {
         for (part, loss) in parts.iter().zip(losses) {
             if !loss.is_finite() {
                 return Err(Stop::anomaly(Some(part.task), "loss", loss));
             }
             self.sums[part.present] += loss;
-            self.observed[part.present] += part.targets.observed();
+            self.observed[part.present] += network.observed(part);
         }
         Ok(())
     }
 
     /// (T)
     fn means(&self) -> Vec<f64> {
-        self.sums.iter().zip(&self.observed).map(|(sum, &count)| sum / count.max(1) as f64).collect()
+        self.sums.iter().zip(&self.observed).map(|(sum, &observed)| mean_over(*sum, observed)).collect()
     }
 }

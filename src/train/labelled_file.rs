@@ -54,6 +54,7 @@ fn settings(config: &Config, task: &TaskState, path: &Path) -> Task {
     let mut settings = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).clone();
     settings.train = Some(vec![path.to_owned()]);
     (settings.dev, settings.test, settings.file, settings.split, settings.synthetic) = (None, None, None, None, None);
+    settings.class_weights = None;
     settings.format = data::format_for(path, &settings);
     if !task.features.is_empty() {
         settings.features.clone_from(&task.features);
@@ -80,7 +81,8 @@ fn scored(mut found: TaskData, task: &TaskState) -> Result<TaskData> {
     let (name, outputs) = (&task.name, task.outputs);
     ensure!(found.outputs == outputs, "task {name}: the file has {} outputs, the model {outputs}", found.outputs);
     let scaled = found.scale(task.feature_scale.clone(), task.label_scale.clone());
-    scaled.with_context(|| format!("task {name}: the checkpoint does not fit the file"))?;
+    let weighed = scaled.and_then(|()| found.take_class_weights(task.class_weights.clone()));
+    weighed.with_context(|| format!("task {name}: the checkpoint does not fit the file"))?;
     let rows = std::mem::replace(&mut found.train, nothing());
     Ok(TaskData { dev: Some(rows), ..found })
 }
@@ -98,6 +100,7 @@ fn absent(task: &TaskState, settings: Task) -> TaskData {
         fingerprint: [0; 32],
         feature_scale: None,
         label_scale: None,
+        class_weights: None,
     }
 }
 

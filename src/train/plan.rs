@@ -254,8 +254,12 @@ fn round_options(config: &Config, rounds_per_epoch: u64) -> RoundOptions {
 }
 
 pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
-    let heads =
-        corpus.tasks.iter().map(|task| HeadSpec { task: task.name.clone(), kind: task.settings.head, outputs: task.outputs });
+    let heads = corpus.tasks.iter().map(|task| HeadSpec {
+        task: task.name.clone(),
+        kind: task.settings.head,
+        outputs: task.outputs,
+        class_weights: task.class_weights.clone(),
+    });
     let features = || corpus.feature_dim.context("encoder.kind = \"linear\" needs tasks with dense features");
     let encoder = encoder(config, corpus.tokenizer.as_deref(), features)?;
     let spec = ModelSpec { encoder, heads: heads.collect() };

@@ -9,7 +9,7 @@ use crate::model::network::{Limits, Network, Scratch};
 use crate::model::spec::{HeadKind, HeadSpec, ModelSpec};
 use crate::model::transformer::TokenLimits;
 use crate::model::{Model, Start};
-use crate::train::checkpoint;
+use crate::train::checkpoint::{self, TaskState};
 use crate::train::encoder::encoder;
 use crate::train::run_folder::Source;
 
@@ -29,7 +29,13 @@ pub fn stored_model(config: &Config, source: &Source, rows: usize) -> Result<Sto
     let tokenizer = tokenizer.map(|spec| Tokenizer::open(spec, config.encoder.lowercase)).transpose()?;
     let encoder = encoder(config, tokenizer.as_ref(), || checkpoint::input_columns(&source.checkpoint))?;
     let heads = source.state.tasks.iter();
-    let heads = heads.map(|task| HeadSpec { task: task.name.clone(), kind: task.kind, outputs: task.outputs }).collect();
+    let head = |task: &TaskState| HeadSpec {
+        task: task.name.clone(),
+        kind: task.kind,
+        outputs: task.outputs,
+        class_weights: task.class_weights.as_deref().map(Into::into),
+    };
+    let heads = heads.map(head).collect();
     let network = Network::new(ModelSpec { encoder, heads });
     checkpoint::check_shapes(&source.checkpoint, &network)?;
     // An `mlm` head's own parameters do not follow from its outputs, which are the words.

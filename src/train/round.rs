@@ -239,7 +239,7 @@ impl Trainer {
             None => host,
         };
         let Keep { stored, batches, .. } = backend.keep();
-        let shares = batch_shares(batch, tasks.len(), batches);
+        let shares = batch_shares(network, batch, tasks.len(), batches);
         let round = commits[0].round;
         let random = Randomness { seed: solver.round_options.seed, round: round as u32 };
         let mut work = Work { network, parameters, blocks, batch, tasks, first: 0, round, random, shares: &shares };
@@ -371,10 +371,10 @@ fn commit(
 }
 
 /// (rows of J) the part of its task's observed targets that each row comes from.
-fn batch_shares(batch: &Batch, present: usize, batches: usize) -> Vec<f64> {
+fn batch_shares(network: &Network, batch: &Batch, present: usize, batches: usize) -> Vec<f64> {
     let mut counts = vec![0.0; present * batches];
     for part in &batch.parts {
-        counts[part.present * batches + part.batch] += part.targets.observed() as f64;
+        counts[part.present * batches + part.batch] += network.observed(part);
     }
     let totals: Vec<f64> = counts.chunks(batches).map(|counts| counts.iter().sum()).collect();
     counts.iter().enumerate().map(|(row, count)| count / totals[row / batches]).collect()

@@ -28,12 +28,13 @@ pub fn check_data(corpus: &Corpus, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Scales the data as it was for the checkpoint, whatever the configuration says: one of an earlier version was trained on it as it
-/// is.
+/// Scales the data and weighs its classes as for the checkpoint, whatever the configuration says: one of an earlier version was
+/// trained on it as it is.
 pub fn scale_data(corpus: &mut Corpus, state: &State) -> Result<()> {
     for (task, kept) in corpus.tasks.iter_mut().zip(&state.tasks) {
         let scaled = task.scale(kept.feature_scale.clone(), kept.label_scale.clone());
-        scaled.with_context(|| format!("task {}: the checkpoint does not fit the data", task.name))?;
+        let weighed = scaled.and_then(|()| task.take_class_weights(kept.class_weights.clone()));
+        weighed.with_context(|| format!("task {}: the checkpoint does not fit the data", task.name))?;
     }
     Ok(())
 }
@@ -88,6 +89,7 @@ pub(super) fn fresh_state(corpus: &Corpus, trainer: &Trainer) -> State {
         features: task.settings.features.clone(),
         feature_scale: task.feature_scale.as_deref().cloned(),
         label_scale: task.label_scale.clone(),
+        class_weights: task.class_weights.as_deref().map(<[f32]>::to_vec),
         taken: 0,
         cursor: Cursor::default(),
         reached: None,

@@ -215,7 +215,7 @@ mod tests {
             vec![part(0, 0..texts, BatchTargets::Class(known)), part(1, texts..texts + 3, BatchTargets::Class(vec![0; 3]))];
         let mut batch = Batch { keys, parts, groups: std::iter::once(0..2).collect(), ..Batch::default() };
         pack(&mut batch, &spec, |task| if task == 0 { &words } else { &plain }, EVALUATION, true);
-        let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2 };
+        let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2, class_weights: None };
         let heads = [head(HeadKind::Mlm), head(HeadKind::Classification)];
         let group = TokenGroup::new(&batch.tokens, &batch.parts, &heads, spec.pooling);
         let (masked, own_tokens) = (batch.tokens.masked.len(), group.part_tokens[0].len());

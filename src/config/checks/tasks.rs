@@ -3,7 +3,7 @@
 use super::super::defaults::{ROWS, literal};
 use super::super::keys::Default;
 use super::super::metrics::fits;
-use super::super::schema::{Adaptive, EncoderKind, HeadKind, MetricKind, TASK, Task};
+use super::super::schema::{Adaptive, ClassWeights, EncoderKind, HeadKind, MetricKind, TASK, Task};
 use super::super::suggest::nearest;
 use super::super::synthetic;
 use super::super::tree::Node;
@@ -174,6 +174,15 @@ fn head(checker: &mut Checker, key: &str, task: &Task) {
     }
     if task.head == HeadKind::Classification && task.classes.len() == 1 {
         checker.error(&[&classes, &head], "names one class; there must be two at least", "");
+    }
+    if let Some(ClassWeights::List(weights)) = &task.class_weights {
+        let own = format!("{key}.class_weights");
+        if !weights.iter().any(|&weight| weight as f32 > 0.0) {
+            checker.error(&[&own, &head], "leaves no class any weight", "");
+        } else if !task.classes.is_empty() && weights.len() != task.classes.len() {
+            let message = format!("has {} numbers, `classes` names {} classes", weights.len(), task.classes.len());
+            checker.error(&[&own, &classes], message, "");
+        }
     }
 }
 

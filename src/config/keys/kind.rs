@@ -30,6 +30,8 @@ pub enum Kind {
     Plain,
     /// A number, or what the other kind takes.
     NumberOr(Bounds, Box<Kind>),
+    /// This word, or what the other kind takes.
+    WordOr(&'static str, Box<Kind>),
     /// A list, or one item written without brackets.
     List(Box<Kind>),
     Section(&'static Section),
@@ -92,6 +94,11 @@ impl Kind {
         Kind::NumberOr(bounds, Box::new(other))
     }
 
+    /// A word, or another kind, which is of no text.
+    pub fn word_or(word: &'static str, other: Kind) -> Kind {
+        Kind::WordOr(word, Box::new(other))
+    }
+
     /// The table that a value of this kind is, or that each of its entries is.
     pub fn section(&self) -> Option<&'static Section> {
         match self {
@@ -115,6 +122,7 @@ impl Kind {
                 Some(problem) => Err(Complaint::new(format!("\"{text}\" is no name: {problem}"))),
             },
             (Kind::OneOf(values), Value::Text(text)) => one_of(text, values),
+            (Kind::WordOr(word, _), Value::Text(text)) => one_of(text, &[word]),
             (Kind::Device, Value::Text(text)) => self.check(value, is_device(text)),
             (Kind::Bytes, Value::Int(int)) => self.check(value, *int >= 0),
             (Kind::Bytes, Value::Text(text)) => bytes(text).map(Value::Int).ok_or_else(|| self.refuse(value)),
@@ -173,6 +181,7 @@ impl Kind {
             Kind::Every => "\"epoch\", \"end\" or a number of rounds".to_owned(),
             Kind::Plain => "a string, a number, true or false".to_owned(),
             Kind::NumberOr(bounds, other) => format!("a number {}, or {}", bounds.describe(), other.describe()),
+            Kind::WordOr(word, other) => format!("\"{word}\", or {}", other.describe()),
             Kind::List(inner) => format!("{}, or a list of such", inner.describe()),
             Kind::Section(_) => "a table".to_owned(),
             Kind::Sections(_) => "a table of tables".to_owned(),
@@ -187,7 +196,7 @@ impl Kind {
             Kind::Float(_) | Kind::NumberOr(..) => Value::Float(0.5),
             Kind::OneOf(values) => Value::Text(values[0].to_owned()),
             Kind::Bytes | Kind::Every | Kind::Plain => Value::Int(1),
-            Kind::List(_) => Value::List(Vec::new()),
+            Kind::List(_) | Kind::WordOr(..) => Value::List(Vec::new()),
             Kind::Section(_) | Kind::Sections(_) => Value::Table(Default::default()),
             Kind::Text | Kind::Column | Kind::Name | Kind::Device | Kind::Path(_) | Kind::Tokenizer => Value::Text(String::new()),
         }

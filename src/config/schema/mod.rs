@@ -19,7 +19,7 @@ pub use methods::{Balance, HeadGradients, METHOD_KEYS, Scale, Surgery, params_of
 pub use run::{Checkpoint, Data, DataPlace, FinalCheckpoint, Observe, OnBadRow, Run};
 pub use schedule::{Fault, FaultKind, Feedback, Memory, Sampler, SamplerKind, Schedule, ScheduleMode};
 pub use sources::{Synthetic, TasksFrom};
-pub use task::{Adaptive, Format, HeldOut, MetricKind, Scaling, TASK, Task};
+pub use task::{Adaptive, ClassWeights, Format, HeldOut, MetricKind, NamedClassWeights, Scaling, TASK, Task};
 pub use train::{Clip, ClipScope, EmbeddingSteps, LrSchedule, LrScheduleKind, Optimizer, OptimizerKind, RowMoment, Train};
 
 use super::table::table;

@@ -10,6 +10,8 @@ use crate::config::keys::{Bounds, Kind, PathFrom, YEAR_MS};
 use crate::config::table::table;
 use crate::ops::heads::HeadKind;
 
+/// Of a class; as f32 it is finite.
+const WEIGHT: Bounds = Bounds::NON_NEGATIVE.up_to(1e9);
 const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
 
 table! {
@@ -57,6 +59,10 @@ table! {
         head: HeadKind = "classification";
         /// Class names in index order; empty means discovered from the training rows, sorted.
         classes: Vec<String> = [], only(".head", ["classification", "multilabel"]);
+        /// Factors on the losses of the classes, in their order, or `"balanced"`: n / (k * count) of each of k classes among n
+        /// training rows. The task's loss is then a weighted mean, which divides by the sum of its targets' weights; so is the
+        /// loss of an evaluation, while its metrics are not weighted.
+        class_weights: Option<ClassWeights> = none in Kind::word_or("balanced", Kind::list(WEIGHT)), only(".head", ["classification"]);
         /// `standard`: each number to predict is moved to mean 0 and scaled to standard deviation 1 of the training rows. Losses
         /// are on that scale; metrics, and what `predict` answers, are on the label's own.
         label_scale: Scaling = "none", only(".head", ["regression"]);
@@ -142,6 +148,18 @@ impl Task {
             ("file", self.file.is_some()),
         ]
     }
+}
+
+/// What the losses of a task's classes are multiplied by.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum ClassWeights {
+    List(Vec<f64>),
+    Named(NamedClassWeights),
+}
+
+choices! {
+    pub enum NamedClassWeights { Balanced = "balanced" }
 }
 
 choices! {

@@ -182,7 +182,7 @@ impl TaskBuilder {
             self.hasher.update(class.as_bytes()).update(b"\0");
         }
         let Some(train) = splits.remove(&SplitName::Train) else { bail!("task `{}`: no {what}", self.name) };
-        Ok(TaskData {
+        let mut task = TaskData {
             name: self.name,
             settings: self.settings,
             outputs,
@@ -194,7 +194,10 @@ impl TaskBuilder {
             fingerprint: *self.hasher.finalize().as_bytes(),
             feature_scale: None,
             label_scale: None,
-        })
+            class_weights: None,
+        };
+        task.weigh_classes()?;
+        Ok(task)
     }
 
     /// Moves the rows that are held out from train to dev and test: of each class its share.

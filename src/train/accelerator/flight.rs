@@ -53,7 +53,7 @@ impl Accelerator {
         if values[self.results.summary() + 2] == 0.0 {
             self.call_back(work.parameters, flight.buffer)?;
         }
-        let losses = means(work.batch, &values[..count]);
+        let losses = means(work, &values[..count]);
         Ok((Forward { losses, balanced: None }, self.products_of(&values, work), self.solved(&values, work, solve)))
     }
 

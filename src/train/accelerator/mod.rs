@@ -345,7 +345,7 @@ fn input_bytes(network: &Network, batches: usize, limits: &Limits) -> usize {
     let features = if let Input::Features(columns) = encoder.reads() { 2 * pitch(columns) } else { 0 };
     let [input, own] = encoder.upload_bytes(limits);
     // What the shortest tables have.
-    8192 + limits.round_rows.max(limits.group_rows) * (features + input + 8 + 4 * widest + 400) + own + lists
+    8192 + limits.round_rows.max(limits.group_rows) * (features + input + 8 + 4 * widest + 416) + own + lists
 }
 
 /// Rates, weights, orders of visits, and the chunks of the heads.

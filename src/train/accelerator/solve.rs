@@ -85,7 +85,7 @@ impl Accelerator {
             gram: results.solved_grams(count),
             losses: results.losses(count),
             head_squares: results.products(count).heads,
-            observed: observed(work.batch, count),
+            observed: observed(work, count),
             orders: solve.solver.order.map_or_else(Vec::new, |order| visits(work, order)),
             tasks: work.tasks.iter().map(|&task| task as u32).collect(),
             run_tasks: solver.run_tasks,

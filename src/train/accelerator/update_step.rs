@@ -11,7 +11,7 @@ use crate::machine::driver::{Address, DeviceError};
 use crate::machine::launch::Command;
 use crate::machine::tape::{Bytes, Tape};
 use crate::machine::tensor::{DType, Tensor};
-use crate::model::network::{Batch, Keep};
+use crate::model::network::Keep;
 use crate::ops::adamw::ColumnRule;
 use crate::ops::column_rule::{ColumnSquare, How};
 use crate::ops::gram::GramScratch;
@@ -19,7 +19,7 @@ use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::gram::{GradientsAt, RoundGram};
 use crate::surgery::methods::Columnwise;
 use crate::surgery::update::{DecisionAt, ParametersAt, Rates, update};
-use crate::train::backend::{Backend, Balance, DeviceSolve, Forward, Products, Stop, Work};
+use crate::train::backend::{Backend, Balance, DeviceSolve, Forward, Products, Stop, Work, mean_over};
 use crate::train::quanta::{Quantum, RoundTimes};
 use crate::train::solve;
 
@@ -35,7 +35,7 @@ impl Backend for Accelerator {
         self.add_pass(&mut program, &packed);
         let values = self.read_beside(program, work)?;
         self.packed = Some(packed);
-        let losses = means(work.batch, &values[..work.tasks.len()]);
+        let losses = means(work, &values[..work.tasks.len()]);
         self.read = values;
         Ok(Forward { losses, balanced: None })
     }
@@ -129,7 +129,7 @@ impl Backend for Accelerator {
         let values = self.read(program, present)?;
         // What the gradients' upload had is gone.
         self.packed.iter_mut().for_each(|packed| packed.upload().forget());
-        Ok(means(work.batch, &values[..present])[work.first..][..work.tasks.len()].to_vec())
+        Ok(means(work, &values[..present])[work.first..][..work.tasks.len()].to_vec())
     }
 }
 
@@ -144,17 +144,17 @@ fn part_of(matrices: &[f64], count: usize, work: &Work, batches: usize) -> Vec<f
 }
 
 /// (T) mean losses from their sums over a round.
-pub(super) fn means(batch: &Batch, sums: &[f64]) -> Vec<f64> {
-    sums.iter().zip(observed(batch, sums.len())).map(|(sum, count)| sum / count).collect()
+pub(super) fn means(work: &Work, sums: &[f64]) -> Vec<f64> {
+    sums.iter().zip(observed(work, sums.len())).map(|(sum, observed)| mean_over(*sum, observed)).collect()
 }
 
-/// (T) what a present task's sum of losses is divided by: its observed targets, or 1 where it has none.
-pub(super) fn observed(batch: &Batch, present: usize) -> Vec<f64> {
-    let mut observed = vec![0; present];
-    for part in &batch.parts {
-        observed[part.present] += part.targets.observed();
+/// (T) what each present task's sum of losses is over, as [`mean_over`] takes it.
+pub(super) fn observed(work: &Work, present: usize) -> Vec<f64> {
+    let mut observed = vec![0.0; present];
+    for part in &work.batch.parts {
+        observed[part.present] += work.network.observed(part);
     }
-    observed.into_iter().map(|count| count.max(1) as f64).collect()
+    observed
 }
 
 impl Accelerator {

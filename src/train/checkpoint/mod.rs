@@ -125,6 +125,9 @@ pub struct TaskState {
     pub feature_scale: Option<Scale>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_scale: Option<Scale>,
+    /// (outputs) factors on the losses of its classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<Vec<f32>>,
     /// Rounds the task has taken part in.
     pub taken: u64,
     pub cursor: Cursor,
