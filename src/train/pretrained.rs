@@ -39,13 +39,14 @@ pub fn adopt(resolved: &mut Resolved) -> Vec<Problem> {
         Ok(theirs) => theirs,
         Err(error) => return problem(format!("{error:#}")),
     };
+    let keys = &theirs.family.keys;
     let mut problems = Vec::new();
     for (name, their_name, value) in [
-        ("hidden", "hidden_size", Settled::Size(theirs.hidden)),
+        ("hidden", keys.hidden, Settled::Size(theirs.hidden)),
         ("vocabulary", "vocab_size", Settled::Size(theirs.vocabulary)),
-        ("layers", "num_hidden_layers", Settled::Size(theirs.layers)),
-        ("heads", "num_attention_heads", Settled::Size(theirs.heads)),
-        ("intermediate", "intermediate_size", Settled::Size(theirs.intermediate)),
+        ("layers", keys.layers, Settled::Size(theirs.layers)),
+        ("heads", keys.heads, Settled::Size(theirs.heads)),
+        ("intermediate", keys.intermediate, Settled::Size(theirs.intermediate)),
         ("positions", "max_position_embeddings", Settled::Size(theirs.positions)),
         ("norm_eps", "layer_norm_eps", Settled::Number(theirs.norm_eps)),
     ] {

@@ -1,21 +1,25 @@
-//! config.json of a BERT.
+//! config.json of an encoder.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::family::{FAMILIES, Family};
 use crate::model::transformer::TransformerSpec;
 
 /// What a config.json says about the encoder, each size at least 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HfConfig {
+    pub family: &'static Family,
     pub vocabulary: u64,
     pub hidden: u64,
     pub layers: u64,
     pub heads: u64,
     pub intermediate: u64,
     pub positions: u64,
+    /// Rows of the table of positions before the first position.
+    pub rows_before_positions: u64,
     pub norm_eps: f64,
 }
 
@@ -34,28 +38,50 @@ impl HfConfig {
                 _ => Ok(()),
             }
         };
-        text("model_type", "bert")?;
-        text("hidden_act", "gelu")?;
+        let named = value.get("model_type").filter(|found| !found.is_null());
+        let family = match named {
+            None => Some(&FAMILIES[0]),
+            Some(name) => FAMILIES.iter().find(|family| name == family.model_type),
+        };
+        let family = family.with_context(|| {
+            let known: Vec<String> = FAMILIES.iter().map(|family| format!("\"{}\"", family.model_type)).collect();
+            format!("model_type is {}, expected one of {}", named.unwrap_or(&Value::Null), known.join(", "))
+        })?;
+        let keys = &family.keys;
+        text(keys.activation, "gelu")?;
         text("position_embedding_type", "absolute")?;
         let types = value.get("type_vocab_size").unwrap_or(&Value::Null);
-        ensure!(types.is_null() || types == 2, "type_vocab_size is {types}, expected 2 (first and second text)");
+        ensure!(types.is_null() || types == family.types, "type_vocab_size is {types}, expected {}", family.types);
         let size = |key: &str| {
             let found = value.get(key).with_context(|| format!("{key} is missing"))?;
             let size = found.as_u64().filter(|size| *size > 0);
             size.with_context(|| format!("{key} is {found}, expected an integer of at least 1"))
         };
-        let (hidden, heads) = (size("hidden_size")?, size("num_attention_heads")?);
-        ensure!(hidden.is_multiple_of(heads), "hidden_size {hidden} is no multiple of num_attention_heads {heads}");
+        let (hidden, heads) = (size(keys.hidden)?, size(keys.heads)?);
+        ensure!(hidden.is_multiple_of(heads), "{} {hidden} is no multiple of {} {heads}", keys.hidden, keys.heads);
+        let rows = size("max_position_embeddings")?;
+        let before = if family.positions_behind_padding {
+            let pad = value
+                .get("pad_token_id")
+                .and_then(Value::as_u64)
+                .context("pad_token_id is missing: positions begin behind it")?;
+            pad.saturating_add(1)
+        } else {
+            0
+        };
+        ensure!(before < rows, "max_position_embeddings is {rows}, which pad_token_id leaves no position of");
         let norm_eps = value
             .get("layer_norm_eps")
             .map_or(Ok(1e-12), |found| found.as_f64().with_context(|| format!("layer_norm_eps is {found}, expected a number")))?;
         Ok(Self {
+            family,
             vocabulary: size("vocab_size")?,
             hidden,
-            layers: size("num_hidden_layers")?,
+            layers: size(keys.layers)?,
             heads,
-            intermediate: size("intermediate_size")?,
-            positions: size("max_position_embeddings")?,
+            intermediate: size(keys.intermediate)?,
+            positions: rows - before,
+            rows_before_positions: before,
             norm_eps,
         })
     }
@@ -102,7 +128,7 @@ mod tests {
     #[test]
     fn what_is_no_bert_is_refused_by_name() {
         for (key, value, part) in [
-            ("model_type", json!("roberta"), "model_type is \"roberta\""),
+            ("model_type", json!("gpt2"), "model_type is \"gpt2\", expected one of \"bert\", \"roberta\", \"distilbert\""),
             ("hidden_act", json!("relu"), "hidden_act is \"relu\", expected \"gelu\""),
             ("position_embedding_type", json!(1), "position_embedding_type is 1, expected \"absolute\""),
             ("num_attention_heads", json!(3), "no multiple"),

@@ -10,7 +10,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::WORDS;
+use super::family::Family;
+use super::{HfConfig, POSITIONS, TYPES, WORDS};
 use crate::model::Parameters;
 use crate::model::encoders::Encoder;
 use crate::model::network::Network;
@@ -20,16 +21,16 @@ const MOST_NAMES: usize = 4;
 
 /// Whether the weights in a folder are those of this encoder, by their headers.
 pub fn check(folder: &Path, encoder: &dyn Encoder) -> Result<()> {
-    let files = WeightFiles::open(folder)?;
-    check_tensors(folder, &files.tensors()?, &wanted(encoder))
+    let (files, theirs) = (WeightFiles::open(folder)?, config(folder)?);
+    check_tensors(folder, &files.tensors(theirs.family)?, &wanted(encoder, &theirs))
 }
 
-/// Fills the encoder from a folder; returns notes on what was left out or not found. Tensors may carry the prefix `bert.`,
+/// Fills the encoder from a folder; returns notes on what was left out or not found. Tensors may carry their family's prefix,
 /// LayerNorms may say gamma and beta, and heads are ignored. A missing pooler keeps its initial values.
 pub fn load(folder: &Path, network: &Network, parameters: &mut Parameters) -> Result<Vec<String>> {
-    let files = WeightFiles::open(folder)?;
-    let tensors = files.tensors()?;
-    let wanted = wanted(&*network.spec.encoder);
+    let (files, theirs) = (WeightFiles::open(folder)?, config(folder)?);
+    let tensors = files.tensors(theirs.family)?;
+    let wanted = wanted(&*network.spec.encoder, &theirs);
     check_tensors(folder, &tensors, &wanted)?;
     let words = parameters.rows.as_mut().context("a transformer has a word table")?;
     words.touch_all();
@@ -46,11 +47,21 @@ pub fn load(folder: &Path, network: &Network, parameters: &mut Parameters) -> Re
     }
     let mut notes = Vec::new();
     for (name, values) in spaces {
+        if name == TYPES && theirs.family.types == 0 {
+            // Then nothing is added up, as without types.
+            values.fill(0.0);
+            continue;
+        }
         let Some(tensor) = tensors.get(name) else {
             notes.push(format!("{name} is not in {}: starts anew", folder.display()));
             continue;
         };
-        convert(tensor, values);
+        let width = tensor.shape().last().copied().unwrap_or(0);
+        let skipped = if name == POSITIONS { theirs.rows_before_positions as usize * width } else { 0 };
+        convert(tensor, skipped, values);
+        if name == TYPES && theirs.family.types == 1 {
+            values.copy_within(..width, width);
+        }
         ensure!(
             values.iter().all(|value| value.is_finite()),
             "{}: {name} holds a number that is not finite: save the encoder again from a sound checkpoint",
@@ -70,11 +81,23 @@ pub fn load(folder: &Path, network: &Network, parameters: &mut Parameters) -> Re
     Ok(notes)
 }
 
-/// Name and shape of every tensor of the encoder.
-fn wanted(encoder: &dyn Encoder) -> Vec<(String, Vec<usize>)> {
+fn config(folder: &Path) -> Result<HfConfig> {
+    HfConfig::read(&folder.join("config.json"))
+}
+
+/// Name and shape of every tensor of the encoder, as a folder of this configuration has them.
+fn wanted(encoder: &dyn Encoder, theirs: &HfConfig) -> Vec<(String, Vec<usize>)> {
     let words = encoder.table().map(|table| (WORDS.to_owned(), vec![table.rows, table.dim]));
     let dense = encoder.params().into_iter().flatten().map(|param| (param.name, param.shape));
-    words.into_iter().chain(dense).collect()
+    let in_folder = |(name, mut shape): (String, Vec<usize>)| {
+        match &name[..] {
+            POSITIONS => shape[0] += theirs.rows_before_positions as usize,
+            TYPES => shape[0] = theirs.family.types,
+            _ => {}
+        }
+        (shape[0] > 0).then_some((name, shape))
+    };
+    words.into_iter().chain(dense).filter_map(in_folder).collect()
 }
 
 /// An error that names every tensor that is missing or another one than is wanted.
@@ -101,14 +124,14 @@ impl WeightFiles {
         Ok(Self(files.collect::<Result<_>>()?))
     }
 
-    /// All tensors, by today's names.
-    fn tensors(&self) -> Result<BTreeMap<String, TensorView<'_>>> {
+    /// All tensors, by BERT's names.
+    fn tensors(&self, family: &Family) -> Result<BTreeMap<String, TensorView<'_>>> {
         let mut tensors = BTreeMap::new();
         for (path, bytes) in &self.0 {
             let parsed = SafeTensors::deserialize(bytes);
             let parsed = parsed.with_context(|| format!("{} is no whole safetensors file", path.display()))?;
             for (name, view) in parsed.iter() {
-                let plain = plain_name(name);
+                let plain = family.plain_name(name);
                 ensure!(!tensors.contains_key(&plain), "{}: {name} is there a second time, as {plain}", path.display());
                 tensors.insert(plain, view);
             }
@@ -150,16 +173,6 @@ fn map(path: &Path) -> Result<Mmap> {
     unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))
 }
 
-/// Without `bert.`, and with today's names of a LayerNorm's parameters.
-fn plain_name(name: &str) -> String {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
-    match name.rsplit_once('.') {
-        Some((stem, "gamma")) => format!("{stem}.weight"),
-        Some((stem, "beta")) => format!("{stem}.bias"),
-        _ => name.to_owned(),
-    }
-}
-
 /// How a number is read from its bytes.
 type Read = fn(&[u8]) -> f32;
 
@@ -173,9 +186,10 @@ fn reading(dtype: Dtype) -> Option<(usize, Read)> {
     }
 }
 
-fn convert(tensor: &TensorView, values: &mut [f32]) {
+/// The tensor's numbers but for the first `skipped`.
+fn convert(tensor: &TensorView, skipped: usize, values: &mut [f32]) {
     let Some((width, read)) = reading(tensor.dtype()) else { return };
-    let numbers = tensor.data().chunks_exact(width).map(read);
+    let numbers = tensor.data().chunks_exact(width).skip(skipped).map(read);
     values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
 }
 
@@ -194,13 +208,6 @@ fn half_to_f32(half: u16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_old_and_new_checkpoints_meet() {
-        assert_eq!(plain_name("bert.embeddings.LayerNorm.gamma"), "embeddings.LayerNorm.weight");
-        assert_eq!(plain_name("encoder.layer.0.output.LayerNorm.beta"), "encoder.layer.0.output.LayerNorm.bias");
-        assert_eq!(plain_name("pooler.dense.weight"), "pooler.dense.weight");
-    }
 
     #[test]
     fn halves_are_exact() {
