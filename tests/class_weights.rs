@@ -121,11 +121,17 @@ fn a_device_weighs_as_the_host_does() {
         ]
     };
     let place = Place::new();
-    let [host, device] = ["run.device=cpu", device::EMULATED].map(|on| place.train(&device::small(), &set(on)));
-    let [ours, theirs] = [&host, &device].map(|run| device::losses(run));
-    assert!(!ours.is_empty() && ours.len() == theirs.len());
-    // Activations are bf16 there.
-    assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-2), "{ours:?} {theirs:?}");
+    let mut ours = Vec::new();
+    // A method that a device solves with losses, and one without.
+    for method in ["surgery.method=db_mtl", "surgery.method=pcgrad"] {
+        let train = |on| place.train(&device::small(), &[&set(on)[..], &[method]].concat());
+        let [host, device] = ["run.device=cpu", device::EMULATED].map(train);
+        let theirs = device::losses(&device);
+        ours = device::losses(&host);
+        assert!(!ours.is_empty() && ours.len() == theirs.len());
+        // Activations are bf16 there.
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() < 1e-2), "{method}: {ours:?} {theirs:?}");
+    }
     let plain: Vec<&str> = set("run.device=cpu").into_iter().filter(|set| !set.contains("class_weights")).collect();
     let plain = device::losses(&place.train(&device::small(), &plain));
     assert!(plain.iter().zip(&ours).any(|(a, b)| (a - b).abs() > 2e-2), "{plain:?} {ours:?}");

@@ -12,7 +12,7 @@ fn evaluations(run: &Path) -> Vec<Value> {
     let mut found: Vec<Value> = metrics(run).into_iter().filter(|line| line["kind"] == "eval").collect();
     for line in &mut found {
         let fields = line.as_object_mut().expect("an object");
-        ["seconds", "time", "n", "known"].iter().for_each(|name| drop(fields.remove(*name)));
+        ["seconds", "held_up", "time", "n", "known"].iter().for_each(|name| drop(fields.remove(*name)));
     }
     found
 }

@@ -127,6 +127,8 @@ pub enum Event<'a> {
         path: &'a str,
         /// None where a process before this one wrote it, and was killed before it said so.
         seconds: Option<f64>,
+        /// As long training stood still for it; of [`Event::Checkpoint::seconds`] a part where it was written beside training.
+        held_up: Option<f64>,
         /// Written because the run was interrupted here.
         #[serde(skip)]
         interrupted: bool,

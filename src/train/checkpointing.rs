@@ -1,6 +1,6 @@
 //! When a run writes checkpoints: after some rounds, and at its end.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
@@ -30,7 +30,13 @@ impl Run<'_> {
             return Ok(());
         }
         let path = self.folder.checkpoints().join(checkpoint::folder_name(state.round)).display().to_string();
-        self.observer.emit(&Event::Checkpoint { round: state.round, path: &path, seconds: None, interrupted: false })
+        self.observer.emit(&Event::Checkpoint {
+            round: state.round,
+            path: &path,
+            seconds: None,
+            held_up: None,
+            interrupted: false,
+        })
     }
 
     /// Says which keys of the configuration are others from here on.
@@ -39,32 +45,32 @@ impl Run<'_> {
     }
 
     pub(super) fn checkpoint(&mut self, interrupted: bool) -> Result<()> {
-        let start = self.now();
+        let (start, clock) = (self.now(), Instant::now());
         let path = self.folder.checkpoints().join(checkpoint::folder_name(self.state.round));
         self.trainer.fetch_parameters()?;
         self.trainer.fetch_buffers()?;
         self.keep_states();
         let state = self.state.clone();
-        self.write(Written { path, round: state.round, interrupted, time: Duration::ZERO }, &state, true)?;
+        self.write(Written::begin(path, state.round, interrupted), clock, &state, true)?;
         self.unsaved = false;
         self.trace_since(Kind::Checkpoint, start)
     }
 
-    /// Writes a checkpoint of the trainer as it is now, or begins to.
-    pub(super) fn write(&mut self, written: Written, state: &State, with_optimizer: bool) -> Result<()> {
+    /// Writes a checkpoint of the trainer as it is now, or begins to; training has waited for it since `clock`.
+    pub(super) fn write(&mut self, written: Written, clock: Instant, state: &State, with_optimizer: bool) -> Result<()> {
         if self.config.checkpoint.background {
             // Never two copies at a time.
             self.finish_writing()?;
             let quantum = self.trainer.host.quanta.begin_save();
             let packed = Packed::new(&mut self.trainer, state, with_optimizer);
             self.trainer.host.quanta.end(quantum);
-            return self.writer.start(packed?, written);
+            return self.writer.start(packed?, Written { held_up: clock.elapsed(), ..written });
         }
         let quantum = self.trainer.host.quanta.begin_save();
         let is_there = checkpoint::write(&written.path, &mut self.trainer, state, with_optimizer);
         let time = self.trainer.host.quanta.end(quantum);
         is_there?;
-        self.written(&Written { time, ..written })
+        self.written(&Written { time, held_up: clock.elapsed(), ..written })
     }
 
     /// Says that a checkpoint is there, if it has become so since.
@@ -77,13 +83,14 @@ impl Run<'_> {
     }
 
     fn written(&mut self, written: &Written) -> Result<()> {
-        let Written { path, round, interrupted, time } = written;
+        let Written { path, round, interrupted, time, held_up } = written;
         if *path == self.folder.best() {
             return Ok(());
         }
         checkpoint::prune(&self.folder.checkpoints(), self.config.checkpoint.keep, *round)?;
-        let (path, seconds) = (path.display().to_string(), Some(time.as_secs_f64()));
-        self.observer.emit(&Event::Checkpoint { round: *round, path: &path, seconds, interrupted: *interrupted })
+        let [seconds, held_up] = [time, held_up].map(|time| Some(time.as_secs_f64()));
+        let (path, round, interrupted) = (path.display().to_string(), *round, *interrupted);
+        self.observer.emit(&Event::Checkpoint { round, path: &path, seconds, held_up, interrupted })
     }
 
     /// Of a run that has ended, and said so: what `checkpoint.final` leaves.

@@ -4,7 +4,7 @@
 //! the round in which the last batch was done: that depends on the data alone, so that a run is the same however long it took.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -153,8 +153,8 @@ impl Run<'_> {
         self.keep_states();
         let state = State { round, ..self.state.clone() };
         self.trainer.exchange();
-        let best = Written { path: self.folder.best(), round, interrupted: false, time: Duration::ZERO };
-        let written = self.write(best, &state, false);
+        let best = Written::begin(self.folder.best(), round, false);
+        let written = self.write(best, Instant::now(), &state, false);
         self.trainer.exchange();
         written
     }

@@ -23,6 +23,15 @@ pub struct Written {
     /// See [`Event::Checkpoint`](crate::observe::event::Event::Checkpoint).
     pub interrupted: bool,
     pub time: Duration,
+    /// As long training stood still for it.
+    pub held_up: Duration,
+}
+
+impl Written {
+    /// One that is not there yet.
+    pub fn begin(path: PathBuf, round: u64, interrupted: bool) -> Self {
+        Self { path, round, interrupted, time: Duration::ZERO, held_up: Duration::ZERO }
+    }
 }
 
 impl Writer {

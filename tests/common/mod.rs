@@ -222,7 +222,7 @@ pub fn history(run: &Path) -> Vec<Value> {
     let mut lines = metrics(run);
     for line in &mut lines {
         let fields = line.as_object_mut().expect("every line is an object");
-        ["time", "seconds", "ms", "peak_bytes"].iter().for_each(|name| drop(fields.remove(*name)));
+        ["time", "seconds", "held_up", "ms", "peak_bytes"].iter().for_each(|name| drop(fields.remove(*name)));
         let path = fields.get("path").and_then(|path| Path::new(path.as_str()?).file_name()?.to_str()).map(str::to_owned);
         fields.extend(path.map(|name| ("path".to_owned(), name.into())));
     }
