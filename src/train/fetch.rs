@@ -21,7 +21,7 @@ use crate::observe::console::Console;
 
 const HUB: &str = "https://huggingface.co";
 
-/// A host that does not answer in this time is not there.
+/// A host that is not found or does not answer in this time is not there.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// One file.
@@ -78,6 +78,7 @@ struct Hub {
 impl Hub {
     fn new(name: &str) -> Self {
         let config = Agent::config_builder()
+            .timeout_resolve(Some(CONNECTS_WITHIN))
             .timeout_connect(Some(CONNECTS_WITHIN))
             .timeout_recv_response(Some(ANSWERS_WITHIN))
             .timeout_recv_body(Some(LASTS_AT_MOST))
