@@ -1,0 +1,6 @@
+//! What the scheduler promises.
+
+mod executors;
+mod holds;
+mod promises;
+mod workloads;
