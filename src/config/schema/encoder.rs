@@ -39,9 +39,9 @@ table! {
         embedding_init: f64 = 0.0 in Bounds::NON_NEGATIVE, only("encoder.kind", BAG);
         /// Probability of dropping an n-gram while training.
         word_dropout: f64 = 0.0 in Bounds::UNIT_OPEN, only("encoder.kind", BAG);
-        /// Hugging Face folder of a BERT, RoBERTa or DistilBERT to start from (config.json, model.safetensors), or the name of one on Hugging Face's hub, as in
-        /// `bert-base-uncased`: found in the cache (`HF_HUB_CACHE`, `HF_HOME`, `~/.cache/huggingface/hub`), or fetched into it unless
-        /// `HF_HUB_OFFLINE` is set. Sizes are then its own.
+        /// Hugging Face folder of a BERT, RoBERTa or DistilBERT to start from (config.json, model.safetensors), or the name of one
+        /// on Hugging Face's hub, as in `bert-base-uncased`: found in the cache (`HF_HUB_CACHE`, `HF_HOME`,
+        /// `~/.cache/huggingface/hub`), or fetched into it unless `HF_HUB_OFFLINE` is set. Sizes are then its own.
         from: Option<String> = none in Kind::Path(PathFrom::DataRootOrModels), only("encoder.kind", TRANSFORMER);
         /// Rows of the word table; 0 means the tokenizer's size.
         vocabulary: usize = 0 in 0..=1 << 24, only("encoder.kind", TRANSFORMER);
