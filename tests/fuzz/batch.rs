@@ -174,6 +174,8 @@ fn start(target: &str, first: u64, count: u64, limits: Limits, keep: Option<&Pat
     command.args(["-c", &script, "bash"]).arg(std::env::current_exe().expect("this program has a path"));
     command.args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
     command.env(JOB, format!("{target} {first} {count}")).env("RAYON_NUM_THREADS", "2").env("RUST_BACKTRACE", "0");
+    // A changed name of a model is fetched from nowhere.
+    command.env("HF_HUB_OFFLINE", "1");
     if let Some(folder) = keep {
         command.env(KEEP, folder);
     }

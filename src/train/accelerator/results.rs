@@ -7,8 +7,8 @@ use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 
 /// What the host reads after a round, all f64: T loss sums, T squares of head gradients, T balancing and task clipping,
-/// 3 of summary, sets x 2 of status, sets x T weights, squares by block and in all of the one row that all gradients were added to, then the Gram matrices
-/// of all blocks and of their sum.
+/// 3 of summary, sets x 2 of status, sets x T weights, squares by block and in all of the one row that all gradients were added to,
+/// then the Gram matrices of all blocks and of their sum.
 pub(super) struct Results {
     pub at: Address,
     pub bytes: usize,
