@@ -5,6 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::device::{EMULATED, is_there};
 use common::{Outcome, Place, assert_same_files, checkpoints, files, final_checkpoint, metrics, outcome, run, training};
 use serde_json::Value;
 
@@ -86,6 +87,39 @@ fn kept_states_change_no_byte() {
     assert_eq!(train(&place, &config, "seed", &[on, "run.seed=5"]).computed, 4);
     let shorter = "encoder.freeze=[\"embeddings\"]";
     assert_eq!(train(&place, &config, "shorter", &[on, shorter]).computed, 4);
+}
+
+/// A device keeps states in its own memory, and writes none.
+#[test]
+fn on_a_device_kept_states_change_no_byte() {
+    if !is_there() {
+        return;
+    }
+    let place = Place::new();
+    let config = config(&place);
+    let (heads, on) = ("encoder.heads=1", "encoder.cache_frozen=true");
+    for (name, sets) in [
+        ("plain", &[][..]),
+        ("recompute", &["encoder.recompute=true"]),
+        ("embeddings alone, one task a group", &["encoder.freeze=[\"embeddings\"]", "train.fuse=1"]),
+        ("mean, evaluated beside rounds", &["encoder.pooling=mean", "eval.batches_per_round=1", "eval.test=true"]),
+    ] {
+        let trained = |kept: &[&str], suffix: &str| {
+            let sets = [&[EMULATED, heads], sets, kept].concat();
+            train(&place, &config, &format!("{name}{suffix}"), &sets)
+        };
+        let (computed, kept) = (trained(&[], ""), trained(&[on], ", kept"));
+        assert_same_files(&final_checkpoint(&kept.run), &final_checkpoint(&computed.run), name);
+        assert_eq!(scores(&kept.run), scores(&computed.run), "{name}");
+    }
+    assert!(!place.path("cache").exists());
+    let sets = [EMULATED, heads, FREEZE, on].into_iter().flat_map(|set| ["--set", set]);
+    let words: Vec<&str> = ["plan", config.to_str().unwrap(), "--json"].into_iter().chain(sets).collect();
+    let plan = run(&words).ok().json();
+    assert!(plan["cache_bytes"].is_null(), "nothing on disk");
+    let buffers = plan["buffers"].as_array().expect("a list");
+    let states = buffers.iter().find(|buffer| buffer["name"] == "states of the frozen prefix").expect("a buffer");
+    assert!(states["bytes"].as_u64() > Some(0));
 }
 
 #[test]

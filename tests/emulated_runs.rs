@@ -169,8 +169,6 @@ fn transformers_that_no_device_computes_are_refused_by_check() {
     check(&[]).ok();
     check(&["encoder.heads=4"]).failed(2, &["no attention heads of 16 columns", "set run.device = \"cpu\""]);
     check(&["encoder.intermediate=100"]).failed(2, &["multiples of 8 as encoder.intermediate, found 100"]);
-    check(&["encoder.freeze=[\"embeddings\"]", "encoder.cache_frozen=true"])
-        .failed(2, &["encoder.cache_frozen", "on the CPU only"]);
 }
 
 /// Rounds of one task each, and parts of the encoder solved on their own.

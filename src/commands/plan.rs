@@ -16,7 +16,7 @@ use crate::train::fit_memory;
 use crate::train::plan::Plan;
 use crate::train::prefix::disk_bytes;
 use crate::train::setup::{load_corpus, set_threads};
-use crate::train::shapes::fuse;
+use crate::train::shapes::{fuse, on_device};
 
 /// Rounds whose groups are shown.
 const ROUNDS_SHOWN: u64 = 8;
@@ -104,7 +104,7 @@ fn document(config: &Config, corpus: &Corpus, plan: &Plan) -> Result<Value> {
         let (with, without) = if on { (total, other) } else { (other, total) };
         planned["recompute"] = json!({ "on": on, "bytes_with": with, "bytes_without": without });
     }
-    if config.encoder.cache_frozen {
+    if config.encoder.cache_frozen && !on_device(config) {
         planned["cache_bytes"] = json!(disk_bytes(corpus, config.eval.test, config.encoder.hidden));
     }
     Ok(planned)

@@ -68,7 +68,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     corpus.fit_scales()?;
     // Before there is a run folder: a refused run leaves none behind.
     let plan = fit(&mut config, &mut corpus, &console)?;
-    let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
+    let cache = prefix::folder_of(&config)?;
     let mut built = Built::new(&config, &corpus, &plan)?;
     pretrained::load(&config, &mut built.trainer, &console)?;
     let folder = RunFolder::create(args.run_dir.as_deref(), &config.run.out, &config.run.name)?;
@@ -117,7 +117,7 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
         corpus.fit_scales()?;
     }
     let plan = fit(&mut config, &mut corpus, &console)?;
-    let cache = config.encoder.cache_frozen.then(prefix::folder).transpose()?;
+    let cache = prefix::folder_of(&config)?;
     let past = newest.as_ref().map_or(Past::default(), |(_, state)| Past { rounds: state.round, events: state.events });
     console.say(&format!("resuming {} after {} of {} rounds", folder.path().display(), past.rounds, plan.rounds));
     let notes = Console::new();

@@ -1,4 +1,5 @@
-//! Rows that were computed for every token of a split: one file, example after example, mapped into memory.
+//! Rows that were computed for every token of a split beforehand, example after example: in a file that is mapped into memory, or on a
+//! device.
 
 use std::fs::File;
 use std::ops::Range;
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use memmap2::Mmap;
 
-/// A file of f32 rows, and where each example's lie.
+/// Where each example's rows are.
 pub struct TokenStates {
-    file: Arc<Mmap>,
-    /// (examples + 1) in bytes.
+    /// f32 rows; none where a device keeps them.
+    file: Option<Arc<Mmap>>,
+    /// (examples + 1) in bytes of the file, or in rows of the device's.
     bounds: Vec<usize>,
 }
 
@@ -25,11 +27,20 @@ impl TokenStates {
         }
         // SAFETY: the file was written beside and renamed, and nobody writes to it afterwards; removing it leaves the map whole.
         let file = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {} into memory", path.display()))?;
-        Ok(Some(Self { file: Arc::new(file), bounds }))
+        Ok(Some(Self { file: Some(Arc::new(file)), bounds }))
     }
 
-    /// The file, and the bytes of one example in it.
-    pub fn of(&self, example: usize) -> (Arc<Mmap>, Range<usize>) {
-        (Arc::clone(&self.file), self.bounds[example]..self.bounds[example + 1])
+    /// On a device, where the examples' rows begin at `bounds` (examples + 1).
+    pub fn on_device(bounds: Vec<usize>) -> Self {
+        Self { file: None, bounds }
+    }
+
+    pub fn file(&self) -> Option<&Arc<Mmap>> {
+        self.file.as_ref()
+    }
+
+    /// Bytes of the file, or rows, of one example.
+    pub fn of(&self, example: usize) -> Range<usize> {
+        self.bounds[example]..self.bounds[example + 1]
     }
 }

@@ -229,7 +229,8 @@ impl Network {
             init,
         });
         let weights = encoders::Weights { shared, frozen, heads, mlm_layers: Tensor::NONE, words };
-        Group { parts, batch, rows, tokens, features, fetched: None, table, weights, at }
+        let states = Tensor::NONE;
+        Group { parts, batch, rows, tokens, features, fetched: None, table, states, weights, at }
     }
 
     /// A group's gradients as tapes see them.

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::accelerator::{Accelerator, Counts, SolverRoom};
 use super::round::Trainer;
 use crate::data::Corpus;
 use crate::machine::driver::Driver;
 use crate::model::Start;
-use crate::model::network::{Keep, Limits};
+use crate::model::network::{Batch, Keep, Limits};
 use crate::model::spec::ModelSpec;
 use crate::ops::column_rule::RULE_TASKS;
 use crate::ops::gram::MOST_TASKS;
@@ -81,6 +81,18 @@ impl Trainer {
     pub fn load_data(&mut self, corpus: &Corpus) -> Result<()> {
         let network = &self.model.network;
         self.accelerator.as_mut().map_or(Ok(()), |accelerator| accelerator.load_data(corpus, network))
+    }
+
+    /// Whether a device has room for what a frozen prefix makes of the texts.
+    pub fn keeps_states(&self) -> bool {
+        self.accelerator.as_ref().is_some_and(Accelerator::keeps_states)
+    }
+
+    /// Computes it for a batch on the device, which keeps it from `row` on; where it ends.
+    pub fn keep_states(&mut self, batch: &Batch, row: usize) -> Result<usize> {
+        let Self { accelerator, model, .. } = self;
+        let accelerator = accelerator.as_mut().context("states are kept on a device")?;
+        Ok(accelerator.keep_states(model, batch, row)?)
     }
 
     /// Whether the training examples lie on a device, which fetches a batch's inputs.

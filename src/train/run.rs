@@ -166,10 +166,9 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Keeps what a frozen prefix makes of the texts in `folder`, if there is one; false if interrupted. The parameters have to be
-    /// those that the run goes on with.
+    /// Keeps what a frozen prefix makes of the texts, if the run should; false if interrupted. The parameters have to be those that the
+    /// run goes on with.
     pub fn keep_prefix(&mut self, folder: Option<&Path>, console: &Console) -> Result<bool> {
-        let Some(folder) = folder else { return Ok(true) };
         keep_states(&mut self.trainer, self.corpus, &self.config.eval, folder, console, self.stop)
     }
 

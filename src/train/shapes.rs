@@ -14,6 +14,7 @@ use crate::model::transformer::{Pooling, TokenLimits, TransformerSpec, padding};
 use crate::ops::buckets;
 use crate::schedule::sampler::TaskSampling;
 use crate::surgery::methods::registry;
+use crate::train::prefix::tokens_on_device;
 use crate::train::tokens::{masked_of, sequence_len};
 
 /// Most tasks in a fused group (0: no limit) of a run with `tasks`: enough groups for all lanes, unless `train.fuse` says it.
@@ -179,11 +180,13 @@ fn token_limits(
     let of_words = |rows: &[usize]| words.clone().zip(rows.to_vec()).filter(|(words, _)| *words).map(|(_, rows)| rows);
     let masked = HeadRows::largest(of_words(&rows.trained), fused).max(of_words(&rows.evaluated).max().unwrap_or(0));
     let group_queries = if spec.pooling == Pooling::Mean { group_tokens } else { head_rows.min(group_tokens) };
-    TokenLimits { group_tokens, group_queries, head_rows, masked, words_at_once: masked.min(WORDS_AT_ONCE), round_tokens }
+    let kept = if config.encoder.cache_frozen && on_device(config) { tokens_on_device(corpus) } else { 0 };
+    let words_at_once = masked.min(WORDS_AT_ONCE);
+    TokenLimits { group_tokens, group_queries, head_rows, masked, words_at_once, round_tokens, kept }
 }
 
 /// Whether groups are padded.
-fn on_device(config: &Config) -> bool {
+pub fn on_device(config: &Config) -> bool {
     Device::parse(&config.run.device).is_ok_and(|device| device != Device::Cpu)
 }
 

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::data::{Inputs, Split, Targets, TokenStore};
+use crate::data::{Inputs, Split, Targets, TokenStates, TokenStore};
 use crate::model::network::{Batch, Part, TokenRoom};
-use crate::model::transformer::{Pooling, PrefixStates, TokenBatch, TransformerSpec, padding};
+use crate::model::transformer::{MappedStates, Pooling, Prefix, TokenBatch, TransformerSpec, padding};
 use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
 use crate::train::masking::{Masking, masked_count};
@@ -123,16 +123,30 @@ pub fn pack<'a>(
             start = end;
         }
     }
-    // Kept for all splits of a run or for none; without a split that evaluation alone reads, that one is computed.
-    let states = |key: &RowKey| {
-        let Inputs::Tokens(store) = &split(key.task as usize).inputs else { return None };
-        let (file, range) = store.states()?.of(key.example as usize);
-        Some(PrefixStates { file, range })
+    batch.tokens.prefix = prefix(batch, split);
+}
+
+/// What is kept of the frozen prefix for all of the batch's rows: for all splits of a run or for none. A split that evaluation alone
+/// reads may be without.
+fn prefix<'a>(batch: &Batch, split: impl Fn(usize) -> &'a Split) -> Prefix {
+    let states = |key: &RowKey| match &split(key.task as usize).inputs {
+        Inputs::Tokens(store) => store.states(),
+        Inputs::Features(_) => None,
     };
-    batch.tokens.prefix = batch.keys.iter().map_while(states).collect();
-    if batch.tokens.prefix.len() < batch.keys.len() {
-        batch.tokens.prefix.clear();
+    let Some(all) = batch.keys.iter().map(states).collect::<Option<Vec<_>>>() else { return Prefix::Unknown };
+    let mapped = |(states, key): (&&TokenStates, &RowKey)| {
+        let range = states.of(key.example as usize);
+        states.file().map(|file| MappedStates { file: file.clone(), range })
+    };
+    if let Some(mapped) = all.iter().zip(&batch.keys).map(mapped).collect() {
+        return Prefix::Mapped(mapped);
     }
+    let mut rows: Vec<u32> = Vec::with_capacity(batch.bags.rows.len());
+    for (example, (states, key)) in all.iter().zip(&batch.keys).enumerate() {
+        rows.extend(states.of(key.example as usize).map(|row| row as u32));
+        rows.resize(batch.tokens.padded(&(example..example + 1)).end, 0);
+    }
+    Prefix::OnDevice(rows)
 }
 
 /// Where an evaluation batch from `start` on ends: at most `most` examples, and (where given) `room` tokens, of which at most

@@ -8,10 +8,6 @@ pub fn check(checker: &mut Checker) {
     if ["auto", "cpu"].contains(&device.as_str()) {
         return;
     }
-    if config.encoder.cache_frozen {
-        let message = format!("states of frozen blocks are kept on the CPU only in this version, but run.device is \"{device}\"");
-        checker.error(&["encoder.cache_frozen", "run.device"], message, "remove the key");
-    }
     if config.schedule.lanes > 1 {
         let message = format!("are the CPU's: a device has streams of its own, and run.device is \"{device}\"");
         checker.error(&["schedule.lanes", "run.device"], message, "remove the key");
@@ -41,10 +37,5 @@ mod tests {
                 assert!(load_text(&plain, &[]).is_ok(), "{surgery}");
             }
         }
-        let text = "[run]\ndevice = \"cuda\"\n[encoder]\nkind = \"transformer\"\ntokenizer = \"vocab.txt\"\n\
-                    freeze = [\"embeddings\"]\ncache_frozen = true\n[train]\nrounds = 1\n\
-                    [tasks.a]\ntrain = \"main.toml\"\ntext = \"t\"\nlabel = \"l\"\n";
-        let (errors, message) = (errors(text), "states of frozen blocks are kept on the CPU only");
-        assert!(errors.diagnostics().iter().any(|error| error.message.contains(message)), "{message}");
     }
 }

@@ -66,9 +66,9 @@ table! {
         freeze: Vec<String> = [], only("encoder.kind", TRANSFORMER);
         /// Keep only each layer's input and compute the rest again in the backward pass: less memory, about a third more time.
         recompute: bool = false, only("encoder.kind", TRANSFORMER);
-        /// Compute what the blocks of `freeze` make of each text once, and keep it on disk: the same bytes as without, less
-        /// time. The files lie in the folder that TASKLOOM_CACHE names, or in the user's cache folder; they may be removed
-        /// between runs.
+        /// Compute what the blocks of `freeze` make of each text once, and keep it: the same bytes as without, less time. On the
+        /// CPU it is kept on disk, in the folder that TASKLOOM_CACHE names, or in the user's cache folder, whose files may be
+        /// removed between runs; on a device in its memory (`plan` says how much).
         cache_frozen: bool = false, only("encoder.kind", TRANSFORMER);
     }
 }

@@ -159,6 +159,8 @@ pub struct Group<'a> {
     /// N-grams of the batch's examples, where a device fetched them.
     pub fetched: Option<&'a RowLists>,
     pub table: Option<Table<'a>>,
+    /// (rows x hidden) what a device keeps of a transformer's frozen prefix, or none.
+    pub states: Tensor,
     pub weights: Weights,
     pub at: &'a Activations,
 }

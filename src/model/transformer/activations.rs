@@ -26,6 +26,8 @@ pub struct TokenLimits {
     pub words_at_once: usize,
     /// Tokens of the largest round.
     pub round_tokens: usize,
+    /// Tokens of whose texts a device keeps what the frozen prefix makes of them.
+    pub kept: usize,
 }
 
 /// What the backward pass needs of one layer: n tokens, of which q are computed (all but in the last layer).

@@ -49,6 +49,7 @@ impl Transformer {
         Pass {
             weights: group.weights,
             table: group.table.expect("the transformer has a word table"),
+            states: group.states,
             batch: group.batch,
             group: group.tokens.expect("the transformer has tokens"),
             random,

@@ -21,6 +21,8 @@ use crate::ops::token_embedding::{TokenEmbeddingForward, Tokens};
 pub struct Pass<'a> {
     pub weights: Weights,
     pub table: Table<'a>,
+    /// (rows x hidden) what a device keeps of the frozen prefix, or none.
+    pub states: Tensor,
     pub batch: &'a Batch,
     pub group: &'a TokenGroup,
     /// None outside training.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::slice::Iter;
 
 use super::Pooling;
-use super::prefix::PrefixStates;
+use super::prefix::Prefix;
 use crate::model::network::{Part, Targets};
 use crate::model::spec::{HeadKind, HeadSpec};
 use crate::ops::buckets;
@@ -29,8 +29,8 @@ pub struct TokenBatch {
     pub keys: Vec<TokenKey>,
     /// Packed numbers of the tokens that `mlm` heads predict, ascending.
     pub masked: Vec<u32>,
-    /// (examples) what the frozen prefix makes of each, where it was computed before; else empty.
-    pub prefix: Vec<PrefixStates>,
+    /// What the frozen prefix makes of its texts, where it was computed before.
+    pub prefix: Prefix,
 }
 
 impl TokenBatch {

@@ -18,7 +18,7 @@ pub use activations::{Activations, TokenLimits};
 pub use group::{TokenBatch, TokenGroup, padding};
 pub use layout::Place;
 pub use mlm::mlm_params;
-pub use prefix::PrefixStates;
+pub use prefix::{MappedStates, Prefix};
 pub use spec::TransformerSpec;
 
 use layout::Layout;

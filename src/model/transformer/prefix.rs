@@ -7,37 +7,54 @@ use std::sync::Arc;
 use super::Transformer;
 use super::forward::Pass;
 use crate::machine::tape::Tape;
-use crate::ops::gather::Load;
+use crate::ops::gather::{GatherRows, Load};
 
-/// The first trained layer's input for one text, (tokens x hidden) f32 somewhere in a file.
+/// The first trained layer's input for the texts of a batch, as far as it was computed before.
+#[derive(Clone, Debug, Default)]
+pub enum Prefix {
+    #[default]
+    Unknown,
+    /// (examples)
+    Mapped(Vec<MappedStates>),
+    /// (packed tokens) rows of the states that a device keeps; the first for what pads a group.
+    OnDevice(Vec<u32>),
+}
+
+/// That of one text, (tokens x hidden) f32 somewhere in a file.
 #[derive(Clone)]
-pub struct PrefixStates {
+pub struct MappedStates {
     pub file: Arc<dyn AsRef<[u8]> + Send + Sync>,
     /// In bytes; starts at a multiple of 4.
     pub range: Range<usize>,
 }
 
-impl PrefixStates {
-    pub fn values(&self) -> &[f32] {
+impl MappedStates {
+    fn values(&self) -> &[f32] {
         bytemuck::cast_slice(&(*self.file).as_ref()[self.range.clone()])
     }
 }
 
-impl fmt::Debug for PrefixStates {
+impl fmt::Debug for MappedStates {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_tuple("PrefixStates").field(&self.range).finish()
+        f.debug_tuple("MappedStates").field(&self.range).finish()
     }
 }
 
 impl Transformer {
     /// Fills the first trained layer's input: with what is known of the texts, or by computing it.
     pub(super) fn forward_prefix<'a>(&self, tape: &mut Tape<'a>, pass: &Pass<'a>) {
-        let known = &pass.batch.tokens.prefix;
-        if known.is_empty() {
-            return self.compute_prefix(tape, pass);
+        let out = self.input(self.spec.first_trained(), pass);
+        match &pass.batch.tokens.prefix {
+            Prefix::Mapped(known) => {
+                let values = known[pass.group.examples.clone()].iter().map(MappedStates::values).collect();
+                tape.push(Load { out, values });
+            }
+            Prefix::OnDevice(rows) if !pass.states.is_none() => {
+                tape.push(GatherRows { out, x: pass.states, index: &rows[pass.group.tokens.clone()] });
+            }
+            // The host computes what only a device keeps.
+            Prefix::OnDevice(_) | Prefix::Unknown => self.compute_prefix(tape, pass),
         }
-        let values = known[pass.group.examples.clone()].iter().map(PrefixStates::values).collect();
-        tape.push(Load { out: self.input(self.spec.first_trained(), pass), values });
     }
 
     /// As in evaluation, where `pass` has no randomness.

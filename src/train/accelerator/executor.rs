@@ -67,7 +67,9 @@ impl DeviceLanes {
         for number in 0..lanes {
             let arena = Lane::new(device, normal, number, &model.network, &limits)?;
             let examples = StagingBuffer::new(device, "a batch's examples", input_bytes(&model.network, 1, &limits))?;
-            let (commands, inputs) = lay_out(device, &examples, &arena, from, model, batch)?;
+            let (commands, inputs) = lay_out(device, &examples, &arena, from, model, batch, |tape, group| {
+                model.network.emit_forward(tape, group, None);
+            })?;
             let streams = [device.stream(Priority::Urgent)?, device.stream(Priority::Normal)?];
             let mut program = Program::default();
             program.push(examples.send(streams[1], &inputs));

@@ -15,10 +15,12 @@ use super::{Readable, input_bytes};
 use crate::machine::driver::{DeviceError, Driver, EventId, StagingId, StreamId};
 use crate::machine::launch::Command;
 use crate::machine::tape::Tape;
-use crate::machine::tensor::pitch;
+use crate::machine::tensor::{Tensor, pitch};
 use crate::model::Model;
+use crate::model::encoders;
 use crate::model::network::{Batch, Limits, Network, Part};
 use crate::model::spec::HeadKind;
+use crate::ops::gather::Copy;
 
 /// Logits of at most so many bytes are copied to pinned memory of their own; of more, such as those over a whole vocabulary, one batch
 /// at a time is computed, and read piece by piece.
@@ -111,7 +113,9 @@ impl Forward {
         let (number, stream) = (self.submitted % 2, self.stream);
         assert!(self.submitted - self.collected <= self.most_under_way(), "batches are collected before there are more");
         let slot = &mut self.slots[number];
-        let (commands, inputs) = lay_out(driver, &slot.examples, at.lane, at.from, model, batch)?;
+        let (commands, inputs) = lay_out(driver, &slot.examples, at.lane, at.from, model, batch, |tape, group| {
+            model.network.emit_forward(tape, group, None);
+        })?;
         slot.shapes = batch.parts.iter().map(|part| Shape::of(&model.network, part)).collect();
         (slot.given, slot.timed) = (Instant::now(), self.timed);
         let timer = |side: usize| self.timed.then_some(slot.timers[side]);
@@ -127,6 +131,30 @@ impl Forward {
         driver.record(slot.done, stream)?;
         self.submitted += 1;
         Ok(())
+    }
+
+    /// out (tokens x hidden) = what a transformer's frozen prefix makes of a batch; waits for it. No other batch is under way.
+    pub fn prefix(
+        &mut self,
+        driver: &mut dyn Driver,
+        at: Place,
+        model: &Model,
+        batch: &Batch,
+        out: Tensor,
+    ) -> Result<(), DeviceError> {
+        assert!(self.submitted == self.collected, "batches are collected before others are computed");
+        let (examples, stream) = (&self.slots[0].examples, self.stream);
+        let (commands, inputs) = lay_out(driver, examples, at.lane, at.from, model, batch, |tape, group| {
+            let Some(transformer) = model.network.spec.encoder.transformer() else { return };
+            let pass = transformer.pass(group, None);
+            transformer.compute_prefix(tape, &pass);
+            tape.push(Copy { out, x: pass.at.prefix(&transformer.spec).rows(0..out.rows) });
+        })?;
+        let mut program = Program::default();
+        program.push(examples.send(stream, &inputs));
+        program.run(stream, &commands);
+        self.graphs.execute(driver, stream, program)?;
+        driver.synchronize(stream)
     }
 
     /// Logits of the oldest batch that was submitted and not collected, part after part; waits for it.
@@ -162,7 +190,7 @@ impl Slot {
     }
 }
 
-/// Lays a batch into pinned memory: what computes its logits in `lane`, and the bytes that are sent before.
+/// Lays a batch into pinned memory: what `emit` has to be computed of it in `lane`, and the bytes that are sent before.
 pub(super) fn lay_out(
     driver: &mut dyn Driver,
     examples: &StagingBuffer,
@@ -170,6 +198,7 @@ pub(super) fn lay_out(
     from: Readable,
     model: &Model,
     batch: &Batch,
+    emit: impl for<'a> FnOnce(&mut Tape<'a>, &encoders::Group<'a>),
 ) -> Result<(Vec<Command>, Range<usize>), DeviceError> {
     let mut upload = examples.upload();
     let (network, parameters, parts) = (&model.network, &model.parameters, &batch.parts[..]);
@@ -178,7 +207,7 @@ pub(super) fn lay_out(
     let group = GroupOf { network, parameters, batch, parts, inputs };
     let own = group.tensors(&mut upload, lane, from);
     let mut tape = Tape::default();
-    network.emit_forward(&mut tape, &own, None);
+    emit(&mut tape, &own);
     let commands = tape.commands(&driver.card(), |table| upload.table(table));
     drop(tape);
     upload.close();

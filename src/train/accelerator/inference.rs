@@ -81,7 +81,7 @@ pub(super) fn copy_parameters(device: &mut dyn Driver, stream: StreamId, model: 
         }
         None => Tensor::NONE,
     };
-    let from = Readable { weights: own.weights, table };
+    let from = Readable { weights: own.weights, table, states: Tensor::NONE };
     let frozen = from.weights.frozen.wide;
     let arrays = [from.weights.shared.wide, from.weights.heads, frozen, table].map(|own| own.rows * own.columns);
     let pieces = Pieces::new(device, stream, &arrays)?;
@@ -138,6 +138,7 @@ impl<'a> GroupOf<'a> {
                 Tensor::padded(upload.push(own), rows.len(), inputs, DType::Bf16)
             }
         };
-        encoders::Group { parts, batch, rows, tokens, features, fetched, table, weights: from.weights, at: &lane.at }
+        let Readable { weights, states, .. } = from;
+        encoders::Group { parts, batch, rows, tokens, features, fetched, table, states, weights, at: &lane.at }
     }
 }

@@ -22,6 +22,7 @@ mod results;
 mod rows;
 mod snapshot;
 mod solve;
+mod states;
 mod timers;
 mod transfer;
 mod update_step;
@@ -64,6 +65,7 @@ use rows::{TableOnDevice, Touched};
 use snapshot::SnapshotOnDevice;
 use solve::Solver;
 pub use solve::SolverRoom;
+pub use states::FIRST_STATE;
 use timers::Timers;
 use transfer::Pieces;
 use upload::StagingBuffer;
@@ -78,6 +80,8 @@ pub struct Accelerator {
     touched: Touched,
     /// The training examples, where they lie here for the whole run.
     data: Option<DataOnDevice>,
+    /// (rows x hidden) bf16 what a transformer's frozen prefix makes of the texts, or none.
+    states: Tensor,
     /// Rows of the table may have a slot of which the host does not know.
     gave_slots: bool,
     keep: Keep,
@@ -130,6 +134,8 @@ struct Readable {
     weights: Weights,
     /// (slots x dim), or none.
     table: Tensor,
+    /// (rows x hidden) what is kept of a transformer's frozen prefix, or none.
+    states: Tensor,
 }
 
 /// In-order queues and the events between them.
@@ -165,6 +171,7 @@ impl Accelerator {
             None => None,
         };
         let data = DataOnDevice::new(device, network, table.as_ref(), batches_per_round, limits, start)?;
+        let states = states::room(device, streams.lanes[0], network, limits)?;
         let stride = shared.values.columns.next_multiple_of(64);
         let (name, dtype) = match keep.storage() {
             Storage::F32 => ("jacobian: dense", DType::F32),
@@ -202,6 +209,7 @@ impl Accelerator {
             table,
             touched: Touched::default(),
             data,
+            states,
             gave_slots: false,
             keep,
             jacobian,
@@ -232,7 +240,7 @@ impl Accelerator {
 
     fn readable(&self) -> Readable {
         let table = self.table.as_ref().map_or(Tensor::NONE, |table| table.state.values);
-        Readable { weights: self.parameters.weights, table }
+        Readable { weights: self.parameters.weights, table, states: self.states }
     }
 
     /// The embedding table, where it is trained.

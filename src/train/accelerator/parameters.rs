@@ -98,7 +98,7 @@ impl ParametersOnDevice {
 
     /// Makes all copies of what training changes anew; of the table those of the `rows` that it has.
     pub fn narrow(&self, from: &Readable, rows: usize) -> Vec<Launch> {
-        let Readable { weights, table } = from;
+        let Readable { weights, table, .. } = from;
         let mut launches = vec![self.narrow.launch(weights.shared)];
         launches.extend(self.narrow_layers(weights));
         if !weights.words.is_none() {

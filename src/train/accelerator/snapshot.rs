@@ -28,7 +28,7 @@ pub(super) struct SnapshotOnDevice {
 impl Accelerator {
     /// With room for a copy of the parameters, and a lane that evaluates it.
     pub fn with_snapshot(mut self, network: &Network, limits: &Limits) -> Result<Self> {
-        let Readable { weights, table } = self.readable();
+        let Readable { weights, table, states } = self.readable();
         let mut copy = |name: &str, own: Tensor| {
             let bytes = own.rows * own.ld * own.dtype.bytes();
             if bytes == 0 {
@@ -45,7 +45,7 @@ impl Accelerator {
         let mlm_layers = copy("heads: layers of mlm in bf16", weights.mlm_layers)?;
         let words = copy("embeddings: parameters in bf16", weights.words)?;
         let table = copy("embeddings: parameters", table)?;
-        let from = Readable { weights: Weights { shared, heads, mlm_layers, words, ..weights }, table };
+        let from = Readable { weights: Weights { shared, heads, mlm_layers, words, ..weights }, table, states };
         let device = &mut *self.driver;
         let stream = device.stream(Priority::Background)?;
         let lane = Lane::new(device, stream, self.lanes.len(), network, &limits.of_group())?;

@@ -158,7 +158,7 @@ impl Pieces {
         to: &Readable,
         parameters: &Parameters,
     ) -> Result<(), DeviceError> {
-        let Readable { weights, table } = to;
+        let Readable { weights, table, .. } = to;
         self.upload(driver, weights.shared.wide.at, bytemuck::cast_slice(&parameters.shared.values))?;
         self.upload(driver, weights.heads.at, bytemuck::cast_slice(&parameters.heads.values))?;
         if let Some(rows) = &parameters.rows {
