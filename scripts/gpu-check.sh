@@ -195,10 +195,13 @@ stage_sanitizer() {
 stage_bench() {
     measure "bench kernels" ./taskloom bench kernels --json
     # Encoder, tasks, examples, longest sequence, layers, method.
-    local encoder tasks batch seq layers method
+    local encoder tasks batch seq layers method shape
     while read -r encoder tasks batch seq layers method; do
-        measure "bench step $encoder $tasks $batch $seq $layers $method" ./taskloom bench step --device cuda --json --runs 50 \
-            --encoder "$encoder" --tasks "$tasks" --batch "$batch" --seq "$seq" --layers "$layers" --method "$method"
+        shape=(--encoder "$encoder" --tasks "$tasks" --batch "$batch" --seq "$seq" --layers "$layers" --method "$method")
+        measure "bench step $encoder $tasks $batch $seq $layers $method" \
+            ./taskloom bench step --device cuda --json --runs 50 "${shape[@]}"
+        measure "profile $encoder $tasks $batch $seq $layers $method" \
+            ./taskloom bench step --device cuda --json --runs 10 --profile "${shape[@]}"
     done <<'SHAPES'
 linear 8 16 64 2 pcgrad
 linear 8 256 64 2 pcgrad

@@ -1,42 +1,31 @@
 //! What the host does for a round in the steady state, on a driver's library whose calls do nothing (scripts/null_driver.c): one graph, one
 //! wait, a few bytes an example, and as many kernels for many tasks as for two.
 
-#![allow(clippy::print_stderr, reason = "says what is skipped")]
 #![cfg(target_os = "linux")]
 
-use std::path::Path;
+mod common;
+
 use std::process::Command;
-use std::sync::LazyLock;
 
+use common::null_driver::null_driver;
 use serde_json::Value;
-
-/// The library's folder; none without a C compiler, or in a build without kernels.
-static LIBRARY: LazyLock<Option<String>> = LazyLock::new(|| {
-    let version = Command::new(env!("CARGO_BIN_EXE_taskloom")).arg("--version").output().expect("the program starts");
-    if !String::from_utf8_lossy(&version.stdout).contains("kernels for") {
-        eprintln!("skipped: a build without kernels");
-        return None;
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/null-driver.sh");
-    let made = Command::new(script).output().expect("a shell");
-    if !made.status.success() {
-        eprintln!("skipped: no C compiler");
-        return None;
-    }
-    Some(String::from_utf8(made.stdout).expect("a path").trim().to_owned())
-});
 
 /// Numbers of `bench step`.
 struct Round(Value);
 
 impl Round {
     fn of(encoder: &str, tasks: u64, batch: u64) -> Option<Self> {
+        Self::with(encoder, tasks, batch, &[])
+    }
+
+    fn with(encoder: &str, tasks: u64, batch: u64, more: &[&str]) -> Option<Self> {
         let [tasks, batch] = [tasks, batch].map(|number| number.to_string());
         let words = ["bench", "step", "--device", "cuda", "--encoder", encoder, "--tasks", &tasks, "--batch", &batch];
         let output = Command::new(env!("CARGO_BIN_EXE_taskloom"))
             .args(words)
             .args(["--seq", "16", "--runs", "3", "--json"])
-            .env("LD_LIBRARY_PATH", LIBRARY.as_ref()?)
+            .args(more)
+            .env("LD_LIBRARY_PATH", null_driver()?)
             .output()
             .expect("the program starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -74,5 +63,18 @@ fn a_round_is_a_graph_a_wait_and_a_few_bytes() {
             let most = 4096 + 8 * tasks * batch + 4 * tasks * tasks + 160 * tasks;
             assert!(round.count("uploaded_bytes") <= most, "more than {most} bytes: {case}");
         }
+    }
+}
+
+#[test]
+fn a_profile_has_every_kernel_of_a_round() {
+    for (encoder, operation) in [("linear", "linear_forward"), ("bag", "index_rows"), ("transformer", "attention_backward")] {
+        let Some(plain) = Round::of(encoder, 2, 4) else { return };
+        let profile = Round::with(encoder, 2, 4, &["--profile"]).expect("as before");
+        let operations = profile.0["operations"].as_array().expect("a list");
+        let launches: u64 = operations.iter().map(|operation| operation["launches"].as_u64().expect("a number")).sum();
+        assert_eq!(launches, plain.count("launches"), "{encoder}");
+        assert!(operations.iter().any(|found| found["operation"] == operation), "{encoder}: {operation}");
+        assert_eq!(profile.count("graph_launches"), 0, "one by one");
     }
 }

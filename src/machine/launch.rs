@@ -16,10 +16,34 @@ impl From<Launch> for Command {
     }
 }
 
+/// What an operation asks of a device at least.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Bytes read and written; 0 where they hang on what is in memory.
+    pub bytes: u64,
+    /// Of matrix products, two for a multiply-add.
+    pub operations: u64,
+}
+
+/// The operation that a launch belongs to, and its work, at the first of its launches.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub op: &'static str,
+    pub work: Work,
+}
+
+/// A launch is what it is, wherever it comes from.
+impl PartialEq for Origin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 /// A kernel with its grid and arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
     pub kernel: &'static str,
+    pub origin: Origin,
     pub grid: [u32; 3],
     /// Threads of a block.
     pub threads: u32,
@@ -41,7 +65,8 @@ pub struct TensorMap {
 
 impl Launch {
     pub fn new(kernel: &'static str, grid: [usize; 3], threads: u32) -> Self {
-        Self { kernel, grid: grid.map(|size| size as u32), threads, shared: 0, maps: Vec::new(), arguments: Vec::new() }
+        let (grid, origin) = (grid.map(|size| size as u32), Origin { op: kernel, work: Work::default() });
+        Self { kernel, origin, grid, threads, shared: 0, maps: Vec::new(), arguments: Vec::new() }
     }
 
     /// A grid of `blocks` in one dimension.

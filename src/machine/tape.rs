@@ -4,7 +4,7 @@ use bytemuck::NoUninit;
 
 use super::driver::{Address, Card};
 use super::host::HostMemory;
-use super::launch::Command;
+use super::launch::{Command, Origin, Work};
 use super::tensor::Tensor;
 
 /// One operation on tensors: the same on every machine, within rounding.
@@ -13,6 +13,11 @@ pub trait Op: Send + Sync {
 
     /// Tensors it reads, and tensors it writes (or reads and writes). Those it writes overlap with no other.
     fn operands(&self) -> Operands;
+
+    /// What it asks of a device: by default that each operand is moved once.
+    fn work(&self) -> Work {
+        Work { bytes: self.operands().bytes(), operations: 0 }
+    }
 
     /// Computes on the host, with what it declared.
     fn host(&self, memory: &HostMemory);
@@ -50,6 +55,12 @@ impl Operands {
         Self { reads: there(&reads), writes: there(&writes) }
     }
 
+    /// Of all tensors.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |tensor: &Tensor| tensor.bytes().end - tensor.bytes().start;
+        self.reads.iter().chain(&self.writes).map(bytes).sum()
+    }
+
     /// Two tensors of which one is written and that share bytes, if there are such.
     pub fn overlap(&self) -> Option<(Tensor, Tensor)> {
         let meet = |a: &Tensor, b: &Tensor| {
@@ -79,7 +90,13 @@ impl<'a> Tape<'a> {
         let mut commands = Vec::new();
         for op in &self.ops {
             let tables: Vec<Address> = op.tables().into_iter().map(&mut place).collect();
-            commands.extend(op.device(card, &tables));
+            let mut work = op.work();
+            commands.extend(op.device(card, &tables).into_iter().map(|mut command| {
+                if let Command::Launch(launch) = &mut command {
+                    launch.origin = Origin { op: op.name(), work: std::mem::take(&mut work) };
+                }
+                command
+            }));
         }
         commands
     }

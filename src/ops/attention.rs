@@ -15,7 +15,7 @@ use super::philox::drop_threshold;
 use super::token_dropout::TokenKey;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 use host::{attention_backward, attention_forward};
@@ -152,6 +152,13 @@ impl Sequences<'_> {
         self.dropout.as_ref().filter(|dropout| dropout.probability > 0.0)
     }
 
+    /// Operations of one product of queries and keys, or of as many numbers.
+    fn product(&self) -> u64 {
+        let lengths = |bounds: &[u32]| bounds.windows(2).map(|pair| u64::from(pair[1] - pair[0])).collect::<Vec<_>>();
+        let pairs: u64 = lengths(self.queries).iter().zip(lengths(self.keys)).map(|(queries, keys)| queries * keys).sum();
+        2 * pairs * (self.heads * self.dim) as u64
+    }
+
     /// Tokens and the round, where something is dropped.
     fn dropout_tables(&self) -> Vec<Bytes> {
         let Some(dropout) = self.drops() else { return Vec::new() };
@@ -197,6 +204,10 @@ impl Op for AttentionForward<'_> {
 
     fn operands(&self) -> Operands {
         Operands::new([self.q, self.kv], [self.out, self.log_sums])
+    }
+
+    fn work(&self) -> Work {
+        Work { bytes: self.operands().bytes(), operations: 2 * self.shape.product() }
     }
 
     fn host(&self, memory: &HostMemory) {
@@ -248,6 +259,10 @@ impl Op for AttentionBackward<'_> {
 
     fn operands(&self) -> Operands {
         Operands::new([self.dout, self.out, self.log_sums, self.q, self.kv], [self.dq, self.dkv])
+    }
+
+    fn work(&self) -> Work {
+        Work { bytes: self.operands().bytes(), operations: 5 * self.shape.product() }
     }
 
     fn host(&self, memory: &HostMemory) {

@@ -14,7 +14,7 @@ use super::row_index::{RowLists, rows_init};
 use super::simd::add_scaled;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 
@@ -154,6 +154,10 @@ impl Op for EmbeddingBagForward<'_> {
         Operands::new([self.values], [self.out])
     }
 
+    fn work(&self) -> Work {
+        Work::default()
+    }
+
     fn host(&self, memory: &HostMemory) {
         let Entries::Packed { bags, slots } = self.entries else { unreachable!("the host packs its batches") };
         let table = Table { dim: self.out.columns, slots, values: memory.read(self.values), init: self.init };
@@ -211,6 +215,10 @@ impl Op for EmbeddingRowsInit<'_> {
 
     fn operands(&self) -> Operands {
         Operands::new([], [self.values])
+    }
+
+    fn work(&self) -> Work {
+        Work::default()
     }
 
     fn host(&self, memory: &HostMemory) {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::simd::add_scaled;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
@@ -53,6 +53,11 @@ impl Op for GatherRows<'_> {
         Operands::new([self.x], [self.out])
     }
 
+    fn work(&self) -> Work {
+        // A row read for each that is written.
+        Work { bytes: 2 * Operands::new([], [self.out]).bytes(), operations: 0 }
+    }
+
     fn host(&self, memory: &HostMemory) {
         gather_rows(memory.write(self.out), memory.read(self.x), self.index, self.x.columns);
     }
@@ -81,6 +86,11 @@ impl Op for ScatterAddRows<'_> {
 
     fn operands(&self) -> Operands {
         Operands::new([self.x], [self.out])
+    }
+
+    fn work(&self) -> Work {
+        // Both are read, and one is written.
+        Work { bytes: 3 * Operands::new([self.x], []).bytes(), operations: 0 }
     }
 
     fn host(&self, memory: &HostMemory) {

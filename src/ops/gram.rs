@@ -11,7 +11,7 @@ use super::row_gradients::{RowGradients, row_gram};
 use super::storage::Rows;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 pub(super) use host::add_symmetric;
@@ -135,6 +135,11 @@ impl Op for GramMatrices<'_> {
         operands.reads.extend(self.rows.iter().flat_map(|rows| &rows.tasks));
         operands.reads.retain(|tensor| !tensor.is_none());
         operands
+    }
+
+    fn work(&self) -> Work {
+        let bytes = if self.rows.is_none() { self.operands().bytes() } else { 0 };
+        Work { bytes, operations: 0 }
     }
 
     fn host(&self, memory: &HostMemory) {

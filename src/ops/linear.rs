@@ -15,7 +15,7 @@ use super::gemm::Write;
 use super::jacobian_rows::{JacobianRows, PartialSums, Segment, Slot, most_partials};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 pub use decoder::DecoderBackward;
@@ -49,6 +49,10 @@ impl Op for LinearForward {
 
     fn operands(&self) -> Operands {
         Operands::new([self.x, self.weight, self.bias, self.residual], [self.out, self.pre])
+    }
+
+    fn work(&self) -> Work {
+        Work { bytes: self.operands().bytes(), operations: operations(self.out, self.x.columns) }
     }
 
     fn host(&self, memory: &HostMemory) {
@@ -108,6 +112,11 @@ impl LinearForward {
     }
 }
 
+/// Of a product (rows x columns) of so many terms each.
+fn operations(out: Tensor, terms: usize) -> u64 {
+    2 * (out.rows * out.columns * terms) as u64
+}
+
 /// The kernels that keep or read an activation's argument take it to lie as the output does.
 fn same_pitch(out: Tensor, pre: Tensor) -> bool {
     pre.is_none() || pre.ld == out.ld
@@ -158,6 +167,10 @@ impl Op for LinearInputBackward {
 
     fn operands(&self) -> Operands {
         Operands::new([self.dout, self.weight, self.residual, self.pre], [self.out])
+    }
+
+    fn work(&self) -> Work {
+        Work { bytes: self.operands().bytes(), operations: operations(self.out, self.dout.columns) }
     }
 
     fn host(&self, memory: &HostMemory) {
@@ -237,6 +250,10 @@ impl Op for LinearWeightBackward {
         let mut operands = Operands::new([self.dout, self.x], [self.partials]);
         operands.writes.extend(self.jacobian.tensors(&self.columns));
         operands
+    }
+
+    fn work(&self) -> Work {
+        Work { bytes: self.operands().bytes(), operations: operations(self.x, self.dout.columns) }
     }
 
     fn host(&self, memory: &HostMemory) {

@@ -12,7 +12,7 @@ use super::embedding_bag::RowInit;
 use super::philox::drop_threshold;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 
@@ -199,6 +199,10 @@ impl Op for FetchBags<'_> {
         Operands::new([self.data.rows, self.data.offsets], [counts, offsets, rows, scales, items])
     }
 
+    fn work(&self) -> Work {
+        Work::default()
+    }
+
     fn host(&self, memory: &HostMemory) {
         host::fetch(self, memory);
     }
@@ -291,6 +295,10 @@ impl Op for IndexRows {
         let mut operands = Operands::new([], [counts, rows, first, second, sums, firsts, fresh, sources, starts, tasks]);
         operands.writes.extend([union_rows, union_starts, members, union_slots, slots, touched, values]);
         operands
+    }
+
+    fn work(&self) -> Work {
+        Work::default()
     }
 
     fn host(&self, memory: &HostMemory) {

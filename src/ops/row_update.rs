@@ -11,7 +11,7 @@ use super::simd::add_scaled;
 use super::update::rates_tables;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands};
 use crate::machine::tensor::Tensor;
 
@@ -51,6 +51,10 @@ impl Op for RowUpdate<'_> {
         let mut operands = Operands::new([self.how.weights(), self.halted], [values, first, second, copy]);
         operands.reads.extend(self.gradients.tasks.iter().filter(|task| !task.is_none()));
         operands
+    }
+
+    fn work(&self) -> Work {
+        Work::default()
     }
 
     fn host(&self, memory: &HostMemory) {

@@ -13,7 +13,7 @@ use super::jacobian_rows::{JacobianRows, PARTIAL_ROWS, PartialSums, Segment, Slo
 use super::simd::add_scaled;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
@@ -98,6 +98,12 @@ impl Op for TokenEmbeddingForward<'_> {
 
     fn operands(&self) -> Operands {
         Operands::new([self.values, self.positions, self.types], [self.sum])
+    }
+
+    fn work(&self) -> Work {
+        // Three rows of f32 for each that is written.
+        let Tensor { rows, columns, .. } = self.sum;
+        Work { bytes: Operands::new([], [self.sum]).bytes() + 12 * (rows * columns) as u64, operations: 0 }
     }
 
     fn host(&self, memory: &HostMemory) {

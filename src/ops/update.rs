@@ -10,7 +10,7 @@ use super::column_rule::How;
 use super::gram::{jacobian_rows, narrow, stride};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 
@@ -99,6 +99,12 @@ impl Op for Update<'_> {
         let mut operands = Operands::new([self.how.weights(), self.halted], [values, first, second, copy]);
         operands.reads.extend(self.jacobian.iter().filter(|row| !row.is_none()));
         operands
+    }
+
+    fn work(&self) -> Work {
+        // Parameters and moments are read as well.
+        let ParameterState { values, first, second, .. } = self.state;
+        Work { bytes: self.operands().bytes() + Operands::new([values, first, second], []).bytes(), operations: 0 }
     }
 
     fn host(&self, memory: &HostMemory) {

@@ -50,4 +50,4 @@ mod task_failures;
 pub mod tokens;
 mod writer;
 
-pub use accelerator::{Counts, DeviceLanes, Passes};
+pub use accelerator::{Counts, DeviceLanes, OpTime, Passes};

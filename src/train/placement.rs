@@ -1,10 +1,11 @@
 //! Where a trainer computes: its parameters on the way to a device and back.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::accelerator::{Accelerator, Counts, SolverRoom};
+use super::accelerator::{Accelerator, Counts, OpTime, SolverRoom};
 use super::round::Trainer;
 use crate::data::Corpus;
 use crate::machine::driver::Driver;
@@ -126,6 +127,16 @@ impl Trainer {
             Some(accelerator) => Ok(accelerator.private_gradients(tasks)?),
             None => Ok((0..tasks).map(|row| self.host.gradients.jacobian.row(row)).collect()),
         }
+    }
+
+    /// Times each of a device's kernels from here on; the bytes a second of a copy on it.
+    pub fn profile(&mut self) -> Result<f64> {
+        Ok(self.accelerator.as_mut().context("a device's kernels are timed")?.profile()?)
+    }
+
+    /// By name, the operations since this was asked last, where they are timed.
+    pub fn profiled(&mut self) -> BTreeMap<&'static str, OpTime> {
+        self.accelerator.as_mut().map_or_else(BTreeMap::new, Accelerator::profiled)
     }
 
     /// What a device was given since the start, if there is one.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
 pub mod device;
+pub mod null_driver;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 //! is run, what is reported of its times, and how a report is printed.
 
 mod kernels;
+mod operations;
 mod prepared;
 mod schedule;
 mod step;

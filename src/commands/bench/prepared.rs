@@ -1,5 +1,6 @@
 //! Runs on synthetic data, prepared as `taskloom train` prepares any other: configuration, corpus, plan, trainer.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -27,7 +28,7 @@ use crate::train::run::Built;
 use crate::train::setup::load_corpus;
 use crate::train::shapes::fuse;
 use crate::train::tokens::sequence_len;
-use crate::train::{Counts, DeviceLanes};
+use crate::train::{Counts, DeviceLanes, OpTime};
 
 /// Width of the encoders whose rounds are timed; see [`Shape::hidden`].
 pub const HIDDEN: usize = 768;
@@ -103,6 +104,11 @@ impl Prepared {
         Ok(Self { config, corpus, plan, trainer })
     }
 
+    /// Rounds from here on give a device one kernel after the other, and say how long each operation took. The bytes a second of a copy.
+    pub fn profile(&mut self) -> Result<f64> {
+        self.trainer.profile()
+    }
+
     /// Bytes of the run by its plan.
     pub fn planned_bytes(&self) -> Result<u64> {
         Ok(self.plan.buffers(&self.config)?.iter().map(|(_, bytes)| bytes).sum())
@@ -134,7 +140,7 @@ impl Prepared {
             let present: Vec<usize> = tasks.collect();
             return body(&mut |round| {
                 let committed = self.run_round(&batches[round as usize % BATCHES], &present, round)?;
-                Ok(Timed { committed, counts: Counts::default() })
+                Ok(Timed { committed, counts: Counts::default(), ops: BTreeMap::new() })
             });
         }
         let Self { config, corpus, plan, trainer } = self;
@@ -161,7 +167,8 @@ impl Prepared {
                 let rates = rates(round);
                 let outcome = trainer.run_round(&packed.batch, &packed.present, round, &rates)?;
                 let committed = outcome.map_err(|anomaly| anyhow!("{anomaly:?}"))?;
-                Ok(Timed { committed, counts: trainer.device_counts().unwrap_or_default() - before })
+                let counts = trainer.device_counts().unwrap_or_default() - before;
+                Ok(Timed { committed, counts, ops: trainer.profiled() })
             })
         })
     }
@@ -192,6 +199,8 @@ impl Prepared {
 pub struct Timed {
     pub committed: Committed,
     pub counts: Counts,
+    /// By name, where [`Prepared::profile`] asked for them.
+    pub ops: BTreeMap<&'static str, OpTime>,
 }
 
 /// Examples of some tasks in one of the batches.
@@ -317,6 +326,23 @@ mod tests {
         let [.., late, last] = prepared.with_rounds(counts)[..] else { unreachable!("so many rounds") };
         assert_eq!([last.launches, last.host_waits], [0, 1], "the device was given the last round before");
         late
+    }
+
+    #[test]
+    fn a_profile_has_times_and_rates() {
+        if open_emulated(0).is_err() {
+            return;
+        }
+        let (layers, seq, recompute, lanes, rounds, hidden, tasks) = (1, 8, false, 1, 4, 32, 2);
+        let (encoder, batch, device, method) = (EncoderKind::Linear, BATCH, "emulated", "pcgrad");
+        let shape = Shape { encoder, hidden, tasks, batch, layers, seq, recompute, device, method, lanes, rounds };
+        let mut prepared = Prepared::new(&shape).expect("a small run");
+        assert!(prepared.profile().expect("a copy") > 0.0);
+        let ops = prepared.with_rounds(|next| next(0).expect("a round").ops);
+        let linear = &ops["linear_forward"];
+        assert!(linear.launches == 1 && linear.time > std::time::Duration::ZERO && !linear.is_partly_known);
+        assert_eq!(linear.work.operations, (2 * tasks * BATCH * hidden * hidden) as u64);
+        assert!(linear.work.bytes >= (2 * hidden * hidden) as u64);
     }
 
     /// Where examples lie on the device, whatever they are and however many tasks there are.

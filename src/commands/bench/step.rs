@@ -1,17 +1,19 @@
-//! `taskloom bench step`: what one round costs on synthetic data, stage by stage.
+//! `taskloom bench step`: what one round costs on synthetic data, stage by stage, or on a device operation by operation.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use serde_json::{Map, Value, json};
 
+use super::operations::{operations, operations_text};
 use super::prepared::{HIDDEN, Prepared, Shape, Timed};
 use super::{WARM_UP, choice, count, median, millis, number, print, repeat, report};
 use crate::config::schema::EncoderKind;
 use crate::ops::gemm::time_in_products;
 use crate::surgery::methods::registry;
-use crate::train::Counts;
 use crate::train::round::Stages;
+use crate::train::{Counts, OpTime};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -40,6 +42,9 @@ pub struct Args {
     /// Groups computed at the same time on the CPU, each on its share of the threads
     #[arg(long, default_value_t = 1, value_parser = count::<1, 64>)]
     lanes: usize,
+    /// Give a device one kernel after the other, and say how long each operation takes
+    #[arg(long)]
+    profile: bool,
     /// Rounds to time, after two to warm up
     #[arg(long, default_value_t = 20, value_parser = count::<1, 100_000>)]
     runs: usize,
@@ -54,12 +59,18 @@ struct Round {
     /// Between the device's first and last command, where there is a device.
     device: Option<Duration>,
     counts: Counts,
+    /// With --profile, by name.
+    ops: BTreeMap<&'static str, OpTime>,
     /// Share of all threads' time that is spent inside matrix products.
     products: f64,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     registry::build(&args.method, &Map::new(), args.tasks).map_err(|fault| anyhow!("--method: {fault}"))?;
+    ensure!(
+        !args.profile || args.device.starts_with("cuda"),
+        "--profile times the kernels of a card: add --device cuda (on the host perf does that, and the emulated device's times mean nothing)"
+    );
     ensure!(args.lanes == 1 || args.device == "cpu", "--lanes are the CPU's: a device has streams of its own");
     let mut prepared = Prepared::new(&Shape {
         encoder: args.encoder,
@@ -74,11 +85,12 @@ pub fn run(args: &Args) -> Result<()> {
         lanes: args.lanes,
         rounds: WARM_UP + args.runs,
     })?;
+    let bandwidth = args.profile.then(|| prepared.profile()).transpose()?;
     let rounds = prepared.with_rounds(|next| {
         repeat(args.runs, |run| {
             let products = time_in_products();
             let clock = Instant::now();
-            let Timed { committed, counts } = next(run as u64)?;
+            let Timed { committed, counts, ops } = next(run as u64)?;
             let time = clock.elapsed();
             let threads = rayon::current_num_threads() as u32;
             Ok(Round {
@@ -86,11 +98,18 @@ pub fn run(args: &Args) -> Result<()> {
                 stages: committed.stages,
                 device: committed.times.map(|times| times.commit.start + times.commit.time),
                 counts,
+                ops,
                 products: (time_in_products() - products).div_duration_f64(time * threads),
             })
         })
     })?;
-    print(args.json, &document(args, &prepared, &rounds)?, text)
+    let mut report = document(args, &prepared, &rounds)?;
+    if let Some(bandwidth) = bandwidth {
+        let ops: Vec<_> = rounds.into_iter().map(|round| round.ops).collect();
+        report["copy_gbps"] = json!(bandwidth / 1e9);
+        report["operations"] = operations(&ops, bandwidth);
+    }
+    print(args.json, &report, text)
 }
 
 fn document(args: &Args, prepared: &Prepared, rounds: &[Round]) -> Result<Value> {
@@ -175,5 +194,5 @@ fn text(report: &Value) -> String {
             report["launches"], report["graph_launches"], report["host_waits"], report["uploaded_bytes"]
         );
     }
-    text
+    text + &operations_text(report)
 }

@@ -1,10 +1,11 @@
 //! Gradients of a layer whose weight is a table of words and whose bias is its own.
 
 use super::host::{WeightGradient, linear_weight_backward};
+use super::operations;
 use super::products::{HopperTile, aligned, portable};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::Tensor;
 use crate::ops::gemm::Write;
@@ -30,6 +31,11 @@ impl Op for DecoderBackward {
 
     fn operands(&self) -> Operands {
         Operands::new([self.dout, self.x], [self.weight, self.bias])
+    }
+
+    fn work(&self) -> Work {
+        let operations = if self.weight.is_none() { 0 } else { operations(self.x, self.dout.columns) };
+        Work { bytes: self.operands().bytes(), operations }
     }
 
     fn host(&self, memory: &HostMemory) {

@@ -7,7 +7,7 @@ use super::super::row_index::RowLists;
 use super::{RowIndex, THREADS, first_of};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
-use crate::machine::launch::{Command, Launch};
+use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
 
@@ -114,6 +114,10 @@ impl Op for RowGradientsBackward<'_> {
         let mut operands = Operands::new([self.dout], []);
         operands.writes.extend(self.out.iter().filter(|out| !out.is_none()));
         operands
+    }
+
+    fn work(&self) -> Work {
+        Work::default()
     }
 
     fn host(&self, memory: &HostMemory) {

@@ -4,6 +4,7 @@
 use std::ops::{Range, Sub};
 use std::time::{Duration, Instant};
 
+use super::profile::Profile;
 use crate::machine::driver::{Address, Driver, EventId, GraphId, Result, StagingId, StreamId};
 use crate::machine::launch::{Command, Launch};
 
@@ -35,7 +36,7 @@ pub enum Step {
 }
 
 impl Step {
-    fn give(&self, driver: &mut dyn Driver) -> Result<()> {
+    pub fn give(&self, driver: &mut dyn Driver) -> Result<()> {
         match self {
             Self::CopyIn { stream, to, from, bytes } => driver.copy_in(*stream, *to, *from, bytes.clone()),
             Self::CopyOut { stream, to, from, bytes } => driver.copy_out(*stream, *to, *from, *bytes),
@@ -149,6 +150,8 @@ impl Sub for Counts {
 pub struct Graphs {
     seen: Vec<(Program, Option<GraphId>)>,
     pub counts: Counts,
+    /// Where each kernel is timed, none is part of a graph.
+    pub profile: Option<Profile>,
 }
 
 impl Graphs {
@@ -164,6 +167,9 @@ impl Graphs {
     }
 
     fn give(&mut self, driver: &mut dyn Driver, origin: StreamId, program: Program) -> Result<()> {
+        if let Some(profile) = &mut self.profile {
+            return profile.run(driver, origin, &program);
+        }
         if !driver.captures() || (!driver.captures_timers() && program.is_timed()) {
             return program.give(driver);
         }
