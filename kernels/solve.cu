@@ -21,107 +21,55 @@
 // In: a problem, whose rows are described in solve/problem.cuh.
 // Out: weights and statuses, and what the method remembers. Where the round is halted nothing changes.
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_aligned_mtl(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::aligned_mtl(set);
-    }
+    solve::run<solve::aligned_mtl>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_cagrad(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::cagrad(set);
-    }
+    solve::run<solve::cagrad>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_config(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::config(set);
-    }
+    solve::run<solve::config>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_db_mtl(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::db_mtl(set);
-    }
+    solve::run<solve::db_mtl>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_dualproj(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::dualproj(set);
-    }
+    solve::run<solve::dualproj>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_fairgrad(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::fairgrad(set);
-    }
+    solve::run<solve::fairgrad>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_gradnorm(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::gradnorm(set);
-    }
+    solve::run<solve::gradnorm>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_gradvac(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::gradvac(set);
-    }
+    solve::run<solve::gradvac>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_imtl_g(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::imtl_g(set);
-    }
+    solve::run<solve::imtl_g>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_mgda(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::mgda(set);
-    }
+    solve::run<solve::mgda>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_nash_mtl(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::nash_mtl(set);
-    }
+    solve::run<solve::nash_mtl>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_pcgrad(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::pcgrad(set);
-    }
+    solve::run<solve::pcgrad>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_uniform(const solve::Problem* problem) {
-    __shared__ double warps[kWarp];
-    solve::Set set;
-    if (solve::begin(set, problem, warps)) {
-        solve::uniform(set);
-    }
+    solve::run<solve::uniform>(problem);
 }
 
 // In: a problem with its weights.

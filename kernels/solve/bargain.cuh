@@ -1,7 +1,7 @@
 // The bargaining equation G a = a^(-p), as surgery/methods/bargain.rs.
 #pragma once
 
-#include "linalg.cuh"
+#include "line_search.cuh"
 
 namespace solve {
 
@@ -61,14 +61,8 @@ struct Bargain {
 
     // From `point` to `moved`.
     __device__ __forceinline__ void line_search(const Set& set, double decrement) const {
-        double steepest = set.once([&] {
-            double least = 0.0;
-            for (int i = 0; i < size; ++i) {
-                least = fmin(least, relative[i]);
-            }
-            return least;
-        });
-        double step = steepest < 0.0 ? fmin(-0.95 / steepest, 1.0) : 1.0;
+        Line line = {point, relative, moved, size, 0.95, 1e-10};
+        double step = line.first_step(set);
         double start = value(set, point);
         double parts = set.once([&] {
             double sum = 0.0;
@@ -78,14 +72,7 @@ struct Bargain {
             return sum;
         });
         double rounding = 4.0 * kEpsilon * double(size) * (1.0 + fabs(start) + parts);
-        for (;;) {
-            set.each(size, [&](int i) { moved[i] = point[i] * (1.0 + step * relative[i]); });
-            double enough = start - 0.1 * step * decrement + rounding;
-            if (value(set, moved) <= enough || step < 1e-10) {
-                return;
-            }
-            step *= 0.5;
-        }
+        line.search(set, step, start, decrement, rounding, [&](const double* at) { return value(set, at); });
     }
 
     // The solution in `point`; false where there is none that f64 can hold.
@@ -103,25 +90,13 @@ struct Bargain {
             if (isnan(decrement)) {
                 return false;
             }
-            double largest = set.once([&] {
-                double most = 0.0;
-                for (int i = 0; i < size; ++i) {
-                    most = fmax(most, fabs(relative[i]));
-                }
-                return most;
-            });
+            double largest = set.once([&] { return largest_size(relative, size); });
             line_search(set, decrement);
             set.each(size, [&](int i) {
                 point[i] = moved[i];
                 pull[i] = square(i) * pow(moved[i], 1.0 + power);
             });
-            double cancellation = set.once([&] {
-                double most = 0.0;
-                for (int i = 0; i < size; ++i) {
-                    most = fmax(most, pull[i]);
-                }
-                return most;
-            });
+            double cancellation = set.once([&] { return largest_size(pull, size); });
             if (cancellation > kLargestCancellation) {
                 return false;
             }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "eigen.cuh"
+#include "line_search.cuh"
 
 namespace solve {
 
@@ -103,24 +104,11 @@ struct WorstCase {
 
     // Moves `point`.
     __device__ __forceinline__ void line_search(const Set& set, double barrier, double kink, double decrement) const {
-        double steepest = set.once([&] {
-            double least = 0.0;
-            for (int i = 0; i < size; ++i) {
-                least = fmin(least, free[i]);
-            }
-            return least;
-        });
-        double step = steepest < 0.0 ? fmin(-0.99 / steepest, 1.0) : 1.0;
+        Line line = {point, free, moved, size, 0.99, 1e-12};
+        double step = line.first_step(set);
         double start = value(set, point, barrier, kink);
         double rounding = 4.0 * kEpsilon * (1.0 + fabs(start));
-        for (;;) {
-            set.each(size, [&](int i) { moved[i] = point[i] * (1.0 + step * free[i]); });
-            double enough = start - 0.1 * step * decrement + rounding;
-            if (value(set, moved, barrier, kink) <= enough || step < 1e-12) {
-                break;
-            }
-            step *= 0.5;
-        }
+        line.search(set, step, start, decrement, rounding, [&](const double* at) { return value(set, at, barrier, kink); });
         double total = set.once([&] { return sum_of(moved, size); });
         set.each(size, [&](int i) { point[i] = moved[i] / total; });
     }

@@ -7,15 +7,6 @@ namespace solve {
 
 constexpr int kPatience = 3;
 
-// By one thread.
-__device__ __forceinline__ double largest_of(const double* values, int size) {
-    double most = 0.0;
-    for (int i = 0; i < size; ++i) {
-        most = fmax(most, fabs(values[i]));
-    }
-    return most;
-}
-
 // min v'Hv over v >= u by block principal pivoting.
 struct Projection {
     // (T x T) H
@@ -65,9 +56,9 @@ struct Projection {
     // How many x or y are negative beyond the rounding of the solve; they are listed in `faults`.
     __device__ __forceinline__ int count_faults(const Set& set) const {
         return int(set.once([&] {
-            double rounding = double(size) * kEpsilon, most = largest_of(extra, size);
-            double extra_floor = -rounding * (1.0 + 0.01 / reg_eps) * fmax(most, largest_of(preference, size));
-            double slack_floor = -4.0 * rounding * (largest_of(slope, size) + most);
+            double rounding = double(size) * kEpsilon, most = largest_size(extra, size);
+            double extra_floor = -rounding * (1.0 + 0.01 / reg_eps) * fmax(most, largest_size(preference, size));
+            double slack_floor = -4.0 * rounding * (largest_size(slope, size) + most);
             int found = 0;
             for (int i = 0; i < size; ++i) {
                 if (free[i] ? extra[i] < extra_floor : slack[i] < slack_floor) {

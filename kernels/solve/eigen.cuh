@@ -76,6 +76,20 @@ __device__ __forceinline__ int64_t order_key(double value) {
     return bits ^ int64_t(uint64_t(bits >> 63) >> 1);
 }
 
+// For each pair of a step that turns, and each of `size` elements: body(turn, pair, element).
+template <typename F>
+__device__ __forceinline__ void each_turn(const Turn* turns, int step, int players, int size, const F& body) {
+#pragma unroll 1
+    for (int item = threadIdx.x; item < players / 2 * size; item += kThreads) {
+        int pair = item / size;
+        Turn turn = turns[pair];
+        if (turn.cosine != 0.0) {
+            body(turn, pair_of(step, pair, players), item % size);
+        }
+    }
+    __syncthreads();
+}
+
 // One sweep over all pairs; false where all that is off the diagonal was negligible.
 __device__ __forceinline__ bool sweep(double* work, double* vectors, Turn* turns, int size) {
     int players = size + size % 2, pairs = players / 2;
@@ -97,30 +111,16 @@ __device__ __forceinline__ bool sweep(double* work, double* vectors, Turn* turns
             continue;
         }
         rotated = true;
-#pragma unroll 1
-        for (int item = threadIdx.x; item < pairs * size; item += kThreads) {
-            int pair = item / size, k = item % size;
-            int2 at = pair_of(step, pair, players);
-            Turn turn = turns[pair];
-            if (turn.cosine != 0.0) {
-                rotate(turn, work[k * size + at.x], work[k * size + at.y]);
-            }
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (int item = threadIdx.x; item < pairs * size; item += kThreads) {
-            int pair = item / size, k = item % size;
-            int2 at = pair_of(step, pair, players);
-            Turn turn = turns[pair];
-            if (turn.cosine != 0.0) {
-                double *upper = work + at.x * size + k, *lower = work + at.y * size + k;
-                rotate(turn, *upper, *lower);
-                *upper = k == at.y ? 0.0 : *upper;
-                *lower = k == at.x ? 0.0 : *lower;
-                rotate(turn, vectors[at.x * size + k], vectors[at.y * size + k]);
-            }
-        }
-        __syncthreads();
+        each_turn(turns, step, players, size, [&](const Turn& turn, int2 at, int k) {
+            rotate(turn, work[k * size + at.x], work[k * size + at.y]);
+        });
+        each_turn(turns, step, players, size, [&](const Turn& turn, int2 at, int k) {
+            double *upper = work + at.x * size + k, *lower = work + at.y * size + k;
+            rotate(turn, *upper, *lower);
+            *upper = k == at.y ? 0.0 : *upper;
+            *lower = k == at.x ? 0.0 : *lower;
+            rotate(turn, vectors[at.x * size + k], vectors[at.y * size + k]);
+        });
     }
     return rotated;
 }

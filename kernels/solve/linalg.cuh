@@ -23,6 +23,15 @@ __device__ __noinline__ double sum_of(const double* values, int size) {
     return sum;
 }
 
+// The size of the largest of some values, by one thread.
+__device__ __forceinline__ double largest_size(const double* values, int size) {
+    double most = 0.0;
+    for (int i = 0; i < size; ++i) {
+        most = fmax(most, fabs(values[i]));
+    }
+    return most;
+}
+
 // The largest value of the block, the same on every thread.
 __device__ __forceinline__ double block_largest(double value, double* warps) {
     for (int step = kWarp / 2; step > 0; step /= 2) {

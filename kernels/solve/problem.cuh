@@ -197,4 +197,14 @@ __device__ __forceinline__ bool begin(Set& set, const Problem* problem, double* 
     return true;
 }
 
+// A method's kernel.
+template <void (*kMethod)(Set&)>
+__device__ __forceinline__ void run(const Problem* problem) {
+    __shared__ double warps[kWarp];
+    Set set;
+    if (begin(set, problem, warps)) {
+        kMethod(set);
+    }
+}
+
 }  // namespace solve
