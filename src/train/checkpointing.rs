@@ -62,7 +62,7 @@ impl Run<'_> {
             // Never two copies at a time.
             self.finish_writing()?;
             let quantum = self.trainer.host.quanta.begin_save();
-            let packed = Packed::new(&mut self.trainer, state, with_optimizer);
+            let packed = Packed::new(&mut self.trainer, state, with_optimizer, self.writer.spare());
             self.trainer.host.quanta.end(quantum);
             return self.writer.start(packed?, Written { held_up: clock.elapsed(), ..written });
         }

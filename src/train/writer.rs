@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::train::checkpoint::Packed;
+use crate::train::checkpoint::{Packed, SpareBuffers};
 
 /// The checkpoint being written, if there is one.
 #[derive(Default)]
 pub struct Writer {
-    current: Option<(JoinHandle<Result<()>>, Instant, Written)>,
+    current: Option<(JoinHandle<Result<SpareBuffers>>, Instant, Written)>,
+    /// Memory of the one before.
+    spare: SpareBuffers,
 }
 
 /// A checkpoint that is there.
@@ -35,6 +37,11 @@ impl Written {
 }
 
 impl Writer {
+    /// Memory that the next one may be copied into.
+    pub fn spare(&mut self) -> SpareBuffers {
+        std::mem::take(&mut self.spare)
+    }
+
     /// Begins; the one before has to be [`Writer::finish`]ed.
     pub fn start(&mut self, packed: Packed, written: Written) -> Result<()> {
         assert!(self.current.is_none(), "one checkpoint at a time");
@@ -53,7 +60,7 @@ impl Writer {
     pub fn finish(&mut self) -> Result<Option<Written>> {
         let Some((thread, clock, written)) = self.current.take() else { return Ok(None) };
         let died = |_| anyhow!("the thread that wrote {} died; earlier checkpoints are untouched", written.path.display());
-        thread.join().map_err(died)??;
+        self.spare = thread.join().map_err(died)??;
         Ok(Some(Written { time: clock.elapsed(), ..written }))
     }
 }

@@ -112,7 +112,7 @@ fn capture(driver: &mut dyn Driver, origin: StreamId, program: &Program) -> Resu
 }
 
 /// Programs remembered: a run has some shapes that keep coming back, each in two buffers, or none that does.
-const REMEMBERED: usize = 128;
+const REMEMBERED: usize = 512;
 
 /// What a device was given since the start, and the host's time for it.
 #[derive(Clone, Copy, Debug, Default)]

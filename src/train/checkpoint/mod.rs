@@ -28,7 +28,8 @@ pub use disk::{DiskBytes, keep_model};
 use folders::remove;
 pub use folders::{clean, folder_name, list, prune, recover, round_of};
 use share::share;
-use tensors::{Tensors, model_tensors, optimizer_tensors, tensor_bytes, write_tensors};
+pub use tensors::SpareBuffers;
+use tensors::{TensorCopies, Tensors, model_tensors, optimizer_tensors, write_tensors};
 pub use tensors::{check_shapes, embedding_rows, input_columns, read_model, read_tensors};
 
 const MODEL: &str = "model.safetensors";
@@ -173,44 +174,49 @@ impl State {
 pub fn write(path: &Path, trainer: &mut Trainer, state: &State, with_optimizer: bool) -> Result<()> {
     replace(path, |folder| {
         let mut hashes = BTreeMap::new();
-        each_file(trainer, state, with_optimizer, &mut |name, tensors| {
-            write_tensors(&folder.join(name), tensors)?;
-            hashes.insert(name.to_owned(), hash(&folder.join(name))?);
-            Ok(())
-        })?;
+        each_file(trainer, state, with_optimizer, &mut |name, tensors| write_file(folder, name, tensors, &mut hashes))?;
         share(folder, path, &hashes);
         write_state(folder, state, hashes)
     })
 }
 
+fn write_file(folder: &Path, name: &str, tensors: &Tensors, hashes: &mut BTreeMap<String, String>) -> Result<()> {
+    let file = folder.join(name);
+    write_tensors(&file, tensors)?;
+    hashes.insert(name.to_owned(), hash(&file)?);
+    Ok(())
+}
+
 /// A checkpoint in memory, to be written while training goes on.
 pub struct Packed {
-    files: Vec<(&'static str, Vec<u8>)>,
+    files: Vec<(&'static str, TensorCopies)>,
+    spare: SpareBuffers,
     state: State,
 }
 
 impl Packed {
-    /// Copies what [`write`] would write.
-    pub fn new(trainer: &mut Trainer, state: &State, with_optimizer: bool) -> Result<Self> {
+    /// Copies what [`write`] would write, into spare memory where there is some.
+    pub fn new(trainer: &mut Trainer, state: &State, with_optimizer: bool, mut spare: SpareBuffers) -> Result<Self> {
         let mut files = Vec::new();
         each_file(trainer, state, with_optimizer, &mut |name, tensors| {
-            files.push((name, tensor_bytes(tensors)?));
+            files.push((name, TensorCopies::of(tensors, &mut spare)?));
             Ok(())
         })?;
-        Ok(Self { files, state: state.clone() })
+        Ok(Self { files, spare, state: state.clone() })
     }
 
-    /// As [`write`].
-    pub fn write(self, path: &Path) -> Result<()> {
+    /// As [`write`]; its memory is spare from then on.
+    pub fn write(mut self, path: &Path) -> Result<SpareBuffers> {
         replace(path, |folder| {
             let mut hashes = BTreeMap::new();
-            for (name, bytes) in &self.files {
-                write_synced(&folder.join(name), bytes)?;
-                hashes.insert((*name).to_owned(), blake3::hash(bytes).to_hex().to_string());
+            for (name, copies) in &self.files {
+                write_file(folder, name, &copies.tensors()?, &mut hashes)?;
             }
             share(folder, path, &hashes);
             write_state(folder, &self.state, hashes)
-        })
+        })?;
+        self.files.into_iter().for_each(|(_, copies)| self.spare.give(copies));
+        Ok(self.spare)
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensors};
 
 use super::{EVALUATED, MODEL, OPTIMIZER, State};
+use crate::machine::memory::{Buffer, Memory};
 use crate::model::Model;
 use crate::model::network::Network;
 use crate::model::spec::Param;
@@ -88,9 +91,62 @@ fn metadata() -> HashMap<String, String> {
     HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
-/// A safetensors file in memory.
-pub(super) fn tensor_bytes(tensors: &Tensors) -> Result<Vec<u8>> {
-    safetensors::serialize(tensors, Some(metadata())).context("cannot copy tensors")
+/// Memory of copies that were written: what is new to a process costs as much as what is copied into it.
+#[derive(Default)]
+pub struct SpareBuffers(Vec<Buffer<u8>>);
+
+impl SpareBuffers {
+    /// The smallest that has room; else a new one in the place of the largest, with room to grow, which takes no memory until it is used.
+    fn take(&mut self, bytes: usize) -> Result<Buffer<u8>> {
+        self.0.sort_by_key(|buffer| buffer.len());
+        let fit = self.0.partition_point(|buffer| buffer.len() < bytes);
+        if fit < self.0.len() {
+            return Ok(self.0.remove(fit));
+        }
+        self.0.pop();
+        Memory::mapped().buffer_of("a checkpoint's copy", bytes.next_power_of_two())
+    }
+
+    pub(super) fn give(&mut self, copies: TensorCopies) {
+        self.0.push(copies.bytes);
+    }
+}
+
+/// Bytes that one thread copies at a time.
+const PIECE: usize = 4 << 20;
+
+/// A copy of a file's tensors, to be written while training goes on.
+pub(super) struct TensorCopies {
+    bytes: Buffer<u8>,
+    /// By name; where each lies.
+    tensors: BTreeMap<String, (Dtype, Vec<usize>, Range<usize>)>,
+}
+
+impl TensorCopies {
+    pub fn of(tensors: &Tensors, spare: &mut SpareBuffers) -> Result<Self> {
+        let all = tensors.values().map(|tensor| tensor.data().len()).sum();
+        let mut bytes = spare.take(all)?;
+        let (mut rest, mut start): (&mut [u8], usize) = (&mut bytes, 0);
+        let mut pieces = Vec::new();
+        let mut copies = BTreeMap::new();
+        for (name, tensor) in tensors {
+            let (own, tail) = rest.split_at_mut(tensor.data().len());
+            rest = tail;
+            let end = start + own.len();
+            copies.insert(name.clone(), (tensor.dtype(), tensor.shape().to_vec(), start..end));
+            pieces.extend(own.chunks_mut(PIECE).zip(tensor.data().chunks(PIECE)));
+            start = end;
+        }
+        pieces.into_par_iter().for_each(|(to, from)| to.copy_from_slice(from));
+        Ok(Self { bytes, tensors: copies })
+    }
+
+    pub fn tensors(&self) -> Result<Tensors<'_>> {
+        let view = |(name, (dtype, shape, range)): (&String, &(Dtype, Vec<usize>, Range<usize>))| {
+            Ok((name.clone(), TensorView::new(*dtype, shape.clone(), &self.bytes[range.clone()])?))
+        };
+        self.tensors.iter().map(view).collect()
+    }
 }
 
 pub(super) fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
