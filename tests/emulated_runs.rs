@@ -14,8 +14,8 @@ use taskloom::config::Config;
 use taskloom::data::Corpus;
 use taskloom::failure::{STOPPED, exit_code};
 use taskloom::machine::driver::{self, DeviceError, Driver, open_emulated};
-use taskloom::observe::Observer;
 use taskloom::observe::console::Console;
+use taskloom::observe::{Listeners, Observer};
 use taskloom::train::fit_memory;
 use taskloom::train::plan::Plan;
 use taskloom::train::run::{Built, End, Run};
@@ -245,7 +245,7 @@ fn train_on(run: &Path, device: Box<dyn Driver>) -> anyhow::Result<End> {
     let folder = RunFolder::open(run).expect("a run folder");
     let console = Console::new();
     let (config, corpus, plan) = planned(run, &console);
-    let observer = Observer::create(console, &folder.metrics(), run, Vec::new()).expect("files");
+    let observer = Observer::create(console, &folder.metrics(), run, Listeners::default()).expect("files");
     let stop = AtomicBool::new(false);
     let built = Built::new(&config, &corpus, &plan).expect("an emulated device");
     let mut training = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop).expect("a run");

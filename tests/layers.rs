@@ -62,6 +62,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("cudarc", &["machine/"]),
     ("gemm", &["ops/"]),
     ("maud", &["report/"]),
+    ("rusqlite", &["observe/trackio"]),
     ("plotters", &["report/"]),
     ("toml", &["config/"]),
     ("signal_hook", &["commands/"]),

@@ -122,7 +122,11 @@ fn page() -> String {
     let mut text = "# metrics.jsonl\n\nA run folder's `metrics.jsonl` holds what happened, one JSON object a line, in order. `taskloom report`, TensorBoard's event file and \
                     `summary.json`\n(the last line once more) are made of it. [schema/metrics.schema.json](schema/metrics.schema.json) holds every line; this page is made of it by\n\
                     `TASKLOOM_WRITE_DOCS=1 cargo test --release --test metrics_schema`.\n\nA killed process may leave a last line without its end. A run that goes on drops the lines after the \
-                    checkpoint\nthat it starts from, and writes them again.\n\n## Every line\n\n"
+                    checkpoint\nthat it starts from, and writes them again.\n\n\
+                    With [`observe.trackio`](configuration.md) the scalars that TensorBoard gets are also rows of a project of Trackio, by the same tags and \
+                    rounds, written about\nonce a second; `trackio show --project NAME` draws them. A run that goes on writes its rows anew from the lines that \
+                    stay. Once it has begun, a run is not stopped by\nthis file; what the file could not take is there when the run goes on. The tables are those of \
+                    Trackio 0.43; versions before 0.24 have others, which are refused.\n\n## Every line\n\n"
         .to_owned();
     let definitions = &schema["definitions"];
     for (name, key) in [("v", "version"), ("round", "rounds_done"), ("time", "time"), ("n", "n")] {

@@ -187,6 +187,106 @@ fn a_table_has_fields_for_the_answers() {
     assert!(lines(&out)[1].contains("\"{\"\"a\"\":[1,\"\"ü\"\"]}\""), "{:?}", lines(&out));
 }
 
+/// What a Parquet file of answers holds, as JSON lines beside an embedding: the program reads it as any file.
+fn of_parquet(trained: &Path, answers: &Path) -> Vec<Value> {
+    let words = ["predict", words(trained), "--task", "topic", "--file", words(answers), "--embed"];
+    let mut rows: Vec<Value> = run(&words).ok().out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    rows.iter_mut().for_each(|row| drop(row.as_object_mut().expect("an object").remove("embedding")));
+    rows
+}
+
+/// What a CSV has as text, Parquet has with types; nothing else differs, up to the 24 bits of a FLOAT.
+#[test]
+fn parquet_has_the_fields_with_their_types() {
+    let place = Place::new();
+    let trained = place.train(&place.linear(), &["train.rounds=3"]);
+    let (csv, parquet) = (place.path("answers.csv"), place.path("answers.parquet"));
+    for task in ["topic", "numbers", "flags"] {
+        predict(&trained, task, &place.path("table.tsv"), Some(&csv)).ok();
+        predict(&trained, task, &place.path("table.tsv"), Some(&parquet)).ok();
+        assert!(!place.path(".writing-answers.parquet").exists());
+        let found = of_parquet(&trained, &parquet);
+        let csv = lines(&csv);
+        assert_eq!(found.len() + 1, csv.len());
+        let header: Vec<&str> = csv[0].split(',').collect();
+        for (row, line) in found.iter().zip(&csv[1..]) {
+            let row = row.as_object().expect("an object");
+            assert!(row.keys().all(|name| header.contains(&name.as_str())) && row.len() == header.len(), "{row:?} {header:?}");
+            for (name, field) in header.iter().zip(line.split(',')) {
+                let value = &row[*name];
+                let is_number = field.parse::<f64>().is_ok();
+                match value {
+                    Value::Null => assert_eq!(field, "", "{name}"),
+                    Value::Array(labels) => {
+                        let labels: Vec<&str> = labels.iter().map(|label| label.as_str().expect("a label")).collect();
+                        assert_eq!((*name, labels.join(";").as_str()), ("prediction", field));
+                    }
+                    Value::Number(number) if name.starts_with("pr") => {
+                        let expected: f64 = field.parse().expect("a number");
+                        let found = number.as_f64().expect("a number");
+                        assert!((found - expected).abs() <= f64::from(f32::EPSILON) * expected.abs(), "{name}: {found} {field}");
+                    }
+                    Value::Number(number) => assert_eq!(number.as_f64(), field.parse().ok(), "{name}"),
+                    value => assert_eq!((value, is_number), (&json!(field), false), "{name}"),
+                }
+            }
+            assert!(row["score"].is_i64() || row["score"].is_null());
+            assert!(row["speed"].is_f64() || row["speed"].is_null());
+        }
+    }
+    // A vector is one column, and a column that is there already is none of ours.
+    let embeddings = place.path("embeddings.parquet");
+    let (table, parquet) = (place.path("table.tsv"), words(&parquet).to_owned());
+    let embed = |file: &str, out: &Path| {
+        run(&["predict", words(&trained), "--task", "topic", "--embed", "--file", file, "--out", words(out)])
+    };
+    embed(words(&table), &embeddings).ok();
+    let taken = ["has a column `embedding`", "rename it"];
+    embed(words(&embeddings), &place.path("b.parquet")).failed(2, &taken);
+    predict(&trained, "topic", Path::new(&parquet), Some(&place.path("b.parquet"))).failed(2, &["has a column `prediction`"]);
+    let answered = predict(&trained, "numbers", &embeddings, None).ok().out;
+    let direct = run(&["predict", words(&trained), "--task", "topic", "--embed", "--file", words(&table)]).ok().out;
+    assert!(answered.lines().count() > 0);
+    for (answered, direct) in answered.lines().zip(direct.lines()) {
+        let vector = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["embedding"].clone();
+        assert_eq!(vector(answered), vector(direct));
+    }
+}
+
+/// Columns of JSON lines are what all of their values are; what no column of a type holds stays as JSON.
+#[test]
+fn json_lines_become_typed_columns() {
+    let place = Place::new();
+    let trained = place.train(&place.linear(), &["train.rounds=1"]);
+    let features: String = (0..8).map(|x| format!(r#""x{x}":{x}.5,"#)).collect();
+    let own = [
+        r#""id":1,"mixed":1,"names":[],"seen":true,"more":{"a":[1,"ü"]}"#,
+        r#""id":2,"mixed":0.5,"names":["a","b"],"seen":null,"more":3"#,
+        r#""id":3,"mixed":2,"names":null,"seen":false,"more":"text""#,
+    ];
+    let rows: Vec<String> = own.iter().map(|own| format!("{{{features}{own}}}\n")).collect();
+    let (file, out) = (place.write("own.jsonl", rows.concat()), place.path("own.parquet"));
+    predict(&trained, "topic", &file, Some(&out)).ok();
+    let found = of_parquet(&trained, &out);
+    let column = |name: &str| -> Vec<Value> { found.iter().map(|row| row[name].clone()).collect() };
+    assert_eq!(column("id"), [1, 2, 3].map(|id| json!(id)));
+    assert_eq!(column("mixed"), [1.0, 0.5, 2.0].map(|value| json!(value)));
+    assert_eq!(column("names"), [json!([]), json!(["a", "b"]), json!(null)]);
+    assert_eq!(column("seen"), [json!(true), json!(null), json!(false)]);
+    assert_eq!(column("more"), [r#"{"a":[1,"ü"]}"#, "3", "text"].map(|text| json!(text)));
+}
+
+#[test]
+fn parquet_on_a_full_disk_is_one_error() {
+    let place = Place::new();
+    let trained = place.train(&place.linear(), &["train.rounds=1"]);
+    let (out, scratch) = (place.path("full.parquet"), place.path(".writing-full.parquet"));
+    std::os::unix::fs::symlink("/dev/full", &scratch).expect("can link");
+    let failed = predict(&trained, "topic", &place.path("table.tsv"), Some(&out));
+    failed.failed(3, &["error: cannot write --out: No space left on device"]);
+    assert!(!out.exists() && scratch.symlink_metadata().is_err());
+}
+
 #[test]
 fn what_cannot_be_answered_is_one_clear_error() {
     let place = Place::new();
@@ -201,7 +301,12 @@ fn what_cannot_be_answered_is_one_clear_error() {
     refused("a.csv", "x0,x1\n1,2\n", &out, &["a.csv: no column `x2`; there is: `x0`, `x1`"]);
     refused("a.csv", &format!("{header}\n1,2,3,4,5,6,7,oh\n"), &out, &["a.csv:2: feature column `x7` holds `oh`"]);
     refused("a.csv", &format!("{header},prediction\n1,2,3,4,5,6,7,8,9\n"), &out, &["has a column `prediction`", "rename it"]);
-    refused("a.csv", header, &place.path("answers.xlsx"), &["--out: ", "answers.xlsx: answers are written as .jsonl or .csv"]);
+    refused(
+        "a.csv",
+        header,
+        &place.path("answers.xlsx"),
+        &["--out: ", "answers.xlsx: answers are written as .jsonl, .csv or .parquet"],
+    );
     refused("a.jsonl", "{\"x0\":1}\n", &out, &["a.jsonl: no column `x1`"]);
     let file = place.write("b.csv", format!("{header}\n1,2,3,4,5,6,7,8\n"));
     predict(&trained, "topic", &file, Some(&file)).failed(2, &["b.csv is the file that is read: choose another name"]);

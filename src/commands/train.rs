@@ -15,10 +15,11 @@ use crate::data::Corpus;
 use crate::failure::INTERRUPTED;
 use crate::files::write_whole;
 use crate::machine::Device;
-use crate::observe::Observer;
 use crate::observe::console::Console;
 use crate::observe::metrics_file::Past;
 use crate::observe::tensorboard::HyperParameters;
+use crate::observe::trackio::{Project, RunRow};
+use crate::observe::{Listeners, Observer};
 use crate::output;
 use crate::train::checkpoint;
 use crate::train::fit_memory;
@@ -69,6 +70,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     // Before there is a run folder: a refused run leaves none behind.
     let plan = fit(&mut config, &mut corpus, &console)?;
     let cache = prefix::folder_of(&config)?;
+    let project = trackio_project(&config)?;
     let mut built = Built::new(&config, &corpus, &plan)?;
     pretrained::load(&config, &mut built.trainer, &console)?;
     let folder = RunFolder::create(args.run_dir.as_deref(), &config.run.out, &config.run.name)?;
@@ -78,7 +80,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     write_whole(&folder.config(), &text)?;
     console.say(&format!("run folder {}", folder.path().display()));
     let notes = Console::new();
-    let observer = Observer::create(console, &folder.metrics(), folder.path(), hyper_parameters(&folder)?)?;
+    let observer = Observer::create(console, &folder.metrics(), folder.path(), listeners(project, &folder)?)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
     run.until = args.end.until;
@@ -121,12 +123,13 @@ pub fn resume(args: &ResumeArgs) -> Result<ExitCode> {
     let past = newest.as_ref().map_or(Past::default(), |(_, state)| Past { rounds: state.round, events: state.events });
     console.say(&format!("resuming {} after {} of {} rounds", folder.path().display(), past.rounds, plan.rounds));
     let notes = Console::new();
+    let project = trackio_project(&config)?;
     let mut built = Built::new(&config, &corpus, &plan)?;
     if newest.is_none() {
         pretrained::load(&config, &mut built.trainer, &notes)
             .context("the run has no checkpoint yet and starts from the beginning")?;
     }
-    let observer = Observer::resume(console, &folder.metrics(), folder.path(), hyper_parameters(&folder)?, past)?;
+    let observer = Observer::resume(console, &folder.metrics(), folder.path(), listeners(project, &folder)?, past)?;
     let stop = stop_flag()?;
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
     run.until = args.end.until;
@@ -150,6 +153,21 @@ fn hyper_parameters(folder: &RunFolder) -> Result<HyperParameters> {
     // A run of a version that did not write them has none.
     let origins: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
     config::scalars(&folder.config(), |key| origins.contains_key(key) && key != "run.name")
+}
+
+fn trackio_project(config: &Config) -> Result<Option<Project>> {
+    let project = &config.observe.trackio;
+    (!project.is_empty()).then(|| Project::open(project)).transpose()
+}
+
+/// Who is told of the run in this folder.
+fn listeners(project: Option<Project>, folder: &RunFolder) -> Result<Listeners> {
+    let run = || -> Result<RunRow> {
+        let config = config::scalars(&folder.config(), |_| true)?.into_iter().collect();
+        Ok(RunRow { id: folder.trackio_id()?, name: folder.name(), config })
+    };
+    let trackio = project.map(|project| run().map(|run| project.run(run))).transpose()?;
+    Ok(Listeners { parameters: hyper_parameters(folder)?, trackio })
 }
 
 /// The plan within the budget; says what had to give for it.

@@ -23,6 +23,7 @@ pub mod synthetic;
 mod tests;
 mod tokenizer;
 mod widths;
+mod write;
 
 pub use self::check::check_sources;
 pub use self::expand::expand;
@@ -36,3 +37,4 @@ pub use self::split::{Corpus, FileReport, Inputs, LoadReport, Progress, Split, S
 pub use self::states::TokenStates;
 pub use self::store::{FeatureStore, TokenStore};
 pub use self::tokenizer::{SpecialIds, Tokenizer, encode_texts};
+pub use self::write::{Column, Kind, ParquetWriter, number_in};

@@ -1,14 +1,16 @@
-//! What a run tells: events to metrics.jsonl and TensorBoard, progress to the terminal, debug messages to stderr.
+//! What a run tells: events to metrics.jsonl, TensorBoard and Trackio, progress to the terminal, debug messages to stderr.
 
 pub mod board;
 pub mod console;
 pub mod event;
 pub mod metrics_file;
 pub mod run_trace;
+mod scalars;
 pub mod tensorboard;
 mod terminal;
 pub mod timeline;
 pub mod trace;
+pub mod trackio;
 pub mod tracks;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use console::Console;
 use event::Event;
 use metrics_file::{MetricsFile, Past};
 use tensorboard::{HyperParameters, TensorBoard};
+use trackio::Trackio;
 
 use crate::output::Messages;
 
@@ -29,26 +32,62 @@ pub struct Observer {
     pub console: Console,
     metrics: MetricsFile,
     tensorboard: TensorBoard,
+    trackio: Option<Trackio>,
+}
+
+/// Who listens beside the console and metrics.jsonl.
+#[derive(Default)]
+pub struct Listeners {
+    /// Of TensorBoard.
+    pub parameters: HyperParameters,
+    pub trackio: Option<Trackio>,
 }
 
 impl Observer {
     /// Of a new run.
-    pub fn create(console: Console, metrics: &Path, folder: &Path, parameters: HyperParameters) -> Result<Self> {
-        Ok(Self { console, metrics: MetricsFile::create(metrics)?, tensorboard: TensorBoard::create(folder, parameters)? })
+    pub fn create(
+        console: Console,
+        metrics: &Path,
+        folder: &Path,
+        Listeners { parameters, mut trackio }: Listeners,
+    ) -> Result<Self> {
+        trackio.as_mut().map_or(Ok(()), Trackio::begin)?;
+        let trackio = trackio.map(Trackio::replace).transpose()?;
+        Ok(Self {
+            console,
+            metrics: MetricsFile::create(metrics)?,
+            tensorboard: TensorBoard::create(folder, parameters)?,
+            trackio,
+        })
     }
 
     /// Of a run that goes on from a checkpoint: what came after it is forgotten.
-    pub fn resume(console: Console, metrics: &Path, folder: &Path, parameters: HyperParameters, past: Past) -> Result<Self> {
+    pub fn resume(
+        console: Console,
+        metrics: &Path,
+        folder: &Path,
+        Listeners { parameters, mut trackio }: Listeners,
+        past: Past,
+    ) -> Result<Self> {
         let mut tensorboard = TensorBoard::begin(folder, parameters)?;
-        let metrics = MetricsFile::resume(metrics, past, &mut |line| tensorboard.write(line))?;
-        Ok(Self { console, metrics, tensorboard: tensorboard.replace()? })
+        trackio.as_mut().map_or(Ok(()), Trackio::begin)?;
+        let metrics = MetricsFile::resume(metrics, past, &mut |line| {
+            tensorboard.write(line)?;
+            trackio.as_mut().map_or(Ok(()), |trackio| trackio.rewrite(line))
+        })?;
+        let trackio = trackio.map(Trackio::replace).transpose()?;
+        Ok(Self { console, metrics, tensorboard: tensorboard.replace()?, trackio })
     }
 
     pub fn emit(&mut self, event: &Event) -> Result<()> {
         self.console.show(event);
         let line = self.metrics.write(event)?;
         self.tensorboard.write(&line)?;
-        self.tensorboard.flush()
+        self.tensorboard.flush()?;
+        if let Some(problem) = self.trackio.as_mut().and_then(|trackio| trackio.write(&line)) {
+            self.console.say(&format!("warning: {problem}"));
+        }
+        Ok(())
     }
 
     /// As [`Observer::emit`], for a process that begins: metrics.jsonl tells of the first one of a run.

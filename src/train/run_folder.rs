@@ -1,10 +1,13 @@
 //! The folder of a run: configuration, metrics, checkpoints, best parameters, and a lock while a process works in it.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
+use crate::files::write_whole;
 use crate::train::checkpoint::{self, State};
 
 /// The run's own copy of the tokenizer.
@@ -51,6 +54,29 @@ impl RunFolder {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The folder's own name.
+    pub fn name(&self) -> String {
+        let whole = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// By which Trackio tells the run from others, also of its name; made when it is first asked for.
+    pub fn trackio_id(&self) -> Result<String> {
+        let file = self.path.join("trackio-id");
+        match fs::read_to_string(&file) {
+            Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot read {}", file.display()));
+            }
+            _ => {}
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unique = format!("{} {} {}", self.path.display(), std::process::id(), since.as_nanos());
+        let id = blake3::hash(unique.as_bytes()).to_hex()[..32].to_owned();
+        write_whole(&file, &format!("{id}\n"))?;
+        Ok(id)
     }
 
     pub fn config(&self) -> PathBuf {

@@ -1,7 +1,9 @@
-//! What a head's logits say, or the encoder's output, as JSON and as fields of a table.
+//! What a head's logits say, or the encoder's output: as JSON, as fields of a table, and as its typed cells.
 
 use serde_json::{Map, Value, json};
 
+use super::file::Form;
+use crate::data::{Cell, Column, Kind};
 use crate::model::spec::HeadKind;
 use crate::train::checkpoint::TaskState;
 use crate::train::metrics::argmax;
@@ -48,11 +50,40 @@ impl Question<'_> {
         }
     }
 
+    /// Names that it adds to a row's own.
+    pub fn names(&self, form: Form, labels: &[String]) -> Vec<String> {
+        match form {
+            Form::JsonLines => vec![self.key().to_owned()],
+            Form::Csv => self.fields(labels),
+            Form::Parquet => self.columns(labels).into_iter().map(|column| column.name).collect(),
+        }
+    }
+
     /// What [`Question::describe`] gave, as those fields.
     pub fn values(&self, answer: &Value) -> Vec<String> {
         match self {
             Self::Answer(task) => values(task, answer),
             Self::Embedding(_) => answer.as_array().into_iter().flatten().map(text).collect(),
+        }
+    }
+
+    /// Columns of a table with types that hold it: named as [`Question::fields`], but for lists, which are one column.
+    pub fn columns(&self, labels: &[String]) -> Vec<Column> {
+        let Self::Answer(task) = self else { return vec![Column::new(self.key(), Kind::Floats)] };
+        let first = match task.kind {
+            HeadKind::Classification | HeadKind::Mlm => Kind::Text,
+            HeadKind::Multilabel => Kind::Names,
+            HeadKind::Regression => Kind::Float,
+        };
+        let kinds = std::iter::once(first).chain(std::iter::repeat(Kind::Float));
+        fields(task, labels).into_iter().zip(kinds).map(|(name, kind)| Column { name, kind }).collect()
+    }
+
+    /// What these numbers say, as the cells of those columns.
+    pub fn cells(&self, numbers: &[f32]) -> Vec<Cell> {
+        match self {
+            Self::Answer(task) => cells(task, &describe(task, numbers)),
+            Self::Embedding(_) => vec![Cell::Numbers(numbers.iter().map(|&value| f64::from(value)).collect())],
         }
     }
 }
@@ -96,11 +127,26 @@ fn fields(task: &TaskState, labels: &[String]) -> Vec<String> {
 
 /// An answer that [`describe`] gave, as those fields; empty where the model computes nothing finite.
 fn values(task: &TaskState, answer: &Value) -> Vec<String> {
+    parts(task, answer).into_iter().map(text).collect()
+}
+
+/// The same with types; missing where the model computes nothing finite.
+fn cells(task: &TaskState, answer: &Value) -> Vec<Cell> {
+    let cell = |part: &Value| match part {
+        Value::String(label) => Cell::Text(label.clone()),
+        Value::Array(labels) => Cell::Names(labels.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+        number => number.as_f64().map_or(Cell::Missing, Cell::Float),
+    };
+    parts(task, answer).into_iter().map(cell).collect()
+}
+
+/// The parts of an answer that have a field each.
+fn parts<'a>(task: &TaskState, answer: &'a Value) -> Vec<&'a Value> {
     if let Some(values) = answer["values"].as_array() {
-        return values.iter().map(text).collect();
+        return values.iter().collect();
     }
-    let first = ["label", "labels", "value"].iter().find_map(|key| answer.get(key)).map_or_else(String::new, text);
-    let probabilities = task.classes.iter().map(|class| text(&answer["probabilities"][class.as_str()]));
+    let first = ["label", "labels", "value"].iter().find_map(|key| answer.get(key)).unwrap_or(&Value::Null);
+    let probabilities = task.classes.iter().map(|class| &answer["probabilities"][class.as_str()]);
     [first].into_iter().chain(probabilities).collect()
 }
 

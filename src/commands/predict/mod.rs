@@ -3,6 +3,9 @@
 
 mod answer;
 mod file;
+mod lines;
+mod own;
+mod table;
 
 use std::io::BufRead;
 use std::ops::Range;
@@ -38,7 +41,7 @@ pub struct Args {
     /// Answer each row of a file (JSON lines, TSV, CSV, Parquet) by the columns that the task reads
     #[arg(long, conflicts_with = "text")]
     file: Option<PathBuf>,
-    /// Where the file's rows go with their answers, .jsonl or .csv [default: JSON lines on stdout]
+    /// Where the file's rows go with their answers, .jsonl, .csv or .parquet [default: JSON lines on stdout]
     #[arg(long, requires = "file")]
     out: Option<PathBuf>,
     /// Instead of answers, what the task's head sees: the encoder's output, a vector for each text or row

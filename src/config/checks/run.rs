@@ -1,6 +1,7 @@
 //! The tables of the run: its length, the encoder, the synthetic source.
 
 use super::super::freeze::frozen_blocks;
+use super::super::keys::kind::name_problem;
 use super::super::schema::{EncoderKind, HeadKind};
 use super::Checker;
 
@@ -8,6 +9,35 @@ pub fn check(checker: &mut Checker) {
     length(checker);
     encoder(checker);
     sources(checker);
+    trackio(checker);
+}
+
+/// Trackio keeps other things in files of some names.
+fn trackio(checker: &mut Checker) {
+    const TAKEN: [&str; 8] = [
+        "_system",
+        "_configs",
+        "_traces",
+        "_artifacts",
+        "_artifact_versions",
+        "_artifact_aliases",
+        "_run_artifact_links",
+        "_external_run_artifact_links",
+    ];
+    let project = &checker.config.observe.trackio;
+    let problem = if project.is_empty() {
+        None
+    } else if let Some(problem) = name_problem(project) {
+        Some(format!("\"{project}\" is no name: {problem}"))
+    } else if project.starts_with("registry-") {
+        Some(format!("\"{project}\" begins as Trackio's registries do"))
+    } else {
+        let end = TAKEN.iter().find(|end| project.ends_with(**end));
+        end.map(|end| format!("\"{project}\" ends in `{end}`, as Trackio's exports do"))
+    };
+    if let Some(problem) = problem {
+        checker.error(&["observe.trackio"], problem, "choose another name");
+    }
 }
 
 fn length(checker: &mut Checker) {

@@ -69,7 +69,7 @@ choices! {
 }
 
 table! {
-    /// What metrics.jsonl and trace.json receive.
+    /// What metrics.jsonl and trace.json receive, and who else is told.
     pub struct Observe = OBSERVE {
         /// Rounds between two `round` lines in metrics.jsonl.
         log_every: u64 = 1 in 1..=COUNT, resumable;
@@ -78,5 +78,8 @@ table! {
         /// Rounds of `trace.json` (for ui.perfetto.dev), from each start of the run on; failures, evaluations and checkpoints
         /// are always in it. 0 writes none.
         trace_rounds: u64 = 1000 in 0..=COUNT, resumable;
+        /// A project of [Trackio](https://huggingface.co/docs/trackio) that also gets the run: its scalars and its configuration, in
+        /// `TRACKIO_DIR`, or in `trackio` of Hugging Face's folder (`HF_HOME`). Not for a folder on a network file system. Empty: none.
+        trackio: String = "", resumable;
     }
 }

@@ -16,6 +16,7 @@ use crate::data::split::Inputs;
 use crate::data::store::{FeatureStore, TokenStore};
 use crate::data::suggest::missing;
 use crate::data::tokenizer::Tokenizer;
+use crate::data::write::{Column, Seen, number_in};
 
 /// A file, and how one task's input is read from its rows.
 pub struct RowsToAnswer<'a> {
@@ -81,6 +82,29 @@ impl<'a> RowsToAnswer<'a> {
     /// All columns of the file; of JSON lines, those of the first ones.
     pub fn columns(&self) -> &[String] {
         &self.source.wanted
+    }
+
+    /// The same with what each of them holds in all rows; the file is read for it. Fields of delimited text count as the numbers that
+    /// they are.
+    pub fn typed_columns(&self) -> Result<Vec<Column>> {
+        let mut seen = vec![Seen::default(); self.source.wanted.len()];
+        let is_delimited = self.is_delimited()?;
+        for item in Reader::open(&self.source.file, &self.source.wanted, Arc::default())? {
+            // Bad rows are told of when they are answered.
+            let Item::Row(row) = item? else { continue };
+            for (seen, cell) in seen.iter_mut().zip(&row.cells) {
+                *seen = seen.and(match cell {
+                    Cell::Text(field) if is_delimited => Seen::of(&number_in(field)),
+                    cell => Seen::of(cell),
+                });
+            }
+        }
+        Ok(self.source.wanted.iter().zip(seen).map(|(name, seen)| Column::new(name, seen.kind())).collect())
+    }
+
+    /// Whether the file is TSV or CSV, whose cells are all text.
+    pub fn is_delimited(&self) -> Result<bool> {
+        Ok(matches!(format_of(&self.source.file)?, Format::Tsv | Format::Csv))
     }
 
     /// Calls `work` with all rows, in their order; rows that cannot be read are an error, or left out and counted.

@@ -8,3 +8,4 @@ mod readers;
 mod real;
 mod sources;
 mod support;
+mod writers;

@@ -79,7 +79,7 @@ pub fn config(tasks: Value, changes: Value) -> Result<Config> {
         "eval": {"every": "epoch", "batch": 8, "batches_per_round": 0, "test": false, "slices": {}},
         "best": {"metric": "mean(primary)", "patience": 0, "keep": false},
         "checkpoint": {"every": "epoch", "keep": 1, "final": "all", "background": false},
-        "observe": {"log_every": 1, "conflict_every": 0, "trace_rounds": 0},
+        "observe": {"log_every": 1, "conflict_every": 0, "trace_rounds": 0, "trackio": ""},
         "faults": {},
         "synthetic": null, "tasks_from": null, "task_defaults": task(json!({})),
     });

@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use taskloom::observe::Observer;
 use taskloom::observe::console::Console;
 use taskloom::observe::metrics_file::Past;
+use taskloom::observe::{Listeners, Observer};
 use taskloom::train::checkpoint;
 use taskloom::train::fit_memory;
 use taskloom::train::restore::stored_model;
@@ -172,7 +172,7 @@ fn resume(path: &Path) -> Result<()> {
     let (plan, _) = fit_memory::fit(&mut config, &mut corpus)?;
     let built = Built::new(&config, &corpus, &plan)?;
     let past = Past { rounds: state.round, events: state.events };
-    let observer = Observer::resume(Console::new(), &folder.metrics(), folder.path(), Vec::new(), past)?;
+    let observer = Observer::resume(Console::new(), &folder.metrics(), folder.path(), Listeners::default(), past)?;
     let stop = AtomicBool::new(false);
     let mut run = Run::new(&config, &corpus, &plan, built, &folder, observer, &stop)?;
     run.restore(&path, state)?;
