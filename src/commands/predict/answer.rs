@@ -11,16 +11,16 @@ use crate::train::metrics::argmax;
 pub enum Question<'a> {
     /// A task's answer.
     Answer(&'a TaskState),
-    /// What its head sees: so many numbers.
-    Embedding(usize),
+    /// What its head sees: so many numbers of so many texts.
+    Embedding { width: usize, texts: usize },
 }
 
 impl Question<'_> {
     /// Numbers that the model computes of one example.
     pub fn numbers(&self) -> usize {
         match self {
-            Self::Answer(task) => task.outputs,
-            Self::Embedding(hidden) => *hidden,
+            Self::Answer(task) => task.kind.rows() * task.outputs,
+            Self::Embedding { width, texts } => width * texts,
         }
     }
 
@@ -28,7 +28,7 @@ impl Question<'_> {
     pub fn key(&self) -> &'static str {
         match self {
             Self::Answer(_) => "prediction",
-            Self::Embedding(_) => "embedding",
+            Self::Embedding { .. } => "embedding",
         }
     }
 
@@ -36,7 +36,8 @@ impl Question<'_> {
     pub fn describe(&self, numbers: &[f32]) -> Value {
         match self {
             Self::Answer(task) => describe(task, numbers),
-            Self::Embedding(_) => json!(numbers),
+            Self::Embedding { texts: 1, .. } => json!(numbers),
+            Self::Embedding { width, .. } => numbers.chunks(*width).map(|vector| json!(vector)).collect(),
         }
     }
 
@@ -44,7 +45,7 @@ impl Question<'_> {
     pub fn fields(&self, labels: &[String]) -> Vec<String> {
         match self {
             Self::Answer(task) => fields(task, labels),
-            Self::Embedding(hidden) => (1..=*hidden).map(|number| format!("embedding_{number}")).collect(),
+            Self::Embedding { .. } => (1..=self.numbers()).map(|number| format!("embedding_{number}")).collect(),
         }
     }
 
@@ -52,13 +53,19 @@ impl Question<'_> {
     pub fn values(&self, answer: &Value) -> Vec<String> {
         match self {
             Self::Answer(task) => values(task, answer),
-            Self::Embedding(_) => answer.as_array().into_iter().flatten().map(text).collect(),
+            Self::Embedding { texts: 1, .. } => numbers_of(answer).collect(),
+            Self::Embedding { .. } => answer.as_array().into_iter().flatten().flat_map(numbers_of).collect(),
         }
     }
 }
 
-/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`; null where the model computes
-/// nothing finite.
+/// The numbers of a list, as text.
+fn numbers_of(list: &Value) -> impl Iterator<Item = String> {
+    list.as_array().into_iter().flatten().map(text)
+}
+
+/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, `{"value":..}`, or `{"cosine":..}`; null where the
+/// model computes nothing finite.
 fn describe(task: &TaskState, logits: &[f32]) -> Value {
     let named = |probabilities: Vec<f64>| -> Map<String, Value> {
         task.classes.iter().cloned().zip(probabilities.into_iter().map(|p| json!(p))).collect()
@@ -79,6 +86,11 @@ fn describe(task: &TaskState, logits: &[f32]) -> Value {
             json!({ "labels": is_finite.then_some(labels), "probabilities": named(probabilities) })
         }
         HeadKind::Mlm => json!(null),
+        HeadKind::Similarity => {
+            let (one, other) = logits.split_at(task.outputs);
+            let cosine: f64 = one.iter().zip(other).map(|(x, y)| f64::from(x * y)).sum();
+            json!({ "cosine": cosine.clamp(-1.0, 1.0) as f32 })
+        }
         HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),
         HeadKind::Regression => json!({ "values": logits }),
     }
@@ -99,7 +111,7 @@ fn values(task: &TaskState, answer: &Value) -> Vec<String> {
     if let Some(values) = answer["values"].as_array() {
         return values.iter().map(text).collect();
     }
-    let first = ["label", "labels", "value"].iter().find_map(|key| answer.get(key)).map_or_else(String::new, text);
+    let first = ["label", "labels", "value", "cosine"].iter().find_map(|key| answer.get(key)).map_or_else(String::new, text);
     let probabilities = task.classes.iter().map(|class| text(&answer["probabilities"][class.as_str()]));
     [first].into_iter().chain(probabilities).collect()
 }
