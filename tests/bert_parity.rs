@@ -65,8 +65,13 @@ fn network(case: &Value, recompute: bool) -> Network {
     };
     let encoder = Arc::new(Transformer::new(spec, number(case, "hidden"), 0.0));
     let kinds = [HeadKind::Classification, HeadKind::Regression];
-    let head =
-        |task: usize| HeadSpec { task: format!("t{task}"), kind: kinds[task], outputs: OUTPUTS[task], class_weights: None };
+    let head = |task: usize| HeadSpec {
+        task: format!("t{task}"),
+        kind: kinds[task],
+        outputs: OUTPUTS[task],
+        class_weights: None,
+        temperature: 1.0,
+    };
     Network::new(ModelSpec { encoder, heads: (0..2).map(head).collect() })
 }
 

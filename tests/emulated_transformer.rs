@@ -29,13 +29,14 @@ const HIDDEN: usize = 64;
 const POSITIONS: usize = 16;
 /// Sequences of a micro-batch.
 const SEQUENCES: usize = 3;
-/// All but the last are tasks of every case.
-const KINDS: [(HeadKind, usize); 5] = [
+/// All but the last two are tasks of every case.
+const KINDS: [(HeadKind, usize); 6] = [
     (HeadKind::Classification, 3),
     (HeadKind::Regression, 1),
     (HeadKind::Multilabel, 2),
     (HeadKind::Regression, 1),
     (HeadKind::Mlm, WORDS_OF_MLM),
+    (HeadKind::Similarity, HIDDEN),
 ];
 
 /// What the cases differ in.
@@ -55,12 +56,19 @@ struct Case {
     apart: bool,
     /// Of two tasks, the second predicts words: so many at once on a device.
     words: Option<usize>,
+    /// Of three tasks, the second compares texts.
+    pairs: bool,
 }
 
 impl Case {
     /// By task.
     fn kinds(self) -> &'static [(HeadKind, usize)] {
-        if self.words.is_some() { &[KINDS[0], KINDS[4], KINDS[3]] } else { &KINDS[..4] }
+        match (self.words, self.pairs) {
+            (Some(_), true) => &[KINDS[0], KINDS[4], KINDS[5]],
+            (Some(_), false) => &[KINDS[0], KINDS[4], KINDS[3]],
+            (None, true) => &[KINDS[0], KINDS[5], KINDS[3]],
+            (None, false) => &KINDS[..4],
+        }
     }
 
     fn vocabulary(self) -> usize {
@@ -80,6 +88,7 @@ const PLAIN: Case = Case {
     conflict_every: 1,
     apart: false,
     words: None,
+    pairs: false,
 };
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9 };
@@ -93,7 +102,8 @@ struct Setup {
 
 fn setup(case: Case) -> Setup {
     let (kinds, vocabulary) = (case.kinds(), case.vocabulary());
-    let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs, class_weights: None };
+    let head =
+        |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs, class_weights: None, temperature: 0.5 };
     let spec = TransformerSpec {
         vocabulary,
         cls: 0,
@@ -117,15 +127,17 @@ fn setup(case: Case) -> Setup {
     let balancer = balance::registry::build("equal", &Map::new(), kinds.len()).unwrap();
     let methods = vec![taskloom::surgery::methods::registry::build(case.method, &Map::new(), kinds.len()).unwrap()];
     let start = Start { seed: 3, equal_heads: false, second_moment: true, row_moment: false, row_capacity: vocabulary };
-    let rows = (kinds.len() + 1) * SEQUENCES;
+    let rows = (kinds.len() + 1) * SEQUENCES * if case.pairs { 2 } else { 1 };
+    let widest = if case.pairs { HIDDEN } else { 3 };
     let tokens = rows * POSITIONS;
     let trained = if case.frozen == 0 { kinds.len() } else { 0 };
     let masked = if case.words.is_some() { tokens } else { 0 };
     let limits = Limits {
         group_rows: rows,
         round_rows: if case.apart { 2 * rows } else { rows },
-        group_logits: 3 * rows + vocabulary * masked,
-        logits_at_once: case.words.map(|_| 3 * rows + vocabulary.next_multiple_of(8) * 2 * MASKED * SEQUENCES),
+        group_logits: widest * rows + vocabulary * masked,
+        pairs: if case.pairs { SEQUENCES } else { 0 },
+        logits_at_once: case.words.map(|_| widest * rows + vocabulary.next_multiple_of(8) * 2 * MASKED * SEQUENCES),
         present: kinds.len(),
         bag_rows: vec![vocabulary; trained],
         task_rows: vec![vocabulary; trained],
@@ -149,8 +161,8 @@ fn batch(case: Case, round: u64) -> Batch {
     let mut batch = Batch::default();
     batch.bags.clear();
     let kinds = case.kinds();
-    // Of its kind, the task with two micro-batches predicts words where one does.
-    let twice = if case.words.is_some() { 1 } else { 0 };
+    // Of its kind, the task with two micro-batches predicts words, or compares texts, where one does.
+    let twice = if case.words.is_some() || case.pairs { 1 } else { 0 };
     let mut tasks: Vec<usize> = (0..kinds.len()).collect();
     if case.apart {
         tasks.push(twice);
@@ -159,7 +171,7 @@ fn batch(case: Case, round: u64) -> Batch {
         let random = Keyed::new(5, Stream::Synthetic, round as u32, task as u32, number as u32);
         let (start, mut words) = (batch.keys.len(), Vec::new());
         let (kind, outputs) = kinds[task];
-        for row in 0..SEQUENCES as u32 {
+        for row in 0..(SEQUENCES * kind.rows()) as u32 {
             let masked = (kind == HeadKind::Mlm).then_some(&mut words);
             let from = (&random, case.vocabulary() as u32);
             push_sequence(&mut batch, task, 100 * number as u32 + row, from, masked);
@@ -167,6 +179,7 @@ fn batch(case: Case, round: u64) -> Batch {
         let value = |at: usize| random.normal(1000 + at as u32) as f32;
         let targets = match kind {
             HeadKind::Mlm => Targets::Class(words),
+            HeadKind::Similarity => Targets::Pairs(SEQUENCES),
             HeadKind::Classification => Targets::Class((0..SEQUENCES as u32).map(|row| row % 3).collect()),
             HeadKind::Multilabel => Targets::Values((0..SEQUENCES * outputs).map(|at| f32::from(value(at) > 0.0)).collect()),
             // One of the values is missing.
@@ -308,6 +321,15 @@ const CASES_OF_WORDS: [Case; 5] = [
     Case { rounds: 3, method: "mean", conflict_every: 0, apart: true, words: Some(100), ..WORDS },
 ];
 
+const PAIRS: Case = Case { pairs: true, ..PLAIN };
+
+const CASES_OF_PAIRS: [Case; 4] = [
+    PAIRS,
+    Case { rounds: 3, pooling: Pooling::Mean, apart: true, storage: Storage::Bf16, ..PAIRS },
+    Case { rounds: 3, pooling: Pooling::Pooler, frozen: 1, recompute: true, ..PAIRS },
+    Case { rounds: 3, method: "mean", conflict_every: 0, apart: true, words: Some(7), ..PAIRS },
+];
+
 fn train_on_emulated(cases: &[Case]) {
     for &case in cases {
         let Some(device) = on_emulated(case, 1) else { return };
@@ -349,6 +371,16 @@ fn words_are_learned_on_a_card_as_on_the_cpu() {
 }
 
 #[test]
+fn texts_are_compared_as_on_the_cpu() {
+    train_on_emulated(&CASES_OF_PAIRS);
+}
+
+#[test]
+fn texts_are_compared_on_a_card_as_on_the_cpu() {
+    train_on_card(&CASES_OF_PAIRS);
+}
+
+#[test]
 fn recomputing_gives_the_same_bytes() {
     let Some(mut kept) = on_emulated(PLAIN, 3) else { return };
     let recompute = Case { recompute: true, ..PLAIN };
@@ -359,7 +391,9 @@ fn recomputing_gives_the_same_bytes() {
 /// Orders of blocks, threads and streams are the seed's.
 #[test]
 fn every_order_gives_the_same_bytes() {
-    for case in [Case { pooling: Pooling::Mean, apart: true, ..PLAIN }, Case { apart: true, ..WORDS }] {
+    for case in
+        [Case { pooling: Pooling::Mean, apart: true, ..PLAIN }, Case { apart: true, ..WORDS }, Case { apart: true, ..PAIRS }]
+    {
         let Some(mut first) = on_emulated(case, 0) else { return };
         let first = train(&mut first, case, ADAMW, 2);
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();

@@ -32,20 +32,22 @@ struct Case {
     dropout: f64,
     smoothing: f64,
     heads: Vec<(HeadKind, usize)>,
-    /// Rows of each micro-batch of each task.
+    /// Examples of each micro-batch of each task.
     micro_batches: Vec<Vec<usize>>,
     draw: u64,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
     let activation = prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Gelu), Just(Activation::Tanh)];
-    let kind = prop_oneof![Just(HeadKind::Classification), Just(HeadKind::Regression), Just(HeadKind::Multilabel)];
+    let kind =
+        prop::sample::select(vec![HeadKind::Classification, HeadKind::Regression, HeadKind::Multilabel, HeadKind::Similarity]);
     let task = (kind, 2usize..4, prop::collection::vec(1usize..5, 1..4));
     let shape = (any::<bool>(), 8usize..12, 0usize..8, activation, any::<bool>());
     let noise = (prop_oneof![Just(0.0), Just(0.3)], prop_oneof![Just(0.0), Just(0.1)], any::<u64>());
     (shape, noise, prop::collection::vec(task, 1..5)).prop_map(|(shape, noise, tasks)| {
         let (bag, inputs, wider, activation, residual) = shape;
         let (dropout, smoothing, draw) = noise;
+        let outputs = |kind, drawn| if kind == HeadKind::Similarity { inputs + wider } else { drawn };
         Case {
             bag,
             inputs,
@@ -54,7 +56,7 @@ fn cases() -> impl Strategy<Value = Case> {
             residual,
             dropout,
             smoothing,
-            heads: tasks.iter().map(|(kind, outputs, _)| (*kind, *outputs)).collect(),
+            heads: tasks.iter().map(|(kind, drawn, _)| (*kind, outputs(*kind, *drawn))).collect(),
             micro_batches: tasks.into_iter().map(|(_, _, rows)| rows).collect(),
             draw,
         }
@@ -76,6 +78,7 @@ impl Case {
             kind,
             outputs,
             class_weights: None,
+            temperature: 1.0,
         };
         let heads = self.heads.iter().enumerate().map(head).collect();
         let mut network = Network::new(ModelSpec { encoder, heads });
@@ -99,8 +102,9 @@ impl Case {
                 let sizes = &self.micro_batches[slot.task];
                 let first_example: usize = sizes[..slot.turn].iter().sum();
                 let start = batch.keys.len();
-                for example in first_example..first_example + sizes[slot.turn] {
-                    self.push_row(&mut batch, slot.task, example);
+                let each = self.heads[slot.task].0.rows();
+                for row in first_example * each..(first_example + sizes[slot.turn]) * each {
+                    self.push_row(&mut batch, slot.task, row);
                 }
                 batch.parts.push(Part {
                     task: slot.task,
@@ -131,6 +135,9 @@ impl Case {
 
     fn targets(&self, task: usize, examples: std::ops::Range<usize>) -> Targets {
         let (kind, outputs) = self.heads[task];
+        if kind == HeadKind::Similarity {
+            return Targets::Pairs(examples.len());
+        }
         if kind == HeadKind::Classification {
             return Targets::Class(examples.map(|example| self.random(1, task, example).word(0) % outputs as u32).collect());
         }
@@ -185,7 +192,8 @@ fn round(network: &Network, parameters: &Parameters, batch: &Batch) -> Round {
     let limits = Limits {
         group_rows: count,
         round_rows: count,
-        group_logits: 4 * count,
+        group_logits: network.spec.heads.iter().map(|head| head.outputs).max().unwrap_or(0) * count,
+        pairs: count,
         present: tasks,
         bag_rows: if bag { vec![TABLE_ROWS; tasks] } else { Vec::new() },
         ..Limits::default()
@@ -236,10 +244,15 @@ impl Reference<'_> {
         let table = &self.network.table;
         let (shared, rest) = weights.split_at(table.shared_len());
         let (heads, embeddings) = rest.split_at(table.heads_len());
+        let parts = || self.batch.parts.iter().filter(|part| part.task == task);
+        if self.case.heads[task].0 == HeadKind::Similarity {
+            let hidden = |part: &Part| part.rows.clone().map(|row| self.hidden(shared, embeddings, row)).collect();
+            return parts().map(|part| f64::from(part.scale) * pair_loss(hidden(part))).sum();
+        }
         let (weight, bias) = table.head(task);
         let (head, bias) = (&heads[weight.range()], &heads[bias.range()]);
         let mut loss = 0.0;
-        for part in self.batch.parts.iter().filter(|part| part.task == task) {
+        for part in parts() {
             for (number, row) in part.rows.clone().enumerate() {
                 let hidden = self.hidden(shared, embeddings, row);
                 let logits: Vec<f64> =
@@ -301,8 +314,18 @@ impl Reference<'_> {
                 let loss = |x: f64, y: f64| if multilabel { x.exp().ln_1p() - x * y } else { (x - y).powi(2) };
                 observed.map(|(&x, &y)| loss(x, f64::from(y))).sum()
             }
+            Targets::Pairs(_) => unreachable!("pairs have no loss row by row"),
         }
     }
+}
+
+/// Sum of the losses of pairs of rows, at temperature 1; a row of zeros has cosine 0 with all.
+fn pair_loss(rows: Vec<Vec<f64>>) -> f64 {
+    let norms: Vec<f64> = rows.iter().map(|row| product(row, row).sqrt().max(f64::MIN_POSITIVE)).collect();
+    let cosine = |i: usize, j: usize| product(&rows[i], &rows[j]) / (norms[i] * norms[j]);
+    let pairs = rows.len() / 2;
+    let loss = |i: usize| (0..pairs).map(|j| cosine(2 * i, 2 * j + 1).exp()).sum::<f64>().ln() - cosine(2 * i, 2 * i + 1);
+    (0..pairs).map(loss).sum()
 }
 
 fn product(a: &[f64], b: &[f64]) -> f64 {
@@ -326,10 +349,9 @@ fn activate(activation: Activation, x: f64) -> f64 {
 
 /// The network's gradients of task `task` in the layout of [`Reference`].
 fn gradient(network: &Network, round: &Round, task: usize, inputs: usize) -> Vec<f32> {
-    let (weight, bias) = network.table.head(task);
     let mut all = round.jacobian[task].clone();
     all.resize(network.table.shared_len() + network.table.heads_len(), 0.0);
-    let own = weight.offset..bias.range().end;
+    let own = network.table.head_range(task);
     all[network.table.shared_len()..][own.clone()].copy_from_slice(&round.heads[own]);
     if let Some(rows) = round.rows.get(task) {
         let start = all.len();

@@ -101,7 +101,13 @@ fn balancer(name: &str) -> Box<dyn Balancer> {
 
 fn trainer(names: [&str; 2], adamw: bool) -> Trainer {
     let encoder = Linear { columns: FEATURES, hidden: HIDDEN, activation: Activation::None, residual: false, dropout: 0.0 };
-    let head = |task| HeadSpec { task: format!("t{task}"), kind: HeadKind::Regression, outputs: 1, class_weights: None };
+    let head = |task| HeadSpec {
+        task: format!("t{task}"),
+        kind: HeadKind::Regression,
+        outputs: 1,
+        class_weights: None,
+        temperature: 1.0,
+    };
     let network = Network::new(ModelSpec { encoder: Arc::new(encoder), heads: (0..TASKS).map(head).collect() });
     let start = Start { seed: SEED, equal_heads: false, second_moment: adamw, row_moment: false, row_capacity: 0 };
     let rows = TASKS * EXAMPLES;

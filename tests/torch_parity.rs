@@ -30,8 +30,13 @@ fn flat(value: &Value) -> Vec<f32> {
 
 fn trainer(case: &Value) -> Trainer {
     let kinds = [HeadKind::Classification, HeadKind::Regression, HeadKind::Multilabel];
-    let head =
-        |task: usize| HeadSpec { task: format!("t{task}"), kind: kinds[task], outputs: OUTPUTS[task], class_weights: None };
+    let head = |task: usize| HeadSpec {
+        task: format!("t{task}"),
+        kind: kinds[task],
+        outputs: OUTPUTS[task],
+        class_weights: None,
+        temperature: 1.0,
+    };
     let encoder = Linear {
         columns: 6,
         hidden: 8,

@@ -57,6 +57,7 @@ fn network(shape: Shape) -> Network {
         kind,
         outputs,
         class_weights: None,
+        temperature: 1.0,
     };
     Network::new(ModelSpec { encoder, heads: HEADS.iter().enumerate().map(head).collect() })
 }

@@ -125,7 +125,7 @@ fn resolved(path: &Path) -> Result<PathBuf> {
 fn exported(tokenizer: &Tokenizer, spec: &TransformerSpec, config: &Config) -> Result<Option<HfTokenizer>> {
     let Some(json) = tokenizer.to_json()? else { return Ok(None) };
     let tasks = config.tasks.values().chain([&config.task_defaults]);
-    let around = 1 + tasks.map(|task| task.text.len()).max().unwrap_or(1).max(1);
+    let around = 1 + tasks.map(|task| task.text.len() / task.head.rows()).max().unwrap_or(1).max(1);
     let max_len = spec.positions.min(config.encoder.max_len.saturating_add(around));
     let special = tokenizer.special_tokens().into_iter().map(|(role, token, id)| SpecialToken { role, token, id }).collect();
     Ok(Some(HfTokenizer { json, special, max_len }))

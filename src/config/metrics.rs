@@ -9,6 +9,7 @@ pub fn usual_metrics(head: HeadKind) -> &'static [MetricKind] {
         HeadKind::Regression => &[MetricKind::Pearson, MetricKind::Spearman],
         HeadKind::Multilabel => &[MetricKind::F1, MetricKind::Accuracy],
         HeadKind::Mlm => &[MetricKind::Accuracy],
+        HeadKind::Similarity => &[MetricKind::Accuracy, MetricKind::Cosine],
     }
 }
 
@@ -24,6 +25,7 @@ pub fn fits(kind: MetricKind, head: HeadKind) -> bool {
         MetricKind::F1 | MetricKind::MacroF1 | MetricKind::Precision | MetricKind::Recall | MetricKind::Auroc => {
             matches!(head, HeadKind::Classification | HeadKind::Multilabel)
         }
+        MetricKind::Cosine => head == HeadKind::Similarity,
         MetricKind::Matthews | MetricKind::BalancedAccuracy => head == HeadKind::Classification,
         MetricKind::Pearson | MetricKind::Spearman | MetricKind::R2 | MetricKind::Mse | MetricKind::Rmse | MetricKind::Mae => {
             head == HeadKind::Regression

@@ -21,8 +21,10 @@ pub(super) enum LabelForm {
     Flags,
     /// Regression: one number per column.
     Numbers,
-    /// Masked language modelling: the text is its own label.
+    /// The text is its own label: masked language modelling.
     Words,
+    /// So are two texts that belong together.
+    Pair,
 }
 
 impl LabelForm {
@@ -33,6 +35,7 @@ impl LabelForm {
             HeadKind::Multilabel => LabelForm::Flags,
             HeadKind::Regression => LabelForm::Numbers,
             HeadKind::Mlm => LabelForm::Words,
+            HeadKind::Similarity => LabelForm::Pair,
         }
     }
 }
@@ -44,14 +47,14 @@ pub(super) enum RawLabel {
     Name(String),
     Names(Vec<String>),
     Values(Vec<f32>),
-    /// The words of the text.
-    Words,
+    /// What is read of the row.
+    Own,
 }
 
 /// Reads the label of `row` from `columns` (places in the row), called `names` in messages.
 pub(super) fn parse(form: LabelForm, row: &Row, columns: &[usize], names: &[String]) -> Result<RawLabel, Fault> {
-    if form == LabelForm::Words {
-        return Ok(RawLabel::Words);
+    if matches!(form, LabelForm::Words | LabelForm::Pair) {
+        return Ok(RawLabel::Own);
     }
     let cells = || columns.iter().map(|&column| &row.cells[column]);
     if cells().all(Cell::is_missing) {
@@ -63,7 +66,7 @@ pub(super) fn parse(form: LabelForm, row: &Row, columns: &[usize], names: &[Stri
     };
     let mut named = cells().zip(names);
     match (form, named.next()) {
-        (LabelForm::Words, _) => Ok(RawLabel::Words),
+        (LabelForm::Words | LabelForm::Pair, _) => Ok(RawLabel::Own),
         (_, None) => Ok(RawLabel::Missing),
         (LabelForm::Class, Some((cell, name))) => match cell.plain() {
             Some(text) => Ok(RawLabel::Name(text.trim().to_owned())),

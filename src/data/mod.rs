@@ -28,7 +28,8 @@ mod write;
 pub use self::check::check_sources;
 pub use self::expand::expand;
 pub use self::load::{
-    AnswerChunk, OwnRow, RowsToAnswer, columns_of, format_for, load, load_labelled, missing_columns, values_of,
+    AnswerChunk, OwnRow, RowsToAnswer, columns_of, encode_apart, encode_together, format_for, load, load_labelled,
+    missing_columns, values_of,
 };
 pub use self::ngrams::ngram_rows;
 pub use self::read::{BadCount, BadKind, BadRows, Cell, FileSpec, Item, Reader, Row, columns};

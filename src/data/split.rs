@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub struct Corpus {
 pub struct TaskData {
     pub name: String,
     pub settings: schema::Task,
-    /// Width of the head: classes, labels of a multilabel task, or regression values.
+    /// Width of the head: classes, labels of a multilabel task, regression values, words, or the encoder's output.
     pub outputs: usize,
     /// In index order; empty for regression.
     pub classes: Vec<String>,
@@ -64,11 +65,28 @@ pub struct Split {
 }
 
 impl Split {
+    /// Examples.
     pub fn len(&self) -> usize {
+        self.rows() / self.rows_of_example()
+    }
+
+    /// Rows that the encoder makes of all its examples, in their order.
+    pub fn rows(&self) -> usize {
         match &self.inputs {
             Inputs::Tokens(store) => store.len(),
             Inputs::Features(store) => store.len(),
         }
+    }
+
+    /// Rows that the encoder makes of one example.
+    pub fn rows_of_example(&self) -> usize {
+        if self.targets == Targets::Pairs { 2 } else { 1 }
+    }
+
+    /// Those of some neighbouring examples.
+    pub fn rows_of(&self, examples: Range<usize>) -> Range<usize> {
+        let each = self.rows_of_example();
+        examples.start * each..examples.end * each
     }
 
     pub fn is_empty(&self) -> bool {
@@ -94,6 +112,8 @@ pub enum Targets {
     Values { dim: usize, values: Vec<f32> },
     /// The words of the inputs themselves.
     Words,
+    /// Of each pair of texts the other one.
+    Pairs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

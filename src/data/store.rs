@@ -140,7 +140,7 @@ pub(super) struct RowRef {
     pub first: u32,
 }
 
-/// Token ids of one split, by example.
+/// Token ids of one split, by sequence: an example, or one of the two texts of a pair that is compared.
 pub struct TokenStore {
     elements: Arc<Elements>,
     rows: Vec<RowRef>,
@@ -150,6 +150,21 @@ pub struct TokenStore {
 impl TokenStore {
     pub(super) fn new(elements: Arc<Elements>, rows: Vec<RowRef>) -> TokenStore {
         TokenStore { elements, rows, states: OnceLock::new() }
+    }
+
+    /// Of pairs of texts, each text a row of its own: the first and the second of each pair in turn.
+    pub(super) fn apart(elements: Arc<Elements>, pairs: &[RowRef]) -> TokenStore {
+        let texts = |&RowRef { offset, len, first }: &RowRef| {
+            let second = len - first;
+            [RowRef { offset, len: first, first }, RowRef { offset: offset + u64::from(first), len: second, first: second }]
+        };
+        TokenStore::new(elements, pairs.iter().flat_map(texts).collect())
+    }
+
+    /// As [`TokenStore::from_rows`], of pairs of texts, each text a row of its own.
+    pub fn from_pairs(pairs: &[(Vec<u32>, usize)]) -> TokenStore {
+        let TokenStore { elements, rows, .. } = TokenStore::from_rows(pairs);
+        TokenStore::apart(elements, &rows)
     }
 
     /// From `(ids, length of the first text)` per example, kept in memory.

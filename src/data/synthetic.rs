@@ -28,7 +28,8 @@ pub fn expand(config: &mut Config) -> Result<()> {
     );
     for name in synthetic_names(synthetic) {
         let mut settings = config.tasks.get(&name).unwrap_or(&config.task_defaults).clone();
-        ensure!(settings.head != HeadKind::Multilabel, "tasks.{name}.head: synthetic tasks are regression or classification");
+        let is_made = matches!(settings.head, HeadKind::Regression | HeadKind::Classification);
+        ensure!(is_made, "tasks.{name}.head: synthetic tasks are regression or classification");
         settings.synthetic = Some(name.clone());
         config.tasks.insert(name, settings);
     }

@@ -71,6 +71,8 @@ pub enum Targets {
     Class(Vec<u32>),
     /// (rows x outputs), NaN where missing.
     Values(Vec<f32>),
+    /// So many pairs of rows, each its own target among the others.
+    Pairs(usize),
 }
 
 impl Targets {
@@ -79,6 +81,7 @@ impl Targets {
         match self {
             Self::Class(classes) => classes.len(),
             Self::Values(values) => values.len() / outputs,
+            Self::Pairs(pairs) => 2 * pairs,
         }
     }
 
@@ -87,6 +90,7 @@ impl Targets {
         match self {
             Self::Class(classes) => classes.len(),
             Self::Values(values) => values.iter().filter(|value| !value.is_nan()).count(),
+            Self::Pairs(pairs) => *pairs,
         }
     }
 }

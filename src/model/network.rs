@@ -6,7 +6,7 @@
 use crate::machine::driver::Address;
 use crate::machine::host::HostMemory;
 use crate::machine::memory::{Buffer, Memory};
-use crate::machine::tape::{Op, Tape};
+use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
 pub use crate::model::batch::{Batch, Part, Targets, group_rows};
 use crate::model::encoders::activations::{Activations, HostAllocator};
@@ -18,6 +18,7 @@ use crate::model::transformer::{TokenGroup, TokenLimits};
 pub use crate::ops::dropout::Randomness;
 use crate::ops::embedding_bag::Table;
 use crate::ops::loss::{self, Losses};
+use crate::ops::pair_loss::PairLoss;
 use crate::ops::row_gradients::RowGradient;
 
 /// Read access to every parameter.
@@ -38,6 +39,8 @@ pub struct Limits {
     pub round_rows: usize,
     /// Logits of the largest group.
     pub group_logits: usize,
+    /// Pairs of the largest micro-batch whose texts are compared.
+    pub pairs: usize,
     /// The same where those over a whole vocabulary are computed some rows at a time, and an evaluation has few such rows; none
     /// without such a head.
     pub logits_at_once: Option<usize>,
@@ -175,7 +178,7 @@ impl Network {
             let (own, first) = (self.loss_part(part), part.first && part.batch == 0);
             let targets = match (own.targets, group.tokens) {
                 (loss::Targets::Word(_), Some(tokens)) if !group.at.keeps_words => {
-                    loss::Targets::Known(tokens.part_heads[number].len())
+                    loss::Targets::Known { rows: tokens.part_heads[number].len(), logits: 0 }
                 }
                 (targets, _) => targets,
             };
@@ -185,7 +188,23 @@ impl Network {
             self.spec.encoder.word_losses(tape, self, group, row_losses, gradients);
         }
         let (dlogits, logits) = (group.at.dlogits, group.at.logits);
-        tape.push(Losses { sums, dlogits, logits, row_losses, parts: group.parts.iter().enumerate().map(part).collect() });
+        let parts: Vec<loss::Part> = group.parts.iter().enumerate().map(part).collect();
+        self.emit_pair_losses(tape, group.parts, &parts, group.at, row_losses);
+        tape.push(Losses { sums, dlogits, logits, row_losses, parts });
+    }
+
+    /// Losses of pairs of texts, into their rows of `row_losses`, and the gradients of their unit vectors.
+    fn emit_pair_losses(&self, tape: &mut Tape, group: &[Part], losses: &[loss::Part], at: &Activations, row_losses: Tensor) {
+        let (mut row, mut logit) = (0, 0);
+        for (part, own) in group.iter().zip(losses) {
+            let (rows, logits) = (row..row + own.rows(), logit..logit + own.len());
+            (row, logit) = (rows.end, logits.end);
+            let Targets::Pairs(pairs) = part.targets else { continue };
+            let [units, dunits] = [at.logits, at.dlogits].map(|all| all.range(logits.clone()).as_rows(rows.len(), own.outputs));
+            let (scores, row_losses) = (at.scores.as_rows(pairs, pairs), row_losses.range(rows));
+            let temperature = self.spec.heads[part.task].temperature as f32;
+            tape.push(PairLoss { units, dunits, scores, row_losses, temperature, scale: part.scale });
+        }
     }
 
     /// As [`Encoder::backward`].
@@ -274,14 +293,18 @@ impl Network {
 
     /// Sum of losses of each part (f64, over observed targets); leaves scaled logit gradients in `scratch`.
     pub fn losses(&self, group: &[Part], scratch: &mut Scratch) -> Vec<f64> {
-        let mut sums = vec![0.0; group.len()];
-        let mut memory = HostMemory::new();
-        let &Activations { logits, dlogits, .. } = scratch.lend(&mut memory).0;
         let part = |(sum, part)| loss::Part { sum, ..self.loss_part(part) };
-        let parts = group.iter().enumerate().map(part).collect();
-        let losses = Losses { sums: memory.lend_mut(&mut sums), dlogits, logits, row_losses: Tensor::NONE, parts };
-        losses.host(&memory);
-        drop(memory);
+        let parts: Vec<loss::Part> = group.iter().enumerate().map(part).collect();
+        let compares = group.iter().any(|part| matches!(part.targets, Targets::Pairs(_)));
+        let rows = if compares { parts.iter().map(loss::Part::rows).sum() } else { 0 };
+        let (mut sums, mut row_losses) = (vec![0.0; group.len()], vec![0.0; rows]);
+        let (mut memory, mut tape) = (HostMemory::new(), Tape::default());
+        let (sums_at, row_losses) = (memory.lend_mut(&mut sums), memory.lend_mut(&mut row_losses));
+        let at = scratch.lend(&mut memory).0;
+        self.emit_pair_losses(&mut tape, group, &parts, at, row_losses);
+        tape.push(Losses { sums: sums_at, dlogits: at.dlogits, logits: at.logits, row_losses, parts });
+        tape.run(&memory);
+        drop((tape, memory));
         sums
     }
 
@@ -353,6 +376,7 @@ impl Network {
 
 fn loss_of<'a>(head: &'a HeadSpec, targets: &'a Targets, smoothing: f64, scale: f32) -> loss::Part<'a> {
     let targets = match (targets, head.kind) {
+        (Targets::Pairs(pairs), _) => loss::Targets::Known { rows: 2 * pairs, logits: 2 * pairs * head.outputs },
         (Targets::Class(words), HeadKind::Mlm) => loss::Targets::Word(words),
         (Targets::Class(classes), _) => {
             loss::Targets::Class(classes, smoothing, head.class_weights.as_deref().unwrap_or_default())

@@ -79,7 +79,13 @@ mod tests {
 
     #[test]
     fn heads_start_equal_on_request_and_biases_at_zero() {
-        let head = |task: &str| HeadSpec { task: task.into(), kind: HeadKind::Regression, outputs: 1, class_weights: None };
+        let head = |task: &str| HeadSpec {
+            task: task.into(),
+            kind: HeadKind::Regression,
+            outputs: 1,
+            class_weights: None,
+            temperature: 1.0,
+        };
         let encoder = Linear { columns: 8, hidden: 16, activation: Activation::None, residual: false, dropout: 0.0 };
         let table = ParamTable::new(&ModelSpec { encoder: std::sync::Arc::new(encoder), heads: vec![head("a"), head("b")] });
         let mut start = Start { seed: 1, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };

@@ -27,6 +27,8 @@ pub struct HeadSpec {
     pub outputs: usize,
     /// (outputs) factors on the losses of its classes, where they have some.
     pub class_weights: Option<Arc<[f32]>>,
+    /// What cosines are divided by where texts are compared.
+    pub temperature: f64,
 }
 
 impl HeadSpec {
@@ -57,10 +59,10 @@ impl ModelSpec {
         self.encoder.table().filter(|table| table.dense_steps && table.trained)
     }
 
-    /// Most outputs of a head, but for those that predict words.
+    /// Most outputs of a head that is a linear layer.
     pub fn widest_head(&self) -> usize {
-        let others = self.heads.iter().filter(|head| head.kind != HeadKind::Mlm);
-        others.map(|head| head.outputs).max().unwrap_or(0)
+        let linear = self.heads.iter().filter(|head| head.kind.is_linear());
+        linear.map(|head| head.outputs).max().unwrap_or(0)
     }
 
     /// The first head that predicts words.
@@ -115,7 +117,8 @@ pub struct ParamTable {
     pub shared: Vec<Param>,
     /// Shared parameters that do not change, a space of their own.
     pub frozen: Vec<Param>,
-    /// Per task weight (outputs x hidden) and bias (outputs); an `mlm` head has its own five (see [`ParamTable::head_params`]).
+    /// Per task weight (outputs x hidden) and bias (outputs); an `mlm` head has its own five (see [`ParamTable::head_params`]),
+    /// one that compares texts has none.
     pub heads: Vec<Param>,
     /// (tasks + 1) bounds of each task's parameters in `heads`.
     head_bounds: Vec<usize>,
@@ -130,6 +133,7 @@ impl ParamTable {
         for head in &spec.heads {
             let name = format!("heads.{}", head.task);
             match (head.kind, spec.encoder.table()) {
+                (HeadKind::Similarity, _) => {}
                 (HeadKind::Mlm, Some(words)) => mlm_params(&mut heads, &name, hidden, words.rows, words.init),
                 _ => push_linear(&mut heads, &name, &name, [head.outputs, hidden], Init::Uniform(bound)),
             }
@@ -147,7 +151,7 @@ impl ParamTable {
         self.heads.last().map_or(0, |param| param.range().end)
     }
 
-    /// Task t's output layer: its weight and its bias.
+    /// The output layer of task t, whose head is one: its weight and its bias.
     pub fn head(&self, task: usize) -> (&Param, &Param) {
         let own = self.head_params(task);
         (&own[0], &own[1])
@@ -160,8 +164,8 @@ impl ParamTable {
 
     /// Elements of task t's head in the heads' space.
     pub fn head_range(&self, task: usize) -> std::ops::Range<usize> {
-        let own = self.head_params(task);
-        own[0].offset..own[own.len() - 1].range().end
+        let end = |param: usize| self.heads[..param].last().map_or(0, |last| last.range().end);
+        end(self.head_bounds[task])..end(self.head_bounds[task + 1])
     }
 }
 
@@ -189,8 +193,13 @@ mod tests {
 
     #[test]
     fn parameters_lie_end_to_end() {
-        let head =
-            |task: &str, outputs| HeadSpec { task: task.into(), kind: HeadKind::Classification, outputs, class_weights: None };
+        let head = |task: &str, outputs| HeadSpec {
+            task: task.into(),
+            kind: HeadKind::Classification,
+            outputs,
+            class_weights: None,
+            temperature: 1.0,
+        };
         let encoder = Linear { columns: 10, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
         let table = ParamTable::new(&ModelSpec { encoder: Arc::new(encoder), heads: vec![head("a", 2), head("b", 3)] });
         assert_eq!(table.shared_len(), 88);

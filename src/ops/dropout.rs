@@ -15,6 +15,7 @@ use crate::machine::tensor::Tensor;
 #[repr(C)]
 pub struct RowKey {
     pub task: u32,
+    /// Which of its split's rows: an example, or one of an example's.
     pub example: u32,
 }
 

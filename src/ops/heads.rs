@@ -22,6 +22,20 @@ choices! {
         Multilabel = "multilabel",
         /// Masked language modelling: the words at masked places, out of the whole vocabulary.
         Mlm = "mlm",
+        /// Whose vector a text's is closest to: of each pair of texts the second is told from those of the other pairs.
+        Similarity = "similarity",
+    }
+}
+
+impl HeadKind {
+    /// Rows that the encoder makes of one example: one a text where texts are compared, else one for all it reads.
+    pub fn rows(self) -> usize {
+        if self == Self::Similarity { 2 } else { 1 }
+    }
+
+    /// The head is a linear layer over such a row.
+    pub fn is_linear(self) -> bool {
+        !matches!(self, Self::Mlm | Self::Similarity)
     }
 }
 

@@ -83,8 +83,8 @@ pub enum Targets<'a> {
     ///
     /// [`VocabularyLoss`]: super::vocabulary_loss::VocabularyLoss
     Word(&'a [u32]),
-    /// So many rows whose losses are known; their logits lie elsewhere.
-    Known(usize),
+    /// So many rows whose losses are known, and how many of the logits are theirs.
+    Known { rows: usize, logits: usize },
     /// (rows x outputs) 0 or 1, NaN where missing.
     Label(&'a [f32]),
     /// (rows x outputs), NaN where missing.
@@ -110,13 +110,14 @@ impl Part<'_> {
         match self.targets {
             Targets::Class(classes, ..) | Targets::Word(classes) => classes.len() * self.outputs,
             Targets::Label(values) | Targets::Value(values) => values.len(),
-            Targets::Known(_) => 0,
+            Targets::Known { logits, .. } => logits,
         }
     }
 
-    fn rows(&self) -> usize {
+    /// Rows of losses.
+    pub fn rows(&self) -> usize {
         match self.targets {
-            Targets::Known(rows) => rows,
+            Targets::Known { rows, .. } => rows,
             _ => self.len() / self.outputs,
         }
     }
@@ -134,7 +135,7 @@ impl Part<'_> {
             Targets::Word(words) => vocabulary_cross_entropy(dlogits, logits, words, self.outputs, self.scale),
             Targets::Label(labels) => binary_cross_entropy(dlogits, logits, labels, self.scale),
             Targets::Value(values) => squared_error(dlogits, logits, values, self.scale),
-            Targets::Known(_) => unreachable!("losses that are known have no logits here"),
+            Targets::Known { .. } => unreachable!("losses that are known are not computed again"),
         }
     }
 }
@@ -178,7 +179,7 @@ pub struct Losses<'a> {
     /// Part after part.
     pub dlogits: Tensor,
     pub logits: Tensor,
-    /// (rows) f64, those that are known among them; a device's kernels pass the others on, and the host has none of these.
+    /// (rows) f64, those that are known among them; a device's kernels pass the others on. None on the host where none is known.
     pub row_losses: Tensor,
     pub parts: Vec<Part<'a>>,
 }
@@ -193,7 +194,7 @@ impl Losses<'_> {
             let (loss, own, class_weights): (Loss, &[u32], &[f32]) = match part.targets {
                 Targets::Class(classes, _, weights) => (Loss::CrossEntropy, classes, weights),
                 Targets::Word(_) => unreachable!("a device computes losses of words some rows at a time"),
-                Targets::Known(_) => (Loss::Known, &[], &[]),
+                Targets::Known { .. } => (Loss::Known, &[], &[]),
                 Targets::Label(labels) => (Loss::BinaryCrossEntropy, bytemuck::cast_slice(labels), &[]),
                 Targets::Value(values) => (Loss::SquaredError, bytemuck::cast_slice(values), &[]),
             };
@@ -235,7 +236,7 @@ impl Op for Losses<'_> {
             let (own, rest) = std::mem::take(&mut dlogits).split_at_mut(part.len());
             let (known, tail) = logits.split_at(part.len());
             let loss = match part.targets {
-                Targets::Known(rows) => row_losses[row..row + rows].iter().sum(),
+                Targets::Known { rows, .. } => row_losses[row..row + rows].iter().sum(),
                 _ => part.loss(own, known),
             };
             sums[part.sum] = if part.first { loss } else { sums[part.sum] + loss };
@@ -371,11 +372,14 @@ mod cases {
         on.compare(|place: &mut Place| {
             let parts = vec![
                 Part { targets: Targets::Value(&[0.5]), outputs: 1, scale: 0.25, sum: 0, first: true },
-                Part { targets: Targets::Known(5), outputs: 1003, scale: 0.5, sum: 2, first: false },
+                Part { targets: Targets::Known { rows: 5, logits: 0 }, outputs: 1003, scale: 0.5, sum: 2, first: false },
+                Part { targets: Targets::Known { rows: 2, logits: 4 }, outputs: 2, scale: 0.5, sum: 3, first: true },
                 Part { targets: Targets::Class(&[2, 0], 0.0, &[]), outputs: 3, scale: 1.0, sum: 1, first: true },
             ];
-            let (sums, dlogits) = (place.f64(&[10.0; 3]), place.room(1, 7, DType::F32));
-            let (logits, row_losses) = (place.f32(&noise(7, 4), 7), place.f64(&[0.0, 1.0, 2.5, 3.0, 4.0, 5.0, 0.0, 0.0]));
+            // Whoever knows losses has left their gradients.
+            let (sums, dlogits) = (place.f64(&[10.0; 4]), place.f32(&noise(11, 5), 11));
+            let known = [0.0, 1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 0.5, 0.0, 0.0];
+            let (logits, row_losses) = (place.f32(&noise(11, 4), 11), place.f64(&known));
             place.run(&Losses { sums, dlogits, logits, row_losses, parts });
             vec![place.found("dlogits", dlogits), place.found("sums", sums).within(1e-12, 0.0)]
         });

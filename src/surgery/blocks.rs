@@ -87,7 +87,7 @@ mod tests {
     const LAYER: Linear = Linear { columns: 4, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
 
     fn network(encoder: impl Encoder + 'static) -> Network {
-        let head = HeadSpec { task: "a".into(), kind: HeadKind::Regression, outputs: 1, class_weights: None };
+        let head = HeadSpec { task: "a".into(), kind: HeadKind::Regression, outputs: 1, class_weights: None, temperature: 1.0 };
         Network::new(ModelSpec { encoder: Arc::new(encoder), heads: vec![head] })
     }
 

@@ -63,6 +63,7 @@ pub fn training_batch(
             let turn = &turns[slot.task][slot.turn];
             let examples = &share.examples[turn.examples.clone()];
             packing.add(
+                &data.train,
                 examples,
                 Part {
                     task: share.task,
@@ -98,7 +99,7 @@ pub fn evaluation_batch(encoder: &dyn Encoder, task: usize, split: &Split, range
         scale: 0.0,
         first: true,
     };
-    packing.add(&examples, part);
+    packing.add(split, &examples, part);
     packing.batch.groups.push(0..1);
     packing.finish(encoder, |_| split, None, EVALUATION, false)
 }
@@ -116,6 +117,7 @@ fn observed(data: &TaskData, examples: &[u32]) -> f64 {
             let row = |&example: &u32| &values[example as usize * dim..(example as usize + 1) * dim];
             examples.iter().flat_map(row).filter(|value| !value.is_nan()).count()
         }
+        (DataTargets::Pairs, _) => examples.len(),
         (DataTargets::Words, _) => examples.iter().map(|&example| tokens::masked_of(split, example as usize)).sum(),
     };
     count as f64
@@ -127,6 +129,7 @@ fn targets(split: &Split, task: usize, examples: &[u32], masking: Masking) -> Ta
             let key = |&example: &u32| RowKey { task: task as u32, example };
             Targets::Class(examples.iter().flat_map(|example| tokens::masked_words(split, &key(example), masking)).collect())
         }
+        DataTargets::Pairs => Targets::Pairs(examples.len()),
         DataTargets::Class(classes) => Targets::Class(examples.iter().map(|&example| classes[example as usize]).collect()),
         DataTargets::Values { dim, values } => {
             let row = |&example: &u32| values[example as usize * dim..(example as usize + 1) * dim].iter().copied();
@@ -162,9 +165,11 @@ struct Packing {
 }
 
 impl Packing {
-    fn add(&mut self, examples: &[u32], part: Part) {
-        let start = self.batch.keys.len();
-        self.batch.keys.extend(examples.iter().map(|&example| RowKey { task: part.task as u32, example }));
+    /// Keys are by rows of the split, of which an example may have several.
+    fn add(&mut self, split: &Split, examples: &[u32], part: Part) {
+        let (start, task, each) = (self.batch.keys.len(), part.task as u32, split.rows_of_example() as u32);
+        let rows = examples.iter().flat_map(|example| example * each..(example + 1) * each);
+        self.batch.keys.extend(rows.map(|row| RowKey { task, example: row }));
         self.batch.parts.push(Part { rows: start..self.batch.keys.len(), ..part });
     }
 

@@ -11,6 +11,7 @@ use crate::model::network::Targets as BatchTargets;
 use crate::train::batch::evaluation_batch;
 use crate::train::evaluate::{Evaluation, Scores, TaskScores, mean_loss, task_scores};
 use crate::train::metrics::{Undefined, argmax};
+use crate::train::pairs::pair_scores;
 use crate::train::predictor::Predictor;
 use crate::train::tokens::evaluation_end;
 
@@ -42,7 +43,7 @@ struct Submitted {
 /// What is known of a task so far.
 #[derive(Default)]
 struct Tally {
-    /// (examples x outputs); not kept of words, of which there are too many.
+    /// (examples x outputs), of pairs the unit vectors of their texts; not kept of words, of which there are too many.
     logits: Vec<f32>,
     /// By example: sum of losses, and observed targets, or their classes' weights.
     losses: Vec<(f64, f64)>,
@@ -114,7 +115,7 @@ impl Evaluator {
             let split = data.split(self.split).expect("it was submitted");
             self.tally.add(predictor, task, split, &targets)?;
             if last {
-                self.done.insert(data.name.clone(), std::mem::take(&mut self.tally).scores(data, split));
+                self.done.insert(data.name.clone(), std::mem::take(&mut self.tally).scores(data, split, self.batch));
             }
         }
         Ok(())
@@ -126,7 +127,7 @@ impl Evaluator {
             match task.split(self.split) {
                 Some(data) if self.start < data.len() => return,
                 Some(data) if data.is_empty() => {
-                    self.done.insert(task.name.clone(), Tally::default().scores(task, data));
+                    self.done.insert(task.name.clone(), Tally::default().scores(task, data, self.batch));
                 }
                 _ => {}
             }
@@ -148,6 +149,10 @@ impl Tally {
         let rows = targets.rows(outputs);
         // The host's logits lie in the memory that it computes in.
         let logits = predictor.collect()?[..rows * outputs].to_vec();
+        if split.targets == Targets::Pairs {
+            self.logits.extend(logits);
+            return Ok(());
+        }
         let (network, mut room) = (predictor.network(), Vec::new());
         for (row, logits) in logits.chunks_exact(outputs).enumerate() {
             let target = row_targets(targets, row, outputs);
@@ -162,11 +167,12 @@ impl Tally {
         Ok(())
     }
 
-    fn scores(self, task: &TaskData, split: &Split) -> TaskScores {
-        if split.targets == Targets::Words {
-            return self.words(split);
+    fn scores(self, task: &TaskData, split: &Split, batch: usize) -> TaskScores {
+        match split.targets {
+            Targets::Words => self.words(split),
+            Targets::Pairs => pair_scores(task, split, &self.logits, batch),
+            _ => task_scores(task, split, &self.logits, &self.losses),
         }
-        task_scores(task, split, &self.logits, &self.losses)
     }
 
     /// A masked language model: loss and accuracy over all masked words of the split, always the same ones.
@@ -188,5 +194,6 @@ fn row_targets(targets: &BatchTargets, row: usize, outputs: usize) -> BatchTarge
     match targets {
         BatchTargets::Class(classes) => BatchTargets::Class(vec![classes[row]]),
         BatchTargets::Values(values) => BatchTargets::Values(values[row * outputs..(row + 1) * outputs].to_vec()),
+        BatchTargets::Pairs(_) => unreachable!("pairs are not scored row by row"),
     }
 }

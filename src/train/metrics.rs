@@ -52,7 +52,7 @@ impl Predictions<'_> {
         match self.targets {
             Targets::Class(classes) => self.of_classes(classes, kind),
             Targets::Values { dim, values } => self.of_values(*dim, values, kind),
-            Targets::Words => Err(Undefined::NoTargets),
+            Targets::Words | Targets::Pairs => Err(Undefined::NoTargets),
         }
     }
 
@@ -71,13 +71,14 @@ impl Predictions<'_> {
             MetricKind::MacroF1 => self.over_classes(&pairs, f1),
             MetricKind::Matthews => Ok(matthews(&pairs, self.outputs)),
             MetricKind::Auroc => self.class_auroc(truth),
-            // Of numbers; `check` refuses them.
+            // Of numbers, or of pairs; `check` refuses them.
             MetricKind::Pearson
             | MetricKind::Spearman
             | MetricKind::R2
             | MetricKind::Mse
             | MetricKind::Rmse
-            | MetricKind::Mae => Err(Undefined::NoTargets),
+            | MetricKind::Mae
+            | MetricKind::Cosine => Err(Undefined::NoTargets),
         }
     }
 
@@ -153,8 +154,8 @@ fn of_column(pairs: &[(f64, f64)], kind: MetricKind, output: usize) -> Measured 
         MetricKind::Mse => mean_squared(pairs),
         MetricKind::Rmse => mean_squared(pairs).map(f64::sqrt),
         MetricKind::Mae => mean(pairs.iter().map(|(x, y)| (x - y).abs())),
-        // Of classes; `check` refuses them.
-        MetricKind::Matthews | MetricKind::BalancedAccuracy => Err(Undefined::NoTargets),
+        // Of classes, or of pairs; `check` refuses them.
+        MetricKind::Matthews | MetricKind::BalancedAccuracy | MetricKind::Cosine => Err(Undefined::NoTargets),
     }
 }
 

@@ -25,6 +25,7 @@ pub mod masking;
 mod measured;
 pub mod metrics;
 pub mod overall;
+mod pairs;
 mod placement;
 pub mod plan;
 pub mod predictor;

@@ -259,6 +259,7 @@ pub fn model_spec(config: &Config, corpus: &Corpus) -> Result<ModelSpec> {
         kind: task.settings.head,
         outputs: task.outputs,
         class_weights: task.class_weights.clone(),
+        temperature: task.settings.temperature,
     });
     let features = || corpus.feature_dim.context("encoder.kind = \"linear\" needs tasks with dense features");
     let encoder = encoder(config, corpus.tokenizer.as_deref(), features)?;

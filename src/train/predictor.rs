@@ -189,7 +189,8 @@ mod tests {
 
     fn model() -> Model {
         let encoder = Linear { columns: 16, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
-        let head = HeadSpec { task: "a".into(), kind: HeadKind::Classification, outputs: 2, class_weights: None };
+        let head =
+            HeadSpec { task: "a".into(), kind: HeadKind::Classification, outputs: 2, class_weights: None, temperature: 1.0 };
         let network = Network::new(ModelSpec { encoder: Arc::new(encoder), heads: vec![head] });
         let start = Start { seed: 1, equal_heads: false, second_moment: true, row_moment: false, row_capacity: 0 };
         Model::new(&mut Memory::unlimited(), network, &start).unwrap()

@@ -81,7 +81,7 @@ fn who(line: &Value) -> Option<(u64, Vec<String>)> {
 fn agree(state: &State, corpus: &Corpus, tasks: &[usize], run: &[String], round: u64) -> bool {
     let failed = |task: usize| state.incidents.iter().any(|incident| (incident.round, incident.task) == (round, task));
     let has_gaps = |task: usize| match &corpus.tasks[task].train.targets {
-        Targets::Class(_) => false,
+        Targets::Class(_) | Targets::Pairs => false,
         Targets::Words => true,
         Targets::Values { values, .. } => values.iter().any(|value| value.is_nan()),
     };

@@ -23,17 +23,19 @@ pub struct Stored {
     pub tokenizer: Option<Tokenizer>,
 }
 
-/// With room for at most `rows` examples at a time.
-pub fn stored_model(config: &Config, source: &Source, rows: usize) -> Result<Stored> {
+/// With room for at most `examples` at a time.
+pub fn stored_model(config: &Config, source: &Source, examples: usize) -> Result<Stored> {
     let tokenizer = config.encoder.tokenizer.as_ref().filter(|_| config.encoder.kind.reads_text());
     let tokenizer = tokenizer.map(|spec| Tokenizer::open(spec, config.encoder.lowercase)).transpose()?;
     let encoder = encoder(config, tokenizer.as_ref(), || checkpoint::input_columns(&source.checkpoint))?;
+    let settings = |task: &TaskState| config.tasks.get(&task.name).unwrap_or(&config.task_defaults);
     let heads = source.state.tasks.iter();
     let head = |task: &TaskState| HeadSpec {
         task: task.name.clone(),
         kind: task.kind,
         outputs: task.outputs,
         class_weights: task.class_weights.as_deref().map(Into::into),
+        temperature: settings(task).temperature,
     };
     let heads = heads.map(head).collect();
     let network = Network::new(ModelSpec { encoder, heads });
@@ -42,6 +44,7 @@ pub fn stored_model(config: &Config, source: &Source, rows: usize) -> Result<Sto
     let table_rows = network.spec.encoder.table().map_or(0, |table| table.rows);
     let outputs = network.spec.heads.iter().map(|head| if head.kind == HeadKind::Mlm { table_rows } else { head.outputs });
     let outputs = outputs.max().unwrap_or(0);
+    let rows = examples * network.spec.heads.iter().map(|head| head.kind.rows()).max().unwrap_or(1);
     let tokens = config.encoder.positions * rows;
     let tokens = TokenLimits { group_tokens: tokens, group_queries: tokens, head_rows: rows, ..TokenLimits::default() };
     let bag_entries = config.encoder.max_len * config.encoder.ngrams * rows;

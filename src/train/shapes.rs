@@ -15,7 +15,7 @@ use crate::ops::buckets;
 use crate::schedule::sampler::TaskSampling;
 use crate::surgery::methods::registry;
 use crate::train::prefix::tokens_on_device;
-use crate::train::tokens::{masked_of, sequence_len};
+use crate::train::tokens::{masked_of, tokens_of};
 
 /// Most tasks in a fused group (0: no limit) of a run with `tasks`: enough groups for all lanes, unless `train.fuse` says it.
 pub fn fuse(config: &Config, tasks: usize) -> usize {
@@ -36,7 +36,7 @@ pub fn limits(config: &Config, corpus: &Corpus, spec: &ModelSpec, samplings: &[T
         }
     };
     let capacity = shapes.rows;
-    let examples = corpus.tasks.iter().map(|task| task.train.len()).sum();
+    let examples = corpus.tasks.iter().map(|task| task.train.rows()).sum();
     let data = DataLimits { examples, entries: shapes.all };
     (Limits { tokens, data, ..batch_limits(config, corpus, spec, samplings, shapes, &rows) }, capacity)
 }
@@ -76,12 +76,17 @@ fn batch_limits(
     let evaluated = spec.heads.iter().zip(&rows.evaluated).map(logits).max().unwrap_or(0);
     let logits_at_once = spec.mlm_head().map(|_| logits_at_once(spec, rows, fused));
     let largest = shapes.per_round.iter().max().map(|&most| vec![most; present]).unwrap_or_default();
-    let sizes = sizes(config, corpus);
+    let (sizes, each) = (sizes(config, corpus), corpus.tasks.iter().map(|task| task.settings.head.rows()));
+    let largest_rows = each.clone().max().unwrap_or(1);
+    let groups = sizes.iter().zip(each.clone()).map(|(size, each)| size * each);
     let rounds = samplings.iter().zip(&sizes).map(|(sampling, &size)| examples(config, sampling, size));
+    let rounds = rounds.zip(each).map(|(examples, each)| examples.saturating_mul(each));
+    let pairs = sizes.iter().zip(&corpus.tasks).filter(|(_, task)| task.settings.head == schema::HeadKind::Similarity);
     Limits {
-        group_rows: HeadRows::largest(sizes.iter().copied(), fused).max(config.eval.batch),
+        group_rows: HeadRows::largest(groups, fused).max(config.eval.batch * largest_rows),
         round_rows: HeadRows::largest(rounds, present),
         group_logits: trained[..fused].iter().sum::<usize>().max(evaluated),
+        pairs: pairs.map(|(size, _)| *size).max().unwrap_or(0),
         logits_at_once,
         present,
         bag_rows: if sliced { largest } else { shapes.per_round },
@@ -114,13 +119,13 @@ struct HeadRows {
 }
 
 impl HeadRows {
-    /// Examples, or for a language model masked tokens; of those a single example is all that must fit an evaluation.
+    /// Rows of the encoder, or for a language model masked tokens; of those a single example is all that must fit an evaluation.
     pub fn new(config: &Config, corpus: &Corpus) -> Self {
         let (mut trained, mut evaluated) = (Vec::new(), Vec::new());
         for task in &corpus.tasks {
             if task.settings.head != schema::HeadKind::Mlm {
-                trained.push(largest_micro_batch(config, &task.settings));
-                evaluated.push(config.eval.batch);
+                trained.push(largest_micro_batch(config, &task.settings) * task.settings.head.rows());
+                evaluated.push(config.eval.batch * task.settings.head.rows());
                 continue;
             }
             let masked = |split: &Split| (0..split.len()).map(|example| masked_of(split, example)).collect::<Vec<_>>();
@@ -224,9 +229,10 @@ fn largest_draw(sizes: &[usize], count: usize) -> usize {
     (fewest..=most).map(draw).max().unwrap_or(0)
 }
 
+/// Tokens of each example.
 fn sequence_lengths(split: &Split) -> Vec<usize> {
     match &split.inputs {
-        Inputs::Tokens(store) => (0..store.len()).map(|example| sequence_len(store, example)).collect(),
+        Inputs::Tokens(_) => (0..split.len()).map(|example| tokens_of(split, example)).collect(),
         Inputs::Features(_) => Vec::new(),
     }
 }
@@ -294,7 +300,7 @@ fn bag_shapes(config: &Config, corpus: &Corpus, spec: &Bag, samplings: &[TaskSam
 fn evaluated_entries(config: &Config, corpus: &Corpus, spec: &Bag) -> usize {
     let splits = corpus.tasks.iter().flat_map(|task| [&task.dev, &task.test]).flatten();
     let longest = splits.filter_map(|split| match &split.inputs {
-        Inputs::Tokens(store) => (0..store.len()).map(|example| store.token_count(example)).max(),
+        Inputs::Tokens(store) => (0..store.len()).map(|row| store.token_count(row) * split.rows_of_example()).max(),
         Inputs::Features(_) => None,
     });
     longest.max().unwrap_or(0).saturating_mul(spec.ngrams).saturating_mul(config.eval.batch)
@@ -304,13 +310,13 @@ fn evaluated_entries(config: &Config, corpus: &Corpus, spec: &Bag) -> usize {
 fn mark_rows(split: &Split, spec: &Bag, number: u32, touched: &mut [u32]) -> (Vec<usize>, usize) {
     const CHUNK: usize = 4096;
     let Inputs::Tokens(store) = &split.inputs else { return (Vec::new(), 0) };
-    let mut sizes = Vec::with_capacity(store.len());
+    let mut sizes = vec![0; split.len()];
     let mut own = 0;
     for start in (0..store.len()).step_by(CHUNK) {
         let end = (start + CHUNK).min(store.len());
-        let bags: Vec<Vec<u32>> = (start..end).into_par_iter().map(|example| example_bag(store, example, spec)).collect();
-        for rows in bags {
-            sizes.push(rows.len());
+        let bags: Vec<Vec<u32>> = (start..end).into_par_iter().map(|row| example_bag(store, row, spec)).collect();
+        for (row, rows) in (start..).zip(bags) {
+            sizes[row / split.rows_of_example()] += rows.len();
             for row in rows {
                 own += usize::from(std::mem::replace(&mut touched[row as usize], number) != number);
             }
@@ -319,7 +325,7 @@ fn mark_rows(split: &Split, spec: &Bag, number: u32, touched: &mut [u32]) -> (Ve
     (sizes, own)
 }
 
-/// The table rows of one example, ascending.
+/// The table rows of one of a split's rows, ascending.
 pub fn example_bag(store: &TokenStore, example: usize, spec: &Bag) -> Vec<u32> {
     let mut tokens = Vec::with_capacity(store.token_count(example));
     let first = store.read(example, &mut tokens);

@@ -12,10 +12,18 @@ use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
 use crate::train::masking::{Masking, masked_count};
 
-/// Tokens of an example with the special ones.
-pub fn sequence_len(store: &TokenStore, example: usize) -> usize {
-    let (all, first) = (store.token_count(example), store.first_count(example));
+/// Tokens of a sequence with the special ones.
+pub fn sequence_len(store: &TokenStore, row: usize) -> usize {
+    let (all, first) = (store.token_count(row), store.first_count(row));
     all + if first < all { 3 } else { 2 }
+}
+
+/// Those of all sequences of an example.
+pub fn tokens_of(split: &Split, example: usize) -> usize {
+    match &split.inputs {
+        Inputs::Tokens(store) => split.rows_of(example..example + 1).map(|row| sequence_len(store, row)).sum(),
+        Inputs::Features(_) => 0,
+    }
 }
 
 /// Ids of one sequence, and where its second text starts (its length without one).
@@ -153,11 +161,11 @@ fn prefix<'a>(batch: &Batch, split: impl Fn(usize) -> &'a Split) -> Prefix {
 /// `masked` are predicted by a language model.
 pub fn evaluation_end(split: &Split, start: usize, most: usize, room: Option<TokenRoom>) -> usize {
     let end = (start + most).min(split.len());
-    let (Inputs::Tokens(store), Some(room)) = (&split.inputs, room) else { return end };
+    let (Inputs::Tokens(_), Some(room)) = (&split.inputs, room) else { return end };
     let words = split.targets == Targets::Words;
     let (mut tokens, mut hidden) = (0, 0);
     let fits = |example: &usize| {
-        tokens += sequence_len(store, *example);
+        tokens += tokens_of(split, *example);
         hidden += if words { masked_of(split, *example) } else { 0 };
         tokens <= room.tokens && hidden <= room.masked
     };
@@ -229,7 +237,7 @@ mod tests {
             vec![part(0, 0..texts, BatchTargets::Class(known)), part(1, texts..texts + 3, BatchTargets::Class(vec![0; 3]))];
         let mut batch = Batch { keys, parts, groups: std::iter::once(0..2).collect(), ..Batch::default() };
         pack(&mut batch, &spec, |task| if task == 0 { &words } else { &plain }, EVALUATION, true);
-        let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2, class_weights: None };
+        let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2, class_weights: None, temperature: 1.0 };
         let heads = [head(HeadKind::Mlm), head(HeadKind::Classification)];
         let group = TokenGroup::new(&batch.tokens, &batch.parts, &heads, spec.pooling);
         let (masked, own_tokens) = (batch.tokens.masked.len(), group.part_tokens[0].len());
@@ -250,6 +258,18 @@ mod tests {
         for texts in [1, 4, 7, 40, 90] {
             [Pooling::Mean, Pooling::Cls].into_iter().for_each(|pooling| a_group_is_padded(texts, pooling));
         }
+    }
+
+    #[test]
+    fn both_texts_of_a_pair_that_is_compared_fit_the_room() {
+        let inputs = Inputs::Tokens(TokenStore::from_pairs(&[(vec![10, 11, 12], 1), (vec![20], 1), (vec![], 0)]));
+        let split = Split { inputs, targets: Targets::Pairs, unscaled: None, slices: Default::default() };
+        assert_eq!([0, 1, 2].map(|example| tokens_of(&split, example)), [7, 5, 4]);
+        assert_eq!([11, 12, 16].map(|tokens| evaluation_end(&split, 0, 8, room(tokens, 0))), [1, 2, 3]);
+        let mut batch = Batch { keys: (0..6).map(|example| RowKey { task: 0, example }).collect(), ..Batch::default() };
+        pack(&mut batch, &TransformerSpec::small(), |_| &split, EVALUATION, false);
+        assert_eq!(batch.bags.rows, [1, 10, 2, 1, 11, 12, 2, 1, 20, 2, 1, 2, 1, 2, 1, 2]);
+        assert!(batch.tokens.types.iter().all(|kind| *kind == 0), "each is a first text");
     }
 
     #[test]

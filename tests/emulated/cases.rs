@@ -90,7 +90,8 @@ pub struct Setup {
 }
 
 pub fn setup(case: Case) -> Setup {
-    let head = |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs, class_weights: None };
+    let head =
+        |(task, (kind, outputs))| HeadSpec { task: format!("t{task}"), kind, outputs, class_weights: None, temperature: 1.0 };
     let Case { activation, residual, dropout, bag, init, .. } = case;
     let layer = Linear { columns: INPUTS, hidden: HIDDEN, activation, residual, dropout };
     let encoder: Arc<dyn Encoder> = if bag {

@@ -39,7 +39,7 @@ fn hurried(mut workload: Workload) -> Workload {
 /// A tiny model's lanes on a device.
 fn device_lanes(driver: Box<dyn Driver>, lanes: usize) -> DeviceLanes {
     let encoder = Linear { columns: 8, hidden: 8, activation: Activation::None, residual: false, dropout: 0.0 };
-    let head = HeadSpec { task: "a".into(), kind: HeadKind::Classification, outputs: 2, class_weights: None };
+    let head = HeadSpec { task: "a".into(), kind: HeadKind::Classification, outputs: 2, class_weights: None, temperature: 1.0 };
     let network = Network::new(ModelSpec { encoder: Arc::new(encoder), heads: vec![head] });
     let start = Start { seed: 1, equal_heads: false, second_moment: false, row_moment: false, row_capacity: 0 };
     let model = Model::new(&mut Memory::unlimited(), network, &start).expect("little memory");

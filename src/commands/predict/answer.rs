@@ -13,16 +13,16 @@ use crate::train::metrics::argmax;
 pub enum Question<'a> {
     /// A task's answer.
     Answer(&'a TaskState),
-    /// What its head sees: so many numbers.
-    Embedding(usize),
+    /// What its head sees: so many numbers of so many texts.
+    Embedding { width: usize, texts: usize },
 }
 
 impl Question<'_> {
     /// Numbers that the model computes of one example.
     pub fn numbers(&self) -> usize {
         match self {
-            Self::Answer(task) => task.outputs,
-            Self::Embedding(hidden) => *hidden,
+            Self::Answer(task) => task.kind.rows() * task.outputs,
+            Self::Embedding { width, texts } => width * texts,
         }
     }
 
@@ -30,7 +30,7 @@ impl Question<'_> {
     pub fn key(&self) -> &'static str {
         match self {
             Self::Answer(_) => "prediction",
-            Self::Embedding(_) => "embedding",
+            Self::Embedding { .. } => "embedding",
         }
     }
 
@@ -38,7 +38,8 @@ impl Question<'_> {
     pub fn describe(&self, numbers: &[f32]) -> Value {
         match self {
             Self::Answer(task) => describe(task, numbers),
-            Self::Embedding(_) => json!(numbers),
+            Self::Embedding { texts: 1, .. } => json!(numbers),
+            Self::Embedding { width, .. } => numbers.chunks(*width).map(|vector| json!(vector)).collect(),
         }
     }
 
@@ -46,7 +47,7 @@ impl Question<'_> {
     pub fn fields(&self, labels: &[String]) -> Vec<String> {
         match self {
             Self::Answer(task) => fields(task, labels),
-            Self::Embedding(hidden) => (1..=*hidden).map(|number| format!("embedding_{number}")).collect(),
+            Self::Embedding { .. } => (1..=self.numbers()).map(|number| format!("embedding_{number}")).collect(),
         }
     }
 
@@ -63,7 +64,8 @@ impl Question<'_> {
     pub fn values(&self, answer: &Value) -> Vec<String> {
         match self {
             Self::Answer(task) => values(task, answer),
-            Self::Embedding(_) => answer.as_array().into_iter().flatten().map(text).collect(),
+            Self::Embedding { texts: 1, .. } => numbers_of(answer).collect(),
+            Self::Embedding { .. } => answer.as_array().into_iter().flatten().flat_map(numbers_of).collect(),
         }
     }
 
@@ -73,7 +75,7 @@ impl Question<'_> {
         let first = match task.kind {
             HeadKind::Classification | HeadKind::Mlm => Kind::Text,
             HeadKind::Multilabel => Kind::Names,
-            HeadKind::Regression => Kind::Float,
+            HeadKind::Regression | HeadKind::Similarity => Kind::Float,
         };
         let kinds = std::iter::once(first).chain(std::iter::repeat(Kind::Float));
         fields(task, labels).into_iter().zip(kinds).map(|(name, kind)| Column { name, kind }).collect()
@@ -83,13 +85,18 @@ impl Question<'_> {
     pub fn cells(&self, numbers: &[f32]) -> Vec<Cell> {
         match self {
             Self::Answer(task) => cells(task, &describe(task, numbers)),
-            Self::Embedding(_) => vec![Cell::Numbers(numbers.iter().map(|&value| f64::from(value)).collect())],
+            Self::Embedding { .. } => vec![Cell::Numbers(numbers.iter().map(|&value| f64::from(value)).collect())],
         }
     }
 }
 
-/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, or `{"value":..}`; null where the model computes
-/// nothing finite.
+/// The numbers of a list, as text.
+fn numbers_of(list: &Value) -> impl Iterator<Item = String> {
+    list.as_array().into_iter().flatten().map(text)
+}
+
+/// `{"label":..,"probabilities":{..}}`, `{"labels":[..],"probabilities":{..}}`, `{"value":..}`, or `{"cosine":..}`; null where the
+/// model computes nothing finite.
 fn describe(task: &TaskState, logits: &[f32]) -> Value {
     let named = |probabilities: Vec<f64>| -> Map<String, Value> {
         task.classes.iter().cloned().zip(probabilities.into_iter().map(|p| json!(p))).collect()
@@ -110,6 +117,11 @@ fn describe(task: &TaskState, logits: &[f32]) -> Value {
             json!({ "labels": is_finite.then_some(labels), "probabilities": named(probabilities) })
         }
         HeadKind::Mlm => json!(null),
+        HeadKind::Similarity => {
+            let (one, other) = logits.split_at(task.outputs);
+            let cosine: f64 = one.iter().zip(other).map(|(x, y)| f64::from(x * y)).sum();
+            json!({ "cosine": cosine.clamp(-1.0, 1.0) as f32 })
+        }
         HeadKind::Regression if logits.len() == 1 => json!({ "value": logits[0] }),
         HeadKind::Regression => json!({ "values": logits }),
     }
@@ -145,7 +157,7 @@ fn parts<'a>(task: &TaskState, answer: &'a Value) -> Vec<&'a Value> {
     if let Some(values) = answer["values"].as_array() {
         return values.iter().collect();
     }
-    let first = ["label", "labels", "value"].iter().find_map(|key| answer.get(key)).unwrap_or(&Value::Null);
+    let first = ["label", "labels", "value", "cosine"].iter().find_map(|key| answer.get(key)).unwrap_or(&Value::Null);
     let probabilities = task.classes.iter().map(|class| &answer["probabilities"][class.as_str()]);
     [first].into_iter().chain(probabilities).collect()
 }

@@ -17,7 +17,9 @@ use serde_json::{Map, Value, json};
 use self::answer::Question;
 use super::DeviceArgs;
 use crate::config::schema::Encoder;
-use crate::data::{AnswerChunk, FeatureStore, Inputs, OwnRow, RowsToAnswer, Split, Targets, TokenStore, Tokenizer, encode_texts};
+use crate::data::{
+    AnswerChunk, FeatureStore, Inputs, OwnRow, RowsToAnswer, Split, Targets, TokenStore, Tokenizer, encode_apart, encode_together,
+};
 use crate::model::spec::HeadKind;
 use crate::observe::console::Console;
 use crate::output;
@@ -73,7 +75,8 @@ pub fn run(Args { path, task, text, file, out, embed, device }: &Args) -> Result
     let mut settings = config.tasks.get(&task.name).unwrap_or(&config.task_defaults).clone();
     let texts = settings.text.len();
     let predictor = device.predictor(driver, &model, &mut scratch, &limits)?;
-    let question = if *embed { Question::Embedding(model.network.spec.encoder.hidden()) } else { Question::Answer(task) };
+    let width = model.network.spec.encoder.hidden();
+    let question = if *embed { Question::Embedding { width, texts: task.kind.rows() } } else { Question::Answer(task) };
     let mut asked = Asked { predictor, question, number, task };
     if let Some(file) = file {
         if !task.features.is_empty() {
@@ -99,10 +102,12 @@ pub fn run(Args { path, task, text, file, out, embed, device }: &Args) -> Result
     }
 }
 
-/// Inputs of so many examples whose labels nobody knows.
+/// Inputs of so many examples whose labels nobody knows. A text alone may be asked of a task that compares two.
 fn unlabelled(task: &TaskState, inputs: Inputs, examples: usize) -> Split {
+    let is_pairs = matches!(&inputs, Inputs::Tokens(store) if store.len() == 2 * examples);
     let targets = match task.kind {
         HeadKind::Classification => Targets::Class(vec![0; examples]),
+        HeadKind::Similarity if is_pairs => Targets::Pairs,
         _ => Targets::Values { dim: task.outputs, values: vec![f32::NAN; examples * task.outputs] },
     };
     Split { inputs, targets, unscaled: None, slices: Default::default() }
@@ -147,18 +152,18 @@ impl Asked<'_> {
         let (mut numbers, mut start) = (Vec::new(), 0);
         while start < rows.len() {
             let end = evaluation_end(&split, start, ROWS, self.predictor.token_room());
-            numbers.extend(self.numbers(&split, start..end)?);
+            numbers.extend(self.numbers(self.question, &split, start..end)?);
             start = end;
         }
         Ok((rows, numbers))
     }
 
     /// The same of examples of a split that fit a batch.
-    fn numbers(&mut self, split: &Split, examples: Range<usize>) -> Result<Vec<f32>> {
-        let count = examples.len() * self.question.numbers();
+    fn numbers(&mut self, question: Question, split: &Split, examples: Range<usize>) -> Result<Vec<f32>> {
+        let count = examples.len() * question.numbers();
         let batch = evaluation_batch(&*self.predictor.network().spec.encoder, self.number, split, examples);
-        match self.question {
-            Question::Embedding(_) => self.predictor.embed(&batch),
+        match question {
+            Question::Embedding { .. } => self.predictor.embed(&batch),
             Question::Answer(task) => {
                 let mut logits = self.predictor.predict(&batch)?[..count].to_vec();
                 unscale(task, &mut logits)?;
@@ -177,32 +182,44 @@ struct Lines<'a> {
     encoder: &'a Encoder,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
     /// A text (two texts of a pair are separated by a tab), or features as a JSON list.
     fn answer(&mut self, line: &str) -> Result<Value> {
-        let inputs = match &self.tokenizer {
+        let (question, inputs) = match &self.tokenizer {
             Some(tokenizer) => {
                 let texts: Vec<&str> = line.split('\t').collect();
-                self.check_texts(texts.len())?;
-                Inputs::Tokens(TokenStore::from_rows(&[encode_texts(tokenizer, &texts, self.encoder.tokens_kept(texts.len()))?]))
+                (self.question(texts.len())?, Inputs::Tokens(self.tokens(tokenizer, &texts)?))
             }
-            None => Inputs::Features(self.features(line)?),
+            None => (self.asked.question, Inputs::Features(self.features(line)?)),
         };
-        let Asked { question, task, .. } = self.asked;
+        let task = self.asked.task;
         let mut split = unlabelled(task, inputs, 1);
         split.scale_features(task.feature_scale.as_ref())?;
-        let answer = question.describe(&self.asked.numbers(&split, 0..1)?);
+        let answer = question.describe(&self.asked.numbers(question, &split, 0..1)?);
         // An answer has names of its own.
         Ok(if answer.is_object() { answer } else { json!({ question.key(): answer }) })
     }
 
-    fn check_texts(&self, found: usize) -> Result<()> {
-        let task = &self.asked.task.name;
-        match self.texts {
-            1 => ensure!(found == 1, "task \"{task}\" reads one text, found {found} separated by tabs"),
-            expected => ensure!(found == expected, "task \"{task}\" reads a pair of texts separated by a tab, found {found}"),
+    /// What is asked of so many texts. Where texts are compared, one alone has a vector too.
+    fn question(&self, found: usize) -> Result<Question<'a>> {
+        let Asked { question, task, .. } = self.asked;
+        match (question, self.texts) {
+            (Question::Embedding { width, texts: 2 }, _) if found == 1 => return Ok(Question::Embedding { width, texts: 1 }),
+            (_, 1) => ensure!(found == 1, "task \"{}\" reads one text, found {found} separated by tabs", task.name),
+            (_, expected) => {
+                let name = &task.name;
+                ensure!(found == expected, "task \"{name}\" reads a pair of texts separated by a tab, found {found}");
+            }
         }
-        Ok(())
+        Ok(question)
+    }
+
+    fn tokens(&self, tokenizer: &Tokenizer, texts: &[&str]) -> Result<TokenStore> {
+        Ok(if self.asked.task.kind == HeadKind::Similarity && texts.len() == 2 {
+            TokenStore::from_pairs(&[encode_apart(tokenizer, texts, self.encoder)?])
+        } else {
+            TokenStore::from_rows(&[encode_together(tokenizer, texts, self.encoder)?])
+        })
     }
 
     fn features(&self, line: &str) -> Result<FeatureStore> {

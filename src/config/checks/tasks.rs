@@ -151,6 +151,9 @@ fn label(checker: &mut Checker, key: &str, task: &Task) {
         }
         return;
     }
+    if task.head == HeadKind::Similarity {
+        return pair(checker, key, task);
+    }
     if task.label.is_empty() {
         checker.error(&[key, &label], "needs `label`, the column to predict", "");
     }
@@ -160,6 +163,35 @@ fn label(checker: &mut Checker, key: &str, task: &Task) {
     }
     if let Some(column) = task.label.iter().find(|column| task.text.contains(column) || task.features.contains(column)) {
         checker.error(&[&label, &text, &features], format!("\"{column}\" is an input of the task as well"), "");
+    }
+}
+
+/// A task that compares the two texts of its rows.
+fn pair(checker: &mut Checker, key: &str, task: &Task) {
+    let [label, head, text] = ["label", "head", "text"].map(|name| format!("{key}.{name}"));
+    let encoder = &checker.config.encoder;
+    let (kind, starts_at_zero) = (encoder.kind, encoder.kind == EncoderKind::Bag && encoder.embedding_init == 0.0);
+    if !task.label.is_empty() {
+        let message = "does nothing for head = \"similarity\": that two texts belong together is all that is learned";
+        checker.error(&[&label, &head], message, "remove it");
+    }
+    if !kind.reads_text() && task.text.is_empty() {
+        let message = format!("\"similarity\" compares two texts, which the {} encoder does not read", kind.name());
+        checker.error(&[&head, "encoder.kind"], message, "set encoder.kind = \"transformer\" or \"bag\"");
+    }
+    if task.text.len() == 1 {
+        checker.error(&[&text, &head], "\"similarity\" compares two texts; this is one column", "name two columns");
+    }
+    if starts_at_zero {
+        let message = "is 0, so that every text begins as the zero vector, whose cosine with any other says nothing";
+        checker.error(&["encoder.embedding_init", &head, "encoder.kind"], message, "set encoder.embedding_init, e.g. to 0.1");
+    }
+    let (own, size) = match task.adaptive {
+        Some(adaptive) => (format!("{key}.adaptive.max"), adaptive.max),
+        None => ("train.micro_batch".to_owned(), checker.config.train.micro_batch),
+    };
+    if size == 1 {
+        checker.error(&[&own, &head], "is 1: a pair is told from the others of its micro-batch", "raise it, e.g. to 32");
     }
 }
 

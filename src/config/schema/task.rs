@@ -12,6 +12,8 @@ use crate::ops::heads::HeadKind;
 
 /// Of a class; as f32 it is finite.
 const WEIGHT: Bounds = Bounds::NON_NEGATIVE.up_to(1e9);
+/// A cosine over it is an f32 that leaves a softmax something to do.
+const TEMPERATURE: Bounds = Bounds { low: 1e-4, low_included: true, high: 1e3, high_included: true };
 const DATA_FILE: Kind = Kind::Path(PathFrom::DataRoot);
 
 table! {
@@ -55,7 +57,9 @@ table! {
         /// them; `[]`, as a list or as the text, says that none of the labels applies.
         label: Vec<String> = [] in Kind::list(Kind::Column);
         /// What the task predicts. `mlm`: the words at masked places of its text (15 % of them), for a transformer; it has no
-        /// label.
+        /// label. `similarity`: of a pair of texts, which are encoded apart, the second among those of the micro-batch's other
+        /// pairs, by the cosine of their vectors ([evaluation.md](evaluation.md#pairs-of-texts)); it has neither label nor
+        /// parameters.
         head: HeadKind = "classification";
         /// Class names in index order; empty means discovered from the training rows, sorted.
         classes: Vec<String> = [], only(".head", ["classification", "multilabel"]);
@@ -66,6 +70,9 @@ table! {
         /// `standard`: each number to predict is moved to mean 0 and scaled to standard deviation 1 of the training rows. Losses
         /// are on that scale; metrics, and what `predict` answers, are on the label's own.
         label_scale: Scaling = "none", only(".head", ["regression"]);
+        /// Cosines are divided by it before the softmax over a micro-batch: 1 / `scale` of sentence-transformers'
+        /// MultipleNegativesRankingLoss.
+        temperature: f64 = 0.05 in TEMPERATURE, only(".head", ["similarity"]);
         /// Factor on the task's loss.
         weight: f64 = 1.0 in Bounds::POSITIVE;
         /// The larger goes first.
@@ -187,6 +194,7 @@ choices! {
         Mse = "mse",
         Rmse = "rmse",
         Mae = "mae",
+        Cosine = "cosine",
     }
 }
 

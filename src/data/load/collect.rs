@@ -102,7 +102,7 @@ impl TaskBuilder {
         let start = split.labels.ids.len();
         match example.label {
             RawLabel::Missing => return Ok(()),
-            RawLabel::Words => {}
+            RawLabel::Own => {}
             RawLabel::Name(name) => split.labels.ids.push(self.classes.id(&name, outside)?),
             RawLabel::Values(values) => split.labels.values.extend(values),
             RawLabel::Names(names) => {
@@ -172,6 +172,7 @@ impl TaskBuilder {
                 hash_targets(&mut self.hasher, name, &targets);
             }
             let inputs = match self.dim {
+                None if self.form == LabelForm::Pair => Inputs::Tokens(TokenStore::apart(Arc::clone(elements), &split.rows)),
                 Some(dim) => Inputs::Features(FeatureStore::new(Arc::clone(elements), dim, &split.rows)),
                 None => Inputs::Tokens(TokenStore::new(Arc::clone(elements), split.rows)),
             };
@@ -257,8 +258,8 @@ impl TaskBuilder {
     fn outputs(&self, sorted: &SortedClasses) -> Result<(usize, Vec<String>)> {
         let name = &self.name;
         match self.form {
-            // The vocabulary, which the loader knows.
-            LabelForm::Words => Ok((0, Vec::new())),
+            // The vocabulary, or the width of a text's vector, which the loader knows.
+            LabelForm::Words | LabelForm::Pair => Ok((0, Vec::new())),
             LabelForm::Numbers => Ok((self.settings.label.len(), Vec::new())),
             LabelForm::Flags if self.settings.classes.is_empty() => Ok((self.settings.label.len(), self.settings.label.clone())),
             LabelForm::Flags => Ok((self.settings.label.len(), self.settings.classes.clone())),
@@ -284,7 +285,7 @@ impl Labels {
                 let start = if example == 0 { 0 } else { self.ends[example - 1] };
                 &self.ids[start..self.ends[example]]
             }
-            LabelForm::Flags | LabelForm::Numbers | LabelForm::Words => &[],
+            LabelForm::Flags | LabelForm::Numbers | LabelForm::Words | LabelForm::Pair => &[],
         }
     }
 }
@@ -313,6 +314,7 @@ fn targets(form: LabelForm, labels: Labels, sorted: &SortedClasses, outputs: usi
     let class = |id: &u32| sorted.index[*id as usize];
     match form {
         LabelForm::Words => Targets::Words,
+        LabelForm::Pair => Targets::Pairs,
         LabelForm::Class => Targets::Class(labels.ids.iter().filter_map(class).collect()),
         LabelForm::Flags | LabelForm::Numbers => Targets::Values { dim: outputs, values: labels.values },
         LabelForm::NameList => {
@@ -333,5 +335,6 @@ fn hash_targets(hasher: &mut blake3::Hasher, split: SplitName, targets: &Targets
         Targets::Class(classes) => hasher.update(bytemuck::cast_slice(classes)),
         Targets::Values { values, .. } => hasher.update(bytemuck::cast_slice(values)),
         Targets::Words => hasher.update(b"words"),
+        Targets::Pairs => hasher.update(b"pairs"),
     };
 }

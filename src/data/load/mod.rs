@@ -20,6 +20,7 @@ use self::plan::Source;
 pub(super) use self::plan::{file_spec, files_of, task_column};
 pub(super) use self::prepare::feature_count;
 use self::prepare::{Delivery, Encoded, Prepared, PreparedRow, TokenRules, prepare};
+pub use self::prepare::{encode_apart, encode_together};
 pub use self::unlabelled::{AnswerChunk, OwnRow, RowsToAnswer, columns_of, format_for, missing_columns, values_of};
 use super::labels::RawLabel;
 use super::read::{Fault, Item};
@@ -67,7 +68,13 @@ fn load_rows(config: &Config, what: &str, progress: &(dyn Fn(Progress<'_>) + Syn
     };
     let mut tasks: Vec<TaskData> = builders.into_iter().enumerate().map(finish).collect::<Result<_>>()?;
     let words = tokenizer.as_deref().and_then(Tokenizer::vocab_size).unwrap_or(0).max(config.encoder.vocabulary);
-    tasks.iter_mut().filter(|task| task.settings.head == HeadKind::Mlm).for_each(|task| task.outputs = words);
+    for task in &mut tasks {
+        match task.settings.head {
+            HeadKind::Mlm => task.outputs = words,
+            HeadKind::Similarity => task.outputs = config.encoder.hidden,
+            _ => {}
+        }
+    }
     Ok(Corpus { tasks, feature_dim, tokenizer, files })
 }
 

@@ -22,7 +22,10 @@ pub(super) struct Source {
 /// The columns an example's input is made of; sinks with equal ones share the work and the stored result.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum InputColumns {
+    /// One sequence of all its texts.
     Text(Vec<usize>),
+    /// A sequence of each.
+    Texts(Vec<usize>),
     Features(Vec<usize>),
 }
 
@@ -90,7 +93,7 @@ impl Source {
     }
 
     pub(super) fn is_text(&self, input: usize) -> bool {
-        matches!(self.inputs[input], InputColumns::Text(_))
+        matches!(self.inputs[input], InputColumns::Text(_) | InputColumns::Texts(_))
     }
 
     fn want(&mut self, column: &str) -> usize {
@@ -110,6 +113,8 @@ impl Source {
     fn input(&mut self, settings: &Task) -> usize {
         let columns = if settings.text.is_empty() {
             InputColumns::Features(self.want_all(&settings.features))
+        } else if settings.head == HeadKind::Similarity {
+            InputColumns::Texts(self.want_all(&settings.text))
         } else {
             InputColumns::Text(self.want_all(&settings.text))
         };
@@ -169,12 +174,15 @@ fn check_columns_named(name: &str, settings: &Task) -> Result<()> {
     ensure!(settings.text.is_empty() || settings.features.is_empty(), "task `{name}` has both `text` and `features`");
     ensure!(!settings.text.is_empty() || !settings.features.is_empty(), "task `{name}` has neither `text` nor `features`");
     ensure!(settings.text.len() <= 2, "task `{name}`: `text` names {} columns, at most two", settings.text.len());
-    let labelled = !settings.label.is_empty() || settings.head == HeadKind::Mlm;
+    let labelled = !settings.label.is_empty() || matches!(LabelForm::of(settings), LabelForm::Words | LabelForm::Pair);
     ensure!(labelled, "task `{name}` has no `label`");
     let classes = settings.classes.len();
     match LabelForm::of(settings) {
         LabelForm::Class => {
             ensure!(settings.label.len() == 1, "task `{name}`: classification needs one `label` column");
+        }
+        LabelForm::Pair => {
+            ensure!(settings.text.len() == 2, "task `{name}`: similarity needs two `text` columns");
         }
         LabelForm::Flags if classes > 0 && classes != settings.label.len() => {
             bail!("task `{name}`: {classes} `classes` for {} `label` columns", settings.label.len());

@@ -90,7 +90,7 @@ fn split_value(rule: &SplitRule, row: &Row) -> String {
 pub(super) fn encode(input: &InputColumns, row: &Row, source: &Source, rules: TokenRules<'_>) -> Result<Result<Encoded, Fault>> {
     match input {
         InputColumns::Features(columns) => Ok(features(columns, row, source)),
-        InputColumns::Text(columns) => {
+        InputColumns::Text(columns) | InputColumns::Texts(columns) => {
             let tokenizer = rules.tokenizer.ok_or_else(|| {
                 anyhow::anyhow!("text needs a tokenizer: set encoder.tokenizer (words, a vocab.txt or a tokenizer.json)")
             })?;
@@ -102,10 +102,26 @@ pub(super) fn encode(input: &InputColumns, row: &Row, source: &Source, rules: To
                 }
             }
             let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-            let (elements, first) = encode_texts(tokenizer, &texts, rules.encoder.tokens_kept(texts.len()))?;
+            let encode = if let InputColumns::Texts(_) = input { encode_apart } else { encode_together };
+            let (elements, first) = encode(tokenizer, &texts, rules.encoder)?;
             Ok(Ok(Encoded { elements, first }))
         }
     }
+}
+
+/// Ids of texts that are one sequence, and the length of the first.
+pub fn encode_together(tokenizer: &Tokenizer, texts: &[&str], encoder: &Encoder) -> Result<(Vec<u32>, usize)> {
+    encode_texts(tokenizer, texts, encoder.tokens_kept(texts.len()))
+}
+
+/// As [`encode_together`], of texts that are a sequence each, and cut by themselves.
+pub fn encode_apart(tokenizer: &Tokenizer, texts: &[&str], encoder: &Encoder) -> Result<(Vec<u32>, usize)> {
+    let (mut ids, mut first) = (Vec::new(), 0);
+    for (number, &text) in texts.iter().enumerate() {
+        ids.extend(encode_texts(tokenizer, &[text], encoder.tokens_kept(1))?.0);
+        first = if number == 0 { ids.len() } else { first };
+    }
+    Ok((ids, first))
 }
 
 /// An empty text is a text; null or an absent key is none.

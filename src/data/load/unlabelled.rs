@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use super::plan::Source;
+use super::plan::{InputColumns, Source};
 use super::prepare::{Encoded, TokenRules, encode};
 use super::stream::for_each_chunk;
 use crate::config::schema::{Encoder, Format, HeadKind, OnBadRow, Task};
@@ -147,7 +147,8 @@ impl<'a> RowsToAnswer<'a> {
     fn inputs(&self, encoded: Vec<Encoded>, rows: &[OwnRow]) -> Result<Inputs> {
         if self.source.is_text(0) {
             let rows: Vec<(Vec<u32>, usize)> = encoded.into_iter().map(|row| (row.elements, row.first)).collect();
-            return Ok(Inputs::Tokens(TokenStore::from_rows(&rows)));
+            let is_apart = matches!(self.source.inputs[0], InputColumns::Texts(_));
+            return Ok(Inputs::Tokens(if is_apart { TokenStore::from_pairs(&rows) } else { TokenStore::from_rows(&rows) }));
         }
         let dim = encoded[0].elements.len();
         if let Some(other) = encoded.iter().position(|row| row.elements.len() != dim) {
@@ -192,7 +193,7 @@ pub fn missing_columns(settings: &Task, path: &std::path::Path, kind: HeadKind) 
     let there = columns_of(path, settings)?;
     let needed = settings.text.iter().chain(&settings.features).chain(&settings.label);
     let lacking = needed.into_iter().find(|column| !there.contains(column));
-    if settings.label.is_empty() {
+    if settings.label.is_empty() && kind != HeadKind::Similarity {
         return Ok(Some("its rows were made up".to_owned()));
     }
     Ok(lacking.map(|column| missing("column", column, &there)))

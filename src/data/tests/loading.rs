@@ -154,6 +154,29 @@ fn pairs_know_where_the_first_text_ends() -> Result<()> {
     Ok(())
 }
 
+/// Each is cut by itself, and held out with the other; another task has the same columns as one sequence.
+#[test]
+fn texts_that_are_compared_are_sequences_of_their_own() -> Result<()> {
+    let files = Files::new()?;
+    let path = files.write("x.tsv", "s1\ts2\tlabel\na b c\td\t0\n\te f g\t1\ng\th\t\n")?;
+    let columns = json!({"train": path, "text": ["s1", "s2"]});
+    let mut compared = columns.clone();
+    compared
+        .as_object_mut()
+        .context("a table")?
+        .extend([("head".to_owned(), json!("similarity")), ("label".to_owned(), json!([]))]);
+    let tasks = json!({"joined": task(columns), "pairs": task(compared)});
+    let corpus = load(&config(tasks, json!({"encoder": {"max_len": 2}}))?, &|_| {})?;
+    let [joined, pairs] = corpus.tasks.as_slice() else { panic!("two tasks") };
+    let tokenizer = corpus.tokenizer.as_ref().context("text has a tokenizer")?;
+    let expected = ["a b", "d", "", "e f", "g", "h"].map(|text| encode_texts(tokenizer, &[text], 9).map(|(ids, _)| ids));
+    assert_eq!(tokens(&pairs.train), expected.into_iter().collect::<Result<Vec<_>>>()?);
+    assert_eq!((pairs.train.len(), pairs.train.rows(), pairs.outputs), (3, 6, 8));
+    assert_eq!(pairs.train.targets, Targets::Pairs);
+    assert_eq!((joined.train.len(), joined.train.rows()), (2, 2), "a row without a label is skipped where there is one to learn");
+    Ok(())
+}
+
 #[test]
 fn features_come_as_columns_lists_or_text() -> Result<()> {
     let files = Files::new()?;

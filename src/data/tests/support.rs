@@ -47,7 +47,7 @@ pub fn task(changes: Value) -> Value {
     let base = json!({
         "train": null, "dev": null, "test": null, "file": null, "split": null,
         "train_splits": ["train"], "dev_splits": ["dev"], "test_splits": ["test"],
-        "format": null, "columns": [], "quoted": null, "text": ["text"], "features": [], "feature_scale": "standard", "label_scale": "none", "class_weights": null, "label": ["label"],
+        "format": null, "columns": [], "quoted": null, "text": ["text"], "features": [], "feature_scale": "standard", "label_scale": "none", "class_weights": null, "temperature": 0.05, "label": ["label"],
         "head": "classification", "classes": [], "weight": 1.0, "priority": 0, "deadline_ms": null, "adaptive": null, "period": 1, "rounds": null, "target": null, "depends_on": [],
         "metrics": [], "share": 1.0, "memory": 0, "synthetic": null,
     });

@@ -38,6 +38,8 @@ pub struct Activations {
     /// f32, part after part.
     pub logits: Tensor,
     pub dlogits: Tensor,
+    /// (pairs x pairs) f32 what the pairs of one part are compared in; none where no task compares texts.
+    pub scores: Tensor,
     /// As [`Allocator::keeps_words`]; otherwise training leaves such logits out of `logits`, and evaluation has their rows
     /// [`pitch`](crate::machine::tensor::pitch) apart.
     pub keeps_words: bool,
@@ -59,6 +61,7 @@ impl Activations {
             shortcut: Tensor::NONE,
             logits: room.numbers("logits", 1, logits)?,
             dlogits: room.numbers("gradient of logits", 1, logits)?,
+            scores: room.numbers("scores of pairs", limits.pairs, limits.pairs)?,
         })
     }
 

@@ -1,9 +1,12 @@
 //! `linear`: one layer over dense features, with the heads above it.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use super::activations::{Activations, Allocator};
-use super::{Encoder, Gradients, Group, Input, head};
+use super::heads::HeadRows;
+use super::{Encoder, Gradients, Group, Input};
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
 use crate::model::network::{Limits, Network, Part};
@@ -11,7 +14,6 @@ use crate::model::spec::{Init, Param, push_linear};
 use crate::ops::activation::{Activation, ActivationBackward};
 use crate::ops::dropout::{Dropout, Randomness};
 use crate::ops::gather::Copy;
-use crate::ops::heads::{Head, HeadsBackward, HeadsForward};
 use crate::ops::linear::{LinearForward, LinearInputBackward, LinearWeightBackward};
 
 pub struct Linear {
@@ -34,13 +36,12 @@ fn of(group: &Group, whole: Tensor) -> Tensor {
     if whole.is_none() { whole } else { whole.rows(0..group.rows.len()) }
 }
 
-fn heads(network: &Network, group: &Group, gradients: Option<&Gradients>) -> Vec<Head> {
-    let own = |(number, part): (usize, &Part)| {
-        let rows = part.rows.start - group.rows.start..part.rows.end - group.rows.start;
-        let gradient = gradients.map_or(Tensor::NONE, |gradients| gradients.heads[number]);
-        head(network, part, rows, group.weights.heads, gradient)
-    };
-    group.parts.iter().enumerate().map(own).collect()
+/// By part, its rows counted from the group's first; and what heads are computed at once.
+fn heads<'a>(network: &Network, group: &Group<'a>) -> (Vec<Range<usize>>, Vec<HeadRows<'a>>) {
+    let own = |part: &Part| part.rows.start - group.rows.start..part.rows.end - group.rows.start;
+    let rows: Vec<Range<usize>> = group.parts.iter().map(own).collect();
+    let found = HeadRows::of_group(network, group.parts, &rows, |part| network.spec.heads[part.task].outputs);
+    (rows, found)
 }
 
 impl Linear {
@@ -92,14 +93,16 @@ impl Encoder for Linear {
             residual: if self.residual { x } else { Tensor::NONE },
         });
         self.dropout(tape, group, hidden, random);
-        tape.push(HeadsForward { logits: at.logits, hidden, heads: heads(network, group, None) });
+        let (rows, heads) = heads(network, group);
+        heads.iter().for_each(|own| own.forward(tape, network, &rows, group.weights.heads, [at.logits, hidden]));
     }
 
     fn backward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, to: Gradients, random: Randomness) {
         let (&Activations { hidden, dhidden, dlogits, pre, shortcut, .. }, x) = (group.at, input(group));
         let [hidden, dhidden, pre, shortcut] = [hidden, dhidden, pre, shortcut].map(|own| of(group, own));
-        let heads = heads(network, group, Some(&to));
-        tape.push(HeadsBackward { dhidden, dlogits, hidden, heads });
+        let (rows, heads) = heads(network, group);
+        let parameters = (group.weights.heads, &to.heads[..]);
+        heads.iter().for_each(|own| own.backward(tape, network, &rows, parameters, [dhidden, dlogits, hidden]));
         self.dropout(tape, group, dhidden, Some(random));
         if !shortcut.is_none() {
             // The shortcut passes dhidden on as it is here; the layer's branch changes it in place below.

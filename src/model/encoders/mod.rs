@@ -2,6 +2,7 @@
 
 pub mod activations;
 pub mod bag;
+pub mod heads;
 pub mod linear;
 
 use std::ops::Range;
@@ -14,7 +15,6 @@ use crate::model::network::{Batch, Limits, Network, Part, Randomness};
 use crate::model::spec::{HeadSpec, Param, TableSpec};
 use crate::model::transformer::{TokenGroup, Transformer, TransformerSpec};
 use crate::ops::embedding_bag::RowInit;
-use crate::ops::heads::Head;
 use crate::ops::jacobian_rows::JacobianRows;
 use crate::ops::row_index::RowLists;
 use activations::{Activations, Allocator};
@@ -175,17 +175,4 @@ pub struct Gradients {
     pub words: Vec<Tensor>,
     /// (rows or tokens x inputs) of the encoder's input; none where nobody needs it.
     pub dinput: Tensor,
-}
-
-/// The output layer of a part over `rows`, counted from the first of its operation; `gradient` may be none.
-pub fn head(network: &Network, part: &Part, rows: Range<usize>, values: Tensor, gradient: Tensor) -> Head {
-    let (weight, bias) = network.table.head(part.task);
-    Head {
-        rows,
-        outputs: network.spec.heads[part.task].outputs,
-        weight: values.range(weight.range()),
-        bias: values.range(bias.range()),
-        gradient,
-        first: part.first && part.batch == 0,
-    }
 }

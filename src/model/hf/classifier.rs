@@ -26,6 +26,10 @@ impl Classifier {
             head.kind != HeadKind::Mlm,
             "a language model's head is none of BertForSequenceClassification: export without --task"
         );
+        ensure!(
+            head.kind != HeadKind::Similarity,
+            "a task that compares texts has no head, so there is no BertForSequenceClassification: export without --task"
+        );
         let pooling = head.pooling.map_or("every token", Pooling::name);
         ensure!(
             head.pooling == Some(Pooling::Pooler),

@@ -11,37 +11,14 @@ use super::{Activations, TokenGroup, Transformer, TransformerSpec};
 use crate::machine::tape::Tape;
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::activations::{self as common, Allocator};
-use crate::model::encoders::{Encoder, Gradients, Group, Input, Weights, head};
+use crate::model::encoders::heads::HeadRows;
+use crate::model::encoders::{Encoder, Gradients, Group, Input, Weights};
 use crate::model::network::{Batch, Limits, Network, Part, Randomness};
 use crate::model::spec::{HeadKind, HeadSpec, Param, TableSpec};
 use crate::ops::attention;
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::Write;
-use crate::ops::heads::{Head, HeadsBackward, HeadsForward};
 use crate::ops::layer_norm::MOST_COLUMNS;
-
-/// Neighbouring parts whose heads are computed at once: one over masked tokens, or some over whole sequences.
-struct HeadRows<'a> {
-    parts: &'a [Part],
-    /// Of the first part in the group.
-    number: usize,
-    /// Of the head rows, of all logits, and of the masked tokens.
-    rows: Range<usize>,
-    logits: Range<usize>,
-    masked: Range<usize>,
-}
-
-impl HeadRows<'_> {
-    /// `gradients` by part of the group, or none.
-    fn heads(&self, network: &Network, part_heads: &[Range<usize>], values: Tensor, gradients: &[Tensor]) -> Vec<Head> {
-        let own = |(part, number): (&Part, usize)| {
-            let rows = &part_heads[number];
-            let rows = rows.start - self.rows.start..rows.end - self.rows.start;
-            head(network, part, rows, values, gradients.get(number).copied().unwrap_or(Tensor::NONE))
-        };
-        self.parts.iter().zip(self.number..).map(own).collect()
-    }
-}
 
 impl Transformer {
     /// What every step of a pass over a group needs.
@@ -58,26 +35,13 @@ impl Transformer {
     }
 
     fn head_rows<'p>(&self, network: &Network, pass: &Pass, group: &Group<'p>) -> Vec<HeadRows<'p>> {
-        let (mut number, mut logits, mut masked) = (0, 0, 0);
         // Training computes those over a vocabulary elsewhere, where they are not all kept.
         let logits_of_row = |part: &Part| match network.spec.heads[part.task].outputs {
             outputs if group.at.keeps_words || !is_mlm(network, part) => outputs,
             _ if pass.random.is_some() => 0,
             outputs => pitch(outputs),
         };
-        let own = |parts: &'p [Part]| {
-            let starts = [logits, masked];
-            let ranges = &pass.group.part_heads[number..number + parts.len()];
-            for (part, rows) in parts.iter().zip(ranges) {
-                logits += rows.len() * logits_of_row(part);
-                masked += if is_mlm(network, part) { rows.len() } else { 0 };
-            }
-            let rows = ranges[0].start..ranges[parts.len() - 1].end;
-            let found = HeadRows { parts, number, rows, logits: starts[0]..logits, masked: starts[1]..masked };
-            number += parts.len();
-            found
-        };
-        group.parts.chunk_by(|a, b| !is_mlm(network, a) && !is_mlm(network, b)).map(own).collect()
+        HeadRows::of_group(network, group.parts, &pass.group.part_heads, logits_of_row)
     }
 
     /// The head of a part that predicts words, over these masked tokens.
@@ -92,11 +56,13 @@ impl Transformer {
         Decoder { values, layer, words: weights.words.as_rows(self.spec.vocabulary, h), rows }
     }
 
-    /// Dropout of what heads over whole sequences see.
-    fn head_dropout<'a>(&self, tape: &mut Tape<'a>, x: Tensor, parts: &[Part], pass: &Pass<'a>) {
+    /// Dropout of what linear heads see.
+    fn head_dropout<'a>(&self, tape: &mut Tape<'a>, network: &Network, x: Tensor, parts: &[Part], pass: &Pass<'a>) {
         let (Some(random), [first, ..]) = (pass.random.filter(|_| self.dropout > 0.0), parts) else { return };
-        let keys = &pass.batch.keys[first.rows.start..first.rows.start + x.rows];
-        tape.push(Dropout { x, keys, probability: self.dropout, random });
+        if network.spec.heads[first.task].kind.is_linear() {
+            let keys = &pass.batch.keys[first.rows.start..first.rows.start + x.rows];
+            tape.push(Dropout { x, keys, probability: self.dropout, random });
+        }
     }
 }
 
@@ -158,19 +124,19 @@ impl Encoder for Transformer {
         let hidden = at.hidden.rows(0..pass.group.head_rows());
         self.forward_encoder(tape, hidden, pass);
         for own in self.head_rows(network, pass, group) {
-            let (hidden, logits) = (hidden.rows(own.rows.clone()), at.logits.range(own.logits.clone()));
+            let own_hidden = hidden.rows(own.rows.clone());
             if is_mlm(network, &own.parts[0]) {
+                let logits = at.logits.range(own.logits.clone());
                 let decoder = self.decoder(network, weights, &own.parts[0], own.masked);
-                self.mlm_layer(tape, hidden, &decoder, &pass.at.mlm);
+                self.mlm_layer(tape, own_hidden, &decoder, &pass.at.mlm);
                 if at.keeps_words || random.is_none() {
-                    let logits = logits_of(logits, hidden.rows, self.spec.vocabulary, at.keeps_words);
+                    let logits = logits_of(logits, own_hidden.rows, self.spec.vocabulary, at.keeps_words);
                     self.mlm_logits(tape, logits, &decoder, &pass.at.mlm);
                 }
                 continue;
             }
-            self.head_dropout(tape, hidden, own.parts, pass);
-            let heads = own.heads(network, &pass.group.part_heads, weights.heads, &[]);
-            tape.push(HeadsForward { logits, hidden, heads });
+            self.head_dropout(tape, network, own_hidden, own.parts, pass);
+            own.forward(tape, network, &pass.group.part_heads, weights.heads, [at.logits, hidden]);
         }
     }
 
@@ -201,21 +167,21 @@ impl Encoder for Transformer {
         let (hidden, dhidden) = (at.hidden.rows(rows.clone()), at.dhidden.rows(rows));
         for own in self.head_rows(network, pass, group) {
             let part = &own.parts[0];
-            let [hidden, dhidden] = [hidden, dhidden].map(|whole| whole.rows(own.rows.clone()));
-            let dlogits = at.dlogits.range(own.logits.clone());
+            let [own_hidden, own_dhidden] = [hidden, dhidden].map(|whole| whole.rows(own.rows.clone()));
             if is_mlm(network, part) {
                 let (to, s) = (mlm_gradients(part, own.number, &to), &pass.at.mlm);
                 let decoder = self.decoder(network, weights, part, own.masked);
                 if at.keeps_words {
-                    let dlogits = logits_of(dlogits, hidden.rows, self.spec.vocabulary, true);
+                    let dlogits = at.dlogits.range(own.logits.clone());
+                    let dlogits = logits_of(dlogits, own_hidden.rows, self.spec.vocabulary, true);
                     self.mlm_logits_backward(tape, dlogits, &to, &decoder, s);
                 }
-                self.mlm_layer_backward(tape, [dhidden, hidden, pass.at.partials], &to, &decoder, s);
+                self.mlm_layer_backward(tape, [own_dhidden, own_hidden, pass.at.partials], &to, &decoder, s);
                 continue;
             }
-            let heads = own.heads(network, &pass.group.part_heads, weights.heads, &to.heads);
-            tape.push(HeadsBackward { dhidden, dlogits, hidden, heads });
-            self.head_dropout(tape, dhidden, own.parts, pass);
+            let parameters = (weights.heads, &to.heads[..]);
+            own.backward(tape, network, &pass.group.part_heads, parameters, [dhidden, at.dlogits, hidden]);
+            self.head_dropout(tape, network, own_dhidden, own.parts, pass);
         }
         self.backward_encoder(tape, dhidden, to.dinput, pass, &to.jacobian);
     }

@@ -85,7 +85,7 @@ impl<'a> Words<'a> {
         let first = batch.bounds.get(part.rows.start).copied().unwrap_or_default();
         let (first, words) = match &part.targets {
             Targets::Class(words) => (batch.masked.partition_point(|&token| token < first), &words[..]),
-            Targets::Values(_) => (0, &[][..]),
+            Targets::Values(_) | Targets::Pairs(_) => (0, &[][..]),
         };
         let missing = if batch.is_padded { buckets::rows(words.len()) - words.len() } else { 0 };
         Self { rest: batch.masked[first..].iter().zip(words).peekable(), missing }

@@ -105,8 +105,8 @@ impl DataOnDevice {
         self.firsts.clear();
         for task in &corpus.tasks {
             self.firsts.push(first as u32);
-            for start in (0..task.train.len()).step_by(CHUNK) {
-                let own = start..(start + CHUNK).min(task.train.len());
+            for start in (0..task.train.rows()).step_by(CHUNK) {
+                let own = start..(start + CHUNK).min(task.train.rows());
                 match (&task.train.inputs, &self.examples, network.spec.encoder.reads()) {
                     (Inputs::Features(store), Examples::Features(all), Input::Features(columns)) => {
                         let values: Vec<f32> = own.flat_map(|example| store.row(example)).collect();
@@ -125,7 +125,7 @@ impl DataOnDevice {
                     _ => unreachable!("examples of the kind that the encoder reads"),
                 }
             }
-            first += task.train.len();
+            first += task.train.rows();
         }
         if let Examples::Bags(bags) = &self.examples {
             pieces.upload(driver, bags.data.offsets.at, bytemuck::cast_slice(&offsets))?;

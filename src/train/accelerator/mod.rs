@@ -181,7 +181,7 @@ impl Accelerator {
         };
         let at = device.allocate(name, dtype.bytes() * rows_of_j * stride)?;
         let jacobian = Tensor { at, rows: rows_of_j, ld: stride, dtype, ..shared.values };
-        let head_gradients = Tensor { at: device.allocate("heads: gradients", 4 * heads.values.columns)?, ..heads.values };
+        let head_gradients = parameters::row(device, "heads: gradients", heads.values.columns)?;
         // More rows in a round than in a group: there are several groups, which can overlap unless all add to one row.
         let lanes = if limits.round_rows > limits.group_rows && keep.stored { 2 } else { 1 };
         let lanes: Vec<Lane> =

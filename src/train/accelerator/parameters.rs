@@ -131,9 +131,9 @@ impl ParametersOnDevice {
     }
 }
 
-/// (len) f32
-fn row(device: &mut dyn Driver, name: &str, len: usize) -> Result<Tensor, DeviceError> {
-    Ok(Tensor::dense(device.allocate(name, 4 * len)?, 1, len, DType::F32))
+/// (len) f32, at least room for one: no task of a run may have parameters of its own.
+pub(super) fn row(device: &mut dyn Driver, name: &str, len: usize) -> Result<Tensor, DeviceError> {
+    Ok(Tensor::dense(device.allocate(name, 4 * len.max(1))?, 1, len, DType::F32))
 }
 
 /// Parameters of one space and so many moments.

@@ -36,7 +36,7 @@ impl Accelerator {
         }
         self.clear_halt()?;
         // Heads of absent tasks have no gradient, and count as zero.
-        self.driver.fill(stream, self.head_gradients.at, 0, 4 * self.head_gradients.columns)?;
+        self.driver.fill(stream, self.head_gradients.at, 0, 4 * self.head_gradients.columns.max(1))?;
         self.driver.fill(stream, self.results.at, 0, self.results.bytes)?;
         let mut program = Program::default();
         let own = self.parameters.narrow(&self.readable(), rows_of(parameters));

@@ -218,7 +218,7 @@ pub fn read_all(corpus: &Corpus, max_len: usize) {
 fn read_split(split: &Split, outputs: usize, kind: HeadKind, max_len: usize) {
     let count = split.len();
     let mut ids = Vec::new();
-    for example in 0..count {
+    for example in 0..split.rows() {
         match &split.inputs {
             Inputs::Tokens(store) => {
                 let first = store.read(example, &mut ids);
@@ -238,6 +238,7 @@ fn read_split(split: &Split, outputs: usize, kind: HeadKind, max_len: usize) {
             assert_eq!((values.len(), *dim), (count * outputs, outputs), "values per example");
         }
         data::Targets::Words => assert!(kind == HeadKind::Mlm, "words for a head of another kind"),
+        data::Targets::Pairs => assert_eq!((kind, split.rows()), (HeadKind::Similarity, 2 * count), "two texts of each pair"),
     }
     assert!(split.slices.values().all(|flags| flags.len() == count), "a flag per example");
 }
