@@ -91,7 +91,7 @@ fn a_run_is_in_the_project_once() {
     ids.dedup();
     let configs = configs(&folder);
     assert!(ids.len() == 2 && configs.len() == 2 && configs.iter().all(|(id, _)| ids.contains(id)), "{ids:?} {configs:?}");
-    assert_eq!((&configs[0].1["run.seed"], &configs[0].1["observe.trackio"]), (&json!(42), &json!("tried-2")));
+    assert_eq!((&configs[0].1["run.seed"], &configs[0].1["observe.trackio"]), (&json!(7), &json!("tried-2")));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub enum Form {
 /// Where answers go: a file that is there when it is whole, or stdout.
 enum Answers<'a> {
     Lines(Lines<'a>),
-    Table(Table<'a>),
+    Table(Box<Table<'a>>),
 }
 
 /// Answers all rows, of which `answer` gives the question's numbers; `labels` are the columns the task learned from. Returns
@@ -90,7 +90,7 @@ impl<'a> Answers<'a> {
     fn begin(rows: &RowsToAnswer, out: Option<&Path>, form: Form, question: Question<'a>, labels: &[String]) -> Result<Self> {
         let file = || out.map(|out| create(&scratch(out))).transpose();
         Ok(match (form, file()?) {
-            (Form::Parquet, Some(file)) => Self::Table(Table::begin(rows, file, question, labels)?),
+            (Form::Parquet, Some(file)) => Self::Table(Box::new(Table::begin(rows, file, question, labels)?)),
             (form, file) => Self::Lines(Lines::begin(rows, file, form == Form::Csv, question, labels)?),
         })
     }
