@@ -1,6 +1,6 @@
 // Rows scaled to length 1, and the gradient of that: a warp a row, lanes along the columns, sums in f32.
 //
-// Rows of x and dx are bf16 and lie pitch_of(width) apart, those of the unit vectors are f32 without gaps. No shared memory.
+// Rows of x and dx are bf16 and lie pitch_of(width) apart, what pads dx is zero; those of the unit vectors are f32 without gaps. No shared memory.
 // Floor: 2 bytes a value read and 4 written, or 6 read and 2 written; the second pass over a row comes from the cache.
 #include "common.cuh"
 
@@ -57,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(256) unit_rows_backward(bf16* dx, c
     }
     float factor = inverse(warp_sum(square));
     float along = warp_sum(product) * factor * factor;
-    for (int at = lane_id(); at < width; at += kWarp) {
-        float slope = fmaf(-along, to_float(own[at]), d[at]) * factor;
+    for (int at = lane_id(); at < pitch_of(width); at += kWarp) {
+        float slope = at < width ? fmaf(-along, to_float(own[at]), d[at]) * factor : 0.0f;
         dx[uint64_t(row) * pitch_of(width) + at] = from_float<bf16>(slope);
     }
 }

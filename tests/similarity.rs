@@ -52,11 +52,11 @@ fn losses_and_gradients_are_sentence_transformers() {
 const FILLERS: [&str; 4] = ["red", "dull", "fast", "slow"];
 const KEYS: usize = 12;
 
-/// Every pair of keys with some fillers around them; the rows of dev and test have fillers that those of train have not.
+/// Every pair of keys with some fillers around them; dev and test have each pair once, between fillers as no row of train has them.
 fn pairs() -> String {
     let mut text = "anchor\tpositive\tparity\tsplit\n".to_owned();
     for (number, (one, other)) in (0..16).map(|at| (at, (FILLERS[at / 4], FILLERS[at % 4]))) {
-        let split = ["train", "train", "train", "dev", "train", "test"][number % 6];
+        let split = if number == 6 { "dev" } else { ["train", "test"][usize::from(number == 9)] };
         for key in 0..KEYS {
             text += &format!("{one} a{key}\tb{key} {other}\t{}\t{split}\n", key % 2);
         }
@@ -83,7 +83,7 @@ const BERT: &str = "kind = \"transformer\"\ntokenizer = \"vocab.txt\"\nhidden = 
 const BAG: &str = "kind = \"bag\"\ntokenizer = \"words\"\nhidden = 32\nembedding_dim = 32\nbuckets = 512\nngrams = 1\n\
                    embedding_init = 0.2\nactivation = \"none\"\n";
 const TRAINING: &str = "[train]\nrounds = 60\nmicro_batch = 16\n[optimizer]\nlr = 3e-3\n[surgery]\nmethod = \"pcgrad\"\n\
-                        [eval]\nevery = 20\nbatch = 16\n[eval.slices]\neven = { column = \"parity\", equals = \"0\" }\n\
+                        [eval]\nevery = 4\nbatch = 16\n[eval.slices]\neven = { column = \"parity\", equals = \"0\" }\n\
                         [checkpoint]\nevery = 20\n[best]\nmetric = \"pairs.accuracy\"\n";
 
 /// What the `eval` lines of a run say of the task.
@@ -111,7 +111,7 @@ fn a_transformer_learns_which_texts_belong_together() {
     let (first, last) = (&along[0], along.last().expect("evaluations"));
     assert!(number(last, "accuracy") > number(first, "accuracy") && number(last, "accuracy") > 0.9, "{along:?}");
     assert!(number(last, "loss") < number(first, "loss"), "{along:?}");
-    assert!(last["slices"]["even"]["examples"].as_u64() == Some(12) && number(last, "cosine") <= 1.0, "{last}");
+    assert!(last["slices"]["even"]["examples"].as_u64() == Some(6) && number(last, "cosine") <= 1.0, "{last}");
 
     // What `eval` says of the split and of a file of its rows.
     let rows = pairs();
@@ -178,9 +178,13 @@ fn alone(place: &Place, config: &Path) -> PathBuf {
 #[test]
 fn a_bag_learns_it_too() {
     let (place, config) = place(BAG, TRAINING);
-    let trained = place.train(&alone(&place, &config), &["optimizer.lr=0.02", "encoder.word_dropout=0.1", "encoder.dropout=0.1"]);
+    let trained = place.train(
+        &alone(&place, &config),
+        &["train.rounds=150", "optimizer.lr=0.02", "encoder.word_dropout=0.1", "encoder.dropout=0.1"],
+    );
     let along = scores(&trained);
-    assert!(number(along.last().expect("evaluations"), "accuracy") > 0.9, "{along:?}");
+    let [first, last] = [along.first(), along.last()].map(|scores| number(scores.expect("evaluations"), "accuracy"));
+    assert!(last > 0.7 && first < 0.5, "{along:?}");
     let answer = predict(&trained, &["--text", "red a3\tb3 dull"]).ok().json();
     assert!(number(&answer, "cosine") > 0.5, "{answer}");
 }
@@ -213,9 +217,11 @@ fn a_device_learns_as_the_host_does() {
         [(BERT, "encoder.pooling=pooler"), (BERT, "train.fuse=1"), (BAG, "data.resident=host"), (BAG, "data.resident=device")]
     {
         let (place, config) = place(encoder, TRAINING);
-        let train = |on: &str| {
-            let place_on_host = on != device::EMULATED && more.starts_with("data.");
-            place.train(&config, &[&sets[..], &[on], if place_on_host { &[] } else { &[more] }].concat())
+        let train = |on| {
+            // Where a run's examples lie on a device is no setting of one without.
+            let own = [on, more];
+            let count = if on != device::EMULATED && more.starts_with("data.") { 1 } else { 2 };
+            place.train(&config, &[&sets[..], &own[..count]].concat())
         };
         let [host, emulated] = ["run.device=cpu", device::EMULATED].map(train);
         let (ours, theirs) = (device::losses(&host), device::losses(&emulated));
@@ -253,7 +259,7 @@ fn what_cannot_be_compared_is_refused() {
     };
     refused(&["tasks.pairs.label=parity"], "tasks.pairs.label: does nothing for head = \"similarity\"");
     refused(&["tasks.pairs.text=anchor"], "tasks.pairs.text: \"similarity\" compares two texts; this is one column");
-    refused(&["train.micro_batch=1"], "train.micro_batch: is 1: a pair is told from the others of its micro-batch");
+    refused(&["train.micro_batch=1"], "train.micro_batch: is 1: \"similarity\" tells a pair from the others of its micro-batch");
     refused(&["tasks.pairs.metrics=f1"], "tasks.pairs.metrics: \"f1\" does not measure a similarity head");
     refused(&["tasks.parity.temperature=0.1"], "tasks.parity.temperature: does nothing while `head` is \"classification\"");
     place

@@ -191,7 +191,11 @@ fn pair(checker: &mut Checker, key: &str, task: &Task) {
         None => ("train.micro_batch".to_owned(), checker.config.train.micro_batch),
     };
     if size == 1 {
-        checker.error(&[&own, &head], "is 1: a pair is told from the others of its micro-batch", "raise it, e.g. to 32");
+        checker.error(
+            &[&own, &head],
+            "is 1: \"similarity\" tells a pair from the others of its micro-batch",
+            "raise it, e.g. to 32",
+        );
     }
 }
 
