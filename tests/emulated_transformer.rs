@@ -148,6 +148,7 @@ fn setup(case: Case) -> Setup {
             masked,
             words_at_once: case.words.unwrap_or(0),
             round_tokens: tokens,
+            kept: 0,
         },
         ..Limits::default()
     };

@@ -134,7 +134,15 @@ fn limits(batch: &Batch, trained: bool) -> Limits {
         group_logits: n * VOCABULARY,
         logits_at_once: None,
         bag_rows: if trained { vec![n.max(VOCABULARY); 3] } else { Vec::new() },
-        tokens: TokenLimits { group_tokens: n, group_queries: n, head_rows: n, masked: n, words_at_once: n, round_tokens: n },
+        tokens: TokenLimits {
+            group_tokens: n,
+            group_queries: n,
+            head_rows: n,
+            masked: n,
+            words_at_once: n,
+            round_tokens: n,
+            ..TokenLimits::default()
+        },
         present: 3,
         ..Limits::default()
     }
