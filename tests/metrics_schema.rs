@@ -126,7 +126,15 @@ fn page() -> String {
                     With [`observe.trackio`](configuration.md) the scalars that TensorBoard gets are also rows of a project of Trackio, by the same tags and \
                     rounds, written about\nonce a second; `trackio show --project NAME` draws them. A run that goes on writes its rows anew from the lines that \
                     stay. Once it has begun, a run is not stopped by\nthis file; what the file could not take is there when the run goes on. The tables are those of \
-                    Trackio 0.43; versions before 0.24 have others, which are refused.\n\n## Every line\n\n"
+                    Trackio 0.43; versions before 0.24 have others, which are refused.\n\n\
+                    MLflow takes a run by a few lines of Python (Weights & Biases by `wandb.init` and `run.log` in their places):\n\n    \
+                    import json, mlflow\n    \
+                    with mlflow.start_run():\n        \
+                    for line in map(json.loads, open(\"runs/quickstart/metrics.jsonl\")):\n            \
+                    if line[\"kind\"] == \"round\":\n                \
+                    losses = {f\"loss/{task}\": loss for task, loss in line[\"losses\"].items()}\n                \
+                    mlflow.log_metrics(losses, step=line[\"round\"])\n\n\
+                    ## Every line\n\n"
         .to_owned();
     let definitions = &schema["definitions"];
     for (name, key) in [("v", "version"), ("round", "rounds_done"), ("time", "time"), ("n", "n")] {
