@@ -50,7 +50,9 @@ pub fn keep_states(
 }
 
 /// The splits that a run reads while it trains: the scores at its end are computed on the host.
-const ON_DEVICE: &[SplitName] = &[SplitName::Train, SplitName::Dev];
+fn splits_on_device() -> &'static [SplitName] {
+    splits_read(false)
+}
 
 /// Tokens of which a device keeps states.
 pub fn tokens_on_device(corpus: &Corpus) -> usize {
@@ -58,13 +60,13 @@ pub fn tokens_on_device(corpus: &Corpus) -> usize {
         Inputs::Tokens(store) => (0..store.len()).map(|example| sequence_len(store, example)).sum(),
         Inputs::Features(_) => 0,
     };
-    corpus.tasks.iter().flat_map(|task| ON_DEVICE.iter().filter_map(|&name| task.split(name))).map(of).sum()
+    corpus.tasks.iter().flat_map(|task| splits_on_device().iter().filter_map(|&name| task.split(name))).map(of).sum()
 }
 
 fn keep_on_device(trainer: &mut Trainer, corpus: &Corpus, batch: usize, stop: &AtomicBool) -> Result<bool> {
     let mut row = FIRST_STATE;
     for (number, task) in corpus.tasks.iter().enumerate() {
-        for split in ON_DEVICE.iter().filter_map(|&name| task.split(name)) {
+        for split in splits_on_device().iter().filter_map(|&name| task.split(name)) {
             let Inputs::Tokens(store) = &split.inputs else { continue };
             let rows = bounds(store, row, 1);
             let kept = each_batch(trainer, number, split, batch, stop, &mut |trainer, packed| {
