@@ -4,7 +4,6 @@
 // A kernel for each method, with a block for each set; then `surgery_finish`. Floor: some T^3 multiply-adds a set, T^2 doubles:
 // microseconds, bound by latency.
 #include "solve/aligned_mtl.cuh"
-#include "solve/cagrad.cuh"
 #include "solve/config.cuh"
 #include "solve/db_mtl.cuh"
 #include "solve/dualproj.cuh"
@@ -22,10 +21,6 @@
 // Out: weights and statuses, and what the method remembers. Where the round is halted nothing changes.
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_aligned_mtl(const solve::Problem* problem) {
     solve::run<solve::aligned_mtl>(problem);
-}
-
-extern "C" __global__ void __launch_bounds__(128, 1) surgery_cagrad(const solve::Problem* problem) {
-    solve::run<solve::cagrad>(problem);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 1) surgery_config(const solve::Problem* problem) {

@@ -1,13 +1,15 @@
 // The bargaining equation G a = a^(-p), as surgery/methods/bargain.rs.
 #pragma once
 
-#include "line_search.cuh"
+#include "linalg.cuh"
 
 namespace solve {
 
 constexpr double kRidge = 1e-8;
 constexpr int kBargainSteps = 200;
 constexpr double kLargestCancellation = 1e10;
+constexpr double kMostLost = 0.95;
+constexpr double kShortestStep = 1e-10;
 
 enum Bargained { kSolved, kRidged, kNone };
 
@@ -59,10 +61,17 @@ struct Bargain {
 
     __device__ __forceinline__ static double nan_value() { return bits_of<double>(uint64_t(0x7ff8000000000000ull)); }
 
-    // From `point` to `moved`.
+    // From `point` to `moved`: halves the step, which loses no number more than kMostLost of itself, until the value falls by a tenth of what
+    // `decrement` promises, or rounding may hide that it does.
     __device__ __forceinline__ void line_search(const Set& set, double decrement) const {
-        Line line = {point, relative, moved, size, 0.95, 1e-10};
-        double step = line.first_step(set);
+        double steepest = set.once([&] {
+            double least = 0.0;
+            for (int i = 0; i < size; ++i) {
+                least = fmin(least, relative[i]);
+            }
+            return least;
+        });
+        double step = steepest < 0.0 ? fmin(-kMostLost / steepest, 1.0) : 1.0;
         double start = value(set, point);
         double parts = set.once([&] {
             double sum = 0.0;
@@ -72,7 +81,12 @@ struct Bargain {
             return sum;
         });
         double rounding = 4.0 * kEpsilon * double(size) * (1.0 + fabs(start) + parts);
-        line.search(set, step, start, decrement, rounding, [&](const double* at) { return value(set, at); });
+        for (;; step *= 0.5) {
+            set.each(size, [&](int i) { moved[i] = point[i] * (1.0 + step * relative[i]); });
+            if (value(set, moved) <= start - 0.1 * step * decrement + rounding || step < kShortestStep) {
+                return;
+            }
+        }
     }
 
     // The solution in `point`; false where there is none that f64 can hold.

@@ -7,10 +7,9 @@
 
 use super::eigen::Eigen;
 use super::linalg::{Cholesky, dot, quadratic, times};
-use super::on_device::{EIGEN_MATRICES, EIGEN_VECTORS};
 use super::params::{Param, Range};
 use super::registry::Descriptor;
-use super::{DeviceSolver, Inputs, Method, Needs, Solution, Status};
+use super::{Inputs, Method, Needs, Solution, Status};
 
 pub(super) const DESCRIPTOR: Descriptor = Descriptor {
     name: "cagrad",
@@ -85,12 +84,6 @@ impl Method for CaGrad {
             solution.status = Status::Fallback(stopped(gap));
         }
         solution
-    }
-
-    fn device_solver(&self) -> Option<DeviceSolver> {
-        let numbers = [self.c, self.divisor, self.norm_eps];
-        let (matrices, vectors) = (EIGEN_MATRICES + 2, EIGEN_VECTORS + 13);
-        Some(DeviceSolver { numbers, matrices, vectors, fallbacks: &[stopped], ..DeviceSolver::new("surgery_cagrad") })
     }
 }
 

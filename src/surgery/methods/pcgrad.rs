@@ -85,19 +85,22 @@ impl Method for PcGrad {
     }
 
     fn device_solver(&self) -> Option<DeviceSolver> {
-        Some(DeviceSolver { order: Some(self.order), matrices: 1, ..DeviceSolver::new("surgery_pcgrad") })
+        Some(DeviceSolver { order: Some(self.order), matrices: 2, ..DeviceSolver::new("surgery_pcgrad") })
     }
 }
 
 /// Coefficients of row `row` after its projections, in terms of the original gradients.
 fn project(gram: &[f64], count: usize, row: usize, order: &[usize]) -> Vec<f64> {
+    let gram_row = |task: usize| &gram[task * count..(task + 1) * count];
     let mut part = vec![0.0; count];
     part[row] = 1.0;
+    // products[j] = c . G[:, j]
+    let mut products = gram_row(row).to_vec();
     for &other in order.iter().filter(|&&other| other != row) {
-        let column = &gram[other * count..(other + 1) * count];
-        let product: f64 = part.iter().zip(column).map(|(c, g)| c * g).sum();
-        if product < 0.0 {
-            part[other] -= product / column[other];
+        if products[other] < 0.0 {
+            let removed = products[other] / gram_row(other)[other];
+            part[other] -= removed;
+            products.iter_mut().zip(gram_row(other)).for_each(|(product, g)| *product -= removed * g);
         }
     }
     part
