@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::adamw::{ColumnRule, Combine};
 use super::chunks::Chunks;
-use super::gram::{jacobian_rows, narrow, stride};
+use super::gram::{self, jacobian_rows, narrow, stride};
 use super::row_gradients::{PARTIAL_ROWS, RowGradients, UnionAt};
 use crate::machine::driver::{Address, Card, PLAIN_SHARED};
 use crate::machine::host::HostMemory;
@@ -94,8 +94,8 @@ pub struct ColumnSquare<'a> {
     pub rule: Rule<'a>,
     /// (1) f64
     pub out: Tensor,
-    /// (partial sums), (1) and (1) for a device's kernels; none on the host.
-    pub scratch: [Tensor; 3],
+    /// (partial sums) f64 that kernels write on the way; none on the host.
+    pub partials: Tensor,
 }
 
 /// Columns of one partial sum on the host; fixed, so that threads cannot change the order of additions.
@@ -114,8 +114,7 @@ impl Op for ColumnSquare<'_> {
     }
 
     fn operands(&self) -> Operands {
-        let [partials, gram, conflicts] = self.scratch;
-        let mut operands = Operands::new([], [self.out, partials, gram, conflicts]);
+        let mut operands = Operands::new([], [self.out, self.partials]);
         operands.reads.extend(&self.jacobian);
         operands.reads.extend(self.rows.iter().flat_map(|rows| &rows.tasks).filter(|task| !task.is_none()));
         operands
@@ -163,7 +162,7 @@ impl Op for ColumnSquare<'_> {
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
         let (rule, [firsts, lengths, sums]) = (&tables[..2], [tables[2], tables[3], tables[4]]);
-        let ([partials, gram, conflicts], count, chunks) = (self.scratch, self.jacobian.len(), self.chunks().len());
+        let (partials, count, chunks) = (self.partials, self.jacobian.len(), self.chunks().len());
         let dense = self.rule.launch("column_squares", chunks, count).addresses([partials.at, self.jacobian[0].at]);
         let dense = self.rule.arguments(dense.long(stride(&self.jacobian)).int(count), rule).addresses([firsts, lengths]);
         let mut commands: Vec<Command> = vec![dense.int(narrow(&self.jacobian)).into()];
@@ -179,8 +178,7 @@ impl Op for ColumnSquare<'_> {
             commands.push(self.rule.arguments(own, rule).long(self.jacobian[0].columns as u64).into());
         }
         // The sum of 1 x 1 matrices, as many as there are partial sums.
-        let total = Launch::line("gram_finish", 1, 1024);
-        commands.push(total.addresses([self.out.at, gram.at, conflicts.at, partials.at, sums]).int(1).into());
+        commands.push(gram::finish(1, 1, [self.out, partials], sums).into());
         commands
     }
 }

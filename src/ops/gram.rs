@@ -53,26 +53,16 @@ pub struct GramMatrices<'a> {
     pub rows: Option<RowGradients<'a>>,
     /// ((blocks + 1) x T T) f64, the last of all blocks together.
     pub gram: Tensor,
-    pub scratch: GramScratch,
+    /// (partial sums x T T) f64 that kernels write on the way; none on the host.
+    pub partials: Tensor,
 }
 
 /// Most tasks of a round on a device: the kernels count the cells of a T x T matrix in 32 bits.
 pub const MOST_TASKS: usize = 46_340;
 
-/// What kernels write on the way to Gram matrices; none on the host.
-#[derive(Clone, Copy, Debug)]
-pub struct GramScratch {
-    /// (partial sums x T T) f64
-    pub partials: Tensor,
-    /// ((blocks + 1) x T T) f64
-    pub cosines: Tensor,
-    /// (blocks + 1) u32
-    pub conflicts: Tensor,
-}
-
-impl GramScratch {
-    pub const NONE: Self = Self { partials: Tensor::NONE, cosines: Tensor::NONE, conflicts: Tensor::NONE };
-}
+/// Rows of J of which `gram_tile` multiplies every pair, and threads of a block of it and of `gram_finish`.
+const GROUP: usize = 32;
+const THREADS: u32 = 256;
 
 impl GramMatrices<'_> {
     fn count(&self) -> usize {
@@ -129,8 +119,7 @@ impl Op for GramMatrices<'_> {
     }
 
     fn operands(&self) -> Operands {
-        let GramScratch { partials, cosines, conflicts } = self.scratch;
-        let mut operands = Operands::new([], [self.gram, partials, cosines, conflicts]);
+        let mut operands = Operands::new([], [self.gram, self.partials]);
         operands.reads.extend(&self.jacobian);
         operands.reads.extend(self.rows.iter().flat_map(|rows| &rows.tasks));
         operands.reads.retain(|tensor| !tensor.is_none());
@@ -172,37 +161,36 @@ impl Op for GramMatrices<'_> {
         let &[firsts, lengths, bounds, ref union @ ..] = tables else { unreachable!("three tables and more") };
         let (blocks, count) = (self.blocks.len(), self.count());
         let chunks = self.cut().chunks.len();
-        let GramScratch { partials, cosines, conflicts } = self.scratch;
         let kernels = [(2, "gram_2"), (4, "gram_4"), (8, "gram_8"), (12, "gram_12"), (16, "gram_16")];
         let launch = match kernels.iter().find(|(most, _)| count <= *most) {
-            Some((_, kernel)) => Launch::line(kernel, chunks, 256),
+            Some((_, kernel)) => Launch::line(kernel, chunks, THREADS),
             None => {
-                let groups = count.div_ceil(8);
-                Launch::new("gram_tile", [groups * (groups + 1) / 2, chunks, 1], 256)
+                let groups = count.div_ceil(GROUP);
+                Launch::new("gram_tile", [groups * (groups + 1) / 2, chunks, 1], THREADS)
             }
         };
         let dense = launch
-            .addresses([partials.at, self.jacobian.first().map_or(0, |row| row.at)])
+            .addresses([self.partials.at, self.jacobian.first().map_or(0, |row| row.at)])
             .long(stride(&self.jacobian))
             .int(count)
             .addresses([firsts, lengths])
             .int(narrow(&self.jacobian));
         let mut commands: Vec<Command> = vec![dense.into()];
         if let Some(rows) = &self.rows {
-            let behind = partials.at + 8 * (chunks * count * count) as Address;
+            let behind = self.partials.at + 8 * (chunks * count * count) as Address;
             commands.push(rows.gram(behind, union).into());
         }
-        let cells = (8 * blocks * count * count) as Address;
-        let finish = |first: Address, conflicts: Address, bounds: Address, blocks: usize| {
-            Launch::line("gram_finish", blocks, 1024)
-                .addresses([self.gram.at + first, cosines.at + first, conflicts, partials.at, bounds])
-                .int(count)
-        };
-        commands.push(finish(0, conflicts.at, bounds, blocks).into());
-        let behind = 4 * blocks as Address;
-        commands.push(finish(cells, conflicts.at + behind, bounds + 2 * behind, 1).into());
+        commands.push(finish(count, blocks + 1, [self.gram, self.partials], bounds).into());
         commands
     }
+}
+
+/// Adds up the partial products of `sets` matrices of `count` rows; `bounds` (sets) are those of each one's partials.
+pub(super) fn finish(count: usize, sets: usize, [gram, partials]: [Tensor; 2], bounds: Address) -> Launch {
+    let warps = THREADS as usize / 32;
+    Launch::new("gram_finish", [(count * count).div_ceil(warps), sets, 1], THREADS)
+        .addresses([gram.at, partials.at, bounds])
+        .int(count)
 }
 
 /// Squared norms of some stretches of one row.

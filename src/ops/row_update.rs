@@ -245,9 +245,9 @@ mod cases {
                 let gradients = RowGradients::new(&union, tasks, DIM);
 
                 let (gram, blocks) = (place.room(2, 9, DType::F64), [0..0; 1]);
-                let scratch = place.gram_scratch(1, 1, 9);
+                let partials = place.scratch(9, DType::F64);
                 let rows = Some(gradients.clone());
-                place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows, gram, scratch });
+                place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows, gram, partials });
 
                 let square = |values: Vec<f32>| values.iter().map(|x| x * x).collect::<Vec<f32>>();
                 let state = TableState {
@@ -292,8 +292,8 @@ mod cases {
             };
             let rows = RowGradients::new(&union, own.iter().map(task).collect(), dim);
             let (gram, blocks) = (place.room(2, tasks * tasks, DType::F64), [0..0; 1]);
-            let scratch = place.gram_scratch(rows.gram_partials(), 1, tasks * tasks);
-            place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows: Some(rows), gram, scratch });
+            let partials = place.scratch(rows.gram_partials() * tasks * tasks, DType::F64);
+            place.run(&GramMatrices { jacobian: Vec::new(), blocks: &blocks, table: Some(0), rows: Some(rows), gram, partials });
             vec![place.found("gram", gram).within(0.0, 1e-6)]
         });
     }
@@ -332,8 +332,8 @@ mod cases {
             let rows = RowGradients::new(&union, indexes.iter().map(task).collect(), DIM);
             let jacobian = (0..3).map(|task| Tensor { columns: 50, ..dense.rows(task..task + 1) }).collect();
             let (gram, blocks) = (place.room(3, 9, DType::F64), [0..20, 20..50]);
-            let scratch = place.gram_scratch(3, 2, 9);
-            place.run(&GramMatrices { jacobian, blocks: &blocks, table: Some(0), rows: Some(rows), gram, scratch });
+            let partials = place.scratch(27, DType::F64);
+            place.run(&GramMatrices { jacobian, blocks: &blocks, table: Some(0), rows: Some(rows), gram, partials });
             vec![place.found("gram", gram).within(0.0, 1e-6)]
         });
     }

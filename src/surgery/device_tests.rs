@@ -415,8 +415,8 @@ fn rules_for_columns(on: On) {
                 halted: none,
             });
             let out = place.room(1, 1, DType::F64);
-            let scratch = [place.scratch(2, DType::F64), place.scratch(1, DType::F64), place.scratch(1, DType::F32)];
-            place.run(&ColumnSquare { jacobian, rows: Some(gradients), rule, out, scratch });
+            let partials = place.scratch(2, DType::F64);
+            place.run(&ColumnSquare { jacobian, rows: Some(gradients), rule, out, partials });
             vec![place.found("columns", values), place.found("rows", table), place.found("square", out)]
         });
     }
@@ -435,8 +435,8 @@ fn a_rule_for_24_tasks(on: On) {
         let jacobian: Vec<Tensor> = (0..tasks).map(|task| all.rows(task..task + 1)).collect();
         let rule = rule(&mean, Kernel::TrimmedMean { trim: 0 }, &factors);
         let out = place.room(1, 1, DType::F64);
-        let scratch = [place.scratch(1, DType::F64), place.scratch(1, DType::F64), place.scratch(1, DType::F32)];
-        place.run(&ColumnSquare { jacobian, rows: None, rule, out, scratch });
+        let partials = place.scratch(1, DType::F64);
+        place.run(&ColumnSquare { jacobian, rows: None, rule, out, partials });
         vec![place.found("square", out)]
     });
 }

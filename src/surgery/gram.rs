@@ -4,7 +4,7 @@ use super::blocks::Blocks;
 use crate::machine::tape::Tape;
 use crate::machine::tensor::Tensor;
 use crate::model::network::Network;
-use crate::ops::gram::{GramMatrices, GramScratch, Squares};
+use crate::ops::gram::{GramMatrices, Squares};
 use crate::ops::row_gradients::RowGradients;
 
 /// Products of the shared gradients of the T present tasks.
@@ -38,7 +38,8 @@ pub struct ProductsAt {
     pub added: Tensor,
     /// (T) squares of the heads' gradients.
     pub heads: Tensor,
-    pub scratch: GramScratch,
+    /// Of Gram matrices on a device; none on the host.
+    pub partials: Tensor,
 }
 
 /// One pass over J and the touched embedding rows, one over the heads of the present `tasks`.
@@ -51,14 +52,14 @@ pub fn products<'a>(
     out: ProductsAt,
 ) {
     let (table, rows) = (blocks.table, gradients.rows.clone().filter(|_| blocks.table.is_some()));
-    let (ranges, scratch) = (&blocks.ranges[..], out.scratch);
+    let (ranges, partials) = (&blocks.ranges[..], out.partials);
     let jacobian = gradients.jacobian.clone();
     if gradients.stored {
-        tape.push(GramMatrices { jacobian, blocks: ranges, table, rows, gram: out.grams, scratch });
+        tape.push(GramMatrices { jacobian, blocks: ranges, table, rows, gram: out.grams, partials });
     } else {
-        tape.push(GramMatrices { jacobian, blocks: ranges, table, rows: None, gram: out.added, scratch });
+        tape.push(GramMatrices { jacobian, blocks: ranges, table, rows: None, gram: out.added, partials });
         if rows.is_some() {
-            tape.push(GramMatrices { jacobian: Vec::new(), blocks: ranges, table, rows, gram: out.grams, scratch });
+            tape.push(GramMatrices { jacobian: Vec::new(), blocks: ranges, table, rows, gram: out.grams, partials });
         }
     }
     let segments = tasks.iter().map(|&task| network.table.head_range(task)).collect();

@@ -17,7 +17,6 @@ use crate::machine::tensor::Tensor;
 use crate::model::Parameters;
 use crate::model::network::{Batch, Gradients, Keep, Limits, Network, Part, Scratch};
 use crate::ops::column_rule::{ColumnSquare, How};
-use crate::ops::gram::GramScratch;
 use crate::ops::row_gradients::{RowGradient, RowGradients, Union};
 use crate::ops::row_pass::PassRows;
 use crate::ops::storage::Storage;
@@ -183,7 +182,7 @@ impl Backend for Host {
             grams: memory.lend_mut(&mut grams),
             added: memory.lend_mut(&mut added),
             heads: memory.lend_mut(&mut heads),
-            scratch: GramScratch::NONE,
+            partials: Tensor::NONE,
         };
         let gradients = lend_gradients(&mut memory, &self.gradients, &self.touched.union, work);
         let mut tape = Tape::default();
@@ -226,7 +225,7 @@ impl Backend for Host {
         let GradientsAt { jacobian, rows, .. } = lend_gradients(&mut memory, &self.gradients, &self.touched.union, work);
         let rule = work.column_rule(rule, &host, factors);
         let mut tape = Tape::default();
-        tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [Tensor::NONE; 3] });
+        tape.push(ColumnSquare { jacobian, rows, rule, out, partials: Tensor::NONE });
         tape.run(&memory);
         drop((tape, memory));
         Ok(square[0])

@@ -16,7 +16,7 @@ use crate::ops::adamw::{Rule, Step};
 use crate::ops::chunks::Chunks;
 use crate::ops::column_rule::How;
 use crate::ops::gemm::Write;
-use crate::ops::gram::{GramMatrices, GramScratch};
+use crate::ops::gram::GramMatrices;
 use crate::ops::jacobian_rows::{JacobianRows, Segment};
 use crate::ops::linear::{LinearForward, LinearInputBackward, LinearWeightBackward};
 use crate::ops::philox::{Keyed, Stream};
@@ -25,6 +25,7 @@ use crate::ops::update::{Columns, ParameterState, Update};
 /// Launches between two looks at the clock: one wait is then small beside them.
 const REPEATS: usize = 10;
 const TASKS: usize = 8;
+const MANY_TASKS: usize = 64;
 /// Random values that buffers are filled with, over and over.
 const NOISE: usize = 1 << 20;
 /// Columns of the activations.
@@ -163,14 +164,19 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
     let (ceiling, _) = gbps(2 * half, &copied);
     bench.say("copy", json!({ "bytes": half }), &copied, gbps(2 * half, &copied), Some(ceiling))?;
 
-    let blocks = [0..params; 1];
-    let partials =
-        bench.room(8 * TASKS * TASKS * Chunks::of_range(0..params as u64, Chunks::gram_length(params as u64)).len())?;
-    let scratch = GramScratch { partials: Tensor::dense(partials, 1, 1, DType::F64), ..GramScratch::NONE };
-    let gram = GramMatrices { jacobian: jacobian.clone(), blocks: &blocks, table: None, rows: None, gram: Tensor::NONE, scratch };
-    let times = bench.time_op(&gram)?;
-    let shape = json!({ "tasks": TASKS, "params": params });
-    bench.say("gram", shape.clone(), &times, gbps(4 * TASKS * params, &times), Some(ceiling))?;
+    for tasks in [TASKS, MANY_TASKS] {
+        let columns = params * TASKS / tasks;
+        let blocks = [0..columns; 1];
+        let sums = Chunks::of_range(0..columns as u64, Chunks::gram_length(columns as u64)).len();
+        let partials = Tensor::dense(bench.room(8 * tasks * tasks * sums)?, 1, 1, DType::F64);
+        let row = |task: usize| Tensor::dense(all + 4 * (task * columns) as Address, 1, columns, DType::F32);
+        let jacobian = (0..tasks).map(row).collect();
+        let gram = GramMatrices { jacobian, blocks: &blocks, table: None, rows: None, gram: Tensor::NONE, partials };
+        let times = bench.time_op(&gram)?;
+        let shape = json!({ "tasks": tasks, "params": columns });
+        bench.say("gram", shape, &times, gbps(4 * tasks * columns, &times), Some(ceiling))?;
+        bench.driver.free(partials.at);
+    }
 
     let [values, first, second] = [bench.noise_f32(params)?, bench.noise_f32(params)?, bench.room(4 * params)?];
     // Second moments are not negative.
@@ -187,8 +193,8 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
         halted: Tensor::NONE,
     };
     let times = bench.time_op(&update)?;
-    bench.say("update", shape, &times, gbps((4 * TASKS + 26) * params, &times), Some(ceiling))?;
-    [all, partials, values, first, second, copy].into_iter().for_each(|at| bench.driver.free(at));
+    bench.say("update", json!({ "tasks": TASKS, "params": params }), &times, gbps((4 * TASKS + 26) * params, &times), Some(ceiling))?;
+    [all, values, first, second, copy].into_iter().for_each(|at| bench.driver.free(at));
 
     let rows = params.div_ceil(GELU_WIDTH);
     let count = rows * GELU_WIDTH;

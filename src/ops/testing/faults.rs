@@ -6,7 +6,7 @@ use crate::machine::tape::Op;
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::ops::activation::{Activation, convert_to_bf16};
 use crate::ops::attention::{AttentionBackward, AttentionForward, Sequences};
-use crate::ops::gram::{GramMatrices, GramScratch};
+use crate::ops::gram::GramMatrices;
 use crate::ops::linear::{LinearForward, LinearInputBackward};
 
 /// What the emulated device says of `launch` under three orders; empty where there is no such device.
@@ -54,9 +54,9 @@ fn a_removed_barrier() {
         let all = device.upload(&noise(tasks * width, 0));
         let jacobian = Tensor::dense(all, tasks, width, DType::F32);
         let partials = Tensor::dense(device.room::<f64>(tasks * tasks), 1, tasks * tasks, DType::F64);
-        let (blocks, scratch) = ([0..width; 1], GramScratch { partials, ..GramScratch::NONE });
+        let blocks = [0..width; 1];
         let jacobian = (0..tasks).map(|task| jacobian.rows(task..task + 1)).collect();
-        let gram = GramMatrices { jacobian, blocks: &blocks, table: None, rows: None, gram: Tensor::NONE, scratch };
+        let gram = GramMatrices { jacobian, blocks: &blocks, table: None, rows: None, gram: Tensor::NONE, partials };
         Launch { kernel: "gram_4_without_barriers", ..first(device, &gram) }
     };
     for fault in faults(gram) {

@@ -8,7 +8,6 @@ use crate::machine::host::HostMemory;
 use crate::machine::launch::Launch;
 use crate::machine::tape::Op;
 use crate::machine::tensor::{DType, Tensor, pitch};
-use crate::ops::gram::GramScratch;
 
 /// Where a case computes: on a device, or on the host.
 pub struct Place<'d> {
@@ -135,15 +134,6 @@ impl<'d> Place<'d> {
     /// Room that only kernels use.
     pub fn scratch(&mut self, count: usize, dtype: DType) -> Tensor {
         if self.device.is_some() { self.room(1, count, dtype) } else { Tensor::NONE }
-    }
-
-    /// What kernels write on the way to Gram matrices of so many cells.
-    pub fn gram_scratch(&mut self, partials: usize, blocks: usize, cells: usize) -> GramScratch {
-        GramScratch {
-            partials: self.scratch(partials * cells, DType::F64),
-            cosines: self.scratch((blocks + 1) * cells, DType::F64),
-            conflicts: self.scratch(blocks + 1, DType::U32),
-        }
     }
 
     pub fn run(&mut self, op: &dyn Op) {

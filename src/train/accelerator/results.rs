@@ -2,7 +2,6 @@
 
 use crate::machine::driver::{Address, DeviceError, Driver, EventId, StagingId};
 use crate::machine::tensor::{DType, Tensor};
-use crate::ops::gram::GramScratch;
 use crate::surgery::blocks::Blocks;
 use crate::surgery::gram::ProductsAt;
 
@@ -18,7 +17,8 @@ pub(super) struct Results {
     pub batches: usize,
     pub sets: usize,
     pub blocks: usize,
-    pub scratch: GramScratch,
+    /// (partial sums x T T) f64 on the way to Gram matrices.
+    pub partials: Tensor,
     /// By the buffer of a round's batch: what was read, how many rows of the table have slots where the device gives them, and when
     /// both are there.
     pub staging: [StagingId; 2],
@@ -81,7 +81,7 @@ impl Results {
             grams: self.tensor(self.grams(), self.blocks + 1, (count * self.batches).pow(2)),
             added: self.tensor(self.added(), self.blocks + 1, 1),
             heads: self.tensor(self.squares(), 1, count),
-            scratch: self.scratch,
+            partials: self.partials,
         }
     }
 
@@ -96,15 +96,11 @@ impl Results {
         let (gram, sets, blocks) = (8 * cells, blocks.sets(), blocks.count());
         let bytes = 8 * (3 * tasks + 3 + sets * (2 + tasks) + blocks + 1) + (blocks + 1) * gram;
         let at = device.allocate("losses and products of gradients", bytes)?;
-        let matrices = |at: Address, count: usize| Tensor::dense(at, count, cells, DType::F64);
-        let scratch = GramScratch {
-            partials: matrices(device.allocate("partial products", partials * gram)?, partials),
-            cosines: matrices(device.allocate("cosines", (blocks + 1) * gram)?, blocks + 1),
-            conflicts: Tensor::dense(device.allocate("conflicts", 4 * (blocks + 1))?, 1, blocks + 1, DType::U32),
-        };
+        let room = device.allocate("partial products", partials * gram)?;
+        let partials = Tensor::dense(room, partials, cells, DType::F64);
         let staging = [device.staging(bytes)?, device.staging(bytes)?];
         let slots = [device.staging(4)?, device.staging(4)?];
         let read = [device.event()?, device.event()?];
-        Ok(Self { at, bytes, tasks, batches, sets, blocks, scratch, staging, slots, read })
+        Ok(Self { at, bytes, tasks, batches, sets, blocks, partials, staging, slots, read })
     }
 }

@@ -14,7 +14,6 @@ use crate::machine::tensor::{DType, Tensor};
 use crate::model::network::Keep;
 use crate::ops::adamw::ColumnRule;
 use crate::ops::column_rule::{ColumnSquare, How};
-use crate::ops::gram::GramScratch;
 use crate::surgery::buffers::{Passes, TaskBuffers};
 use crate::surgery::gram::{GradientsAt, RoundGram};
 use crate::surgery::methods::Columnwise;
@@ -58,11 +57,10 @@ impl Backend for Accelerator {
     fn column_square(&mut self, work: &Work, rule: &dyn Columnwise, factors: &[f64]) -> Result<f64, Stop> {
         self.unite(work);
         let (results, count) = (&self.results, work.tasks.len());
-        let GramScratch { partials, cosines, conflicts } = results.scratch;
         let GradientsAt { jacobian, rows, .. } = self.gradients(&self.touched, work.first, count);
         let (rule, out) = (work.column_rule(rule, NOT_HERE, factors), results.tensor(results.summary(), 1, 1));
         let mut tape = Tape::default();
-        tape.push(ColumnSquare { jacobian, rows, rule, out, scratch: [partials, cosines, conflicts] });
+        tape.push(ColumnSquare { jacobian, rows, rule, out, partials: results.partials });
         let packed = self.packed.as_ref().expect("gradients before their products");
         let mut upload = self.steps[self.buffer].upload();
         let commands = tape.commands(&self.card, |table| self.place(packed, &mut upload, table));
