@@ -1,4 +1,4 @@
-// Which rows of an embedding table a batch touches, and from which examples: the n-grams of its examples are fetched from data that lies
+// Which rows of an embedding table a batch touches, and from where: the n-grams or tokens of its examples are fetched from data that lies
 // on the device, sorted by row of J and row of the table, and united. Integer work in fixed orders, as ops/row_gradients.rs does it on
 // the host; every grid fits the largest batch, and true counts are read from `counts`.
 //
@@ -17,11 +17,11 @@ constexpr int kDigitBits = 8;
 constexpr int kTile = 4096;
 constexpr uint32_t kStreamWordDropout = 3;
 
-// Places of `counts`: n-grams of the batch, rows of all tasks' gradients, rows of their union, rows of the table with a slot, and as
+// Places of `counts`: n-grams or tokens of the batch, rows of all tasks' gradients, rows of their union, rows of the table with a slot, and as
 // many before this batch.
 enum Count { kEntries, kGradientRows, kUnionRows, kTouched, kTouchedBefore };
 
-// Packed examples that are one task's, from `start` to the next part's, as `BagPart` of ops/row_index.rs.
+// Packed examples that are one task's, from `start` to the next part's, as `FetchPart` of ops/row_index.rs.
 struct Part {
     uint32_t start;
     // Of J.
@@ -29,7 +29,23 @@ struct Part {
     uint32_t task;
     // Number of the task's first example in the data.
     uint32_t first;
+    // Tokens that pad the groups before its own; of n-grams there are none.
+    uint32_t padding;
 };
+
+// The part of a packed example.
+__device__ __forceinline__ Part part_of(const Part* parts, int count, uint32_t example) {
+    int low = 0, high = count - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (parts[middle].start <= example) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return parts[low];
+}
 
 // Examples of a batch, and what is dropped of them.
 struct Batch {
@@ -42,18 +58,7 @@ struct Batch {
     uint64_t seed;
     const uint64_t* round;
 
-    __device__ __forceinline__ Part part_of(uint32_t example) const {
-        int low = 0, high = count - 1;
-        while (low < high) {
-            int middle = (low + high + 1) / 2;
-            if (parts[middle].start <= example) {
-                low = middle;
-            } else {
-                high = middle - 1;
-            }
-        }
-        return parts[low];
-    }
+    __device__ __forceinline__ Part part_of(uint32_t example) const { return row_index::part_of(parts, count, example); }
 };
 
 // Four neighbouring n-grams of an example, and which of them are kept.
@@ -218,6 +223,43 @@ extern "C" __global__ void __launch_bounds__(256) bag_entries(uint32_t* rows, ui
     }
 }
 
+// Tokens of each packed example, from bounds[row] on: ids, positions in the sequence, types and keys (tokens x 3: task, example, position);
+// zeros for what pads its group, up to bounds[row + 1]. Items (row of J << bits | id, packed token) of those that pad nothing, of which
+// there are *entries. Data: ids end to end, offsets (examples + 1), and where in its sequence each example's second text begins. A warp
+// an example.
+extern "C" __global__ void __launch_bounds__(256) token_entries(uint32_t* ids, uint32_t* positions, uint32_t* types, uint32_t* keys,
+                                                                uint2* items, uint32_t* counts, const uint32_t* data_ids,
+                                                                const uint32_t* data_offsets, const uint32_t* data_seconds,
+                                                                const uint32_t* examples, const uint32_t* bounds,
+                                                                const row_index::Part* parts, int part_count, int count,
+                                                                const uint32_t* entries, int bits) {
+    using namespace row_index;
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        counts[kEntries] = *entries;
+    }
+    int row = int(blockIdx.x) * kWarps + warp_id();
+    if (row >= count) {
+        return;
+    }
+    Part part = part_of(parts, part_count, uint32_t(row));
+    uint32_t example = examples[row], at = part.first + example;
+    uint32_t from = data_offsets[at], length = data_offsets[at + 1] - from, second = data_seconds[at];
+    uint32_t start = bounds[row], room = bounds[row + 1] - start;
+    for (uint32_t position = uint32_t(lane_id()); position < room; position += kWarp) {
+        bool is_there = position < length;
+        uint32_t token = start + position, id = is_there ? data_ids[from + position] : 0;
+        ids[token] = id;
+        positions[token] = is_there ? position : 0;
+        types[token] = is_there && position >= second;
+        keys[3 * token] = is_there ? part.task : 0;
+        keys[3 * token + 1] = is_there ? example : 0;
+        keys[3 * token + 2] = is_there ? position : 0;
+        if (is_there) {
+            items[token - part.padding] = uint2{token, part.row << bits | id};
+        }
+    }
+}
+
 // sums (digits x tiles of counts[which]) = items of each tile with each digit of `shift`. grid: tiles of the most items.
 extern "C" __global__ void __launch_bounds__(256) radix_counts(uint32_t* sums, const uint2* items, const uint32_t* counts, int which,
                                                                int shift) {
@@ -343,7 +385,7 @@ extern "C" __global__ void __launch_bounds__(1024) distinct_sums(uint32_t* first
     }
 }
 
-// Of sorted items (row of J << bits | row, packed example): sources (entries) are their examples; each first of its key is a row of the
+// Of sorted items (row of J << bits | row, packed example or token): sources (entries) are their examples; each first of its key is a row of the
 // gradients, which begins at starts[row], is of tasks[row] (row of J), and makes an item of out (row, gradient row).
 // grid: tiles of the most n-grams.
 extern "C" __global__ void __launch_bounds__(256) gradient_rows(uint2* out, uint32_t* sources, uint32_t* starts, uint32_t* tasks,

@@ -79,7 +79,7 @@ fn batches_packed_ahead_are_those_of_their_rounds() {
     }
 }
 
-/// Whether the device fetches its examples, sorts their rows and gives these slots, or the host packs them: every file is the same, and
+/// Whether the device fetches its examples or their tokens, sorts their rows and gives these slots, or the host packs them: every file is the same, and
 /// that of a run which goes on from a checkpoint.
 #[test]
 fn examples_on_the_device_are_those_of_packed_batches() {
@@ -94,6 +94,9 @@ fn examples_on_the_device_are_those_of_packed_batches() {
         (place.bag(), &["encoder.word_dropout=0.3", "encoder.embedding_init=0.1", "train.fuse=1"]),
         (place.bag(), &["train.accumulate=2", "surgery.method=modo", "optimizer.row_moment=row", "eval.batches_per_round=1"]),
         (place.bag(), &["surgery.method=graddrop", "balance.method=famo", "schedule.mode=time_sliced"]),
+        (place.transformer(), &["encoder.pooling=mean", "train.fuse=2", "optimizer.embedding=lazy"]),
+        (place.transformer(), &["encoder.pooling=cls", "train.accumulate=2", "surgery.method=modo", "eval.batches_per_round=1"]),
+        (place.transformer(), &["encoder.recompute=true", "surgery.method=sum", "optimizer.row_moment=row"]),
     ] {
         let with = |kept: &str| place.train(&config, &[&always[..], more, &[&format!("data.resident={kept}")]].concat());
         let [fetched, packed] = ["device", "host"].map(with);

@@ -153,7 +153,11 @@ fn examples_lie_on_the_device_where_there_is_room() {
     assert_eq!(tight["total_bytes"], packed);
     let transformer = place.transformer().display().to_string();
     let asked = "data.resident=device";
-    plan(&transformer, &[EMULATED, asked]).failed(2, &["data.resident", "transformer", "\"auto\""]);
+    plan(&transformer, &[EMULATED, asked]).ok();
+    let dense = "optimizer.embedding=dense";
+    plan(&transformer, &[EMULATED, asked, dense]).failed(2, &["data.resident", "optimizer.embedding", "\"auto\""]);
+    let words = place.transformer_of_words().display().to_string();
+    plan(&words, &[EMULATED, asked]).failed(2, &["data.resident", "masked words"]);
     plan(&bag, &["run.device=cpu", asked]).failed(2, &["data.resident", "no device"]);
     plan(&bag, &[EMULATED, asked, "surgery.method=moco"]).failed(2, &["data.resident", "buffers"]);
 }

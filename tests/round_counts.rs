@@ -37,8 +37,8 @@ impl Round {
     }
 }
 
-/// A digit more of the keys by which rows of a table are sorted takes three.
-const KERNELS_OF_A_DIGIT: u64 = 3;
+/// A digit more of the keys by which rows of a table are sorted takes three, and sequences that fill a block of attention take one.
+const KERNELS_OF_SIZES: u64 = 3 + 1;
 
 #[test]
 fn kernels_do_not_grow_with_the_tasks() {
@@ -47,7 +47,7 @@ fn kernels_do_not_grow_with_the_tasks() {
         let few = few.count("launches");
         for tasks in [8, 64] {
             let many = Round::of(encoder, tasks, 4).expect("as before").count("launches");
-            assert!(few <= many && many <= few + KERNELS_OF_A_DIGIT, "{encoder}: {many} for {tasks} tasks, {few} for two");
+            assert!(few <= many && many <= few + KERNELS_OF_SIZES, "{encoder}: {many} for {tasks} tasks, {few} for two");
         }
     }
 }
@@ -63,6 +63,20 @@ fn a_round_is_a_graph_a_wait_and_a_few_bytes() {
             let most = 4096 + 8 * tasks * batch + 4 * tasks * tasks + 160 * tasks;
             assert!(round.count("uploaded_bytes") <= most, "more than {most} bytes: {case}");
         }
+    }
+}
+
+/// Of a transformer also where each sequence begins, which of its tokens are read, the blocks of attention, and by layer the tables of each
+/// task.
+#[test]
+fn a_round_of_a_transformer_brings_no_tokens() {
+    const LAYERS: u64 = 2;
+    for (tasks, batch) in [(2, 4), (8, 64), (64, 4)] {
+        let Some(round) = Round::of("transformer", tasks, batch) else { return };
+        let case = format!("{tasks} tasks of {batch}: {}", round.0);
+        assert_eq!([round.count("graph_launches"), round.count("host_waits")], [1, 1], "{case}");
+        let most = 4096 + 96 * tasks * batch + 4 * tasks * tasks + 160 * tasks * (LAYERS + 2);
+        assert!(round.count("uploaded_bytes") <= most, "more than {most} bytes: {case}");
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DataLimits {
     pub examples: usize,
-    /// N-grams, for the `bag`.
+    /// N-grams for the `bag`, tokens for the `transformer`.
     pub entries: usize,
 }
 

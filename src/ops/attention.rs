@@ -12,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::buckets;
 use super::philox::drop_threshold;
-use super::token_dropout::TokenKey;
+use super::token_dropout::{TokenKey, TokenKeys};
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch, Work};
@@ -36,7 +36,7 @@ pub struct Sequences<'a> {
 #[derive(Clone, Copy)]
 pub struct AttentionDropout<'a> {
     /// By packed query row.
-    pub queries: &'a [TokenKey],
+    pub queries: TokenKeys<'a>,
     pub probability: f64,
     pub seed: u64,
     pub round: u32,
@@ -162,8 +162,7 @@ impl Sequences<'_> {
     /// Tokens and the round, where something is dropped.
     fn dropout_tables(&self) -> Vec<Bytes> {
         let Some(dropout) = self.drops() else { return Vec::new() };
-        let tokens: Vec<[u32; 3]> = dropout.queries.iter().map(|key| [key.task, key.example, key.position]).collect();
-        vec![bytes_of(&tokens), bytes_of(&[u64::from(dropout.round)])]
+        vec![dropout.queries.table(), bytes_of(&[u64::from(dropout.round)])]
     }
 
     /// One of `kernels` for some blocks.
@@ -177,7 +176,7 @@ impl Sequences<'_> {
     fn with_dropout(&self, launch: Launch, tables: &[Address]) -> Launch {
         match (self.drops(), tables) {
             (Some(dropout), &[tokens, round]) => launch
-                .addresses([tokens])
+                .addresses([dropout.queries.at(tokens)])
                 .word(drop_threshold(dropout.probability))
                 .float((1.0 / (1.0 - dropout.probability)) as f32)
                 .long(dropout.seed)

@@ -1,9 +1,10 @@
-//! Which rows of an embedding table a batch touches, and from which examples, found on a device that holds the data: what
+//! Which rows of an embedding table a batch touches, and from which examples or tokens, found on a device that holds the data: what
 //! [`RowIndex`](super::row_gradients::RowIndex), [`Union`](super::row_gradients::Union) and the table's slots are on the host.
 
 #[cfg(test)]
 mod cases;
 mod host;
+mod tokens;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -15,6 +16,7 @@ use crate::machine::host::HostMemory;
 use crate::machine::launch::{Command, Launch, Work};
 use crate::machine::tape::{Bytes, Op, Operands, bytes_of};
 use crate::machine::tensor::{DType, Tensor};
+pub use tokens::{FetchTokens, TokenData, TokensAt};
 
 /// Items of one block of the kernels, `kTile` of kernels/row_index.cu, and digits of their sort.
 const TILE: usize = 4096;
@@ -38,8 +40,9 @@ const COUNTS: usize = 5;
 /// What a batch has at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MostRows {
+    /// Of n-grams; none where entries are tokens.
     pub examples: usize,
-    /// N-grams.
+    /// N-grams or tokens.
     pub entries: usize,
     /// Rows of all tasks' gradients, and of their union.
     pub gradient_rows: usize,
@@ -50,13 +53,13 @@ pub struct MostRows {
 #[derive(Clone, Copy, Debug)]
 pub struct RowLists {
     pub most: MostRows,
-    /// N-grams, rows of gradients, rows of the union, and rows of the table with a slot, now and before the batch.
+    /// N-grams or tokens, rows of gradients, rows of the union, and rows of the table with a slot, now and before the batch.
     pub counts: Tensor,
-    /// (examples + 1) bounds of each example's n-grams.
+    /// (examples + 1) bounds of each example's n-grams; none of tokens.
     pub offsets: Tensor,
-    /// (entries) rows of the table, then where they lie.
+    /// (entries) rows of the table, then where they lie; none of tokens.
     pub rows: Tensor,
-    /// (examples) f32
+    /// (examples) f32; none of tokens.
     pub scales: Tensor,
     /// (entries x 2) twice, what comes along and what it is sorted by.
     items: [Tensor; 2],
@@ -64,7 +67,7 @@ pub struct RowLists {
     sums: Tensor,
     firsts: Tensor,
     fresh: Tensor,
-    /// (entries) the example of each n-gram, by row of the gradients; (gradient rows + 1) their bounds; (gradient rows) rows of J.
+    /// (entries) the example of each n-gram, or each token, by row of the gradients; (gradient rows + 1) their bounds; (gradient rows) rows of J.
     pub sources: Tensor,
     pub starts: Tensor,
     tasks: Tensor,
@@ -82,14 +85,21 @@ impl RowLists {
     pub fn new<E>(most: MostRows, mut room: impl FnMut(&str, usize, usize, DType) -> Result<Tensor, E>) -> Result<Self, E> {
         let MostRows { examples, entries, gradient_rows, union_rows } = most;
         let tiles = entries.div_ceil(TILE).max(1);
+        let mut of_ngrams = |name: &str, columns: usize, dtype: DType| {
+            if examples == 0 { Ok(Tensor::NONE) } else { room(name, 1, columns.max(1), dtype) }
+        };
+        let (offsets, rows) =
+            (of_ngrams("bounds of examples", examples + 1, DType::U32)?, of_ngrams("n-grams", entries, DType::U32)?);
+        let scales = of_ngrams("scales of examples", examples, DType::F32)?;
         let mut list = |name: &str, rows: usize, columns: usize| room(name, rows.max(1), columns, DType::U32);
         Ok(Self {
             most,
             counts: list("counts of rows", 1, COUNTS)?,
-            offsets: list("bounds of examples", 1, examples + 1)?,
-            rows: list("n-grams", 1, entries.max(1))?,
-            items: [list("n-grams to sort", entries, 2)?, list("n-grams sorted", entries, 2)?],
-            sums: list("digits of n-grams", DIGITS, tiles)?,
+            offsets,
+            rows,
+            scales,
+            items: [list("rows to sort", entries, 2)?, list("rows sorted", entries, 2)?],
+            sums: list("digits of rows", DIGITS, tiles)?,
             firsts: list("rows by tile", 1, tiles)?,
             fresh: list("new rows by tile", 1, tiles)?,
             sources: list("examples by row", 1, entries.max(1))?,
@@ -99,7 +109,6 @@ impl RowLists {
             union_starts: list("bounds of united rows", 1, union_rows + 1)?,
             members: list("members of united rows", gradient_rows, 2)?,
             union_slots: list("slots of united rows", 1, union_rows.max(1))?,
-            scales: room("scales of examples", 1, examples.max(1), DType::F32)?,
         })
     }
 
@@ -138,13 +147,15 @@ pub struct BagData {
 /// Packed examples of one task, from `start` to the next part's: `Part` of kernels/row_index.cu.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
-pub struct BagPart {
+pub struct FetchPart {
     pub start: u32,
     /// Of J.
     pub row: u32,
     pub task: u32,
     /// Number of the task's first example in the data.
     pub first: u32,
+    /// Tokens that pad the groups before its own; of n-grams there are none.
+    pub padding: u32,
 }
 
 /// N-grams are dropped with this probability, by (seed, round, task, example, n-gram).
@@ -178,7 +189,7 @@ pub struct FetchBags<'a> {
     /// (examples) each one's number within its task.
     pub examples: &'a [u32],
     /// Ascending, the first from example 0 on.
-    pub parts: &'a [BagPart],
+    pub parts: &'a [FetchPart],
     pub bits: KeyBits,
     pub dropout: Option<WordDropout>,
 }
@@ -247,8 +258,41 @@ pub struct SlotsAt {
     pub init: RowInit,
 }
 
-/// Sorts the items of [`FetchBags`]: sources and bounds of each gradient row, the union of all tasks' rows with its members, and where
-/// each lies. Rows that are touched for the first time get the next slots, in order, and their initial values.
+/// Where the n-grams of [`FetchBags`] lie, once all their rows have slots.
+pub struct LookUpSlots {
+    pub lists: RowLists,
+    /// (rows of the table)
+    pub slots: Tensor,
+}
+
+impl Op for LookUpSlots {
+    fn name(&self) -> &'static str {
+        "look_up_slots"
+    }
+
+    fn operands(&self) -> Operands {
+        Operands::new([self.slots, self.lists.counts], [self.lists.rows])
+    }
+
+    fn work(&self) -> Work {
+        Work::default()
+    }
+
+    fn host(&self, memory: &HostMemory) {
+        let (slots, counts): (&[u32], &[u32]) = (memory.read(self.slots), memory.read(self.lists.counts));
+        let rows = memory.write::<u32>(self.lists.rows).iter_mut().take(counts[Count::Entries as usize] as usize);
+        rows.for_each(|row| *row = slots[*row as usize]);
+    }
+
+    fn device(&self, card: &Card, _: &[Address]) -> Vec<Command> {
+        let RowLists { most, rows, counts, .. } = self.lists;
+        let launch = Launch::line("bag_slots", card.blocks(most.entries.div_ceil(256)), 256);
+        vec![launch.addresses([rows, self.slots, counts].map(|list| list.at)).into()]
+    }
+}
+
+/// Sorts the items of [`FetchBags`] or [`FetchTokens`]: sources and bounds of each gradient row, the union of all tasks' rows with its
+/// members, and where each lies. Rows that are touched for the first time get the next slots, in order, and their initial values.
 pub struct IndexRows {
     pub lists: RowLists,
     pub table: SlotsAt,
@@ -289,10 +333,10 @@ impl Op for IndexRows {
     }
 
     fn operands(&self) -> Operands {
-        let RowLists { counts, rows, items: [first, second], sums, firsts, fresh, sources, starts, tasks, .. } = self.lists;
+        let RowLists { counts, items: [first, second], sums, firsts, fresh, sources, starts, tasks, .. } = self.lists;
         let RowLists { union_rows, union_starts, members, union_slots, .. } = self.lists;
         let SlotsAt { slots, touched, values, .. } = self.table;
-        let mut operands = Operands::new([], [counts, rows, first, second, sums, firsts, fresh, sources, starts, tasks]);
+        let mut operands = Operands::new([], [counts, first, second, sums, firsts, fresh, sources, starts, tasks]);
         operands.writes.extend([union_rows, union_starts, members, union_slots, slots, touched, values]);
         operands
     }
@@ -306,7 +350,7 @@ impl Op for IndexRows {
     }
 
     fn device(&self, card: &Card, _: &[Address]) -> Vec<Command> {
-        let RowLists { most, counts, rows, sources, starts, tasks, firsts, fresh, .. } = self.lists;
+        let RowLists { most, counts, sources, starts, tasks, firsts, fresh, .. } = self.lists;
         let RowLists { union_rows, union_starts, members, union_slots, .. } = self.lists;
         let SlotsAt { slots, touched, values, init } = self.table;
         let KeyBits { bits, task_bits } = self.bits;
@@ -324,8 +368,6 @@ impl Op for IndexRows {
         let [count, before] = [Count::UnionRows, Count::TouchedBefore].map(|which| self.lists.count(which));
         let lists = [union_rows.at, union_slots.at, count, before];
         commands.push(rows_init(card, values, most.union_rows, lists, init).into());
-        let looked_up = Launch::line("bag_slots", card.blocks(most.entries.div_ceil(256)), 256);
-        commands.push(looked_up.addresses([rows.at, slots.at, counts.at]).into());
         commands
     }
 }

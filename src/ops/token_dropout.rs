@@ -21,11 +21,45 @@ pub struct TokenKey {
     pub position: u32,
 }
 
+/// Who some packed tokens are.
+#[derive(Clone, Copy, Debug)]
+pub enum TokenKeys<'a> {
+    Packed(&'a [TokenKey]),
+    /// (n x 3) u32, as a device fetched them.
+    Fetched(Tensor),
+}
+
+impl<'a> TokenKeys<'a> {
+    /// On the host, which packs its batches.
+    pub(super) fn packed(self) -> &'a [TokenKey] {
+        match self {
+            Self::Packed(keys) => keys,
+            Self::Fetched(_) => unreachable!("the host packs its batches"),
+        }
+    }
+
+    /// What is laid out of them for a device.
+    pub(super) fn table(self) -> Bytes {
+        match self {
+            Self::Packed(keys) => bytes_of(keys),
+            Self::Fetched(_) => Bytes::new(),
+        }
+    }
+
+    /// Where a device finds them.
+    pub(super) fn at(self, table: Address) -> Address {
+        match self {
+            Self::Packed(_) => table,
+            Self::Fetched(keys) => keys.at,
+        }
+    }
+}
+
 /// What one application of dropout draws its mask from.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenDropout<'a> {
     /// (n) by packed token.
-    pub tokens: &'a [TokenKey],
+    pub tokens: TokenKeys<'a>,
     pub probability: f64,
     pub seed: u64,
     pub round: u32,
@@ -39,7 +73,7 @@ impl TokenDropout<'_> {
         if self.probability == 0.0 {
             return;
         }
-        let key = self.tokens[token];
+        let key = self.tokens.packed()[token];
         let threshold = drop_threshold(self.probability);
         let scale = (1.0 / (1.0 - self.probability)) as f32;
         let random = Keyed::new(self.seed, Stream::TokenDropout, self.round, key.task, key.example).at_site(self.site);
@@ -60,13 +94,13 @@ impl TokenDropout<'_> {
 
     /// Keys, and the round.
     pub(super) fn tables(&self) -> Vec<Bytes> {
-        vec![bytes_of(self.tokens), bytes_of(&[u64::from(self.round)])]
+        vec![self.tokens.table(), bytes_of(&[u64::from(self.round)])]
     }
 
     /// What kernels take of it, with its tables.
     pub(super) fn arguments(&self, launch: Launch, [keys, round]: [Address; 2]) -> Launch {
         let scale = (1.0 / (1.0 - self.probability)) as f32;
-        let launch = launch.addresses([keys]).word(drop_threshold(self.probability)).float(scale);
+        let launch = launch.addresses([self.tokens.at(keys)]).word(drop_threshold(self.probability)).float(scale);
         launch.long(site_seed(self.seed, self.site)).addresses([round])
     }
 }
@@ -109,7 +143,7 @@ mod tests {
     #[test]
     fn masks_follow_the_token_and_differ_by_site_and_position() {
         let tokens = [TokenKey { task: 1, example: 2, position: 0 }, TokenKey { task: 1, example: 2, position: 1 }];
-        let drop = |tokens, site| TokenDropout { tokens, probability: 0.5, seed: 1, round: 3, site };
+        let drop = |tokens, site| TokenDropout { tokens: TokenKeys::Packed(tokens), probability: 0.5, seed: 1, round: 3, site };
         let mut both = vec![1.0; 2 * 64];
         drop(&tokens, 0).apply_all(&mut both, 64);
         let mut second = vec![1.0; 64];
@@ -125,7 +159,8 @@ mod tests {
     fn the_mean_is_kept() {
         let tokens = [TokenKey::default()];
         let mut x = vec![1.0; 40_000];
-        TokenDropout { tokens: &tokens, probability: 0.3, seed: 3, round: 7, site: 2 }.apply_all(&mut x, 40_000);
+        TokenDropout { tokens: TokenKeys::Packed(&tokens), probability: 0.3, seed: 3, round: 7, site: 2 }
+            .apply_all(&mut x, 40_000);
         let mean = x.iter().sum::<f32>() / 40_000.0;
         // Standard error sqrt(p / (1 - p) / n) = 0.0033.
         assert!((mean - 1.0).abs() < 0.014, "{mean}");
@@ -144,7 +179,13 @@ mod cases {
         for width in [8, 264, 768] {
             on.compare(|place: &mut Place| {
                 let x = place.narrow_in_place(&coarse_noise(tokens.len() * width, 4), width);
-                let dropout = TokenDropout { tokens: &tokens, probability: 0.5, seed: 0x1234_5678_9abc, round: 9, site: 3 };
+                let dropout = TokenDropout {
+                    tokens: TokenKeys::Packed(&tokens),
+                    probability: 0.5,
+                    seed: 0x1234_5678_9abc,
+                    round: 9,
+                    site: 3,
+                };
                 place.run(&DropoutByToken { x, dropout });
                 vec![place.found("dropped", x)]
             });

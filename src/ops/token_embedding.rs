@@ -6,10 +6,10 @@ use bytemuck::{Pod, Zeroable};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::buckets;
 use super::embedding_bag::{RowInit, Table};
 use super::gemm::Write;
-use super::jacobian_rows::{JacobianRows, PARTIAL_ROWS, PartialSums, Segment, Slot, most_partials};
+use super::jacobian_rows::{JacobianRows, PARTIAL_ROWS, PartialSums, Slot, most_partials};
+use super::row_index::TokensAt;
 use super::simd::add_scaled;
 use crate::machine::driver::{Address, Card};
 use crate::machine::host::HostMemory;
@@ -25,6 +25,33 @@ pub struct Tokens<'a> {
     pub positions: &'a [u32],
     /// 0 for the first text, 1 for the second of a pair.
     pub types: &'a [u32],
+}
+
+/// Where the tokens of a group are.
+#[derive(Clone, Copy)]
+pub enum TokenSource<'a> {
+    /// With (rows of the table) slots, as [`Table`] has them.
+    Packed(Tokens<'a>, &'a [u32]),
+    /// As a device fetched them.
+    Fetched(TokensAt),
+}
+
+impl<'a> TokenSource<'a> {
+    /// On the host, which packs its batches.
+    fn packed(self) -> (Tokens<'a>, &'a [u32]) {
+        match self {
+            Self::Packed(tokens, slots) => (tokens, slots),
+            Self::Fetched(_) => unreachable!("the host packs its batches"),
+        }
+    }
+
+    /// What is laid out of the types for a device.
+    fn types_table(self) -> Bytes {
+        match self {
+            Self::Packed(tokens, _) => bytes_of(tokens.types),
+            Self::Fetched(_) => Bytes::new(),
+        }
+    }
 }
 
 /// sum (n x dim) = word row + position row + type row of each token. `positions` and `types` are (count x dim).
@@ -80,9 +107,7 @@ fn add_row(out: &mut [f32], row: &[f32]) {
 pub struct TokenEmbeddingForward<'a> {
     /// (n x dim)
     pub sum: Tensor,
-    pub tokens: Tokens<'a>,
-    /// (rows of the table) slots, as [`Table`] has them.
-    pub slots: &'a [u32],
+    pub tokens: TokenSource<'a>,
     /// (slots x dim) f32
     pub values: Tensor,
     pub init: RowInit,
@@ -108,27 +133,33 @@ impl Op for TokenEmbeddingForward<'_> {
 
     fn host(&self, memory: &HostMemory) {
         let (positions, types) = (memory.read(self.positions), memory.read(self.types));
-        let table = Table { dim: self.sum.columns, slots: self.slots, values: memory.read(self.values), init: self.init };
-        token_embedding_forward(memory.write(self.sum), self.tokens, table, positions, types);
+        let (tokens, slots) = self.tokens.packed();
+        let table = Table { dim: self.sum.columns, slots, values: memory.read(self.values), init: self.init };
+        token_embedding_forward(memory.write(self.sum), tokens, table, positions, types);
     }
 
-    /// Words where untouched rows are not zero, slots, positions and types.
+    /// Of packed tokens, words where untouched rows are not zero, slots, positions and types.
     fn tables(&self) -> Vec<Bytes> {
-        let Tokens { ids, positions, types } = self.tokens;
-        let slots: Vec<u32> = ids.iter().map(|&word| self.slots[word as usize]).collect();
+        let TokenSource::Packed(Tokens { ids, positions, types }, slots) = self.tokens else { return Vec::new() };
+        let slots: Vec<u32> = ids.iter().map(|&word| slots[word as usize]).collect();
         let words = if self.init.deviation == 0.0 { &[][..] } else { ids };
         vec![bytes_of(words), bytes_of(&slots), bytes_of(positions), bytes_of(types)]
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[words, slots, positions, types] = tables else { unreachable!("four tables") };
+        let ([words, slots, positions, types], of_words) = match (self.tokens, tables) {
+            (TokenSource::Fetched(own), _) => ([own.ids, own.slots, own.positions, own.types].map(|list| list.at), 1),
+            (_, &[words, slots, positions, types]) => ([words, slots, positions, types], 0),
+            _ => unreachable!("four tables"),
+        };
         let launch = Launch::warps("token_embedding_forward", self.sum)
             .addresses([self.sum.at, words, slots, positions, types])
             .addresses([self.values.at, self.positions.at, self.types.at])
             .int(self.sum.rows)
             .int(self.sum.columns)
             .long(self.init.seed)
-            .double(self.init.deviation);
+            .double(self.init.deviation)
+            .int(of_words);
         vec![launch.into()]
     }
 }
@@ -137,7 +168,9 @@ impl Op for TokenEmbeddingForward<'_> {
 pub struct TokenEmbeddingBackward<'a> {
     /// (n x dim)
     pub dsum: Tensor,
-    pub tokens: Tokens<'a>,
+    pub tokens: TokenSource<'a>,
+    /// (sequences + 1) bounds of each sequence's tokens, at their positions from 0 on.
+    pub bounds: &'a [u32],
     pub jacobian: JacobianRows,
     /// Columns of J: those of the positions, then those of the types.
     pub columns: Range<usize>,
@@ -149,72 +182,45 @@ pub struct TokenEmbeddingBackward<'a> {
 
 /// Room for partial sums of the gradients of type rows.
 pub fn type_partials(tokens: usize, segments: usize, types: usize, dim: usize) -> usize {
-    most_partials(tokens, segments * types) * dim
+    types * most_partials(tokens, segments) * dim
 }
 
-/// Which tokens are added up, and where their sum goes, as `TokenSum` of kernels/token_embedding.cu.
+/// A segment, as `SegmentSums` of kernels/token_embedding.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct TokenSum {
-    /// Of the sorted tokens, from `first` to `last`.
-    first: u32,
-    last: u32,
+struct SegmentSums {
+    first_sequence: u32,
+    last_sequence: u32,
+    first_token: u32,
+    last_token: u32,
+    /// Of [`PARTIAL_ROWS`] tokens, of the segments before.
+    chunks: u32,
+    add: u32,
     at: u64,
-    add: u64,
-}
-
-/// The sums of a backward pass.
-#[derive(Default)]
-struct Sums {
-    /// Tokens of each sum, one after another.
-    sources: Vec<u32>,
-    /// By segment and position, to rows of J.
-    positions: Vec<TokenSum>,
-    /// Of some tokens of a segment and type, to partial rows; and where those go.
-    types: Vec<TokenSum>,
-    partials: PartialSums,
 }
 
 impl TokenEmbeddingBackward<'_> {
-    fn sums(&self) -> Sums {
-        let mut sums = Sums::default();
-        let dim = self.dsum.columns;
-        let (positions, types) = (self.positions / dim, (self.columns.len() - self.positions) / dim);
+    /// How many rows of positions and of types there are.
+    fn rows(&self) -> [usize; 2] {
+        [self.positions, self.columns.len() - self.positions].map(|columns| columns / self.dsum.columns)
+    }
+
+    /// Segments for the positions' rows, and what is added up of the partial sums of types.
+    fn sums(&self) -> (Vec<SegmentSums>, PartialSums) {
+        let (mut segments, mut partials, mut chunks) = (Vec::new(), PartialSums::default(), 0);
+        let [positions, types] = self.rows();
         for segment in self.jacobian.merged() {
-            let offset = |row: usize| self.jacobian.offset(&segment, self.columns.start + row * dim);
-            for (position, tokens) in sorted(self.tokens.positions, &segment, positions).iter().enumerate() {
-                let add = u64::from(segment.write == Write::Add);
-                sums.positions.push(token_sum(&mut sums.sources, tokens, offset(position), add));
-            }
-            for (kind, tokens) in sorted(self.tokens.types, &segment, types).iter().enumerate() {
-                for tokens in tokens.chunks(PARTIAL_ROWS) {
-                    let at = sums.types.len() * dim;
-                    sums.types.push(token_sum(&mut sums.sources, tokens, at as u64, 0));
-                }
-                sums.partials.push(tokens.len().div_ceil(PARTIAL_ROWS), offset(positions + kind), segment.write);
-            }
+            let at = |row: usize| self.jacobian.offset(&segment, self.columns.start + row * self.dsum.columns);
+            let [first_sequence, last_sequence] = [segment.rows.start, segment.rows.end]
+                .map(|token| self.bounds.partition_point(|&bound| bound < token as u32) as u32);
+            let [first_token, last_token] = [segment.rows.start, segment.rows.end].map(|token| token as u32);
+            let (own, add) = (segment.rows.len().div_ceil(PARTIAL_ROWS), u32::from(segment.write == Write::Add));
+            segments.push(SegmentSums { first_sequence, last_sequence, first_token, last_token, chunks, add, at: at(0) });
+            (0..types).for_each(|kind| partials.push(own, at(positions + kind), segment.write));
+            chunks += own as u32;
         }
-        // As many as any segments of so many tokens have; those of no tokens go nowhere.
-        for part in sums.types.len()..most_partials(self.dsum.rows, self.jacobian.merged().len() * types) {
-            sums.types.push(token_sum(&mut sums.sources, &[], (part * dim) as u64, 0));
-        }
-        sums
+        (segments, partials)
     }
-}
-
-/// A segment's tokens by their number in `of`, below `count`.
-fn sorted(of: &[u32], segment: &Segment, count: usize) -> Vec<Vec<u32>> {
-    let mut by_number = vec![Vec::new(); count];
-    for token in segment.rows.clone() {
-        by_number[of[token] as usize].push(token as u32);
-    }
-    by_number
-}
-
-fn token_sum(sources: &mut Vec<u32>, tokens: &[u32], at: u64, add: u64) -> TokenSum {
-    let first = sources.len() as u32;
-    sources.extend(tokens);
-    TokenSum { first, last: sources.len() as u32, at, add }
 }
 
 impl Op for TokenEmbeddingBackward<'_> {
@@ -235,29 +241,35 @@ impl Op for TokenEmbeddingBackward<'_> {
                 let (positions, types) = values.split_at_mut(self.positions);
                 segments.push(EmbeddingGradient { tokens: rows, positions, types, write });
             }
-            token_embedding_backward(&mut segments, memory.read(self.dsum), self.tokens, self.dsum.columns);
+            token_embedding_backward(&mut segments, memory.read(self.dsum), self.tokens.packed().0, self.dsum.columns);
         });
     }
 
+    /// Types of packed tokens, bounds of sequences, segments, and those of the partial sums.
     fn tables(&self) -> Vec<Bytes> {
-        let Sums { sources, positions, types, partials } = self.sums();
-        let own = [buckets::padded(&sources, 2 * self.dsum.rows, 0), bytes_of(&positions), bytes_of(&types)];
+        let (segments, partials) = self.sums();
+        let own = [self.tokens.types_table(), bytes_of(self.bounds), bytes_of(&segments)];
         own.into_iter().chain(partials.tables()).collect()
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[sources, positions, types, bounds, offsets, add] = tables else { unreachable!("six tables") };
-        let (sums, jacobian, dim) = (self.sums(), &self.jacobian, self.dsum.columns);
-        let launch = |rows: Address, narrow: usize, table: Address, count: usize| {
-            Launch::new("token_embedding_sums", [count, dim.div_ceil(256), 1], 256)
-                .vectors(dim)
-                .addresses([rows, self.dsum.at, sources, table])
-                .int(dim)
-                .int(narrow)
-        };
-        let by_position = launch(jacobian.base(), jacobian.narrow(), positions, sums.positions.len());
-        let by_type = launch(self.partials.at, 0, types, sums.types.len());
-        let added = sums.partials.launch(jacobian, self.partials, [bounds, offsets, add], dim);
+        let &[types, bounds, table, ref of_partials @ ..] = tables else { unreachable!("six tables") };
+        let &[ends, offsets, add] = of_partials else { unreachable!("six tables") };
+        let types = if let TokenSource::Fetched(own) = self.tokens { own.types.at } else { types };
+        let ((segments, partials), jacobian, dim) = (self.sums(), &self.jacobian, self.dsum.columns);
+        let ([positions, kinds], tiles) = (self.rows(), dim.div_ceil(256));
+        let by_position = Launch::new("position_sums", [segments.len() * positions, tiles, 1], 256)
+            .vectors(dim)
+            .addresses([jacobian.base(), self.dsum.at, bounds, table])
+            .int(positions)
+            .int(dim)
+            .int(jacobian.narrow());
+        let by_type = Launch::new("type_sums", [most_partials(self.dsum.rows, segments.len()), tiles, kinds], 256)
+            .vectors(dim)
+            .addresses([self.partials.at, self.dsum.at, types, table])
+            .int(segments.len())
+            .int(dim);
+        let added = partials.launch(jacobian, self.partials, [ends, offsets, add], dim);
         vec![by_position.into(), by_type.into(), added.into()]
     }
 }
@@ -302,6 +314,7 @@ mod cases {
     use super::*;
     use crate::machine::tensor::DType;
     use crate::ops::embedding_bag::UNTOUCHED;
+    use crate::ops::jacobian_rows::Segment;
     use crate::ops::testing::{On, Place, coarse_noise, noise, on_devices};
 
     const IDS: [u32; 11] = [0, 2, 1, 3, 3, 0, 2, 2, 1, 0, 3];
@@ -317,7 +330,8 @@ mod cases {
                 // Types begin at an odd place.
                 let (positions, types) = (place.f32(&noise(4 * dim, 1), dim), place.f32(&noise(2 * dim + 1, 2), 2 * dim + 1));
                 let (types, sum) = (types.range(1..2 * dim + 1), place.room(IDS.len(), dim, DType::Bf16));
-                place.run(&TokenEmbeddingForward { sum, tokens, slots: &slots, values, init, positions, types });
+                let tokens = TokenSource::Packed(tokens, &slots);
+                place.run(&TokenEmbeddingForward { sum, tokens, values, init, positions, types });
                 vec![place.found("sum", sum)]
             });
         }
@@ -328,7 +342,7 @@ mod cases {
         let (dim, count, positions) = (264, 210, 71);
         let numbers: Vec<u32> = (0..count).map(|token| token % 70).collect();
         let types: Vec<u32> = (0..count).map(|token| u32::from(token % 70 > 66)).collect();
-        let tokens = Tokens { ids: &[], positions: &numbers, types: &types };
+        let tokens = TokenSource::Packed(Tokens { ids: &[], positions: &numbers, types: &types }, &[]);
         let (width, stride) = ((positions + 2) * dim, (positions + 2) * dim + 1);
         on.compare(|place: &mut Place| {
             let all = place.jacobian(&noise(2 * stride, 4), stride, dtype);
@@ -343,6 +357,7 @@ mod cases {
             place.run(&TokenEmbeddingBackward {
                 dsum,
                 tokens,
+                bounds: &[0, 70, 140, 210],
                 jacobian,
                 columns: 1..width + 1,
                 positions: positions * dim,

@@ -80,6 +80,9 @@ pub fn training_batch(
     }
     let random = Randomness { seed: purpose.seed, round: purpose.round as u32 };
     if purpose.fetched {
+        if let Input::Tokens(_) = encoder.reads() {
+            tokens::lay_out(&mut packing.batch, |task| &corpus.tasks[task].train);
+        }
         return (packing.batch, present);
     }
     let batch = packing.finish(encoder, |task| &corpus.tasks[task].train, Some(random), masking, purpose.padded);

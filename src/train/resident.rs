@@ -23,6 +23,20 @@ pub fn data_limits(config: &Config, spec: &ModelSpec, needs: Needs, limits: &Lim
     }
 }
 
+/// As [`fault`], of a transformer.
+fn token_fault(spec: &ModelSpec) -> Option<&'static str> {
+    let Input::Tokens(own) = spec.encoder.reads() else { return None };
+    if spec.mlm_head().is_some() {
+        Some("masked words are drawn where the host packs a batch")
+    } else if own.embeddings_frozen() {
+        Some("the embeddings are frozen, whose texts the host packs")
+    } else if spec.table_stepped_whole().is_some() {
+        Some("optimizer.embedding = \"dense\" moves words that no text has, which the host lists")
+    } else {
+        None
+    }
+}
+
 /// Why examples come with their rounds, if they do.
 fn fault(config: &Config, spec: &ModelSpec, needs: Needs, limits: &Limits) -> Result<Option<&'static str>> {
     let encoder = &spec.encoder;
@@ -31,8 +45,8 @@ fn fault(config: &Config, spec: &ModelSpec, needs: Needs, limits: &Limits) -> Re
     let counted = [limits.data.examples, limits.data.entries].iter().all(|&count| count < u32::MAX as usize);
     let why = if Device::parse(&config.run.device)? == Device::Cpu {
         "the run has no device"
-    } else if let Input::Tokens(_) = encoder.reads() {
-        "encoder.kind = \"transformer\" reads tokens, which the host packs"
+    } else if let Some(why) = token_fault(spec) {
+        why
     } else if !config.faults.is_empty() {
         "[faults] are injected where the host packs a batch"
     } else if !counted || keys {

@@ -261,7 +261,8 @@ fn token_rows(config: &Config, corpus: &Corpus, spec: &TransformerSpec, sampling
         }
     }
     let rows = touched.iter().filter(|touched| **touched).count();
-    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0, all: 0 }
+    let all = corpus.tasks.iter().flat_map(|task| sequence_lengths(&task.train)).sum();
+    TableShapes { per_task: vec![rows; per_round.len()], per_round, rows, entries: 0, all }
 }
 
 /// Embedding rows that a run touches.
@@ -273,7 +274,7 @@ struct TableShapes {
     per_task: Vec<usize>,
     /// In the whole run.
     rows: usize,
-    /// N-grams of all examples of the largest round, and of all training examples.
+    /// N-grams of all examples of the largest round, and n-grams or tokens of all training examples.
     entries: usize,
     all: usize,
 }

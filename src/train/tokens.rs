@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::data::{Inputs, Split, Targets, TokenStates, TokenStore};
-use crate::model::network::{Batch, Part, TokenRoom};
+use crate::model::network::{Batch, Part, TokenRoom, group_rows};
 use crate::model::transformer::{MappedStates, Pooling, Prefix, TokenBatch, TransformerSpec, padding};
 use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
@@ -134,6 +134,24 @@ pub fn pack<'a>(
     batch.tokens.prefix = prefix(batch, split);
 }
 
+/// Where the tokens of all of the batch's rows lie as a device fetches them: as [`pack`] has them, each group padded to a bucket.
+pub fn lay_out<'a>(batch: &mut Batch, split: impl Fn(usize) -> &'a Split) {
+    let Batch { keys, parts, groups, tokens, .. } = batch;
+    let mut start = 0;
+    for group in groups {
+        let mut end = start;
+        for key in &keys[group_rows(&parts[group.clone()])] {
+            if let Inputs::Tokens(store) = &split(key.task as usize).inputs {
+                end += sequence_len(store, key.example as usize);
+            }
+            tokens.finish_example(end);
+        }
+        // Nothing is read word by word, which the host would draw.
+        start = end + padding(end - start, false);
+        tokens.finish_group(start);
+    }
+}
+
 /// What is kept of the frozen prefix for all of the batch's rows: for all splits of a run or for none. A split that evaluation alone
 /// reads may be without.
 fn prefix<'a>(batch: &Batch, split: impl Fn(usize) -> &'a Split) -> Prefix {
@@ -239,7 +257,7 @@ mod tests {
         pack(&mut batch, &spec, |task| if task == 0 { &words } else { &plain }, EVALUATION, true);
         let head = |kind| HeadSpec { task: String::new(), kind, outputs: 2, class_weights: None, temperature: 1.0 };
         let heads = [head(HeadKind::Mlm), head(HeadKind::Classification)];
-        let group = TokenGroup::new(&batch.tokens, &batch.parts, &heads, spec.pooling);
+        let group = TokenGroup::new(&batch, &batch.parts, &heads, spec.pooling);
         let (masked, own_tokens) = (batch.tokens.masked.len(), group.part_tokens[0].len());
         let padded = [group.tokens.len(), if pooling == Pooling::Mean { group.queries.len() } else { 0 }];
         assert!(padded.iter().all(|rows| rows.is_multiple_of(128)), "{padded:?}");

@@ -193,7 +193,13 @@ fn memory_bound(bench: &mut Bench, params: usize) -> Result<()> {
         halted: Tensor::NONE,
     };
     let times = bench.time_op(&update)?;
-    bench.say("update", json!({ "tasks": TASKS, "params": params }), &times, gbps((4 * TASKS + 26) * params, &times), Some(ceiling))?;
+    bench.say(
+        "update",
+        json!({ "tasks": TASKS, "params": params }),
+        &times,
+        gbps((4 * TASKS + 26) * params, &times),
+        Some(ceiling),
+    )?;
     [all, values, first, second, copy].into_iter().for_each(|at| bench.driver.free(at));
 
     let rows = params.div_ceil(GELU_WIDTH);

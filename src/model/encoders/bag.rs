@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::activations::{Activations, Allocator};
 use super::linear::{Linear, input};
-use super::{Encoder, Gradients, Group, Input, Table};
+use super::{Encoder, Fetched, Gradients, Group, Input, Table};
 use crate::machine::tape::Tape;
 use crate::model::network::{Limits, Network, Randomness};
 use crate::model::spec::{Param, TableSpec};
@@ -52,8 +52,10 @@ impl Encoder for Bag {
 
     fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {
         let Table { slots, values, init } = group.table.expect("the encoder has a table");
-        let packed = Entries::Packed { bags: &group.batch.bags, slots };
-        let entries = group.fetched.map_or(packed, Entries::Fetched);
+        let entries = match group.fetched {
+            Some(Fetched::Bags(lists)) => Entries::Fetched(lists),
+            _ => Entries::Packed { bags: &group.batch.bags, slots },
+        };
         tape.push(EmbeddingBagForward { out: input(group), entries, examples: group.rows.clone(), values, init });
         self.layer.forward(tape, network, group, random);
     }

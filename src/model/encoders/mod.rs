@@ -16,7 +16,7 @@ use crate::model::spec::{HeadSpec, Param, TableSpec};
 use crate::model::transformer::{TokenGroup, Transformer, TransformerSpec};
 use crate::ops::embedding_bag::RowInit;
 use crate::ops::jacobian_rows::JacobianRows;
-use crate::ops::row_index::RowLists;
+use crate::ops::row_index::{RowLists, TokensAt};
 use activations::{Activations, Allocator};
 
 /// The shared trunk: its parameters, what it reads, and the operations from there to the logits and back.
@@ -146,6 +146,15 @@ pub struct Table<'a> {
     pub init: RowInit,
 }
 
+/// What a device fetched of a batch's examples.
+#[derive(Clone, Copy)]
+pub enum Fetched<'a> {
+    /// Their n-grams.
+    Bags(&'a RowLists),
+    /// Their tokens, with what pads groups.
+    Tokens(TokensAt),
+}
+
 /// A fused group: its rows, and where it is computed.
 pub struct Group<'a> {
     pub parts: &'a [Part],
@@ -156,8 +165,8 @@ pub struct Group<'a> {
     pub tokens: Option<&'a TokenGroup>,
     /// (rows x inputs) for the `linear` encoder.
     pub features: Tensor,
-    /// N-grams of the batch's examples, where a device fetched them.
-    pub fetched: Option<&'a RowLists>,
+    /// What a device fetched of the batch's examples, if it did.
+    pub fetched: Option<Fetched<'a>>,
     pub table: Option<Table<'a>>,
     /// (rows x hidden) what a device keeps of a transformer's frozen prefix, or none.
     pub states: Tensor,

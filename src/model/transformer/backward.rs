@@ -16,7 +16,7 @@ use crate::ops::jacobian_rows::JacobianRows;
 use crate::ops::layer_norm::LayerNormBackward;
 use crate::ops::linear::{LinearInputBackward, LinearWeightBackward};
 use crate::ops::pooling::MeanPoolBackward;
-use crate::ops::token_dropout::{DropoutByToken, TokenDropout, TokenKey};
+use crate::ops::token_dropout::{DropoutByToken, TokenDropout, TokenKeys};
 use crate::ops::token_embedding::TokenEmbeddingBackward;
 
 /// A block, and how its pieces' gradients reach J.
@@ -103,10 +103,10 @@ impl Transformer {
         let x = self.input(layer, pass);
         let all = layer + 1 < self.spec.layers || group.reads_all();
         // The rows computed, their keys, and the parts' shares of them.
-        let (xq, keys, parts): (Tensor, &'a [TokenKey], _) = if all {
+        let (xq, keys, parts) = if all {
             (x, pass.token_keys(), &group.part_tokens)
         } else {
-            (pass.at.last_input.rows(0..group.queries.len()), &pass.group.query_keys, &group.part_queries)
+            (pass.at.last_input.rows(0..group.queries.len()), TokenKeys::Packed(&pass.group.query_keys), &group.part_queries)
         };
         let (h, f, r) = (self.hidden, self.spec.intermediate, xq.rows);
         let (rows, tokens) = (0..r, 0..x.rows);
@@ -175,7 +175,8 @@ impl Transformer {
         let piece = &self.layout.embedding.rows;
         let (jacobian, columns) = (jacobian.of_rows(parts), place.piece(piece));
         let (tokens, positions, partials) = (pass.tokens(), piece.weight(), pass.at.partials);
-        tape.push(TokenEmbeddingBackward { dsum: dwords, tokens, jacobian, columns, positions, partials });
+        let bounds = &pass.group.bounds;
+        tape.push(TokenEmbeddingBackward { dsum: dwords, tokens, bounds, jacobian, columns, positions, partials });
     }
 }
 

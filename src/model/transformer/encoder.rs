@@ -12,7 +12,7 @@ use crate::machine::tape::Tape;
 use crate::machine::tensor::{DType, Tensor, pitch};
 use crate::model::encoders::activations::{self as common, Allocator};
 use crate::model::encoders::heads::HeadRows;
-use crate::model::encoders::{Encoder, Gradients, Group, Input, Weights};
+use crate::model::encoders::{Encoder, Fetched, Gradients, Group, Input, Weights};
 use crate::model::network::{Batch, Limits, Network, Part, Randomness};
 use crate::model::spec::{HeadKind, HeadSpec, Param, TableSpec};
 use crate::ops::attention;
@@ -23,12 +23,18 @@ use crate::ops::layer_norm::MOST_COLUMNS;
 impl Transformer {
     /// What every step of a pass over a group needs.
     pub fn pass<'a>(&self, group: &Group<'a>, random: Option<Randomness>) -> Pass<'a> {
+        let own = group.tokens.expect("the transformer has tokens");
+        let fetched = match group.fetched {
+            Some(Fetched::Tokens(all)) => Some(all.range(own.tokens.clone())),
+            _ => None,
+        };
         Pass {
             weights: group.weights,
             table: group.table.expect("the transformer has a word table"),
             states: group.states,
             batch: group.batch,
-            group: group.tokens.expect("the transformer has tokens"),
+            group: own,
+            fetched,
             random,
             at: group.at.transformer.as_ref().expect("the transformer has activations of its own"),
         }
@@ -116,7 +122,7 @@ impl Encoder for Transformer {
     }
 
     fn tokens(&self, batch: &Batch, parts: &[Part], heads: &[HeadSpec]) -> Option<TokenGroup> {
-        Some(TokenGroup::new(&batch.tokens, parts, heads, self.spec.pooling))
+        Some(TokenGroup::new(batch, parts, heads, self.spec.pooling))
     }
 
     fn forward<'a>(&self, tape: &mut Tape<'a>, network: &Network, group: &Group<'a>, random: Option<Randomness>) {

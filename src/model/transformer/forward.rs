@@ -14,8 +14,9 @@ use crate::ops::gather::{Copy, GatherRows};
 use crate::ops::layer_norm::{LayerNormForward, NormTensors, ResidualNormForward};
 use crate::ops::linear::LinearForward;
 use crate::ops::pooling::MeanPoolForward;
-use crate::ops::token_dropout::{DropoutByToken, TokenDropout, TokenKey};
-use crate::ops::token_embedding::{TokenEmbeddingForward, Tokens};
+use crate::ops::row_index::TokensAt;
+use crate::ops::token_dropout::{DropoutByToken, TokenDropout, TokenKeys};
+use crate::ops::token_embedding::{TokenEmbeddingForward, TokenSource, Tokens};
 
 /// What every step of a pass over one group needs.
 pub struct Pass<'a> {
@@ -25,23 +26,29 @@ pub struct Pass<'a> {
     pub states: Tensor,
     pub batch: &'a Batch,
     pub group: &'a TokenGroup,
+    /// The group's tokens, where a device fetched them.
+    pub fetched: Option<TokensAt>,
     /// None outside training.
     pub random: Option<Randomness>,
     pub at: &'a Activations,
 }
 
 impl<'a> Pass<'a> {
-    pub fn token_keys(&self) -> &'a [TokenKey] {
-        &self.batch.tokens.keys[self.group.tokens.clone()]
+    pub fn token_keys(&self) -> TokenKeys<'a> {
+        match self.fetched {
+            Some(own) => TokenKeys::Fetched(own.keys),
+            None => TokenKeys::Packed(&self.batch.tokens.keys[self.group.tokens.clone()]),
+        }
     }
 
-    pub fn tokens(&self) -> Tokens<'a> {
-        let (tokens, range) = (&self.batch.tokens, self.group.tokens.clone());
-        Tokens {
-            ids: &self.batch.bags.rows[range.clone()],
-            positions: &tokens.positions[range.clone()],
-            types: &tokens.types[range],
+    pub fn tokens(&self) -> TokenSource<'a> {
+        if let Some(own) = self.fetched {
+            return TokenSource::Fetched(own);
         }
+        let (tokens, range) = (&self.batch.tokens, self.group.tokens.clone());
+        let ids = &self.batch.bags.rows[range.clone()];
+        let own = Tokens { ids, positions: &tokens.positions[range.clone()], types: &tokens.types[range] };
+        TokenSource::Packed(own, self.table.slots)
     }
 }
 
@@ -73,8 +80,8 @@ impl Transformer {
         let block = self.layout.embeddings.of(&pass.weights);
         let (positions, types) = self.layout.embedding.rows.of(block);
         let sum = pass.at.embedding_sum.rows(tokens.clone());
-        let Table { slots, values, init } = pass.table;
-        tape.push(TokenEmbeddingForward { sum, tokens: pass.tokens(), slots, values, init, positions, types });
+        let Table { values, init, .. } = pass.table;
+        tape.push(TokenEmbeddingForward { sum, tokens: pass.tokens(), values, init, positions, types });
         let norm = self.norm(self.layout.embedding.norm.of(block));
         let (out, stats) = (pass.at.embedded.rows(tokens.clone()), pass.at.embedding_stats.rows(tokens));
         tape.push(LayerNormForward { out, stats, x: sum, norm });
@@ -108,7 +115,7 @@ impl Transformer {
         } else {
             let read = pass.at.last_input.rows(0..pass.group.queries.len());
             tape.push(GatherRows { out: read, x, index: &pass.group.queries });
-            self.layer(tape, index, pass, saved, [read, x], &pass.group.query_keys);
+            self.layer(tape, index, pass, saved, [read, x], TokenKeys::Packed(&pass.group.query_keys));
         }
     }
 
@@ -120,7 +127,7 @@ impl Transformer {
         pass: &Pass<'a>,
         saved: &Saved,
         [xq, x]: [Tensor; 2],
-        keys: &'a [TokenKey],
+        keys: TokenKeys<'a>,
     ) {
         let rows = 0..xq.rows;
         let place = &self.layout.layers[index];
@@ -179,7 +186,7 @@ impl Transformer {
         }
     }
 
-    pub(super) fn sequences<'a>(&self, layer: usize, pass: &Pass<'a>, rows: usize, keys: &'a [TokenKey]) -> Sequences<'a> {
+    pub(super) fn sequences<'a>(&self, layer: usize, pass: &Pass<'a>, rows: usize, keys: TokenKeys<'a>) -> Sequences<'a> {
         let group = pass.group;
         let dropout = pass.random.filter(|_| self.spec.attention_dropout > 0.0 && !self.layout.layers[layer].frozen);
         Sequences {
@@ -202,7 +209,7 @@ impl Transformer {
         &self,
         site: usize,
         frozen: bool,
-        tokens: &'a [TokenKey],
+        tokens: TokenKeys<'a>,
         random: Option<Randomness>,
     ) -> Option<TokenDropout<'a>> {
         let random = random.filter(|_| self.dropout > 0.0 && !frozen)?;

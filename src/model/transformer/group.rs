@@ -6,13 +6,15 @@ use std::slice::Iter;
 
 use super::Pooling;
 use super::prefix::Prefix;
-use crate::model::network::{Part, Targets};
+use crate::model::network::{Batch, Part, Targets};
 use crate::model::spec::{HeadKind, HeadSpec};
 use crate::ops::buckets;
+use crate::ops::dropout::RowKey;
 use crate::ops::token_dropout::TokenKey;
 use crate::ops::vocabulary_loss::IGNORED;
 
-/// Tokens of all examples of a batch, end to end. Their ids are the batch's `bags.rows`, one a bag.
+/// Tokens of all examples of a batch, end to end. Their ids are the batch's `bags.rows`, one a bag. Where a device fetches them, nothing but
+/// where each example's are.
 #[derive(Clone, Debug, Default)]
 pub struct TokenBatch {
     /// (examples + 1) where each example's tokens begin, and behind all.
@@ -34,6 +36,21 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
+    /// (examples + 1) where each example's tokens begin, and behind all.
+    pub fn bounds(&self) -> &[u32] {
+        &self.bounds
+    }
+
+    /// (examples + 1) tokens that pad groups before each example, and in all.
+    pub fn padding(&self) -> Vec<u32> {
+        let own = self.bounds[1..].iter().zip(&self.ends).map(|(next, end)| next - end);
+        let sums = own.scan(0, |sum, own| {
+            *sum += own;
+            Some(*sum)
+        });
+        std::iter::once(0).chain(sums).collect()
+    }
+
     /// Whether there are examples of tokens.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
@@ -104,7 +121,7 @@ pub struct TokenGroup {
     pub bounds: Vec<u32>,
     /// Tokens whose last layer somebody reads, ascending.
     pub queries: Vec<u32>,
-    /// (queries) their keys.
+    /// (queries) their keys, unless all tokens are read.
     pub query_keys: Vec<TokenKey>,
     /// (sequences + 1) bounds of each sequence's queries.
     pub query_bounds: Vec<u32>,
@@ -127,7 +144,8 @@ pub fn padding(tokens: usize, reads_some: bool) -> usize {
 }
 
 impl TokenGroup {
-    pub fn new(batch: &TokenBatch, parts: &[Part], heads: &[HeadSpec], pooling: Pooling) -> Self {
+    pub fn new(batch: &Batch, parts: &[Part], heads: &[HeadSpec], pooling: Pooling) -> Self {
+        let (keys, batch) = (&batch.keys, &batch.tokens);
         let examples = parts.first().map_or(0, |part| part.rows.start)..parts.last().map_or(0, |part| part.rows.end);
         let tokens = batch.padded(&examples);
         let base = tokens.start as u32;
@@ -171,8 +189,22 @@ impl TokenGroup {
         if batch.is_padded {
             group.pad(pooling);
         }
-        group.query_keys = group.queries.iter().map(|&token| batch.keys[group.tokens.start + token as usize]).collect();
+        if !group.reads_all() {
+            group.query_keys = group.keys_of_queries(&keys[group.examples.clone()]);
+        }
         group
+    }
+
+    /// By the `keys` of the group's examples; what pads the group has none of its own.
+    fn keys_of_queries(&self, keys: &[RowKey]) -> Vec<TokenKey> {
+        let sequences = self.query_bounds.windows(2).zip(&self.bounds).enumerate();
+        let of_sequence = |(number, (queries, &start)): (usize, (&[u32], &u32))| {
+            let own = keys.get(number).copied();
+            self.queries[queries[0] as usize..queries[1] as usize].iter().map(move |&token| {
+                own.map_or_else(TokenKey::default, |RowKey { task, example }| TokenKey { task, example, position: token - start })
+            })
+        };
+        sequences.flat_map(of_sequence).collect()
     }
 
     /// Adds the sequences of what pads the group, as many whatever that is. Under `mean` so many of their tokens are read, for nothing,

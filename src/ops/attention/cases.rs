@@ -31,7 +31,8 @@ fn both(on: On, case: &Case) {
         (0..queries).map(move |row| TokenKey { task: 3, example: 70 + sequence as u32, position: key(row) })
     };
     let tokens: Vec<TokenKey> = lengths.iter().enumerate().flat_map(token).collect();
-    let dropout = AttentionDropout { queries: &tokens, probability, seed: 0x1234_5678_9abc, round: 9, layer: 2 };
+    let dropout =
+        AttentionDropout { queries: TokenKeys::Packed(&tokens), probability, seed: 0x1234_5678_9abc, round: 9, layer: 2 };
     let shape = Sequences { queries: &queries, keys: &keys, heads, dim, dropout: Some(dropout) };
     let (q, kv, dout) = (coarse_noise(rows * width, 0), coarse_noise(all * 2 * width, 1), coarse_noise(rows * width, 2));
     on.compare(|place: &mut Place| {

@@ -233,7 +233,7 @@ impl<'a> Sequence<'a> {
         let scale = (1.0 / (1.0 - dropout.probability)) as f32;
         let blocks = self.keys.div_ceil(4);
         for (row, weights) in block.chunks_exact_mut(keys).enumerate() {
-            let token = dropout.queries[self.first + at[0] + row];
+            let token = dropout.queries.packed()[self.first + at[0] + row];
             let random = Keyed::new(dropout.seed, Stream::AttentionDropout, dropout.round, token.task, token.example);
             let random = random.at_site(dropout.layer << 8 | head as u32);
             let first = token.position as usize * blocks + at[1] / 4;

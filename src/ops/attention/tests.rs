@@ -1,5 +1,5 @@
 use super::*;
-use crate::ops::token_dropout::TokenKey;
+use crate::ops::token_dropout::{TokenKey, TokenKeys};
 
 const HEADS: usize = 2;
 const DIM: usize = 8;
@@ -83,7 +83,7 @@ fn gradients_match_differences_in_f64() {
     for (queries, keys, probability) in [(1, 1, 0.0), (5, 5, 0.0), (2, 7, 0.0), (6, 6, 0.4)] {
         let (q, kv, probe) = (noise(queries * WIDTH, 0), noise(keys * 2 * WIDTH, 1), noise(queries * WIDTH, 2));
         let tokens: Vec<TokenKey> = (0..queries as u32).map(|position| TokenKey { task: 1, example: 3, position }).collect();
-        let dropout = AttentionDropout { queries: &tokens, probability, seed: 5, round: 6, layer: 1 };
+        let dropout = AttentionDropout { queries: TokenKeys::Packed(&tokens), probability, seed: 5, round: 6, layer: 1 };
         let mask = mask(&dropout, queries, keys);
         let (query_ends, key_ends) = ([0, queries as u32], [0, keys as u32]);
         let shape = Sequences { queries: &query_ends, keys: &key_ends, heads: HEADS, dim: DIM, dropout: Some(dropout) };

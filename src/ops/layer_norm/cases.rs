@@ -7,7 +7,7 @@ use crate::machine::tensor::DType;
 use crate::ops::gemm::Write;
 use crate::ops::jacobian_rows::Segment;
 use crate::ops::testing::{Found, On, Place, coarse_noise, noise, on_devices};
-use crate::ops::token_dropout::TokenKey;
+use crate::ops::token_dropout::{TokenKey, TokenKeys};
 
 const WIDTHS: [usize; 6] = [8, 264, 768, 904, 1032, 4096];
 const ROWS: usize = 11;
@@ -45,7 +45,13 @@ fn residual(on: On, width: usize, probability: Option<f64>) {
         let (sum, residual) = (place.narrow_in_place(&uneven(width, 1), width), place.narrow(&uneven(width, 2), width));
         let (norm, bias) = (norm(place, width), place.f32(&noise(width, 3), width));
         let (out, stats) = (place.room(ROWS, width, DType::Bf16), place.room(ROWS, 2, DType::F32));
-        let own = |probability| TokenDropout { tokens: &tokens, probability, seed: 0x9876_5432_1012, round: 5, site: 2 };
+        let own = |probability| TokenDropout {
+            tokens: TokenKeys::Packed(&tokens),
+            probability,
+            seed: 0x9876_5432_1012,
+            round: 5,
+            site: 2,
+        };
         place.run(&ResidualNormForward { out, stats, sum, bias, residual, dropout: probability.map(own), norm });
         vec![place.found("sum", sum), place.found("out", out), place.found("statistics", stats)]
     });

@@ -14,7 +14,7 @@ use crate::machine::tensor::{DType, Tensor};
 /// From which examples rows of gradients come.
 #[derive(Clone, Copy)]
 pub enum Sources<'a> {
-    /// By task, and (examples) scales; a device's tables have `room` items at least.
+    /// By task, and (examples) scales, of tokens 1; a device's tables have `room` items at least.
     Packed { indexes: &'a [RowIndex], scales: &'a [f32], room: usize },
     /// As a device found them.
     Found(&'a RowLists),
@@ -101,7 +101,10 @@ impl RowGradientsBackward<'_> {
             _ => Launch::line("row_gradients_backward", blocks, THREADS),
         };
         let At { sources, starts, scales, places, count } = at;
-        launch.addresses([out, self.dout.at, scales, sources, starts, places, count]).int(width).into()
+        let launch = launch.addresses([out, self.dout.at]);
+        // Tokens are not scaled.
+        let launch = if self.dout.dtype == DType::Bf16 { launch } else { launch.addresses([scales]) };
+        launch.addresses([sources, starts, places, count]).int(width).into()
     }
 }
 
@@ -128,7 +131,7 @@ impl Op for RowGradientsBackward<'_> {
         });
     }
 
-    /// Packed: examples of each row of all tasks, all examples' scales, the rows of each run, then by run their bounds, and where
+    /// Packed: examples of each row of all tasks, all examples' scales (none of tokens), the rows of each run, then by run their bounds, and where
     /// rows go that are added.
     fn tables(&self) -> Vec<Bytes> {
         let Sources::Packed { indexes, scales, room } = self.sources else { return Vec::new() };
@@ -136,6 +139,7 @@ impl Op for RowGradientsBackward<'_> {
         let list = |list: &[u32]| buckets::table(list, room, 0);
         let runs = Run::of(indexes);
         let counts: Vec<u32> = runs.iter().map(|run| run.rows() as u32).collect();
+        let scales = if self.dout.dtype == DType::Bf16 { &[][..] } else { scales };
         let mut tables = vec![list(&sources), bytes_of(scales), bytes_of(&counts)];
         tables.extend(runs.iter().flat_map(|run| [list(&run.starts), list(&run.places)]));
         tables

@@ -30,7 +30,7 @@ fn batch(place: &mut Place, rows: usize, counts: &[usize], probability: f64) -> 
     let table_rows = rows;
     let (rows, offsets) = data(table_rows, counts);
     let examples = [4, 0, 2, 2, 1, 3, 1];
-    let part = |start, row, task, first| BagPart { start, row, task, first };
+    let part = |start, row, task, first| FetchPart { start, row, task, first, padding: 0 };
     let parts = [part(0, 0, 0, 0), part(3, 1, 2, 5), part(4, 0, 0, 0), part(6, 1, 2, 5)];
     let most = MostRows { examples: examples.len(), entries: 9000, gradient_rows: 2 * table_rows, union_rows: table_rows };
     let room = |_: &str, rows: usize, columns: usize, dtype| Ok::<_, ()>(place.room(rows, columns, dtype));
@@ -52,6 +52,7 @@ fn batch(place: &mut Place, rows: usize, counts: &[usize], probability: f64) -> 
     let dropout = Some(WordDropout { random, probability });
     place.run(&FetchBags { lists, data, examples: &examples, parts: &parts, bits, dropout });
     place.run(&IndexRows { lists, table, bits });
+    place.run(&LookUpSlots { lists, slots: table.slots });
     let counts = place.found("counts", lists.counts);
     let [entries, gradients, union] = [0, 1, 2].map(|at| counts.values[at] as usize);
     vec![
@@ -86,6 +87,55 @@ fn a_batch_without_rows(on: On) {
     on.compare(|place| batch(place, 300, &[1, 0, 0, 0, 0, 0, 0, 0], 0.0));
 }
 
+/// Sequences of two tasks in two groups, each with tokens that pad it; one example comes twice.
+fn tokens_of_a_batch(on: On) {
+    let lengths = [5usize, 2, 70, 9, 3, 33];
+    let seconds = [5, 2, 30, 4, 3, 1];
+    let table_rows = 40;
+    let (mut offsets, examples) = (vec![0u32], [2, 0, 2, 1, 1]);
+    offsets.extend(lengths.iter().scan(0, |end, &length| {
+        *end += length as u32;
+        Some(*end)
+    }));
+    let ids = drawn(*offsets.last().expect("an end") as usize, table_rows);
+    // The second task's examples begin with the fourth; its padding is 7 tokens behind the first group, and 1 behind the last.
+    let part = |start, row, task, first, padding| FetchPart { start, row, task, first, padding };
+    let parts = [part(0, 0, 0, 0, 0), part(2, 1, 4, 3, 0), part(3, 0, 0, 0, 7), part(4, 1, 4, 3, 7)];
+    let bounds = [0, 70, 75, 75 + 33 + 7, 117, 121];
+    let entries = 70 + 5 + 33 + 2 + 3;
+    on.compare(|place: &mut Place| {
+        let most = MostRows { examples: 0, entries: 200, gradient_rows: 80, union_rows: 40 };
+        let room = |_: &str, rows: usize, columns: usize, dtype| Ok::<_, ()>(place.room(rows, columns, dtype));
+        let lists = RowLists::new(most, room).expect("room");
+        let lists = RowLists { counts: place.words(&[3, 3, 3, 0, 0]), ..lists };
+        let [own, types, positions] = [0; 3].map(|_| place.words(&[9; 130]));
+        let keys = place.words(&[9; 390]);
+        let to = TokensAt { ids: own, positions, types, keys: keys.as_rows(130, 3), slots: Tensor::NONE };
+        let data = TokenData { ids: place.words(&ids), offsets: place.words(&offsets), seconds: place.words(&seconds) };
+        let bits = KeyBits::of(table_rows as usize, 2).expect("small numbers");
+        place.run(&FetchTokens { to, lists, data, examples: &examples, bounds: &bounds, parts: &parts, entries, bits });
+        let values = place.f32(&vec![9.0; 40 * DIM], DIM);
+        let table = SlotsAt {
+            slots: place.words(&[UNTOUCHED; 40]),
+            touched: place.words(&[5; 40]),
+            values,
+            init: RowInit { seed: 77, deviation: 0.5 },
+        };
+        place.run(&IndexRows { lists, table, bits });
+        let counts = place.found("counts", lists.counts);
+        assert_eq!(counts.values[0], entries as f64);
+        vec![
+            counts,
+            place.found("ids", own),
+            place.found("positions", positions),
+            place.found("types", types),
+            place.found("keys", keys),
+            place.found("sources", lists.sources.range(0..entries)),
+            place.found("the table's slots", table.slots),
+        ]
+    });
+}
+
 #[test]
 fn keys_have_room_or_not() {
     assert_eq!(KeyBits::of(1 << 20, 16), Some(KeyBits { bits: 20, task_bits: 4 }));
@@ -95,4 +145,4 @@ fn keys_have_room_or_not() {
     assert_eq!(KeyBits::of(1 << 32, 1), None);
 }
 
-on_devices! { rows_of_a_batch, rows_of_several_tiles, a_batch_without_rows }
+on_devices! { rows_of_a_batch, rows_of_several_tiles, a_batch_without_rows, tokens_of_a_batch }

@@ -2,7 +2,7 @@
 
 use super::super::embedding_bag::UNTOUCHED;
 use super::super::philox::{Keyed, Stream, drop_threshold};
-use super::{Count, FetchBags, IndexRows, RowLists, SlotsAt};
+use super::{Count, FetchBags, FetchTokens, IndexRows, RowLists, SlotsAt, TokensAt};
 use crate::machine::host::HostMemory;
 
 pub fn fetch(op: &FetchBags, memory: &HostMemory) {
@@ -34,11 +34,37 @@ pub fn fetch(op: &FetchBags, memory: &HostMemory) {
     memory.write::<u32>(counts)[Count::Entries as usize] = at as u32;
 }
 
+pub fn fetch_tokens(op: &FetchTokens, memory: &HostMemory) {
+    let list = |tensor| memory.write::<u32>(tensor);
+    let data = [op.data.ids, op.data.offsets, op.data.seconds].map(|tensor| memory.read::<u32>(tensor));
+    let TokensAt { ids, positions, types, keys, .. } = op.to;
+    let (ids, positions, types, keys) = (list(ids), list(positions), list(types), list(keys));
+    let (items, mut entries) = (list(op.lists.items[0]), 0);
+    for (row, (&example, bounds)) in op.examples.iter().zip(op.bounds.windows(2)).enumerate() {
+        let part = op.parts[op.parts.partition_point(|part| part.start as usize <= row) - 1];
+        let at = (part.first + example) as usize;
+        let own = &data[0][data[1][at] as usize..data[1][at + 1] as usize];
+        for token in bounds[0] as usize..bounds[1] as usize {
+            let position = token - bounds[0] as usize;
+            let Some(&id) = own.get(position) else {
+                (ids[token], positions[token], types[token]) = (0, 0, 0);
+                keys[3 * token..][..3].fill(0);
+                continue;
+            };
+            (ids[token], positions[token], types[token]) = (id, position as u32, u32::from(position as u32 >= data[2][at]));
+            keys[3 * token..][..3].copy_from_slice(&[part.task, example, position as u32]);
+            items[2 * entries..][..2].copy_from_slice(&[token as u32, part.row << op.bits.bits | id]);
+            entries += 1;
+        }
+    }
+    list(op.lists.counts)[Count::Entries as usize] = entries as u32;
+}
+
 pub fn index(op: &IndexRows, memory: &HostMemory) {
     let list = |tensor| memory.write::<u32>(tensor);
-    let RowLists { counts, rows, items: [items, _], sources, starts, tasks, .. } = op.lists;
+    let RowLists { counts, items: [items, _], sources, starts, tasks, .. } = op.lists;
     let RowLists { union_rows, union_starts, members, union_slots, .. } = op.lists;
-    let (counts, rows) = (list(counts), list(rows));
+    let counts = list(counts);
     let entries = counts[Count::Entries as usize] as usize;
     let mut sorted: Vec<[u32; 2]> = list(items).chunks_exact(2).take(entries).map(|item| [item[1], item[0]]).collect();
     sorted.sort_by_key(|[key, _]| *key);
@@ -76,5 +102,4 @@ pub fn index(op: &IndexRows, memory: &HostMemory) {
     let found = [(Count::GradientRows, gradients.len()), (Count::UnionRows, united)];
     found.into_iter().for_each(|(which, count)| counts[which as usize] = count as u32);
     (counts[Count::Touched as usize], counts[Count::TouchedBefore as usize]) = (next, before);
-    rows[..entries].iter_mut().for_each(|row| *row = slots[*row as usize]);
 }

@@ -11,11 +11,10 @@ use super::transfer::Pieces;
 use super::upload::Upload;
 use crate::machine::driver::{DeviceError, Driver, Priority, StreamId};
 use crate::machine::tensor::{DType, Tensor, pitch};
-use crate::model::encoders::{self, Table};
+use crate::model::encoders::{self, Fetched, Table};
 use crate::model::network::{Batch, Limits, Network, Part, TokenRoom, group_rows};
 use crate::model::transformer::TokenGroup;
 use crate::model::{Model, Parameters};
-use crate::ops::row_index::RowLists;
 use crate::ops::storage::bf16;
 
 /// A model's parameters on a device, and room for the activations of one batch.
@@ -110,8 +109,8 @@ pub(super) struct GroupOf<'a> {
 pub(super) struct Inputs<'a> {
     pub tokens: Option<&'a TokenGroup>,
     pub features: Features<'a>,
-    /// N-grams that the device fetched.
-    pub fetched: Option<&'a RowLists>,
+    /// What the device fetched.
+    pub fetched: Option<Fetched<'a>>,
 }
 
 /// Where features come from.

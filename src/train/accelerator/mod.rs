@@ -255,7 +255,7 @@ impl Accelerator {
         self.data.is_some()
     }
 
-    /// Lists of the n-grams that the device fetched, and of the rows that it found.
+    /// Lists of the rows that the device found.
     fn found(&self) -> Option<&RowLists> {
         self.data.as_ref()?.lists()
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::Accelerator;
-use super::data::Draw;
+use super::data::{DataOnDevice, Draw};
 use super::inference::{Features, GroupOf, Inputs};
 use super::lane::Lane;
 use super::prepared::Prepared;
@@ -213,7 +213,8 @@ impl Accelerator {
             }
             _ => Features::Packed(features),
         };
-        let inputs = Inputs { tokens, features, fetched: self.found() };
+        let fetched = self.data.as_ref().and_then(DataOnDevice::fetched);
+        let inputs = Inputs { tokens, features, fetched };
         let group = GroupOf { network, parameters: work.parameters, batch, parts, inputs };
         let own = group.tensors(upload, lane, self.readable());
         network.emit_forward(&mut tape, &own, Some(random));
