@@ -86,6 +86,19 @@ __device__ __forceinline__ T warp_sum(T value) {
     return value;
 }
 
+// The larger of two numbers; one that is NaN is passed over.
+__device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double larger(double a, double b) { return fmax(a, b); }
+
+// The largest value of the warp, the same on every lane.
+template <typename T>
+__device__ __forceinline__ T warp_largest(T value) {
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+        value = larger(value, __shfl_xor_sync(kAll, value, step));
+    }
+    return value;
+}
+
 // Sums each of N values over the warp, where N is a power of two up to 32 or a multiple of 32, in one tree: lane l is left with value
 // l / (32 / N), or with values l * N/32 .. (l + 1) * N/32, in values[0..]. As long as there are several, each step sends half of what is
 // left, so it costs about N shuffles instead of 5 N.
@@ -122,6 +135,21 @@ __device__ __forceinline__ T block_sum(T value, T* warps) {
         total += warps[warp];
     }
     return total;
+}
+
+// As block_sum, the largest value.
+template <typename T>
+__device__ __forceinline__ T block_largest(T value, T* warps) {
+    value = warp_largest(value);
+    __syncthreads();
+    if (lane_id() == 0) {
+        warps[warp_id()] = value;
+    }
+    __syncthreads();
+    for (int warp = 0; warp < int(blockDim.x) / kWarp; ++warp) {
+        value = larger(value, warps[warp]);
+    }
+    return value;
 }
 
 // Philox4x32-10 (Salmon et al., SC 2011), as ops/philox.rs.

@@ -31,13 +31,6 @@ namespace loss {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-__device__ __forceinline__ double warp_peak(double value) {
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-        value = fmax(value, __shfl_xor_sync(kAll, value, step));
-    }
-    return value;
-}
-
 // The row's loss, on every lane; d = scale * (softmax - smoothed target), each class's term times its weight, or 1 without them.
 __device__ __forceinline__ double cross_entropy(float* d, const float* x, int outputs, uint32_t target, double smoothing,
                                                 const float* weights, float scale) {
@@ -45,7 +38,7 @@ __device__ __forceinline__ double cross_entropy(float* d, const float* x, int ou
     for (int at = lane_id(); at < outputs; at += kWarp) {
         peak = fmax(peak, double(x[at]));
     }
-    peak = warp_peak(peak);
+    peak = warp_largest(peak);
     for (int at = lane_id(); at < outputs; at += kWarp) {
         double weight = weights ? double(weights[at]) : 1.0;
         sum += exp(double(x[at]) - peak);

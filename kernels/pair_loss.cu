@@ -11,21 +11,6 @@ namespace pair_loss {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-// The largest of the block's values, on every thread; NaNs are passed over.
-__device__ __forceinline__ double block_peak(double value, double* warps) {
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-        value = fmax(value, __shfl_xor_sync(kAll, value, step));
-    }
-    if (lane_id() == 0) {
-        warps[warp_id()] = value;
-    }
-    __syncthreads();
-    for (int warp = 0; warp < kWarps; ++warp) {
-        value = fmax(value, warps[warp]);
-    }
-    return value;
-}
-
 }  // namespace pair_loss
 
 // units (2 pairs x width) f32, anchor and positive in turn. scores (pairs x pairs): gradients of <a_i, p_j>; row_losses (2 pairs) f64:
@@ -55,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(256) pair_loss_rows(float* scores, 
     for (int other = int(threadIdx.x); other < pairs; other += kThreads) {
         peak = fmax(peak, double(own[other]));
     }
-    peak = block_peak(peak, peaks);
+    peak = block_largest(peak, peaks);
     for (int other = int(threadIdx.x); other < pairs; other += kThreads) {
         sum += exp(double(own[other]) - peak);
     }

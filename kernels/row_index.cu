@@ -3,7 +3,7 @@
 // the host; every grid fits the largest batch, and true counts are read from `counts`.
 //
 // An item is 8 bytes: above, what it is sorted by; below, what comes along. The sort is a stable radix sort of 8 bits at a time, least
-// significant first: counts of each tile's digits, their running sums, and the items to their places.
+// significant first: counts of each tile's digits, and the items to their places, for which every block adds up the counts before it.
 // Floors: fetching 4 bytes an n-gram read and 12 written, a pass of the sort 24 bytes an item.
 #include "row_init.cuh"
 
@@ -91,6 +91,31 @@ __device__ __forceinline__ uint32_t sum_below(uint32_t value, uint32_t& all) {
     return sum - value;
 }
 
+// The sum of the values of the block's lower threads. `warps` is shared.
+__device__ __forceinline__ uint32_t sum_of_threads_below(uint32_t value, uint32_t (&warps)[kWarps]) {
+    uint32_t own, sum = sum_below(value, own);
+    if (lane_id() == 0) {
+        warps[warp_id()] = own;
+    }
+    __syncthreads();
+    for (int warp = 0; warp < warp_id(); ++warp) {
+        sum += warps[warp];
+    }
+    __syncthreads();
+    return sum;
+}
+
+// The sum of the first `count` values, the same on every thread. `warps` is shared.
+__device__ __forceinline__ uint32_t sum_of_first(const uint32_t* values, int count, uint32_t (&warps)[kWarps]) {
+    uint32_t own = 0;
+    for (int at = int(threadIdx.x); at < count; at += kThreads) {
+        own += values[at];
+    }
+    uint32_t sum = block_sum(own, warps);
+    __syncthreads();
+    return sum;
+}
+
 // values[i] = the sum of those before it; returns the sum of all. One block of up to 32 warps; `warps` is shared.
 __device__ __forceinline__ uint32_t running_sums(uint32_t* values, int count, uint32_t (&warps)[kWarp]) {
     uint32_t before = 0;
@@ -117,6 +142,9 @@ __device__ __forceinline__ uint32_t running_sums(uint32_t* values, int count, ui
 }
 
 __device__ __forceinline__ int tiles_of(uint32_t count) { return int((count + kTile - 1) / kTile); }
+
+// The tile that leaves what is known after all of them; the first where there are no items.
+__device__ __forceinline__ int last_tile(uint32_t count) { return count ? tiles_of(count) - 1 : 0; }
 
 // Lanes of the warp that have an item of the same digit; none without an item.
 __device__ __forceinline__ unsigned same_digit(bool there, uint32_t digit) {
@@ -260,7 +288,7 @@ extern "C" __global__ void __launch_bounds__(256) token_entries(uint32_t* ids, u
     }
 }
 
-// sums (digits x tiles of counts[which]) = items of each tile with each digit of `shift`. grid: tiles of the most items.
+// sums (tiles of counts[which] x digits) = items of each tile with each digit of `shift`. grid: tiles of the most items.
 extern "C" __global__ void __launch_bounds__(256) radix_counts(uint32_t* sums, const uint2* items, const uint32_t* counts, int which,
                                                                int shift) {
     using namespace row_index;
@@ -288,14 +316,7 @@ extern "C" __global__ void __launch_bounds__(256) radix_counts(uint32_t* sums, c
     for (int warp = 0; warp < kWarps; ++warp) {
         sum += own[warp][threadIdx.x];
     }
-    sums[int(threadIdx.x) * tiles + tile] = sum;
-}
-
-// The sums become running sums. One block.
-extern "C" __global__ void __launch_bounds__(1024) radix_sums(uint32_t* sums, const uint32_t* counts, int which) {
-    using namespace row_index;
-    __shared__ uint32_t warps[kWarp];
-    running_sums(sums, kDigits * tiles_of(counts[which]), warps);
+    sums[tile * kDigits + int(threadIdx.x)] = sum;
 }
 
 // out = items in the order of their digit of `shift`, else as they were. grid: as radix_counts.
@@ -309,7 +330,16 @@ extern "C" __global__ void __launch_bounds__(256) radix_scatter(uint2* out, cons
     if (tile >= tiles) {
         return;
     }
-    uint32_t next = sums[int(threadIdx.x) * tiles + tile];
+    __shared__ uint32_t warps[kWarps];
+    // Where the thread's digit goes on: behind all lower ones, and behind its own in the tiles before.
+    uint32_t before = 0, all = 0;
+#pragma unroll 8
+    for (int other = 0; other < tiles; ++other) {
+        uint32_t there = sums[other * kDigits + int(threadIdx.x)];
+        before += other < tile ? there : 0;
+        all += there;
+    }
+    uint32_t next = sum_of_threads_below(all, warps) + before;
     for (int start = 0; start < kTile; start += kThreads) {
         for (int warp = 0; warp < kWarps; ++warp) {
             places[warp][threadIdx.x] = 0;
@@ -363,42 +393,20 @@ extern "C" __global__ void __launch_bounds__(256) distinct_counts(uint32_t* firs
     }
 }
 
-// The firsts (and fresh, if any) become running sums; counts[into] is their number, starts[counts[into]] that of all items, and with
-// fresh the table has so many touched rows more. One block.
-extern "C" __global__ void __launch_bounds__(1024) distinct_sums(uint32_t* firsts, uint32_t* fresh, uint32_t* starts,
-                                                                 uint32_t* counts, int which, int into) {
-    using namespace row_index;
-    __shared__ uint32_t warps[kWarp];
-    uint32_t count = counts[which];
-    uint32_t all = running_sums(firsts, tiles_of(count), warps), new_rows = 0;
-    if (fresh) {
-        new_rows = running_sums(fresh, tiles_of(count), warps);
-    }
-    if (threadIdx.x == 0) {
-        starts[all] = count;
-        counts[into] = all;
-        if (fresh) {
-            uint32_t touched = counts[kTouched];
-            counts[kTouchedBefore] = touched;
-            counts[kTouched] = touched + new_rows;
-        }
-    }
-}
-
 // Of sorted items (row of J << bits | row, packed example or token): sources (entries) are their examples; each first of its key is a row of the
-// gradients, which begins at starts[row], is of tasks[row] (row of J), and makes an item of out (row, gradient row).
-// grid: tiles of the most n-grams.
+// gradients, which begins at starts[row], is of tasks[row] (row of J), and makes an item of out (row, gradient row). Rows with a slot so
+// far are those before this batch. grid: tiles of the most n-grams.
 extern "C" __global__ void __launch_bounds__(256) gradient_rows(uint2* out, uint32_t* sources, uint32_t* starts, uint32_t* tasks,
-                                                                const uint2* items, const uint32_t* firsts, const uint32_t* counts,
+                                                                const uint2* items, const uint32_t* firsts, uint32_t* counts,
                                                                 int bits) {
     using namespace row_index;
     __shared__ uint32_t warps[kWarps];
     uint32_t count = counts[kEntries];
     int tile = int(blockIdx.x);
-    if (tile >= tiles_of(count)) {
+    if (tile > last_tile(count)) {
         return;
     }
-    uint32_t next = firsts[tile];
+    uint32_t next = sum_of_first(firsts, tile, warps);
     for (int start = 0; start < kTile; start += kThreads) {
         uint32_t at = uint32_t(tile) * kTile + start + threadIdx.x, all;
         bool own = at < count && is_first(items, at);
@@ -414,6 +422,11 @@ extern "C" __global__ void __launch_bounds__(256) gradient_rows(uint2* out, uint
             out[row] = uint2{row, key & ((1u << bits) - 1)};
         }
     }
+    if (tile == last_tile(count) && threadIdx.x == 0) {
+        starts[next] = count;
+        counts[kGradientRows] = next;
+        counts[kTouchedBefore] = counts[kTouched];
+    }
 }
 
 // Of items (row, gradient row) sorted by row: members (gradient rows) are their (row of J, gradient row); each first of its row is one
@@ -422,15 +435,16 @@ extern "C" __global__ void __launch_bounds__(256) gradient_rows(uint2* out, uint
 extern "C" __global__ void __launch_bounds__(256) union_rows(uint32_t* rows, uint32_t* starts, uint2* members, uint32_t* union_slots,
                                                              uint32_t* slots, uint32_t* touched, const uint2* items,
                                                              const uint32_t* tasks, const uint32_t* firsts, const uint32_t* fresh,
-                                                             const uint32_t* counts) {
+                                                             uint32_t* counts) {
     using namespace row_index;
     __shared__ uint32_t warps[kWarps];
     uint32_t count = counts[kGradientRows];
     int tile = int(blockIdx.x);
-    if (tile >= tiles_of(count)) {
+    if (tile > last_tile(count)) {
         return;
     }
-    uint32_t next = firsts[tile], next_slot = counts[kTouchedBefore] + fresh[tile];
+    uint32_t next = sum_of_first(firsts, tile, warps);
+    uint32_t next_slot = counts[kTouchedBefore] + sum_of_first(fresh, tile, warps);
     for (int start = 0; start < kTile; start += kThreads) {
         uint32_t at = uint32_t(tile) * kTile + start + threadIdx.x, all;
         bool own = at < count && is_first(items, at);
@@ -454,6 +468,11 @@ extern "C" __global__ void __launch_bounds__(256) union_rows(uint32_t* rows, uin
             starts[place] = at;
             union_slots[place] = slot;
         }
+    }
+    if (tile == last_tile(count) && threadIdx.x == 0) {
+        starts[next] = count;
+        counts[kUnionRows] = next;
+        counts[kTouched] = next_slot;
     }
 }
 

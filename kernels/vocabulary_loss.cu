@@ -47,21 +47,6 @@ struct Sum {
     }
 };
 
-// The largest of the block's values.
-__device__ __forceinline__ float block_peak(float value, float* warps) {
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-        value = fmaxf(value, __shfl_xor_sync(kAll, value, step));
-    }
-    if (lane_id() == 0) {
-        warps[warp_id()] = value;
-    }
-    __syncthreads();
-    for (int warp = 0; warp < kWarps; ++warp) {
-        value = fmaxf(value, warps[warp]);
-    }
-    return value;
-}
-
 }  // namespace vocabulary_loss
 
 // row_losses (rows) f64 against targets (rows), class indices or kIgnored, whose loss and gradient are zero; with `backward`
@@ -84,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(512) vocabulary_loss_rows(bf16* log
     float wanted = to_float(row[target]);
     Sum own = {-INFINITY, 0.0f, 0.0f};
     each(row, classes, [&](int, const Floats& x, int count) { own.add(x, count); });
-    float peak = block_peak(own.peak, peaks);
+    float peak = block_largest(own.peak, peaks);
     double total = block_sum(double(own.sum * exp_poly(own.peak - peak) + own.check), sums);
     if (threadIdx.x == 0) {
         row_losses[blockIdx.x] = log(total) + double(peak) - double(wanted);

@@ -32,23 +32,6 @@ __device__ __forceinline__ double largest_size(const double* values, int size) {
     return most;
 }
 
-// The largest value of the block, the same on every thread.
-__device__ __forceinline__ double block_largest(double value, double* warps) {
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-        value = fmax(value, __shfl_xor_sync(kAll, value, step));
-    }
-    __syncthreads();
-    if (lane_id() == 0) {
-        warps[warp_id()] = value;
-    }
-    __syncthreads();
-    double largest = warps[0];
-    for (int warp = 1; warp < kThreads / kWarp; ++warp) {
-        largest = fmax(largest, warps[warp]);
-    }
-    return largest;
-}
-
 // out (size) = M v
 __device__ __forceinline__ void times(const Set& set, double* out, const double* matrix, const double* vector, int size) {
     set.each(size, [&](int row) { out[row] = dot(matrix + row * size, vector, size); });

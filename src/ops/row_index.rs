@@ -63,7 +63,7 @@ pub struct RowLists {
     pub scales: Tensor,
     /// (entries x 2) twice, what comes along and what it is sorted by.
     items: [Tensor; 2],
-    /// (digits x tiles), and (tiles) twice.
+    /// (tiles x digits), and (tiles) twice.
     sums: Tensor,
     firsts: Tensor,
     fresh: Tensor,
@@ -99,7 +99,7 @@ impl RowLists {
             rows,
             scales,
             items: [list("rows to sort", entries, 2)?, list("rows sorted", entries, 2)?],
-            sums: list("digits of rows", DIGITS, tiles)?,
+            sums: list("digits of rows", tiles, DIGITS)?,
             firsts: list("rows by tile", 1, tiles)?,
             fresh: list("new rows by tile", 1, tiles)?,
             sources: list("examples by row", 1, entries.max(1))?,
@@ -304,10 +304,9 @@ impl IndexRows {
     fn sort(&self, commands: &mut Vec<Command>, which: Count, [mut from, mut to]: [Tensor; 2], bits: u32) -> [Tensor; 2] {
         let RowLists { counts, sums, .. } = self.lists;
         for shift in (0..bits).step_by(DIGIT_BITS as usize) {
-            let counted = self.tiles("radix_counts").addresses([sums.at, from.at, counts.at]).word(which as u32).word(shift);
-            let summed = Launch::line("radix_sums", 1, 1024).addresses([sums.at, counts.at]).word(which as u32);
+            let counted = self.tiles("radix_counts").addresses([sums.at, from.at, counts.at]);
             let moved = self.tiles("radix_scatter").addresses([to.at, from.at, sums.at, counts.at]);
-            commands.extend([counted, summed, moved.word(which as u32).word(shift)].map(Command::from));
+            commands.extend([counted, moved].map(|launch| launch.word(which as u32).word(shift).into()));
             (from, to) = (to, from);
         }
         [from, to]
@@ -317,13 +316,12 @@ impl IndexRows {
         Launch::line(kernel, self.lists.tiles(), 256)
     }
 
-    /// Where each distinct key of some items begins; with the table's slots, how many of them are new.
-    fn distinct(&self, items: Tensor, starts: Tensor, [which, into]: [Count; 2], slots: Tensor) -> [Command; 2] {
+    /// How many distinct keys each tile of some items begins; with the table's slots, how many of them are new.
+    fn distinct(&self, items: Tensor, which: Count, slots: Tensor) -> Command {
         let RowLists { counts, firsts, fresh, .. } = self.lists;
         let fresh = if slots.is_none() { 0 } else { fresh.at };
         let counted = self.tiles("distinct_counts").addresses([firsts.at, fresh, items.at, slots.at, counts.at]);
-        let summed = Launch::line("distinct_sums", 1, 1024).addresses([firsts.at, fresh, starts.at, counts.at]);
-        [counted.word(which as u32), summed.word(which as u32).word(into as u32)].map(Command::from)
+        counted.word(which as u32).into()
     }
 }
 
@@ -356,12 +354,12 @@ impl Op for IndexRows {
         let KeyBits { bits, task_bits } = self.bits;
         let mut commands = Vec::new();
         let [sorted, other] = self.sort(&mut commands, Count::Entries, self.lists.items, bits + task_bits);
-        commands.extend(self.distinct(sorted, starts, [Count::Entries, Count::GradientRows], Tensor::NONE));
+        commands.push(self.distinct(sorted, Count::Entries, Tensor::NONE));
         let gradients =
             self.tiles("gradient_rows").addresses([other, sources, starts, tasks, sorted, firsts, counts].map(|list| list.at));
         commands.push(gradients.int(bits as usize).into());
         let [sorted, _] = self.sort(&mut commands, Count::GradientRows, [other, sorted], bits);
-        commands.extend(self.distinct(sorted, union_starts, [Count::GradientRows, Count::UnionRows], slots));
+        commands.push(self.distinct(sorted, Count::GradientRows, slots));
         let outputs = [union_rows, union_starts, members, union_slots, slots, touched];
         let united = self.tiles("union_rows").addresses(outputs.map(|list| list.at));
         commands.push(united.addresses([sorted, tasks, firsts, fresh, counts].map(|list| list.at)).into());
