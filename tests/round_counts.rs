@@ -37,8 +37,8 @@ impl Round {
     }
 }
 
-/// A digit more of the keys by which rows of a table are sorted takes three, and sequences that fill a block of attention take one.
-const KERNELS_OF_SIZES: u64 = 3 + 1;
+/// A digit more of the keys by which rows of a table are sorted takes two, and sequences that fill a block of attention take one.
+const KERNELS_OF_SIZES: u64 = 2 + 1;
 
 #[test]
 fn kernels_do_not_grow_with_the_tasks() {
