@@ -36,7 +36,8 @@ done
 # Rows of no even length.
 train odd --set encoder.hidden=61 --set synthetic.features=13 --set train.micro_batch=7
 # Embedding rows of no whole number of vectors.
-awk 'BEGIN { print "text\tlabel"; for (i = 0; i < 60; i++) print (i % 2 ? "red fast" : "dull slow") " word" i % 7 "\t" i % 2 }' >"$scratch/rows.tsv"
+awk 'BEGIN { print "text\tother\tlabel"; for (i = 0; i < 60; i++) print (i % 2 ? "red fast" : "dull slow") " word" i % 7 "\tslow word" i % 5 "\t" i % 2 }' \
+    >"$scratch/rows.tsv"
 cat >"$scratch/bag.toml" <<'TOML'
 [encoder]
 kind = "bag"
@@ -60,6 +61,36 @@ text = "text"
 label = "label"
 TOML
 train_from "$scratch/bag.toml" bag --set "data.root=$scratch"
+# Tokens that the device fetches, and the same from packed batches.
+printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' red dull fast slow word '##0' '##1' '##2' '##3' '##4' '##5' '##6' >"$scratch/vocab.txt"
+cat >"$scratch/tokens.toml" <<'TOML'
+[encoder]
+kind = "transformer"
+tokenizer = "vocab.txt"
+hidden = 64
+heads = 1
+layers = 2
+intermediate = 96
+dropout = 0.1
+attention_dropout = 0.1
+[train]
+rounds = 6
+micro_batch = 5
+[tasks.texts]
+train = "rows.tsv"
+dev = 0.2
+text = "text"
+label = "label"
+[tasks.pairs]
+train = "rows.tsv"
+dev = 0.2
+text = ["text", "other"]
+label = "label"
+TOML
+for place in device host; do
+    train_from "$scratch/tokens.toml" "tokens-$place" --set "data.root=$scratch" --set "data.resident=$place"
+done
+diff -r "$scratch/tokens-device/checkpoints" "$scratch/tokens-host/checkpoints"
 # As many tasks as fill the shared memory that needs no permission; launches waited for one by one.
 TASKLOOM_SYNC_LAUNCHES=1 train many --set synthetic.agree=8 --set synthetic.oppose=4 --set synthetic.alone=0 \
     --set synthetic.features=32 --set surgery.method=graddrop
