@@ -253,8 +253,7 @@ impl Op for TokenEmbeddingBackward<'_> {
     }
 
     fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let &[types, bounds, table, ref of_partials @ ..] = tables else { unreachable!("six tables") };
-        let &[ends, offsets, add] = of_partials else { unreachable!("six tables") };
+        let &[types, bounds, table, ends, offsets, add] = tables else { unreachable!("six tables") };
         let types = if let TokenSource::Fetched(own) = self.tokens { own.types.at } else { types };
         let ((segments, partials), jacobian, dim) = (self.sums(), &self.jacobian, self.dsum.columns);
         let ([positions, kinds], tiles) = (self.rows(), dim.div_ceil(256));

@@ -41,14 +41,14 @@ impl TokenBatch {
         &self.bounds
     }
 
-    /// (examples + 1) tokens that pad groups before each example, and in all.
+    /// (examples + 1) tokens that pad groups before each example, and in all; of examples without tokens none.
     pub fn padding(&self) -> Vec<u32> {
-        let own = self.bounds[1..].iter().zip(&self.ends).map(|(next, end)| next - end);
-        let sums = own.scan(0, |sum, own| {
-            *sum += own;
+        let ends = std::iter::once(&0).chain(&self.ends);
+        let padded = self.bounds.iter().zip(ends).scan(0, |sum, (start, end)| {
+            *sum += start - end;
             Some(*sum)
         });
-        std::iter::once(0).chain(sums).collect()
+        padded.collect()
     }
 
     /// Whether there are examples of tokens.

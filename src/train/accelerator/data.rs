@@ -223,16 +223,16 @@ impl DataOnDevice {
             let numbers = batch.keys.iter().map(|key| first(key.task as usize) + key.example).collect();
             return Draw { numbers, ..Draw::default() };
         }
-        let bounds = batch.tokens.bounds().to_vec();
-        let padding = if bounds.is_empty() { vec![0; batch.keys.len() + 1] } else { batch.tokens.padding() };
+        let (bounds, padding) = (batch.tokens.bounds().to_vec(), batch.tokens.padding());
+        let padding_before = |example: usize| padding.get(example).copied().unwrap_or(0);
         let part = |part: &Part| FetchPart {
             start: part.rows.start as u32,
             row: (part.present * batches + part.batch) as u32,
             task: part.task as u32,
             first: first(part.task),
-            padding: padding[part.rows.start],
+            padding: padding_before(part.rows.start),
         };
-        let entries = bounds.last().map_or(0, |end| end - padding[batch.keys.len()]) as usize;
+        let entries = bounds.last().map_or(0, |end| end - padding_before(batch.keys.len())) as usize;
         let numbers = batch.keys.iter().map(|key| key.example).collect();
         Draw { numbers, parts: batch.parts.iter().map(part).collect(), bounds, entries }
     }
