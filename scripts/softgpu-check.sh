@@ -10,7 +10,8 @@ if [[ -z "$folder" ]]; then
 fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-cargo build --quiet --release --bin taskloom
+# All at once: the cards are played side by side, and none waits for the other's build.
+cargo test --quiet --release --no-run --lib --test schedule_properties --test emulated_transformer
 
 train_from() {
     local config=$1 name=$2
@@ -23,8 +24,9 @@ train() {
     train_from configs/emulated.toml "$@"
 }
 
-for SOFTGPU_CC in 80 90; do
-    export SOFTGPU_CC
+# What a card of a compute capability computes.
+card() {
+    export SOFTGPU_CC=$1
     LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --lib cuda::
     # Lanes of the device as the dispatcher's executor.
     LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --test schedule_properties lanes_of_the_host
@@ -32,7 +34,25 @@ for SOFTGPU_CC in 80 90; do
     LD_LIBRARY_PATH="$folder" TASKLOOM_REQUIRE_CUDA=1 cargo test --quiet --release --test emulated_transformer words_are_learned_on_a_card
     train "small-$SOFTGPU_CC"
     LD_LIBRARY_PATH="$folder" "${CARGO_TARGET_DIR:-target}/release/taskloom" doctor --device cuda
+}
+
+# The library runs on one core.
+cards=()
+for capability in 80 90; do
+    card "$capability" >"$scratch/$capability.log" 2>&1 &
+    cards+=("$capability $!")
 done
+for both in "${cards[@]}"; do
+    read -r capability process <<<"$both"
+    passed=0
+    wait "$process" || passed=$?
+    cat "$scratch/$capability.log"
+    if ((passed != 0)); then
+        echo "compute capability ${capability:0:1}.${capability:1} failed"
+        exit "$passed"
+    fi
+done
+export SOFTGPU_CC=90
 # Rows of no even length.
 train odd --set encoder.hidden=61 --set synthetic.features=13 --set train.micro_batch=7
 # Embedding rows of no whole number of vectors.
