@@ -12,7 +12,7 @@ struct SumRoom {
 };
 
 // This thread's column, blockIdx.y * 256 + threadIdx.x, of the sum of factor_of(i) * row row_of(i) of x (rows x width) for i from
-// `first` to `last`. Warps take every eighth row, and their sums are added in order.
+// `first` to `last`. Warps take every eighth row, and their sums are added in order. A row whose factor is zero is not read.
 template <typename RowOf, typename FactorOf>
 __device__ __forceinline__ float column_of_sum(const bf16* x, int width, uint32_t first, uint32_t last, RowOf row_of,
                                                FactorOf factor_of, SumRoom& room) {
@@ -26,14 +26,14 @@ __device__ __forceinline__ float column_of_sum(const bf16* x, int width, uint32_
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 uint32_t own = start + i * kSumWarps;
-                if (own < last) {
+                factor[i] = own < last ? factor_of(own) : 0.0f;
+                if (factor[i] != 0.0f) {
                     raw[i] = load_raw(x + uint64_t(row_of(own)) * width + at);
-                    factor[i] = factor_of(own);
                 }
             }
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
-                if (start + i * kSumWarps < last) {
+                if (factor[i] != 0.0f) {
                     Floats values = widen(raw[i]);
 #pragma unroll
                     for (int j = 0; j < kEight; ++j) {

@@ -73,10 +73,8 @@ extern "C" __global__ void __launch_bounds__(256) position_sums(void* rows, cons
     __shared__ SumRoom room;
     SegmentSums own = segments[blockIdx.x / positions];
     uint32_t position = blockIdx.x % positions;
-    // A sequence that is too short counts for nothing, with its first token.
-    auto is_there = [&](uint32_t i) { return bounds[i] + position < bounds[i + 1]; };
-    auto row_of = [&](uint32_t i) { return is_there(i) ? bounds[i] + position : bounds[i]; };
-    auto factor_of = [&](uint32_t i) { return is_there(i) ? 1.0f : 0.0f; };
+    auto row_of = [&](uint32_t i) { return bounds[i] + position; };
+    auto factor_of = [&](uint32_t i) { return row_of(i) < bounds[i + 1] ? 1.0f : 0.0f; };
     float sum = column_of_sum(dsum, dim, own.first_sequence, own.last_sequence, row_of, factor_of, room);
     int column = int(blockIdx.y) * kSumTile + int(threadIdx.x);
     if (column < dim) {
