@@ -72,3 +72,31 @@ fn every_page_is_in_the_book() {
         assert!(name == "SUMMARY.md" || listed.contains(&name), "docs/SUMMARY.md does not list {name}");
     }
 }
+
+/// The text of every file of Rust below a folder.
+fn sources(folder: &Path, text: &mut String) {
+    for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            *text += &std::fs::read_to_string(&path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn tests_that_pages_name_are_there() {
+    let mut rust = String::new();
+    ["src", "tests"].iter().for_each(|folder| sources(&root().join(folder), &mut rust));
+    let mut named = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let prose: Vec<&str> = text.split('`').collect();
+        // What stands between backquotes, and what before it.
+        for pair in prose.chunks_exact(2).filter(|pair| pair[0].trim_end().ends_with("(test")) {
+            named += 1;
+            assert!(rust.contains(&format!("fn {}(", pair[1])), "{}: there is no test `{}`", page.display(), pair[1]);
+        }
+    }
+    assert!(named > 0, "the pages name no test");
+}
