@@ -11,28 +11,16 @@
 namespace attention {
 
 template <int DIM, int TALL, bool DROPS>
-struct Forward {
+struct Forward : OnlineSoftmax<DIM, TALL, DROPS> {
     static constexpr int kRows = 16 * TALL * kWarps;
-    static constexpr int kTiles = kMoving / 8;
+    typedef OnlineSoftmax<DIM, TALL, DROPS> Base;
     typedef Tile<DIM> Rows;
+    using Base::kTiles;
+    using Base::sums;
 
     // With registers to spare, queries are loaded once; else for every step.
     static constexpr bool kHolds = TALL > 1;
     uint32_t held[kHolds ? TALL : 1][DIM / 16][4];
-    float sums[TALL][DIM / 8][4];
-    // Of rows g and g + 8; peaks of products before they are scaled, totals of this lane's columns.
-    float peaks[TALL][2];
-    float totals[TALL][2];
-    QueryWords words[TALL];
-
-    __device__ __forceinline__ Forward() {
-        clear(sums);
-#pragma unroll
-        for (int i = 0; i < TALL; ++i) {
-            peaks[i][0] = peaks[i][1] = -INFINITY;
-            totals[i][0] = totals[i][1] = 0.0f;
-        }
-    }
 
     __device__ __forceinline__ void hold(const bf16* queries, int row) {
 #pragma unroll
@@ -55,71 +43,6 @@ struct Forward {
         }
     }
 
-    // Columns from `left` on are beyond the keys.
-    __device__ __forceinline__ static void mask(float (&scores)[TALL][kTiles][4], int left) {
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                bool beyond = 8 * j + lane_id() % 4 * 2 + k % 2 >= left;
-#pragma unroll
-                for (int i = 0; i < TALL; ++i) {
-                    scores[i][j][k] = beyond ? -INFINITY : scores[i][j][k];
-                }
-            }
-        }
-    }
-
-    // Products become weights under the new peak of their row, what was summed under the old one is brought down to it.
-    // slope: what a product is multiplied by, to be an exponent of 2.
-    __device__ __forceinline__ void weigh(float (&scores)[TALL][kTiles][4], float slope) {
-#pragma unroll
-        for (int i = 0; i < TALL; ++i) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float peak = peaks[i][half];
-#pragma unroll
-                for (int j = 0; j < kTiles; ++j) {
-                    peak = fmaxf(peak, fmaxf(scores[i][j][2 * half], scores[i][j][2 * half + 1]));
-                }
-                peak = fmaxf(peak, __shfl_xor_sync(kAll, peak, 1));
-                peak = fmaxf(peak, __shfl_xor_sync(kAll, peak, 2));
-                float correction = exp2_fast((peaks[i][half] - peak) * slope), offset = peak * slope, total = 0.0f;
-                peaks[i][half] = peak;
-#pragma unroll
-                for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-                    for (int k = 2 * half; k < 2 * half + 2; ++k) {
-                        scores[i][j][k] = exp2_fast(fmaf(scores[i][j][k], slope, -offset));
-                        total += scores[i][j][k];
-                    }
-                }
-                totals[i][half] = fmaf(totals[i][half], correction, total);
-#pragma unroll
-                for (int d = 0; d < DIM / 8; ++d) {
-                    sums[i][d][2 * half] *= correction;
-                    sums[i][d][2 * half + 1] *= correction;
-                }
-            }
-        }
-    }
-
-    // The scale of what is kept is left to the end.
-    __device__ __forceinline__ void drop(float (&scores)[TALL][kTiles][4], const Dropout& dropout, int key) const {
-#pragma unroll
-        for (int i = 0; i < TALL; ++i) {
-            uint32_t kept[2];
-            draw_by_queries<kTiles>(kept, dropout, words[i], key);
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    scores[i][j][k] = kept[k / 2] >> (4 * j + k % 2) & 1 ? scores[i][j][k] : 0.0f;
-                }
-            }
-        }
-    }
-
     // Keys from `key` on, of which `left` are there.
     __device__ __forceinline__ void step(const bf16* queries, const bf16* keys, const bf16* values, const Dropout& dropout, int row,
                                          int key, int left, float slope) {
@@ -135,11 +58,11 @@ struct Forward {
             multiply(scores, a, [&](uint32_t(&b)[2][2], int column) { Rows::right(b, keys, column, 16 * k); });
         }
         if (left < kMoving) {
-            mask(scores, left);
+            Base::mask(scores, left);
         }
-        weigh(scores, slope);
+        this->weigh(scores, slope);
         if (DROPS) {
-            drop(scores, dropout, key);
+            this->drop(scores, dropout, key);
         }
 #pragma unroll
         for (int k = 0; k < kMoving / 16; ++k) {
@@ -151,34 +74,11 @@ struct Forward {
             multiply(sums, a, [&](uint32_t(&b)[2][2], int column) { Rows::right_transposed(b, values, 16 * k, column); });
         }
     }
-
-    // Rows from `row` on of `rows`; scale: of products.
-    __device__ __forceinline__ void finish(bf16* out, int out_ld, float* log_sums, int sums_ld, int row, int rows, float scale,
-                                           float kept_scale) const {
-#pragma unroll
-        for (int i = 0; i < TALL; ++i) {
-            float factors[2];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float total = totals[i][half];
-                total += __shfl_xor_sync(kAll, total, 1);
-                total += __shfl_xor_sync(kAll, total, 2);
-                factors[half] = kept_scale / total;
-                int own = row + 16 * i + 8 * half + lane_id() / 4;
-                if (lane_id() % 4 == 0 && own < rows) {
-                    log_sums[uint64_t(own) * sums_ld] = fmaf(peaks[i][half], scale, logf(total));
-                }
-            }
-            store_rows(out, out_ld, row + 16 * i, rows, sums[i], factors);
-        }
-    }
 };
 
 template <int DIM, int TALL, bool DROPS>
 __device__ __forceinline__ void forward(bf16* out, float* log_sums, const bf16* q, const bf16* kv, const AttentionBlock* blocks,
-                                        int heads, int out_ld, int sums_ld, int q_ld, int kv_ld, const uint32_t* tokens,
-                                        uint32_t threshold, float kept_scale, uint64_t seed, const uint64_t* round,
-                                        uint32_t layer) {
+                                        int heads, int out_ld, int sums_ld, int q_ld, int kv_ld, const LayerDropout& drops) {
     typedef Forward<DIM, TALL, DROPS> Work;
     typedef Tile<DIM> Rows;
     constexpr int kStage = 2 * kMoving * DIM;
@@ -206,11 +106,8 @@ __device__ __forceinline__ void forward(bf16* out, float* log_sums, const bf16* 
     int row = 16 * TALL * warp_id();
     bool works = row < rows;
     if (DROPS) {
-        dropout = dropout_of(tokens, threshold, kept_scale, seed, round, layer, uint32_t(head));
-        for (int i = 0; i < TALL; ++i) {
-            int drawn = row + 16 * i + lane_id() / 4 + 8 * (lane_id() % 2);
-            work.words[i] = words_of(dropout, own.start + uint32_t(min(drawn, rows - 1)), count);
-        }
+        dropout = drops.of_head(uint32_t(head));
+        work.name(dropout, own.start, row, rows, count);
     }
     float scale = rsqrtf(float(DIM)), slope = scale * kLog2E;
     if (Work::kHolds) {
@@ -234,7 +131,7 @@ __device__ __forceinline__ void forward(bf16* out, float* log_sums, const bf16* 
     if (works) {
         out += uint64_t(own.start) * out_ld + head * DIM;
         log_sums += uint64_t(own.start) * sums_ld + head;
-        work.finish(out, out_ld, log_sums, sums_ld, row, rows, scale, DROPS ? kept_scale : 1.0f);
+        work.finish(out, out_ld, log_sums, sums_ld, row, rows, scale, DROPS ? drops.scale : 1.0f);
     }
 }
 
@@ -244,10 +141,8 @@ __device__ __forceinline__ void forward(bf16* out, float* log_sums, const bf16* 
 // Tokens and what follows them are those of dropout; the kernels whose names do not end in _drop read none. grid: blocks x heads.
 #define ATTENTION_FORWARD_TAKES                                                                                                 \
     bf16 *out, float *log_sums, const bf16 *q, const bf16 *kv, const AttentionBlock *blocks, int heads, int out_ld, int sums_ld, \
-        int q_ld, int kv_ld, const uint32_t *tokens, uint32_t threshold, float kept_scale, uint64_t seed, const uint64_t *round, \
-        uint32_t layer
-#define ATTENTION_FORWARD_GIVES                                                                                          \
-    out, log_sums, q, kv, blocks, heads, out_ld, sums_ld, q_ld, kv_ld, tokens, threshold, kept_scale, seed, round, layer
+        int q_ld, int kv_ld, ATTENTION_DROPOUT_TAKES
+#define ATTENTION_FORWARD_GIVES out, log_sums, q, kv, blocks, heads, out_ld, sums_ld, q_ld, kv_ld, ATTENTION_DROPOUT_GIVES
 
 extern "C" __global__ void __launch_bounds__(128, 2) attention_forward_64(ATTENTION_FORWARD_TAKES) {
     attention::forward<64, 2, false>(ATTENTION_FORWARD_GIVES);

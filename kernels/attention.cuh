@@ -12,6 +12,12 @@ struct AttentionBlock {
     uint32_t start;
 };
 
+// What kernels are given of dropout, as their last arguments, and what it becomes.
+#define ATTENTION_DROPOUT_TAKES \
+    const uint32_t *tokens, uint32_t threshold, float kept_scale, uint64_t seed, const uint64_t *round, uint32_t layer
+#define ATTENTION_DROPOUT_GIVES \
+    attention::LayerDropout { tokens, threshold, kept_scale, seed, round, layer }
+
 namespace attention {
 
 constexpr int kThreads = 128;
@@ -25,7 +31,8 @@ constexpr int kVector = 8;
 typedef Pack<uint32_t, 4> Vector;
 
 // A tile of rows of DIM values. Vector v of row r lies at v ^ (r % 8), or v ^ (r / 2 % 4) where rows are 64 bytes: 8 rows of an
-// ldmatrix are in different banks, read along the rows or across them.
+// ldmatrix are in different banks, read along the rows or across them. With rows of 128 bytes this is the 128-byte swizzle of a
+// warpgroup's products.
 template <int DIM>
 struct Tile {
     static constexpr int kVectors = DIM / kVector;
@@ -35,11 +42,12 @@ struct Tile {
 
     __device__ static __forceinline__ int place(int row, int vector) { return row * DIM + (vector ^ swizzle(row)) * kVector; }
 
-    // Starts copying the first `rows` rows from `source`, `ld` elements apart; zeros behind them.
-    template <int kRows>
-    __device__ static __forceinline__ void fill(bf16* tile, const bf16* source, int ld, int rows) {
-constexpr int kDown = kThreads / kVectors;
-        int row = int(threadIdx.x) / kVectors, vector = int(threadIdx.x) % kVectors;
+    // Starts copying the first `rows` rows from `source`, `ld` elements apart; zeros behind them. kOf threads share the work, of which
+    // this one is `thread`.
+    template <int kRows, int kOf = kThreads>
+    __device__ static __forceinline__ void fill(bf16* tile, const bf16* source, int ld, int rows, int thread = int(threadIdx.x)) {
+        constexpr int kDown = kOf / kVectors;
+        int row = thread / kVectors, vector = thread % kVectors;
         const bf16* from = source + uint64_t(row) * ld + vector * kVector;
         bf16* to = tile + place(row, vector);
         uint64_t step = uint64_t(kDown) * ld;
@@ -179,12 +187,21 @@ struct Dropout {
     uint32_t round;
 };
 
-// `layer` and head name the site, as `Keyed::at_site` of ops/philox.rs.
-__device__ __forceinline__ Dropout dropout_of(const uint32_t* tokens, uint32_t threshold, float scale, uint64_t seed,
-                                              const uint64_t* round, uint32_t layer, uint32_t head) {
-    uint32_t site = ((layer << 8 | head) + 1) * 0xC2B2AE35u;
-    return Dropout{tokens, threshold, scale, seed ^ uint64_t(site) << 32, uint32_t(*round)};
-}
+// The same of a layer, as kernels are given it; those whose names do not end in _drop read none of it. scale is 1 there.
+struct LayerDropout {
+    const uint32_t* tokens;
+    uint32_t threshold;
+    float scale;
+    uint64_t seed;
+    const uint64_t* round;
+    uint32_t layer;
+
+    // Layer and head name the site, as `Keyed::at_site` of ops/philox.rs.
+    __device__ __forceinline__ Dropout of_head(uint32_t head) const {
+        uint32_t site = ((layer << 8 | head) + 1) * 0xC2B2AE35u;
+        return Dropout{tokens, threshold, scale, seed ^ uint64_t(site) << 32, uint32_t(*round)};
+    }
+};
 
 // A query's words: four keys share block first + key / 4.
 struct QueryWords {
@@ -243,5 +260,122 @@ __device__ __forceinline__ uint32_t draw_by_keys(const Dropout& dropout, const Q
     }
     return kept;
 }
+
+// Rows of an attention's output as they grow with the keys: the running peak, total and weighted sum of values, in f32. Each of
+// TALL tiles has 16 rows in a warp, laid out as mma.sync and a warpgroup's products leave them.
+template <int DIM, int TALL, bool DROPS>
+struct OnlineSoftmax {
+    static constexpr int kTiles = kMoving / 8;
+
+    float sums[TALL][DIM / 8][4];
+    // Of rows g and g + 8; peaks of products before they are scaled, totals of this lane's columns.
+    float peaks[TALL][2];
+    float totals[TALL][2];
+    QueryWords words[TALL];
+
+    __device__ __forceinline__ OnlineSoftmax() {
+        clear(sums);
+#pragma unroll
+        for (int i = 0; i < TALL; ++i) {
+            peaks[i][0] = peaks[i][1] = -INFINITY;
+            totals[i][0] = totals[i][1] = 0.0f;
+        }
+    }
+
+    // What the masks of this warp's rows are drawn from: rows from `row` on of `rows`, of which the first is row `start` of all.
+    __device__ __forceinline__ void name(const Dropout& dropout, uint32_t start, int row, int rows, int keys) {
+#pragma unroll
+        for (int i = 0; i < TALL; ++i) {
+            int drawn = row + 16 * i + lane_id() / 4 + 8 * (lane_id() % 2);
+            words[i] = words_of(dropout, start + uint32_t(min(drawn, rows - 1)), keys);
+        }
+    }
+
+    // Columns from `left` on are beyond the keys.
+    __device__ __forceinline__ static void mask(float (&scores)[TALL][kTiles][4], int left) {
+#pragma unroll
+        for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                bool beyond = 8 * j + lane_id() % 4 * 2 + k % 2 >= left;
+#pragma unroll
+                for (int i = 0; i < TALL; ++i) {
+                    scores[i][j][k] = beyond ? -INFINITY : scores[i][j][k];
+                }
+            }
+        }
+    }
+
+    // Products become weights under the new peak of their row, what was summed under the old one is brought down to it.
+    // slope: what a product is multiplied by, to be an exponent of 2.
+    __device__ __forceinline__ void weigh(float (&scores)[TALL][kTiles][4], float slope) {
+#pragma unroll
+        for (int i = 0; i < TALL; ++i) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float peak = peaks[i][half];
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j) {
+                    peak = fmaxf(peak, fmaxf(scores[i][j][2 * half], scores[i][j][2 * half + 1]));
+                }
+                peak = fmaxf(peak, __shfl_xor_sync(kAll, peak, 1));
+                peak = fmaxf(peak, __shfl_xor_sync(kAll, peak, 2));
+                float correction = exp2_fast((peaks[i][half] - peak) * slope), offset = peak * slope, total = 0.0f;
+                peaks[i][half] = peak;
+#pragma unroll
+                for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+                    for (int k = 2 * half; k < 2 * half + 2; ++k) {
+                        scores[i][j][k] = exp2_fast(fmaf(scores[i][j][k], slope, -offset));
+                        total += scores[i][j][k];
+                    }
+                }
+                totals[i][half] = fmaf(totals[i][half], correction, total);
+#pragma unroll
+                for (int d = 0; d < DIM / 8; ++d) {
+                    sums[i][d][2 * half] *= correction;
+                    sums[i][d][2 * half + 1] *= correction;
+                }
+            }
+        }
+    }
+
+    // The scale of what is kept is left to the end.
+    __device__ __forceinline__ void drop(float (&scores)[TALL][kTiles][4], const Dropout& dropout, int key) const {
+#pragma unroll
+        for (int i = 0; i < TALL; ++i) {
+            uint32_t kept[2];
+            draw_by_queries<kTiles>(kept, dropout, words[i], key);
+#pragma unroll
+            for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    scores[i][j][k] = kept[k / 2] >> (4 * j + k % 2) & 1 ? scores[i][j][k] : 0.0f;
+                }
+            }
+        }
+    }
+
+    // Rows from `row` on of `rows`; scale: of products.
+    __device__ __forceinline__ void finish(bf16* out, int out_ld, float* log_sums, int sums_ld, int row, int rows, float scale,
+                                           float kept_scale) const {
+#pragma unroll
+        for (int i = 0; i < TALL; ++i) {
+            float factors[2];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                float total = totals[i][half];
+                total += __shfl_xor_sync(kAll, total, 1);
+                total += __shfl_xor_sync(kAll, total, 2);
+                factors[half] = kept_scale / total;
+                int own = row + 16 * i + 8 * half + lane_id() / 4;
+                if (lane_id() % 4 == 0 && own < rows) {
+                    log_sums[uint64_t(own) * sums_ld] = fmaf(peaks[i][half], scale, logf(total));
+                }
+            }
+            store_rows(out, out_ld, row + 16 * i, rows, sums[i], factors);
+        }
+    }
+};
 
 }  // namespace attention

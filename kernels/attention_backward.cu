@@ -10,76 +10,9 @@
 // Shared memory: keys, values, dS and two stages of queries, dO, log-sums and D; or queries, dO and two stages of keys and values.
 //   Asynchronous copies and D run one step ahead.
 // Floor: 10 keys x dim operations a query and head, 14 for longer sequences.
-#include "attention.cuh"
+#include "attention_backward.cuh"
 
 namespace attention {
-
-// Of eight values and eight.
-__device__ __forceinline__ float inner(const Vector& a, const Vector& b) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        sum = fmaf(bits_of<float>(a.at[i] << 16), bits_of<float>(b.at[i] << 16), sum);
-        sum = fmaf(bits_of<float>(a.at[i] & 0xffff0000u), bits_of<float>(b.at[i] & 0xffff0000u), sum);
-    }
-    return sum;
-}
-
-__device__ __forceinline__ Vector load_vector(const bf16* from) {
-    return bits_of<Vector>(load_pack<Pack<bf16, kVector>>(from));
-}
-
-// D of the rows of a stage: `load` and `finish` apart, so that what is between hides the latency.
-template <int DIM>
-struct RowProducts {
-    static constexpr int kVectors = DIM / kVector;
-    static constexpr int kPasses = kMoving * kVectors / kThreads;
-    Vector out[kPasses];
-    Vector dout[kPasses];
-
-    static constexpr int kDown = kThreads / kVectors;
-
-    // Rows from the first on, of which `rows` are there.
-    __device__ __forceinline__ void load(const bf16* o, int o_ld, const bf16* d, int d_ld, int rows) {
-        int row = int(threadIdx.x) / kVectors, column = int(threadIdx.x) % kVectors * kVector;
-        o += uint64_t(row) * o_ld + column;
-        d += uint64_t(row) * d_ld + column;
-        uint64_t o_step = uint64_t(kDown) * o_ld, d_step = uint64_t(kDown) * d_ld;
-#pragma unroll
-        for (int pass = 0; pass < kPasses; ++pass) {
-            out[pass] = dout[pass] = Vector{};
-            if (row + pass * kDown < rows) {
-                out[pass] = load_vector(o + pass * o_step);
-                dout[pass] = load_vector(d + pass * d_step);
-            }
-        }
-    }
-
-    __device__ __forceinline__ void finish(float* products) const {
-#pragma unroll
-        for (int pass = 0; pass < kPasses; ++pass) {
-            float sum = inner(out[pass], dout[pass]);
-#pragma unroll
-            for (int step = 1; step < kVectors; step *= 2) {
-                sum += __shfl_xor_sync(kAll, sum, step);
-            }
-            if (int(threadIdx.x) % kVectors == 0) {
-                products[int(threadIdx.x) / kVectors + pass * kDown] = sum;
-            }
-        }
-    }
-};
-
-// What the backward kernels read and write, from the first row and column of one head and sequence on.
-struct Matrices {
-    const bf16* q;
-    // Keys, then values.
-    const bf16* kv;
-    const bf16* dout;
-    const bf16* out;
-    const float* log_sums;
-    int q_ld, kv_ld, dout_ld, out_ld, sums_ld;
-};
 
 // sums = rows `row`.. of `left` times rows `span`.. of `right`, transposed.
 template <int DIM, int TALL, int TILES>
@@ -141,11 +74,6 @@ struct Backward {
         }
     }
 
-    // The pair of a stage's values that belong to columns 2 t and 2 t + 1 of tile j.
-    __device__ __forceinline__ static Pack<float, 2> pair(const float* values, int span, int j) {
-        return load_pack<Pack<float, 2>>(values + span + 8 * j + lane_id() % 4 * 2);
-    }
-
     // Queries span .. span + kSpan of a stage, for the warp's keys from `row` on. `keys` are there; `first` is the number of the
     // block's first one in the sequence.
     __device__ __forceinline__ void step(Shared& shared, int turn, const Dropout& dropout, int span, int row, int keys, int first,
@@ -154,80 +82,25 @@ struct Backward {
         float scores[TALL][kTiles][4];
         uint32_t kept[TALL], weights[kSpan / 16][TALL][4], left[kSpan / 16][TALL][4];
         product<DIM>(scores, shared.keys, row, stage.q, span);
-        weigh(scores, stage, span, row, keys, slope);
+        weigh_by_keys(scores, stage.log_sums + span, row, keys, slope);
         as_lefts(weights, scores);
         if (DROPS) {
 #pragma unroll
             for (int i = 0; i < TALL; ++i) {
                 kept[i] = draw_by_keys<kTiles>(dropout, shared.words[turn] + span, first + row + 16 * i);
             }
-        }
-        auto keeps = [&](int i, int j, int k) { return !DROPS || (kept[i] >> (4 * j + k) & 1); };
-        auto weight = [&](int i, int j, int k) {
-            uint32_t pair = weights[j / 2][i][j % 2 * 2 + k / 2];
-            return bits_of<float>(k % 2 ? pair & 0xffff0000u : pair << 16);
-        };
-        if (DROPS) {
-            each(scores, [&](int i, int j, int k) { return keeps(i, j, k) ? weight(i, j, k) : 0.0f; });
+            each(scores, [&](int i, int j, int k) { return keeps(kept, i, j, k) ? weight_of(weights, i, j, k) : 0.0f; });
             as_lefts(left, scores);
             add_product(dvalues, left, stage.dout, span);
         } else {
             add_product(dvalues, weights, stage.dout, span);
         }
         product<DIM>(scores, shared.values, row, stage.dout, span);
-        Pack<float, 2> means[kTiles];
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
-            means[j] = pair(stage.products, span, j);
-        }
-        each(scores, [&](int i, int j, int k) {
-            float slope = scores[i][j][k] * (DROPS ? dropout.scale : 1.0f), mean = means[j].at[k % 2];
-            return weight(i, j, k) * ((keeps(i, j, k) ? slope : 0.0f) - mean);
-        });
+        slopes_by_keys<DROPS>(scores, weights, kept, stage.products + span, dropout.scale);
         as_lefts(left, scores);
         add_product(dkeys, left, stage.q, span);
         if (whole) {
             leave(shared.slopes, left, span, row);
-        }
-    }
-
-    template <typename F>
-    __device__ __forceinline__ static void each(float (&values)[TALL][kTiles][4], F f) {
-#pragma unroll
-        for (int i = 0; i < TALL; ++i) {
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    values[i][j][k] = f(i, j, k);
-                }
-            }
-        }
-    }
-
-    __device__ __forceinline__ static void as_lefts(uint32_t (&left)[kSpan / 16][TALL][4], const float (&sums)[TALL][kTiles][4]) {
-#pragma unroll
-        for (int k = 0; k < kSpan / 16; ++k) {
-#pragma unroll
-            for (int i = 0; i < TALL; ++i) {
-                as_left(left[k][i], sums[i], k);
-            }
-        }
-    }
-
-    // Products become weights; those of rows behind the last key are zero.
-    __device__ __forceinline__ static void weigh(float (&scores)[TALL][kTiles][4], const Stage& stage, int span, int row, int keys,
-                                                 float slope) {
-        Pack<float, 2> sums[kTiles];
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
-            sums[j] = pair(stage.log_sums, span, j);
-        }
-        each(scores, [&](int i, int j, int k) { return exp2_fast(fmaf(scores[i][j][k], slope, -sums[j].at[k % 2])); });
-        if (row + 16 * TALL > keys) {
-            each(scores, [&](int i, int j, int k) {
-                return row + 16 * i + lane_id() / 4 + 8 * (k / 2) < keys ? scores[i][j][k] : 0.0f;
-            });
         }
     }
 
@@ -303,8 +176,7 @@ __device__ __forceinline__ void begin_stage(KeyBlock<DIM, TALL>& shared, int tur
 
 template <int DIM, int TALL, bool DROPS>
 __device__ __forceinline__ void backward(bf16* dq, bf16* dkv, Matrices at, const AttentionBlock* blocks, int heads, int dq_ld,
-                                         int dkv_ld, const uint32_t* tokens, uint32_t threshold, float kept_scale, uint64_t seed,
-                                         const uint64_t* round, uint32_t layer) {
+                                         int dkv_ld, const LayerDropout& drops) {
     typedef Backward<DIM, TALL, DROPS> Work;
     typedef typename Work::Shared Shared;
     typedef RowProducts<DIM> Products;
@@ -325,7 +197,7 @@ __device__ __forceinline__ void backward(bf16* dq, bf16* dkv, Matrices at, const
     Rows::template fill<Shared::kKeys>(shared.values, from + heads * DIM, at.kv_ld, keys);
     Dropout dropout = {};
     if (DROPS) {
-        dropout = dropout_of(tokens, threshold, kept_scale, seed, round, layer, uint32_t(head));
+        dropout = drops.of_head(uint32_t(head));
     }
     auto load = [&](Products& products, int row) {
         products.load(at.out + uint64_t(row) * at.out_ld, at.out_ld, at.dout + uint64_t(row) * at.dout_ld, at.dout_ld, rows - row);
@@ -369,7 +241,7 @@ __device__ __forceinline__ void backward(bf16* dq, bf16* dkv, Matrices at, const
     }
     if (row < keys) {
         bf16* out = dkv + uint64_t(own.start) * dkv_ld + column;
-        work.finish(out, dkv_ld, heads * DIM, row, keys, scale, DROPS ? kept_scale : 1.0f);
+        work.finish(out, dkv_ld, heads * DIM, row, keys, scale, DROPS ? drops.scale : 1.0f);
     }
 }
 
@@ -383,52 +255,17 @@ struct QueryBlock {
     bf16 stages[2][2][kMoving * DIM];
 };
 
-// dQ of a warp's queries.
 template <int DIM, bool DROPS>
-struct BackwardQueries {
+struct BackwardQueries : QueryRows<DIM, QueryBlock<DIM>::kTall, DROPS> {
     typedef Tile<DIM> Rows;
     typedef QueryBlock<DIM> Shared;
     static constexpr int kTall = Shared::kTall;
+    typedef QueryRows<DIM, kTall, DROPS> Base;
+    using Base::Base;
+    using Base::sums;
     // Keys whose products are in registers.
     static constexpr int kSpan = 32;
     static constexpr int kTiles = kSpan / 8;
-
-    float sums[kTall][DIM / 8][4];
-    // Of rows g and g + 8: log-sums as exponents of 2, D.
-    float log_sums[kTall][2];
-    float products[kTall][2];
-    QueryWords words[kTall];
-
-    // Rows from `row` on, of which `rows` are there.
-    __device__ __forceinline__ BackwardQueries(const Matrices& at, const bf16* dout, const Dropout& dropout, int row, int rows,
-                                               uint32_t packed, int keys) {
-        clear(sums);
-        int group = lane_id() / 4, thread = lane_id() % 4;
-#pragma unroll
-        for (int i = 0; i < kTall; ++i) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                int own = row + 16 * i + 8 * half + group;
-                bool there = own < rows;
-                log_sums[i][half] = there ? at.log_sums[uint64_t(own) * at.sums_ld] * kLog2E : INFINITY;
-                float sum = 0.0f;
-#pragma unroll
-                for (int vector = thread; vector < Rows::kVectors; vector += 4) {
-                    if (there) {
-                        const bf16* out = at.out + uint64_t(own) * at.out_ld + vector * kVector;
-                        sum += inner(load_vector(out), load_vector(dout + Rows::place(own, vector)));
-                    }
-                }
-                sum += __shfl_xor_sync(kAll, sum, 1);
-                sum += __shfl_xor_sync(kAll, sum, 2);
-                products[i][half] = sum;
-            }
-            if (DROPS) {
-                int drawn = row + 16 * i + group + 8 * (thread % 2);
-                words[i] = words_of(dropout, packed + uint32_t(min(drawn, rows - 1)), keys);
-            }
-        }
-    }
 
     // Keys span .. span + kSpan of a stage: from number `key` of the sequence on, of which `left` are there.
     __device__ __forceinline__ void step(const Shared& shared, const bf16* keys, const bf16* values, const Dropout& dropout, int row,
@@ -436,26 +273,7 @@ struct BackwardQueries {
         float weights[kTall][kTiles][4], slopes[kTall][kTiles][4];
         product<DIM>(weights, shared.q, row, keys, span);
         product<DIM>(slopes, shared.dout, row, values, span);
-#pragma unroll
-        for (int i = 0; i < kTall; ++i) {
-            uint32_t kept[2];
-            if (DROPS) {
-                draw_by_queries<kTiles>(kept, dropout, words[i], key);
-            }
-#pragma unroll
-            for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    bool there = 8 * j + lane_id() % 4 * 2 + k % 2 < left;
-                    float weight = there ? exp2_fast(fmaf(weights[i][j][k], slope, -log_sums[i][k / 2])) : 0.0f;
-                    float gradient = slopes[i][j][k];
-                    if (DROPS) {
-                        gradient = kept[k / 2] >> (4 * j + k % 2) & 1 ? gradient * dropout.scale : 0.0f;
-                    }
-                    slopes[i][j][k] = weight * (gradient - products[i][k / 2]);
-                }
-            }
-        }
+        this->slopes_by_queries(slopes, weights, dropout, key, left, slope);
 #pragma unroll
         for (int k = 0; k < kSpan / 16; ++k) {
             uint32_t a[kTall][4];
@@ -470,8 +288,7 @@ struct BackwardQueries {
 
 template <int DIM, bool DROPS>
 __device__ __forceinline__ void backward_queries(bf16* dq, Matrices at, const AttentionBlock* blocks, int heads, int dq_ld,
-                                                 const uint32_t* tokens, uint32_t threshold, float kept_scale, uint64_t seed,
-                                                 const uint64_t* round, uint32_t layer) {
+                                                 const LayerDropout& drops) {
     typedef BackwardQueries<DIM, DROPS> Work;
     typedef QueryBlock<DIM> Shared;
     typedef Tile<DIM> Rows;
@@ -498,7 +315,7 @@ __device__ __forceinline__ void backward_queries(bf16* dq, Matrices at, const At
     copy_async_commit();
     Dropout dropout = {};
     if (DROPS) {
-        dropout = dropout_of(tokens, threshold, kept_scale, seed, round, layer, uint32_t(head));
+        dropout = drops.of_head(uint32_t(head));
     }
     copy_async_wait<0>();
     __syncthreads();
@@ -539,13 +356,11 @@ __device__ __forceinline__ void backward_queries(bf16* dq, Matrices at, const At
 #define ATTENTION_BACKWARD_TAKES                                                                                               \
     bf16 *dq, bf16 *dkv, const bf16 *dout, const bf16 *out, const float *log_sums, const bf16 *q, const bf16 *kv,              \
         const AttentionBlock *blocks, int heads, int dq_ld, int dkv_ld, int dout_ld, int out_ld, int sums_ld, int q_ld,        \
-        int kv_ld, const uint32_t *tokens, uint32_t threshold, float kept_scale, uint64_t seed, const uint64_t *round,         \
-        uint32_t layer
+        int kv_ld, ATTENTION_DROPOUT_TAKES
 #define ATTENTION_MATRICES attention::Matrices{q, kv, dout, out, log_sums, q_ld, kv_ld, dout_ld, out_ld, sums_ld}
-#define ATTENTION_DROPOUT tokens, threshold, kept_scale, seed, round, layer
-#define ATTENTION_BACKWARD_GIVES dq, dkv, ATTENTION_MATRICES, blocks, heads, dq_ld, dkv_ld, ATTENTION_DROPOUT
+#define ATTENTION_BACKWARD_GIVES dq, dkv, ATTENTION_MATRICES, blocks, heads, dq_ld, dkv_ld, ATTENTION_DROPOUT_GIVES
 // dq of blocks of queries alone.
-#define ATTENTION_QUERIES_GIVES dq, ATTENTION_MATRICES, blocks, heads, dq_ld, ATTENTION_DROPOUT
+#define ATTENTION_QUERIES_GIVES dq, ATTENTION_MATRICES, blocks, heads, dq_ld, ATTENTION_DROPOUT_GIVES
 
 extern "C" __global__ void __launch_bounds__(128, 2) attention_backward_64(ATTENTION_BACKWARD_TAKES) {
     attention::backward<64, 2, false>(ATTENTION_BACKWARD_GIVES);

@@ -58,17 +58,21 @@ fn parse(report: &str) -> BTreeMap<(String, String), Usage> {
     found
 }
 
-/// The products of kernels/hopper, which a macro writes for each tile; they are there for sm_90a only.
-const HOPPER: &str = "hopper/gemm.cu";
+/// The kernels of kernels/hopper, which macros write; they are there for sm_90a only.
+const HOPPER: [&str; 2] = ["hopper/attention.cu", "hopper/gemm.cu"];
 
 fn hopper() -> Vec<(String, String)> {
-    let text = include_str!("../kernels/hopper/gemm.cu");
-    let tiles = text.lines().filter_map(|line| line.strip_prefix("TASKLOOM_PRODUCTS(")?.strip_suffix(')'));
-    let names = tiles.flat_map(|tile| {
+    let tiles = include_str!("../kernels/hopper/gemm.cu").lines();
+    let tiles = tiles.filter_map(|line| line.strip_prefix("TASKLOOM_PRODUCTS(")?.strip_suffix(')'));
+    let products = tiles.flat_map(|tile| {
         let tile = tile.replace(", ", "_");
         ["forward", "input", "weight"].map(|product| format!("gemm_{product}_hopper_{tile}"))
     });
-    names.map(|name| (HOPPER.to_owned(), name)).collect()
+    let attention = include_str!("../kernels/hopper/attention.cu").lines();
+    let attention = attention.filter_map(|line| Some(line.strip_prefix("ATTENTION_")?.split_once('(')?.1.split_once(',')?.0));
+    let [first, second] = HOPPER.map(str::to_owned);
+    let attention = attention.map(|name| (first.clone(), name.to_owned()));
+    attention.chain(products.map(|name| (second.clone(), name))).collect()
 }
 
 /// Kernels by file, as the sources name them.
@@ -94,7 +98,7 @@ fn kernels() -> Vec<(String, String)> {
 
 /// Whether there is code of this file's kernels for a target.
 fn built(file: &str, target: &str) -> bool {
-    file != HOPPER || target == "sm_90a"
+    !HOPPER.contains(&file) || target == "sm_90a"
 }
 
 fn table(usage: &BTreeMap<(String, String), Usage>) -> String {

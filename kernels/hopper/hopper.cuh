@@ -114,9 +114,9 @@ __device__ __forceinline__ uint4 load_16(Shared at) {
     return x;
 }
 
-// Starts copying 16 bytes from global memory; the thread waits for its group.
-__device__ __forceinline__ void bring_16(Shared to, const void* from) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+// Starts copying 16 bytes from global memory, of which those from `bytes` on are zero instead; the thread waits for its group.
+__device__ __forceinline__ void bring_16(Shared to, const void* from, int bytes = 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
 __device__ __forceinline__ void store_16(Shared at, uint4 x) {
@@ -197,27 +197,56 @@ struct Product<8, a_by_rows, b_by_rows> {
     }
 };
 
+// As many sums as a warpgroup has of 64 columns, as operands of an instruction: in order, each with a constraint.
+#define TASKLOOM_EIGHT(constraint, d, j)                                                                                     \
+    constraint(d[j][0]), constraint(d[j][1]), constraint(d[j][2]), constraint(d[j][3]), constraint(d[j + 1][0]),              \
+        constraint(d[j + 1][1]), constraint(d[j + 1][2]), constraint(d[j + 1][3])
+#define TASKLOOM_SUMS_64(constraint, d)                                                                                      \
+    TASKLOOM_EIGHT(constraint, d, 0), TASKLOOM_EIGHT(constraint, d, 2), TASKLOOM_EIGHT(constraint, d, 4), TASKLOOM_EIGHT(constraint, d, 6)
+#define TASKLOOM_PRODUCT_64                                                                                                  \
+    "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"                                                                 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                 \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"                                         \
+    "}, "
+
 template <bool a_by_rows, bool b_by_rows>
 struct Product<64, a_by_rows, b_by_rows> {
     __device__ __forceinline__ static void add(float (&d)[8][4], uint64_t a, uint64_t b) {
-        asm volatile(
-            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-            "%0, %1, %2, %3, %4, %5, %6, %7, "
-            "%8, %9, %10, %11, %12, %13, %14, %15, "
-            "%16, %17, %18, %19, %20, %21, %22, %23, "
-            "%24, %25, %26, %27, %28, %29, %30, %31"
-            "}, %32, %33, 1, 1, 1, %34, %35;"
-            : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
-              "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
-              "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
-              "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
-              "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
-              "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
-              "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
-              "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
-            : "l"(a), "l"(b), "n"(int(a_by_rows)), "n"(int(b_by_rows)));
+        asm volatile(TASKLOOM_PRODUCT_64 "%32, %33, 1, 1, 1, %34, %35;"
+                     : TASKLOOM_SUMS_64("+f", d)
+                     : "l"(a), "l"(b), "n"(int(a_by_rows)), "n"(int(b_by_rows)));
+    }
+
+    // d = a b
+    __device__ __forceinline__ static void set(float (&d)[8][4], uint64_t a, uint64_t b) {
+        asm volatile(TASKLOOM_PRODUCT_64 "%32, %33, 0, 1, 1, %34, %35;"
+                     : TASKLOOM_SUMS_64("=f", d)
+                     : "l"(a), "l"(b), "n"(int(a_by_rows)), "n"(int(b_by_rows)));
+    }
+
+    // With the first operand in registers: of each warp's 16 rows what mma.sync takes. They are not to change before the wait.
+    __device__ __forceinline__ static void add(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+        static_assert(!a_by_rows, "registers have rows only");
+        asm volatile(TASKLOOM_PRODUCT_64 "{%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
+                     : TASKLOOM_SUMS_64("+f", d)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(b_by_rows)));
+    }
+
+    __device__ __forceinline__ static void set(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+        static_assert(!a_by_rows, "registers have rows only");
+        asm volatile(TASKLOOM_PRODUCT_64 "{%32, %33, %34, %35}, %36, 0, 1, 1, %37;"
+                     : TASKLOOM_SUMS_64("=f", d)
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(b_by_rows)));
     }
 };
+
+// After the wait for products: the compiler may not read their sums any earlier.
+__device__ __forceinline__ void arrived(float (&sums)[8][4]) {
+#pragma unroll
+    for (int at = 0; at < 32; ++at) {
+        asm volatile("" : "+f"(sums[at / 4][at % 4])::"memory");
+    }
+}
 
 template <bool a_by_rows, bool b_by_rows>
 struct Product<128, a_by_rows, b_by_rows> {

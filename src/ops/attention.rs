@@ -4,6 +4,7 @@
 //! Query rows may be fewer than key rows: a last layer of which only some rows are read asks for those alone. Each sequence
 //! is computed on its own, so what it is packed with cannot change it.
 
+mod hopper;
 mod host;
 
 use std::cmp::Reverse;
@@ -125,9 +126,15 @@ impl Blocks {
         Self { large: blocks.len(), all: blocks }
     }
 
+    /// How many there are for the large kernel, and for the small one.
+    fn counts(&self) -> [usize; 2] {
+        [self.large, self.all.len() - self.large]
+    }
+
     /// Where both kernels find their blocks, and how many there are for each.
     fn parts(&self, table: Address) -> [(Address, usize); 2] {
-        [(table, self.large), (table + (self.large * size_of::<Block>()) as Address, self.all.len() - self.large)]
+        let [large, small] = self.counts();
+        [(table, large), (table + (large * size_of::<Block>()) as Address, small)]
     }
 }
 
@@ -170,6 +177,22 @@ impl Sequences<'_> {
         assert!(supported(self.dim), "kernels of attention take heads of 32 or 64 columns, not {}", self.dim);
         let kernel = kernels[usize::from(self.dim == 32)][usize::from(self.drops().is_some())];
         Launch::line(kernel, blocks * self.heads, THREADS).shared(shared)
+    }
+
+    /// The arguments of any kernel: `tensors`, blocks at `table` and, where it asks, how many there are, and dropout, of which `dropout`
+    /// are the tables.
+    fn with_arguments<const T: usize, const N: usize>(
+        &self,
+        launch: Launch,
+        tensors: [Tensor; T],
+        table: Address,
+        counts: [usize; N],
+        dropout: &[Address],
+    ) -> Launch {
+        let launch = launch.addresses(tensors.map(|tensor| tensor.at)).addresses([table]);
+        let launch = counts.into_iter().fold(launch, Launch::int).int(self.heads);
+        let launch = tensors.iter().fold(launch, |launch, tensor| launch.int(tensor.ld));
+        self.with_dropout(launch, dropout)
     }
 
     /// What a mask is drawn from, as the kernels' last arguments; `tables` are those of [`Sequences::dropout_tables`].
@@ -221,20 +244,19 @@ impl Op for AttentionForward<'_> {
         tables
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
-        let parts = Blocks::new(&self.shape, Owned::Queries).parts(tables[0]);
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
+        let tensors = [self.out, self.log_sums, self.q, self.kv];
+        let blocks = Blocks::new(&self.shape, Owned::Queries);
+        if hopper::takes(card, &self.shape) {
+            let launch = hopper::launch(hopper::FORWARD, &self.shape, card, &blocks);
+            return vec![self.shape.with_arguments(launch, tensors, tables[0], blocks.counts(), &tables[1..]).into()];
+        }
         let launch = |(kernels, (rows, (table, blocks)))| {
             let shared = (rows + 4 * MOVING) * self.shape.dim * NARROW;
-            let launch = self
-                .shape
-                .launch(kernels, blocks, shared)
-                .addresses([self.out, self.log_sums, self.q, self.kv].map(|tensor| tensor.at))
-                .addresses([table])
-                .int(self.shape.heads);
-            let launch = [self.out, self.log_sums, self.q, self.kv].iter().fold(launch, |launch, tensor| launch.int(tensor.ld));
-            self.shape.with_dropout(launch, &tables[1..]).into()
+            let launch = self.shape.launch(kernels, blocks, shared);
+            self.shape.with_arguments(launch, tensors, table, [], &tables[1..]).into()
         };
-        FORWARD.into_iter().zip([LARGE, SMALL].into_iter().zip(parts)).map(launch).collect()
+        FORWARD.into_iter().zip([LARGE, SMALL].into_iter().zip(blocks.parts(tables[0]))).map(launch).collect()
     }
 }
 
@@ -277,28 +299,29 @@ impl Op for AttentionBackward<'_> {
         tables
     }
 
-    fn device(&self, _: &Card, tables: &[Address]) -> Vec<Command> {
+    fn device(&self, card: &Card, tables: &[Address]) -> Vec<Command> {
+        let tensors = [self.dq, self.dkv, self.dout, self.out, self.log_sums, self.q, self.kv];
+        let (of_keys, of_long) = (Blocks::new(&self.shape, Owned::Keys), Blocks::of_long(&self.shape));
+        if hopper::takes(card, &self.shape) {
+            let parts = [(hopper::BACKWARD, &of_keys, tables[0]), (hopper::BACKWARD_QUERIES, &of_long, tables[1])];
+            let launch = |(kernels, blocks, table): (_, &Blocks, _)| {
+                let launch = hopper::launch(kernels, &self.shape, card, blocks);
+                self.shape.with_arguments(launch, tensors, table, blocks.counts(), &tables[2..]).into()
+            };
+            return parts.into_iter().map(launch).collect();
+        }
         let (dim, drops) = (self.shape.dim, self.shape.drops().is_some());
         // Queries and dO, their log-sums and D; words of dropout.
         let stage = 2 * MOVING * dim * NARROW + 2 * MOVING * size_of::<f32>();
         let stages = 2 * (stage + if drops { MOVING * size_of::<TokenKey>() } else { 0 });
-        let of_keys = |rows: usize| rows * (2 * dim + MOVING) * NARROW + stages;
-        let of_queries = (2 * LARGE + 4 * MOVING) * dim * NARROW;
-        let [large, small] = Blocks::new(&self.shape, Owned::Keys).parts(tables[0]);
-        let [long, _] = Blocks::of_long(&self.shape).parts(tables[1]);
-        let launches =
-            [(BACKWARD[0], of_keys(LARGE), large), (BACKWARD[1], of_keys(SMALL), small), (BACKWARD_QUERIES, of_queries, long)];
+        let keys = |rows: usize| rows * (2 * dim + MOVING) * NARROW + stages;
+        let queries = (2 * LARGE + 4 * MOVING) * dim * NARROW;
+        let [large, small] = of_keys.parts(tables[0]);
+        let [long, _] = of_long.parts(tables[1]);
+        let launches = [(BACKWARD[0], keys(LARGE), large), (BACKWARD[1], keys(SMALL), small), (BACKWARD_QUERIES, queries, long)];
         let launch = |(kernels, shared, (table, blocks))| {
-            let (outputs, inputs) = ([self.dq, self.dkv], [self.dout, self.out, self.log_sums, self.q, self.kv]);
-            let launch = self
-                .shape
-                .launch(kernels, blocks, shared)
-                .addresses(outputs.map(|tensor| tensor.at))
-                .addresses(inputs.map(|tensor| tensor.at))
-                .addresses([table])
-                .int(self.shape.heads);
-            let launch = outputs.iter().chain(&inputs).fold(launch, |launch, tensor| launch.int(tensor.ld));
-            self.shape.with_dropout(launch, &tables[2..]).into()
+            let launch = self.shape.launch(kernels, blocks, shared);
+            self.shape.with_arguments(launch, tensors, table, [], &tables[2..]).into()
         };
         launches.into_iter().map(launch).collect()
     }
