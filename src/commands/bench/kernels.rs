@@ -7,12 +7,13 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{count, median, millis, number, print, repeat, report};
-use crate::machine::driver::{Address, DeviceError, Driver, Priority, StreamId, open};
+use crate::machine::driver::{Address, Card, DeviceError, Driver, Priority, StreamId, open};
 use crate::machine::launch::{Command, Launch};
 use crate::machine::tape::Op;
 use crate::machine::tensor::{DType, Tensor};
 use crate::ops::activation::{Activation, ActivationBackward, convert_to_bf16};
 use crate::ops::adamw::{Rule, Step};
+use crate::ops::attention::{AttentionBackward, AttentionForward, Sequences};
 use crate::ops::chunks::Chunks;
 use crate::ops::column_rule::How;
 use crate::ops::gemm::Write;
@@ -32,6 +33,10 @@ const NOISE: usize = 1 << 20;
 const GELU_WIDTH: usize = 768;
 /// (m, n, k)
 const GEMMS: [[usize; 3]; 4] = [[8192, 768, 768], [8192, 2304, 768], [8192, 3072, 768], [32768, 768, 3072]];
+
+/// Tokens, heads and columns of a head of the attentions; tokens of their sequences.
+const ATTENTION: [usize; 3] = [32_768, 12, 64];
+const LENGTHS: [usize; 3] = [64, 128, 512];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -55,7 +60,8 @@ pub fn run(args: &Args) -> Result<()> {
     );
     let mut bench = Bench::new(open(&args.device)?, args.runs, args.json)?;
     memory_bound(&mut bench, args.params)?;
-    products(&mut bench)
+    products(&mut bench)?;
+    attention(&mut bench)
 }
 
 struct Bench {
@@ -129,13 +135,19 @@ impl Bench {
 
     /// The first launch of an operation.
     fn time_op(&mut self, op: &dyn Op) -> Result<Vec<f64>> {
+        let launches = self.launches(op, &self.driver.card())?;
+        let Some(launch) = launches.first() else { bail!("{} has no kernel", op.name()) };
+        self.time(|driver, stream| driver.launch(stream, launch))
+    }
+
+    /// What an operation launches on a card.
+    fn launches(&mut self, op: &dyn Op, card: &Card) -> Result<Vec<Launch>> {
         let mut tables = Vec::new();
         for table in op.tables() {
             tables.push(self.upload(&table)?);
         }
-        let commands = op.device(&self.driver.card(), &tables);
-        let Some(Command::Launch(launch)) = commands.first() else { bail!("{} has no kernel", op.name()) };
-        self.time(|driver, stream| driver.launch(stream, launch))
+        let launch = |command| if let Command::Launch(launch) = command { Some(launch) } else { None };
+        Ok(op.device(card, &tables).into_iter().filter_map(launch).filter(|launch| !launch.is_empty()).collect())
     }
 
     /// Prints a result as soon as it is there; `rate` in `unit`, and the ceiling it has.
@@ -253,5 +265,40 @@ fn products(bench: &mut Bench) -> Result<()> {
         }
         [x, weight, dout, out, dx, gradient].into_iter().for_each(|at| bench.driver.free(at));
     }
+    Ok(())
+}
+
+/// Attention over sequences of one length, by the kernels of the card's kind, and on Hopper cards by those that every card has.
+fn attention(bench: &mut Bench) -> Result<()> {
+    let [rows, heads, dim] = ATTENTION;
+    let width = heads * dim;
+    let (q, kv, dout) = (bench.noise_bf16(rows * width)?, bench.noise_bf16(rows * 2 * width)?, bench.noise_bf16(rows * width)?);
+    let [out, dq, dkv] = [1, 1, 2].map(|times| 2 * rows * width * times);
+    let (out, dq, dkv, log_sums) = (bench.room(out)?, bench.room(dq)?, bench.room(dkv)?, bench.room(4 * rows * heads)?);
+    let narrow = |at: Address, columns: usize| Tensor::padded(at, rows, columns, DType::Bf16);
+    let (q_at, kv_at, out_at) = (narrow(q, width), narrow(kv, 2 * width), narrow(out, width));
+    let sums_at = Tensor::dense(log_sums, rows, heads, DType::F32);
+    let own = bench.driver.card();
+    let cards = [("", own), ("portable ", Card::PLAIN)];
+    for length in LENGTHS {
+        let bounds: Vec<u32> = (0..=rows as u32).step_by(length).collect();
+        let shape = Sequences { queries: &bounds, keys: &bounds, heads, dim, dropout: None };
+        let forward = AttentionForward { out: out_at, log_sums: sums_at, q: q_at, kv: kv_at, shape };
+        let (dq, dkv, dout) = (narrow(dq, width), narrow(dkv, 2 * width), narrow(dout, width));
+        let backward = AttentionBackward { dq, dkv, dout, out: out_at, log_sums: sums_at, q: q_at, kv: kv_at, shape };
+        let ops: [(&str, &dyn Op); 2] = [("attention_forward", &forward), ("attention_backward", &backward)];
+        for (name, op) in ops {
+            for &(kind, card) in &cards[..if own.hopper { 2 } else { 1 }] {
+                let launches = bench.launches(op, &card)?;
+                let times = bench.time(|driver, stream| launches.iter().try_for_each(|launch| driver.launch(stream, launch)))?;
+                let (work, ms) = (op.work(), median(times.iter().copied()));
+                let shape =
+                    json!({ "tokens": rows, "heads": heads, "dim": dim, "length": length, "gbps": work.bytes as f64 / ms / 1e6 });
+                let rate = (work.operations as f64 / ms / 1e9, "tflops");
+                bench.say(&format!("{kind}{name} {length}"), shape, &times, rate, None)?;
+            }
+        }
+    }
+    [q, kv, dout, out, dq, dkv, log_sums].into_iter().for_each(|at| bench.driver.free(at));
     Ok(())
 }
