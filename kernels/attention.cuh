@@ -42,12 +42,11 @@ struct Tile {
 
     __device__ static __forceinline__ int place(int row, int vector) { return row * DIM + (vector ^ swizzle(row)) * kVector; }
 
-    // Starts copying the first `rows` rows from `source`, `ld` elements apart; zeros behind them. kOf threads share the work, of which
-    // this one is `thread`.
-    template <int kRows, int kOf = kThreads>
-    __device__ static __forceinline__ void fill(bf16* tile, const bf16* source, int ld, int rows, int thread = int(threadIdx.x)) {
-        constexpr int kDown = kOf / kVectors;
-        int row = thread / kVectors, vector = thread % kVectors;
+    // Starts copying the first `rows` rows from `source`, `ld` elements apart; zeros behind them. By the first kThreads threads.
+    template <int kRows>
+    __device__ static __forceinline__ void fill(bf16* tile, const bf16* source, int ld, int rows) {
+        constexpr int kDown = kThreads / kVectors;
+        int row = int(threadIdx.x) / kVectors, vector = int(threadIdx.x) % kVectors;
         const bf16* from = source + uint64_t(row) * ld + vector * kVector;
         bf16* to = tile + place(row, vector);
         uint64_t step = uint64_t(kDown) * ld;

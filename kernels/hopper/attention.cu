@@ -52,20 +52,11 @@ struct ForwardMemory {
     uint64_t barriers[2 * kForwardSlots];
 };
 
-// What the forward pass reads, and queries' gradients of long sequences.
-struct Sources {
-    const bf16* q;
-    const bf16* kv;
-    // None in the forward pass.
-    const bf16* dout;
-    int q_ld, kv_ld, dout_ld;
-};
-
 // One of the two warps that copy for a team: queries, dO if there is any, then keys and values step by step. `part` is the tile that it
 // fills of every slot.
-__device__ __forceinline__ void copy_for_queries(ForwardMemory& memory, Ring<kForwardSlots> ring, uint32_t part, const Sources& from,
-                                                 const AttentionBlock* blocks, int large, int small, int heads, uint32_t number,
-                                                 uint32_t step) {
+__device__ __forceinline__ void copy_for_queries(ForwardMemory& memory, Ring<kForwardSlots> ring, uint32_t part, const Matrices& from,
+                                                 const Turns& turns, uint32_t number, uint32_t step) {
+    int heads = int(turns.heads);
     Copies<kAhead> copies;
     auto begin = [&] {
         ring.wait_empty();
@@ -77,7 +68,7 @@ __device__ __forceinline__ void copy_for_queries(ForwardMemory& memory, Ring<kFo
         copies.push(ring);
         ring.advance();
     };
-    each_turn(blocks, large, small, heads, number, step, [&](const AttentionBlock* block, int head, int of_heads) {
+    turns.each(number, step, [&](const AttentionBlock* block, int head, int of_heads) {
         Shared to = begin();
         Turn& turn = memory.turns[ring.slot()][part];
         turn.be(block, head, of_heads);
@@ -124,8 +115,8 @@ struct ForwardOut {
 };
 
 template <bool DROPS>
-__device__ __forceinline__ void forward(const ForwardOut& to, const Sources& from, const AttentionBlock* blocks, int large, int small,
-                                        int heads, const LayerDropout& drops) {
+__device__ __forceinline__ void forward(const ForwardOut& to, const Matrices& from, const Turns& turns,
+                                        const LayerDropout& drops) {
     typedef Teams<DROPS> Team;
     // In a way that the compiler knows to be the same for all of a warp.
     int warp = __shfl_sync(kAll, warp_id(), 0), warpgroup = warp / 4;
@@ -140,11 +131,12 @@ __device__ __forceinline__ void forward(const ForwardOut& to, const Sources& fro
         hopper::give_registers<Team::kCopying>();
         uint32_t number = Team::kCount * blockIdx.x + uint32_t(team);
         if (warp < 2 * Team::kCount) {
-            copy_for_queries(memory, ring, uint32_t(warp) / Team::kCount, from, blocks, large, small, heads, number, Team::kCount * gridDim.x);
+            copy_for_queries(memory, ring, uint32_t(warp) / Team::kCount, from, turns, number, Team::kCount * gridDim.x);
         }
         return;
     }
     hopper::take_registers<Team::kMultiplying>();
+    int heads = int(turns.heads);
     float scale = rsqrtf(float(kDim)), slope = scale * kLog2E;
     while (true) {
         ring.wait_full();
@@ -214,8 +206,8 @@ constexpr int kRegistersMultiplying = 208;
 // --- gradients of queries of long sequences ---
 
 template <bool DROPS>
-__device__ __forceinline__ void backward_queries(bf16* dq, int dq_ld, const Matrices& at, const AttentionBlock* blocks, int count_blocks,
-                                                 int heads, const LayerDropout& drops) {
+__device__ __forceinline__ void backward_queries(bf16* dq, int dq_ld, const Matrices& at, const Turns& turns,
+                                                 const LayerDropout& drops) {
     ForwardMemory& memory = shared_memory<ForwardMemory>();
     Ring<kForwardSlots> ring(memory.barriers);
     if (threadIdx.x == 0) {
@@ -225,9 +217,8 @@ __device__ __forceinline__ void backward_queries(bf16* dq, int dq_ld, const Matr
     int group = __shfl_sync(kAll, int(threadIdx.x) / 128, 0) - 1;
     if (group < 0) {
         hopper::give_registers<kRegistersCopying>();
-        Sources from{at.q, at.kv, at.dout, at.q_ld, at.kv_ld, at.dout_ld};
         if (threadIdx.x < 2 * kWarp) {
-            copy_for_queries(memory, ring, threadIdx.x / kWarp, from, blocks, count_blocks, 0, heads, blockIdx.x, gridDim.x);
+            copy_for_queries(memory, ring, threadIdx.x / kWarp, at, turns, blockIdx.x, gridDim.x);
         }
         return;
     }
@@ -312,14 +303,14 @@ struct BackwardMemory {
 // The first 128 threads of the block.
 template <bool DROPS>
 __device__ __forceinline__ void copy_for_keys(BackwardMemory& memory, Ring<2> owned, Ring<kStages> ring, const Matrices& at,
-                                              const AttentionBlock* blocks, int large, int small, int heads,
-                                              const Dropout& dropout) {
+                                              const Turns& turns, const Dropout& dropout) {
+    int heads = int(turns.heads);
     Shared begun = 0;
     auto next = [&](Shared full) {
         complete<1>(begun);
         begun = full;
     };
-    each_turn(blocks, large, small, heads, blockIdx.x, gridDim.x, [&](const AttentionBlock* block, int head, int of_heads) {
+    turns.each(blockIdx.x, gridDim.x, [&](const AttentionBlock* block, int head, int of_heads) {
         Turn turn{*block, head, of_heads};
         if (turn.over()) {
             return false;
@@ -420,8 +411,8 @@ struct Gradients {
 };
 
 template <bool DROPS>
-__device__ __forceinline__ void backward(const Gradients& to, const Matrices& at, const AttentionBlock* blocks, int large, int small,
-                                         int heads, const LayerDropout& drops) {
+__device__ __forceinline__ void backward(const Gradients& to, const Matrices& at, const Turns& turns,
+                                         const LayerDropout& drops) {
     BackwardMemory& memory = shared_memory<BackwardMemory>();
     Ring<2> owned(memory.owned_barriers);
     Ring<kStages> ring(memory.stage_barriers);
@@ -437,11 +428,12 @@ __device__ __forceinline__ void backward(const Gradients& to, const Matrices& at
         if (DROPS) {
             dropout.tokens = drops.tokens;
         }
-        copy_for_keys<DROPS>(memory, owned, ring, at, blocks, large, small, heads, dropout);
+        copy_for_keys<DROPS>(memory, owned, ring, at, turns, dropout);
         return;
     }
     hopper::take_registers<kRegistersMultiplying>();
     float scale = rsqrtf(float(kDim)), slope = scale * kLog2E;
+    int heads = int(turns.heads);
     // Steps of heads that both warpgroups have, over all turns: dS of neighbouring ones lies apart, and the warpgroups take turns with dQ.
     int step = 0;
     while (true) {
@@ -557,14 +549,15 @@ __device__ __forceinline__ void backward(const Gradients& to, const Matrices& at
 
 // Arguments as those of the kernels in ../attention.cu and ../attention_backward.cu, but for the blocks: `large` that own up to 128
 // rows, and behind them `small` that own up to 64. grid: as many blocks as the card has room for, or as there are turns.
-#define ATTENTION_BLOCKS const AttentionBlock *blocks, int large, int small, int heads
+#define ATTENTION_BLOCKS const AttentionBlock *blocks, uint32_t large, uint32_t small, uint32_t heads
+#define ATTENTION_TURNS hopper_attention::Turns{blocks, large, small, heads}
 #define ATTENTION_FORWARD_HOPPER(name, drops)                                                                               \
     extern "C" __global__ void __launch_bounds__(hopper_attention::Teams<drops>::kThreads, 1)                               \
         name(bf16* out, float* log_sums, const bf16* q, const bf16* kv, ATTENTION_BLOCKS, int out_ld, int sums_ld, int q_ld, \
              int kv_ld, ATTENTION_DROPOUT_TAKES) {                                                                          \
         hopper_attention::ForwardOut to{out, log_sums, out_ld, sums_ld};                                                    \
-        hopper_attention::Sources from{q, kv, nullptr, q_ld, kv_ld, 0};                                                     \
-        hopper_attention::forward<drops>(to, from, blocks, large, small, heads, ATTENTION_DROPOUT_GIVES);                   \
+        attention::Matrices from{q, kv, nullptr, nullptr, nullptr, q_ld, kv_ld, 0, 0, 0};                                   \
+        hopper_attention::forward<drops>(to, from, ATTENTION_TURNS, ATTENTION_DROPOUT_GIVES);                               \
     }
 #define ATTENTION_BACKWARD_HOPPER(name, work)                                                                               \
     extern "C" __global__ void __launch_bounds__(hopper_attention::kBackwardThreads, 1)                                     \
@@ -575,9 +568,9 @@ __device__ __forceinline__ void backward(const Gradients& to, const Matrices& at
         work;                                                                                                               \
     }
 #define ATTENTION_KEYS(drops)                                                                                               \
-    hopper_attention::backward<drops>({dq, dkv, dq_ld, dkv_ld}, at, blocks, large, small, heads, ATTENTION_DROPOUT_GIVES)
+    hopper_attention::backward<drops>({dq, dkv, dq_ld, dkv_ld}, at, ATTENTION_TURNS, ATTENTION_DROPOUT_GIVES)
 #define ATTENTION_QUERIES(drops)                                                                                            \
-    hopper_attention::backward_queries<drops>(dq, dq_ld, at, blocks, large, heads, ATTENTION_DROPOUT_GIVES)
+    hopper_attention::backward_queries<drops>(dq, dq_ld, at, ATTENTION_TURNS, ATTENTION_DROPOUT_GIVES)
 
 ATTENTION_FORWARD_HOPPER(attention_forward_hopper, false)
 ATTENTION_FORWARD_HOPPER(attention_forward_hopper_drop, true)

@@ -56,22 +56,27 @@ struct Turn {
     }
 };
 
-// body(block, head, heads), as of a turn, for every `step`th, from `number` on, of the turns on `large` blocks and, behind them, `small`
-// ones. It says whether the block owns anything: those that own nothing are the last of either kind.
-template <typename Body>
-__device__ __forceinline__ void each_turn(const AttentionBlock* blocks, uint32_t large, uint32_t small, uint32_t heads,
-                                          uint32_t number, uint32_t step, Body body) {
-    uint32_t pairs = (heads + 1) / 2, first_small = large * heads;
-    while (number < first_small + small * pairs) {
-        bool few = number >= first_small;
-        uint32_t own = few ? number - first_small : number, apart = few ? pairs : heads, at = own / apart, head = own - at * apart;
-        bool owns = body(blocks + (few ? large : 0) + at, int(few ? 2 * head : head), few ? int(min(2u, heads - 2 * head)) : 0);
-        if (!owns && few) {
-            return;
+// All turns of a launch: those on `large` blocks and, behind them, on `small` ones.
+struct Turns {
+    const AttentionBlock* blocks;
+    uint32_t large, small, heads;
+
+    // body(block, head, heads), as of a turn, for every `step`th from `number` on. It says whether the block owns anything: those that
+    // own nothing are the last of either kind.
+    template <typename Body>
+    __device__ __forceinline__ void each(uint32_t number, uint32_t step, Body body) const {
+        uint32_t pairs = (heads + 1) / 2, first_small = large * heads;
+        while (number < first_small + small * pairs) {
+            bool few = number >= first_small;
+            uint32_t own = few ? number - first_small : number, apart = few ? pairs : heads, at = own / apart, head = own - at * apart;
+            bool owns = body(blocks + (few ? large : 0) + at, int(few ? 2 * head : head), few ? int(min(2u, heads - 2 * head)) : 0);
+            if (!owns && few) {
+                return;
+            }
+            number += owns ? step : (first_small - number + step - 1) / step * step;
         }
-        number += owns ? step : (first_small - number + step - 1) / step * step;
     }
-}
+};
 
 // The turn that ends all.
 __device__ __forceinline__ Turn last_turn() { return Turn{}; }
